@@ -1,0 +1,59 @@
+"""Packaging of ding_normmon. It needs little to be imported; requirements.txt pins a complete environment."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).resolve().parent
+readme = here / 'README.md'
+
+train = [
+    'DI-engine>=0.5.3',
+    'LightZero>=0.2.0',
+    'rich',
+    'gymnasium',
+    'minigrid',
+    'MinAtar',
+    'ale-py',
+    'opencv-python-headless',
+]
+test = [
+    'pytest',
+    'pytest-timeout',
+    'pytest-xdist',
+    'hypothesis',
+    'tensorboard',
+    'build',
+    'packaging',
+]
+dev = [
+    'ruff',
+    'mypy',
+    'types-PyYAML',
+    'types-tabulate',
+]
+
+setup(
+    name='ding_normmon',
+    version='0.1.0',
+    description='Norm, gradient, logit and embedding curves, shared and per task, for multi-task RL with DI-engine',
+    long_description=readme.read_text(encoding='utf-8') if readme.exists() else '',
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    packages=find_packages(include=['ding_normmon', 'ding_normmon.*']),
+    package_data={'ding_normmon': ['py.typed']},
+    python_requires='>=3.10,<3.12',
+    # No upper bounds and nothing heavy: this goes into an environment that has torch, DI-engine and LightZero already.
+    install_requires=['torch>=2.0', 'numpy', 'easydict', 'tensorboardX'],
+    extras_require={'train': train, 'test': train + test, 'dev': train + test + dev},
+    classifiers=[
+        'Intended Audience :: Science/Research',
+        'Operating System :: POSIX',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Typing :: Typed',
+    ],
+    zip_safe=False,
+)

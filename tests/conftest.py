@@ -1,0 +1,36 @@
+"""What every test shares: one thread, fixed seeds, and the rule that one multi-rank test runs at a time."""
+
+from __future__ import annotations
+
+import random
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+# Two test processes share the cores, so a slow example says nothing; the same examples are drawn every time.
+hypothesis.settings.register_profile('ding_normmon', deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile('ding_normmon')
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """Seed every generator before each test, so that no test depends on those before it; the seed is the value."""
+    value = 0
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+    return value
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in its own turn of this hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests that start ranks on one test process, one after another; skip `gpu` tests without a GPU."""
+    for item in items:
+        if item.get_closest_marker('distributed'):
+            item.add_marker(pytest.mark.xdist_group('distributed'))
+        if item.get_closest_marker('gpu') and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason='needs a CUDA device'))

@@ -1,0 +1,131 @@
+"""What gets built and installed: contents, metadata, requirements, and an import that needs neither framework."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email.message import Message
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).resolve().parent.parent
+VERSION = '0.1.0'
+
+BLOCKED_IMPORT = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in ('ding', 'lzero'):
+            raise ImportError(f'{name} is blocked')
+
+sys.meta_path.insert(0, Block())
+import ding_normmon
+from ding_normmon import Monitor
+assert not {'ding', 'lzero'} & set(sys.modules)
+print(ding_normmon.__version__)
+"""
+
+
+def pins() -> dict[str, str]:
+    """The pinned version of every package in requirements.txt."""
+    text = (ROOT / 'requirements.txt').read_text(encoding='utf-8')
+    lines = [line.split('#')[0].strip() for line in text.splitlines()]
+    return dict(line.split('==') for line in lines if line)
+
+
+@pytest.fixture(scope='module')
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the source archive, built from a copy of the sources."""
+    folder = tmp_path_factory.mktemp('packaging')
+    source = folder / 'source'
+    unwanted = shutil.ignore_patterns('.*', '__pycache__', '*.egg-info', 'build', 'dist', 'runs')
+    shutil.copytree(ROOT, source, ignore=unwanted)
+    command = [sys.executable, '-m', 'build', '--no-isolation', '--outdir', str(folder / 'dist'), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / 'dist'
+
+
+@pytest.fixture(scope='module')
+def metadata(built: Path) -> Message:
+    """The METADATA of the built wheel."""
+    with zipfile.ZipFile(next(built.glob('*.whl'))) as wheel:
+        name = next(name for name in wheel.namelist() if name.endswith('.dist-info/METADATA'))
+        return Parser().parsestr(wheel.read(name).decode())
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group('packaging')
+class TestArchives:
+    def test_wheel_holds_the_typed_package_and_nothing_else(self, built: Path) -> None:
+        with zipfile.ZipFile(next(built.glob('*.whl'))) as wheel:
+            names = wheel.namelist()
+        assert {'ding_normmon/__init__.py', 'ding_normmon/py.typed'} <= set(names)
+        assert {name.split('/')[0] for name in names} == {'ding_normmon', f'ding_normmon-{VERSION}.dist-info'}
+        assert any(name.endswith('/LICENSE') for name in names)
+
+    def test_wheel_holds_every_module_of_the_package(self, built: Path) -> None:
+        with zipfile.ZipFile(next(built.glob('*.whl'))) as wheel:
+            names = set(wheel.namelist())
+        modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / 'ding_normmon').rglob('*.py')}
+        assert modules <= names, 'a folder without __init__.py is left out of the wheel'
+
+    def test_source_archive_has_no_tests(self, built: Path) -> None:
+        with tarfile.open(next(built.glob('*.tar.gz'))) as archive:
+            names = {name.partition('/')[2] for name in archive.getnames()}
+        assert {'ding_normmon/py.typed', 'LICENSE', 'setup.py', 'pyproject.toml', 'requirements.txt'} <= names
+        assert not any(name.startswith('tests') for name in names)
+
+    def test_metadata(self, metadata: Message) -> None:
+        assert metadata['Name'].replace('-', '_') == 'ding_normmon'
+        assert metadata['Version'] == VERSION
+        python = SpecifierSet(metadata['Requires-Python'])
+        assert [v for v in ('3.9', '3.10', '3.11', '3.12') if v in python] == ['3.10', '3.11']
+
+    def test_plain_install_asks_for_little_and_changes_nothing(self, metadata: Message) -> None:
+        needed = [Requirement(text) for text in metadata.get_all('Requires-Dist', [])]
+        plain = [need for need in needed if need.marker is None]
+        assert {need.name for need in plain} == {'torch', 'numpy', 'easydict', 'tensorboardX'}
+        assert all('<' not in str(need.specifier) and '==' not in str(need.specifier) for need in plain)
+
+    def test_every_requirement_is_met_by_the_pinned_environment(self, metadata: Message) -> None:
+        listed = {name.lower(): version for name, version in pins().items()}
+        for need in (Requirement(text) for text in metadata.get_all('Requires-Dist', [])):
+            assert listed[need.name.lower()] in need.specifier, f'requirements.txt does not meet {need}'
+
+
+def test_this_environment_is_the_pinned_one() -> None:
+    found = {name: importlib.metadata.version(name).partition('+')[0] for name in pins()}
+    assert found == pins()
+
+
+def test_pinned_versions_meet_what_the_packages_declare() -> None:
+    """`--no-deps` checks nothing, so this does: one disagreement is known, and torch's side of it is taken."""
+    listed = {name.lower().replace('_', '-') for name in pins()}
+    wrong = set()
+    for name in pins():
+        for need in map(Requirement, importlib.metadata.requires(name) or []):
+            if need.marker is not None and not need.marker.evaluate({'extra': ''}):
+                continue
+            if need.name.lower().replace('_', '-') not in listed:
+                if name != 'torch':  # its CUDA packages depend on the machine
+                    wrong.add(f'{name} needs {need}, which is not listed')
+            elif not need.specifier.contains(importlib.metadata.version(need.name), prereleases=True):
+                wrong.add(f'{name} needs {need}')
+    assert wrong == {'DI-engine needs setuptools<=66.1.1'}
+
+
+def test_import_needs_neither_ding_nor_lzero() -> None:
+    command = [sys.executable, '-c', BLOCKED_IMPORT]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == VERSION
