@@ -1,0 +1,35 @@
+"""Importing other packages without the screens of warnings that they print about each other."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import logging
+import warnings
+from typing import Any
+
+__all__ = ['import_quietly']
+
+
+def import_quietly(*modules: str) -> Any:
+    """Import modules and swallow what the imports say; return the last one.
+
+    gym announces that it is unmaintained, gymnasium looks for plugins of packages that are too old or too new for it,
+    DI-engine and LightZero name every optional package that is missing: nothing of it concerns a run that works, and
+    an import that fails still raises.
+
+    Raises:
+        ImportError: as the import does.
+    """
+    previous = logging.root.manager.disable
+    module = None
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter('ignore')
+        logging.disable(logging.WARNING)
+        try:
+            for name in modules:
+                module = importlib.import_module(name)
+        finally:
+            logging.disable(previous)
+    return module

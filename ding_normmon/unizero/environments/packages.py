@@ -1,0 +1,31 @@
+"""Importing the package of a family of environments, or saying which one to install."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ding_normmon.quiet import import_quietly
+
+__all__ = ['require_package']
+
+
+def require_package(module: str, package: str, needed_for: str) -> Any:
+    """Import ``module``.
+
+    Arguments:
+        module: what to import.
+        package: the name under which pip knows it.
+        needed_for: who needs it, for the message.
+
+    Raises:
+        ModuleNotFoundError: with a sentence that names the package to install.
+    """
+    import_quietly('gymnasium')  # first: ale-py and minigrid register themselves in a fully loaded gymnasium
+    try:
+        return import_quietly(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.split('.')[0] != module.split('.')[0]:
+            raise
+        raise ModuleNotFoundError(
+            f"{needed_for} needs the package {package!r}, which is not installed: pip install '{package}'", name=module
+        ) from error
