@@ -1,0 +1,44 @@
+"""A training-dynamics monitor for multi-task reinforcement learning with DI-engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ding_normmon.configuration import ConfigurationError, MonitorConfig
+from ding_normmon.groups import GroupError
+from ding_normmon.learner_step import INERT, LearnerStep
+from ding_normmon.monitor import Monitor
+from ding_normmon.record import Matrix, Record
+
+if TYPE_CHECKING:
+    from ding_normmon.integrations.middleware import NormMonitor
+    from ding_normmon.integrations.writer import init_writer
+
+__version__ = '0.1.0'
+
+__all__ = [
+    'INERT',
+    'ConfigurationError',
+    'GroupError',
+    'LearnerStep',
+    'Matrix',
+    'Monitor',
+    'MonitorConfig',
+    'NormMonitor',
+    'Record',
+    'init_writer',
+]
+
+# What needs DI-engine is imported at first use, so that Monitor works where DI-engine is not installed.
+_LAZY = {
+    'NormMonitor': 'ding_normmon.integrations.middleware',
+    'init_writer': 'ding_normmon.integrations.writer',
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

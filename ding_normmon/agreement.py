@@ -1,0 +1,91 @@
+"""What the ranks tell each other once, at construction: configuration, groups, tasks; disagreement is refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ding_normmon.configuration import ConfigurationError, MonitorConfig
+from ding_normmon.groups import Group
+from ding_normmon.transport import Transport
+
+__all__ = ['Agreement', 'agree', 'announce', 'owner_of']
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What all ranks know of each other.
+
+    Arguments:
+        task_ids: global ids of the tasks that each rank trains, by rank.
+        session: 8 bytes, drawn by rank 0, that tell this run's messages from those of others.
+    """
+
+    task_ids: tuple[tuple[int, ...], ...]
+    session: bytes
+
+
+def agree(
+    transport: Transport,
+    config: MonitorConfig,
+    groups: Sequence[Group],
+    num_tasks: int | None,
+    task_ids: Sequence[int],
+) -> Agreement:
+    """Exchange and compare; every rank raises if any two differ.
+
+    Raises:
+        ConfigurationError: the ranks differ, or one of them could not be constructed; it says in what.
+        TransportError: a rank said nothing within ``setup_timeout`` seconds.
+    """
+    statement = {
+        'config': _config(config),
+        'num_tasks': num_tasks,
+        'groups': [f'{group.key}:{sum(parameter.numel() for parameter in group.parameters)}' for group in groups],
+        'task_ids': list(task_ids),
+        'session': os.urandom(8).hex(),
+    }
+    statements = transport.agree('hello', statement, config.setup_timeout)
+    for rank, other in enumerate(statements):
+        if 'error' in other:
+            raise ConfigurationError(f'monitor: rank {rank} could not be set up: {other["error"]}')
+    for rank, other in enumerate(statements):
+        for topic in ('config', 'num_tasks', 'groups'):
+            if other.get(topic) != statements[0].get(topic):
+                difference = _difference(topic, statements[0].get(topic), other.get(topic), rank)
+                raise ConfigurationError(f'monitor: ranks disagree on {difference}')
+    return Agreement(
+        tuple(tuple(int(task) for task in other['task_ids']) for other in statements),
+        bytes.fromhex(statements[0]['session']),
+    )
+
+
+def announce(transport: Transport, config: MonitorConfig | None, error: Exception | None = None) -> None:
+    """Tell the others, without waiting for them, that this rank is switched off or could not be set up."""
+    statement: dict[str, Any] = {'error': str(error)} if error is not None or config is None else {}
+    transport.state('hello', statement or {'config': _config(config or MonitorConfig())})
+
+
+def owner_of(task_ids: Sequence[Sequence[int]], task_id: int) -> int | None:
+    """Return the lowest rank that trains a task; None if nobody does.
+
+    >>> owner_of([[0], [1, 2], [2]], 2)
+    1
+    """
+    return next((rank for rank, ids in enumerate(task_ids) if task_id in ids), None)
+
+
+def _config(config: MonitorConfig) -> dict[str, str]:
+    return {key: repr(value) for key, value in vars(config).items()}
+
+
+def _difference(topic: str, first: Any, other: Any, rank: int) -> str:
+    if isinstance(first, Mapping) and isinstance(other, Mapping):
+        keys = [key for key in sorted({*first, *other}) if first.get(key) != other.get(key)]
+        return '; '.join(f'monitor.{key}: {first.get(key)} on rank 0, {other.get(key)} on rank {rank}' for key in keys)
+    if isinstance(first, list) and isinstance(other, list):
+        odd = sorted(set(first) ^ set(other)) or ['their order']
+        return f'the parameter groups of the model: {odd[:4]} not the same on rank 0 and rank {rank}'
+    return f'{topic}: {first} on rank 0, {other} on rank {rank}'

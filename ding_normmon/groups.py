@@ -1,0 +1,210 @@
+"""Parameter groups: which parameters count as encoder, transformer, or the value head of task 3.
+
+A group is found by module identity, never by the prefix of a parameter's name, because the same head can be listed
+under several names (LightZero keeps each per-task head in a list and again in a dictionary) and wrappers rename
+everything. Each parameter belongs to exactly one group, ``other`` catching what no group claims, so the squared norms
+of the groups add up to the squared norm of the model.
+
+An ``nn.ModuleList`` with one entry per task of the whole run is one group per task; a list of another length (a shared
+encoder wrapped in a list of length 1, the experts of a mixture) is one shared group.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+__all__ = ['DEFAULT_GROUPS', 'OTHER', 'Group', 'GroupError', 'find_groups', 'unwrap']
+
+DEFAULT_GROUPS: dict[str, tuple[str, ...]] = {
+    'encoder': ('tokenizer.encoder', 'representation_network', 'encoder'),
+    'transformer': ('transformer',),
+    'head_value': ('head_value_multi_task', 'head_value'),
+    'head_reward': ('head_rewards_multi_task', 'head_rewards', 'head_reward'),
+    'head_policy': ('head_policy_multi_task', 'head_policy'),
+    'head_observation': ('head_observations_multi_task', 'head_observations', 'head_observation'),
+    'task_embedding': ('task_embedding', 'task_emb'),
+    'action_embedding': ('act_embedding_table', 'action_embedding'),
+    'position_embedding': ('pos_emb', 'position_embedding'),
+}
+"""Default groups and the attribute paths under which models of this field keep them; the first that exists wins."""
+
+OTHER = 'other'
+_RESERVED = re.compile(r'^(model|x_token|other|.*_all_tasks|.*_task\d+)$')
+
+
+class GroupError(ValueError):
+    """A configured group that cannot be: its name is reserved or its path names no module."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A set of parameters that is measured as one.
+
+    Arguments:
+        name: such as ``'encoder'`` or ``'head_value'``.
+        task_id: global task id, or None for a group that all tasks share.
+        paths: each parameter's path inside the group, such as ``'0.weight'``.
+        parameters: the parameters, in the order of ``paths``.
+    """
+
+    name: str
+    task_id: int | None
+    paths: tuple[str, ...]
+    parameters: tuple[nn.Parameter, ...]
+
+    @property
+    def key(self) -> str:
+        """The group's name in metrics: ``encoder``, ``head_value_task3``."""
+        return self.name if self.task_id is None else f'{self.name}_task{self.task_id}'
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the module inside DistributedDataParallel, torch.compile and DI-engine's model wrappers."""
+    while True:
+        for attribute in ('_orig_mod', 'module', '_model'):
+            inner = model.__dict__.get(attribute, None) or getattr(model, '_modules', {}).get(attribute)
+            if not isinstance(inner, nn.Module) or (
+                attribute == 'module' and not type(model).__name__.endswith('Parallel')
+            ):
+                continue
+            # A model may call one of its parts by such a name; a wrapper has no parameters of its own.
+            if _parameters(inner) == _parameters(model):
+                model = inner
+                break
+        else:
+            return model
+
+
+def _parameters(model: nn.Module) -> set[int]:
+    return {id(parameter) for parameter in model.parameters()}
+
+
+def find_groups(
+    model: nn.Module,
+    num_tasks: int | None = None,
+    module_groups: Mapping[str, str | Mapping[str, Any]] | None = None,
+) -> tuple[Group, ...]:
+    """Return the groups of a model; every parameter is in exactly one of them.
+
+    Arguments:
+        model: the model that is being trained.
+        num_tasks: number of tasks of the whole run, or None for a single-task policy (no group is per task then).
+        module_groups: further groups, name to attribute path (``dict(adapter='world_model.adapter')``) or to
+            ``dict(path=..., per_task=True or False)`` where the automatic choice would be wrong. They take their
+            parameters before the default groups do.
+
+    Raises:
+        GroupError: a reserved name, or a path that names no module.
+
+    >>> model = nn.ModuleDict({'encoder': nn.Linear(2, 3), 'head_value': nn.ModuleList([nn.Linear(3, 1)] * 2)})
+    >>> [group.key for group in find_groups(model, num_tasks=1)]
+    ['encoder', 'head_value']
+    """
+    model = unwrap(model)
+    taken: set[int] = set()
+    groups: list[Group] = []
+    for name, spec in (module_groups or {}).items():
+        path, per_task = _read_spec(name, spec)
+        target = _resolve(model, path)
+        if target is None:
+            raise GroupError(_no_such_module(model, name, path))
+        groups += _groups_of(name, target, num_tasks, per_task, taken)
+    for name, candidates in DEFAULT_GROUPS.items():
+        if any(group.name == name for group in groups):
+            continue
+        for path in candidates:
+            target = _resolve(model, path)
+            if target is not None and (found := _groups_of(name, target, num_tasks, None, taken)):
+                groups += found
+                break
+    rest = [(path, parameter) for path, parameter in model.named_parameters() if id(parameter) not in taken]
+    if rest:
+        paths = tuple(path.replace('_orig_mod.', '') for path, _ in rest)
+        groups.append(Group(OTHER, None, paths, tuple(parameter for _, parameter in rest)))
+    return tuple(groups)
+
+
+def _read_spec(name: str, spec: str | Mapping[str, Any]) -> tuple[str, bool | None]:
+    if not isinstance(name, str) or _RESERVED.match(name) or not re.fullmatch(r'[A-Za-z][A-Za-z0-9_.-]*', name):
+        raise GroupError(
+            f'module_groups: {name!r} cannot be the name of a group: model, x_token, other, *_all_tasks and '
+            f'*_task{{N}} are reserved, and a name consists of letters, digits, _, . and -'
+        )
+    if isinstance(spec, str):
+        return spec, None
+    if (
+        not isinstance(spec, Mapping)
+        or set(spec) - {'path', 'per_task'}
+        or not isinstance(spec.get('path'), str)
+        or spec.get('per_task') not in (None, True, False)
+    ):
+        raise GroupError(
+            f'module_groups.{name}: expected a path or dict(path=..., per_task=True or False), got {spec!r}'
+        )
+    return spec['path'], spec.get('per_task')
+
+
+def _roots(model: nn.Module) -> Sequence[nn.Module]:
+    world_model = getattr(model, 'world_model', None)
+    return (unwrap(world_model), model) if isinstance(world_model, nn.Module) else (model,)
+
+
+def _resolve(model: nn.Module, path: str) -> nn.Module | nn.Parameter | None:
+    for root in _roots(model):
+        target: Any = root
+        for attribute in path.split('.'):
+            target = getattr(target, attribute, None)
+            if target is None:
+                break
+            if isinstance(target, nn.Module):
+                target = unwrap(target)
+        if isinstance(target, (nn.Module, nn.Parameter)):
+            return target
+    return None
+
+
+def _no_such_module(model: nn.Module, name: str, path: str) -> str:
+    known = [known for root in _roots(model) for known, _ in root.named_modules() if known]
+    nearest = difflib.get_close_matches(path, known, n=3, cutoff=0.4)
+    hint = f'; the nearest are {", ".join(nearest)}' if nearest else ''
+    return f'module_groups.{name}: {path!r} names no module of {type(model).__name__}{hint}'
+
+
+def _groups_of(
+    name: str, target: nn.Module | nn.Parameter, num_tasks: int | None, per_task: bool | None, taken: set[int]
+) -> list[Group]:
+    if per_task is None:
+        # With one task a list of length 1 says nothing; by custom it is the heads that are per task.
+        per_task = (
+            isinstance(target, nn.ModuleList)
+            and num_tasks is not None
+            and len(target) == num_tasks
+            and (num_tasks > 1 or name.startswith('head_'))
+            # The same module under every task id is a shared one.
+            and len({id(entry) for entry in target}) == num_tasks
+        )
+    if not per_task:
+        group = _group(name, None, target, taken)
+        return [group] if group else []
+    if not isinstance(target, nn.ModuleList):
+        raise GroupError(f'module_groups.{name}: per_task=True needs a ModuleList, got {type(target).__name__}')
+    if len(target) != num_tasks:
+        tasks = 'a single-task policy' if num_tasks is None else f'{num_tasks} tasks'
+        raise GroupError(f'module_groups.{name}: per_task=True needs one entry per task, got {len(target)} for {tasks}')
+    return [group for index, entry in enumerate(target) if (group := _group(name, index, entry, taken))]
+
+
+def _group(name: str, task_id: int | None, target: nn.Module | nn.Parameter, taken: set[int]) -> Group | None:
+    named = [('weight', target)] if isinstance(target, nn.Parameter) else list(target.named_parameters())
+    # Tied parameters are counted once, in the group that names them first.
+    named = [(path.replace('_orig_mod.', ''), parameter) for path, parameter in named if id(parameter) not in taken]
+    taken.update(id(parameter) for _, parameter in named)
+    if not named:
+        return None
+    return Group(name, task_id, tuple(path for path, _ in named), tuple(parameter for _, parameter in named))

@@ -1,0 +1,156 @@
+"""The context object of one learner step: what a policy publishes, and the points at which it may be measured.
+
+A policy owns an attribute ``learner_step``. It holds :data:`INERT` until a monitor swaps a live
+:class:`LearnerStep` in for one due step, so an unmonitored step pays one attribute look-up and an empty call.
+
+A policy that can be measured looks like this::
+
+    def _forward_learn(self, data):
+        step = self.learner_step
+        for task_id, batch in data:
+            ...
+            step.publish('logits/value', logits_value, task_id=task_id, mask=mask)   # (B, T, support), (B, T)
+        step.forward_end(losses)      # every task's loss is known, the graph is alive
+        total_loss.backward()
+        self.synchronise_gradients()
+        step.backward_end()           # gradients are final; nothing has rescaled them yet
+        clip_grad_norm_(...)
+        optimizer.step()
+        step.step_end()               # the weights have moved
+
+Three hook points (``forward_end``, ``backward_end``, ``step_end``) are all there is; what happens at each is the
+business of whoever listens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ['HOOK_POINTS', 'INERT', 'InertLearnerStep', 'LearnerStep', 'LearnerStepListener']
+
+HOOK_POINTS = ('forward_end', 'backward_end', 'step_end')
+"""The hook points of one learner step, in the order in which they fire."""
+
+
+class LearnerStepListener(Protocol):
+    """What a monitor implements to hear of a learner step."""
+
+    def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None) -> None: ...
+
+    def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None) -> None: ...
+
+    def on_hook_point(self, hook_point: str, step: LearnerStep) -> None: ...
+
+
+class InertLearnerStep:
+    """The learner step of a policy that nobody measures: every method returns at once.
+
+    Example:
+        >>> INERT.publish('logits/value', None)
+        >>> INERT.due
+        False
+    """
+
+    __slots__ = ()
+    due = False
+    iteration = -1
+
+    def publish(
+        self, name: str, tensor: Tensor | None, task_id: int | None = None, mask: Tensor | None = None
+    ) -> None:
+        """Do nothing."""
+
+    def publish_loss(self, name: str, value: Tensor | float, task_id: int | None = None) -> None:
+        """Do nothing."""
+
+    def forward_end(self, losses: Mapping[int, Tensor] | None = None) -> None:
+        """Do nothing."""
+
+    def backward_end(self, scale: float = 1.0) -> None:
+        """Do nothing."""
+
+    def step_end(self) -> None:
+        """Do nothing."""
+
+
+INERT = InertLearnerStep()
+"""The one inert learner step; shared by every policy that is not being measured."""
+
+
+class LearnerStep(InertLearnerStep):
+    """One learner step that is being measured.
+
+    Tensors are handed to the listener at the call and are not kept: once a method returns, this object holds no
+    tensor of the step except the ``losses`` mapping between ``forward_end`` and the end of that call.
+
+    Arguments:
+        iteration: 0-based learner iteration whose forward pass is being measured.
+        listener: whoever measures.
+    """
+
+    __slots__ = ('fired', 'gradient_scale', 'iteration', 'listener', 'losses')
+    due = True
+
+    def __init__(self, iteration: int, listener: LearnerStepListener) -> None:
+        self.iteration = iteration
+        self.listener = listener
+        self.losses: Mapping[int, Tensor] | None = None
+        self.fired: list[str] = []
+        self.gradient_scale = 1.0
+
+    def publish(
+        self, name: str, tensor: Tensor | None, task_id: int | None = None, mask: Tensor | None = None
+    ) -> None:
+        """Publish one intermediate tensor of the forward pass.
+
+        Arguments:
+            name: the signal's name, such as ``'x_token'``, ``'logits/value'`` or ``'embeddings/obs'``; any other
+                name becomes a family of its own.
+            tensor: floating point, shape (B, n*T, ...) or (B*T, ...); it is detached, and not kept. ``None`` is a
+                signal that this forward pass did not produce.
+            task_id: the **global** task id, or None for a single-task policy.
+            mask: (B, T), true where the time step is data and not padding; None means that all of it is data.
+        """
+        if tensor is not None:
+            with torch.no_grad():
+                value = tensor.detach() if isinstance(tensor, Tensor) else tensor
+                self.listener.on_publish(name, value, task_id, mask)
+
+    def publish_loss(self, name: str, value: Tensor | float, task_id: int | None = None) -> None:
+        """Publish one scalar of a task, such as ``('noreduce_obs_loss', loss, 3)``; it becomes ``{name}_task3``."""
+        with torch.no_grad():
+            self.listener.on_publish_loss(name, value.detach() if isinstance(value, Tensor) else value, task_id)
+
+    def forward_end(self, losses: Mapping[int, Tensor] | None = None) -> None:
+        """Fire the hook point before the backward pass.
+
+        Arguments:
+            losses: scalar loss of each local task by global task id, with its graph.
+        """
+        self.losses = losses
+        try:
+            self._fire('forward_end')
+        finally:
+            self.losses = None
+
+    def backward_end(self, scale: float = 1.0) -> None:
+        """Fire the hook point after the last backward pass, before anything rescales a gradient.
+
+        Arguments:
+            scale: what the gradients are still multiplied by, such as ``GradScaler.get_scale()`` where they have not
+                been unscaled; norms are reported without it.
+        """
+        self.gradient_scale = scale
+        self._fire('backward_end')
+
+    def step_end(self) -> None:
+        """Fire the hook point after the optimizer has stepped."""
+        self._fire('step_end')
+
+    def _fire(self, hook_point: str) -> None:
+        self.fired.append(hook_point)
+        self.listener.on_hook_point(hook_point, self)

@@ -1,0 +1,73 @@
+"""Counting what the monitor loses, and saying why exactly once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Mapping
+
+__all__ = ['LossCounter']
+
+logger = logging.getLogger('ding_normmon')
+
+
+class LossCounter:
+    """Counts losses by reason; the first of each reason is logged with what to do about it.
+
+    Example:
+        >>> losses = LossCounter()
+        >>> losses.count('late', 'rank 1 was late', level=logging.DEBUG)
+        >>> losses.take()
+        {'late': 1}
+        >>> losses.take()
+        {}
+        >>> losses.total['late']
+        1
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._new: Counter[str] = Counter()
+        self._said: set[str] = set()
+        self.total: Counter[str] = Counter()
+
+    def count(self, reason: str, message: str, amount: int = 1, level: int = logging.WARNING) -> None:
+        """Count ``amount`` losses for a reason and log ``message`` if it is the first.
+
+        Arguments:
+            reason: becomes ``monitor/lost/{reason}``.
+            message: what happened and what to do about it.
+            amount: how much was lost, in the unit that the reason implies.
+            level: of the log message.
+        """
+        with self._lock:
+            self._new[reason] += amount
+            self.total[reason] += amount
+            first = reason not in self._said
+            self._said.add(reason)
+        if first:
+            logger.log(level, 'monitor: %s (said once; counted as monitor/lost/%s)', message, reason)
+
+    def take(self) -> dict[str, int]:
+        """Return what was lost since the last call."""
+        with self._lock:
+            new, self._new = dict(self._new), Counter()
+        return new
+
+    def give_back(self, counts: Mapping[str, int]) -> None:
+        """Undo a :meth:`take` whose counts could not be handed on."""
+        with self._lock:
+            self._new.update(counts)
+
+    def absorb(self, counts: Mapping[str, int]) -> None:
+        """Add what another rank lost; that rank has said why in its own log.
+
+        >>> losses = LossCounter()
+        >>> losses.absorb({'send': 2})
+        >>> losses.take()
+        {'send': 2}
+        """
+        with self._lock:
+            self._new.update(counts)
+            self.total.update(counts)

@@ -1,0 +1,463 @@
+"""The monitor: when to measure, what to measure, and where it goes; free of any framework."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import operator
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+from torch import Tensor, nn
+
+from ding_normmon.agreement import agree, announce, owner_of
+from ding_normmon.configuration import ConfigurationError, MonitorConfig
+from ding_normmon.control import Control, Decision
+from ding_normmon.groups import find_groups
+from ding_normmon.learner_step import INERT, InertLearnerStep, LearnerStep
+from ding_normmon.losses import LossCounter
+from ding_normmon.publish.courier import Courier
+from ding_normmon.publish.destination import Destination
+from ding_normmon.quantities import OwnCost, Quantity, Setup, default_quantities
+from ding_normmon.quantities.tensor_statistics import SignalError
+from ding_normmon.record import Record
+from ding_normmon.reduce import Reducer
+from ding_normmon.rows import Batch, Pending, RowBuffer, RowTable
+from ding_normmon.transport import Transport, TransportError, default_transport
+
+__all__ = ['Monitor']
+
+logger = logging.getLogger('ding_normmon')
+
+_RECORDS_KEPT = 1024
+
+
+class Monitor:
+    """Measures learner steps of one model and publishes one record per measured iteration.
+
+    Arguments:
+        model: the model that is being trained.
+        config: an ``EasyDict`` or mapping, see :class:`~ding_normmon.configuration.MonitorConfig`.
+        num_tasks: number of tasks of the whole run; None for a single-task policy.
+        task_ids: global ids of the tasks this rank trains; all of them by default.
+        destinations: where records go, on rank 0.
+        quantities: what is measured; :func:`~ding_normmon.quantities.default_quantities` by default.
+        transport: the connection to the other ranks; by default ``torch.distributed``'s rendezvous store.
+
+    Raises:
+        ConfigurationError: a key or value that cannot be, a task id out of range, ranks that disagree.
+        GroupError: a configured group that names no module.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[3., 4.]]))
+        >>> monitor = Monitor(model, {'monitor_norm_freq': 1, 'module_groups': {'all': 'weight'}})
+        >>> with monitor.step(0) as step:
+        ...     loss = model(torch.ones(1, 2)).sum()
+        ...     step.forward_end()
+        ...     loss.backward()
+        ...     step.backward_end()
+        >>> monitor.close()
+        >>> record, = monitor.take_records()
+        >>> record.scalars['norm/all/_total_norm'], record.scalars['grad/all/_total_norm']
+        (5.0, 1.4142135623730951)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Mapping[str, Any] | MonitorConfig | None = None,
+        *,
+        num_tasks: int | None = None,
+        task_ids: Sequence[int] | None = None,
+        destinations: Sequence[Destination] = (),
+        quantities: Sequence[Quantity] | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        self.losses = LossCounter()
+        # Whoever never takes the records keeps the last ones.
+        self.records: deque[Record] = deque(maxlen=_RECORDS_KEPT)
+        self._couriers = [Courier(destination, self.losses) for destination in destinations]
+        self._measuring = False
+        self._pending: deque[Pending] = deque()
+        self._gradient_due = False
+        self._closed = False
+        self._num_tasks = num_tasks
+        self._model = model
+        # Every rank opens its connection, also one that is switched off: the others are told and do not wait for it.
+        self.transport = default_transport() if transport is None else transport
+        try:
+            self.config = MonitorConfig.read(config)
+            self.frequency = self.config.monitor_norm_freq
+            if self.frequency == 0:
+                announce(self.transport, self.config)
+                return
+            self._task_ids = _checked_task_ids(num_tasks, task_ids)
+            if not any(True for _ in model.parameters()):
+                raise ConfigurationError(f'monitor: {type(model).__name__} has no parameters to measure')
+            self.groups = find_groups(model, num_tasks, self.config.module_groups)
+        except ValueError as error:
+            announce(self.transport, None, error)
+            raise
+        agreed = agree(self.transport, self.config, self.groups, num_tasks, self._task_ids)
+        self._owners = {task: owner_of(agreed.task_ids, task) or 0 for task in range(num_tasks or 0)}
+        self.quantities = list(default_quantities() if quantities is None else quantities)
+        names = [quantity.name for quantity in self.quantities]
+        if len(set(names)) < len(names):
+            raise ConfigurationError(f'monitor: two quantities have the same name: {names}')
+        self._model = model
+        self._prepare()
+        rank, world_size = self.transport.rank, self.transport.world_size
+        self.control = Control(rank, world_size, self.frequency, self.losses, self.config.deadline)
+        self.control.on('schedule', self._reschedule)
+        self.control.on('owners', lambda decision: self.reassign(decision.owners or ()))
+        self._reducer = Reducer(
+            self.transport,
+            self._finish,
+            self.losses,
+            self.control,
+            self.config.deadline,
+            agreed.session,
+            self._reported(),
+        )
+        self._first_due_step = True
+        self._mistakes: list[str] = []
+        self._published: set[tuple[str, str, int | None]] = set()
+        self._omitted = False
+        self._last_local: Record | None = None
+
+    def _prepare(self) -> None:
+        """Give every quantity its groups and its cells of the row buffer."""
+        rank = self.transport.rank
+        self._setup = Setup(
+            model=self._model,
+            config=self.config,
+            groups=self.groups,
+            owned_groups=tuple(group for group in self.groups if self._owner(group.task_id) == rank),
+            num_tasks=self._num_tasks,
+            task_ids=self._task_ids,
+            device=next(self._model.parameters()).device,
+            rank=rank,
+            world_size=self.transport.world_size,
+        )
+        sizes = [quantity.prepare(self._setup) for quantity in self.quantities]
+        self._buffer = RowBuffer(self._setup.device, cells=sum(sizes))
+        self._spans = [slice(stop - size, stop) for size, stop in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
+        for quantity, span in zip(self.quantities, self._spans, strict=True):
+            quantity.bind(self._buffer.cells(span.start, span.stop))
+
+    def _owner(self, task_id: int | None) -> int:
+        """Return the rank that reports the parameter groups of a task; rank 0 reports what is shared."""
+        return 0 if task_id is None else self._owners[task_id]
+
+    def _reported(self) -> frozenset[int] | None:
+        """Return the tasks of which this rank may send rows."""
+        if self._num_tasks is None:
+            return None
+        owned = {task for task, owner in self._owners.items() if owner == self.transport.rank}
+        return frozenset(owned | set(self._task_ids))
+
+    def reassign(self, task_ids: Sequence[Sequence[int]]) -> None:
+        """Tell the monitor which rank trains which tasks from the next learner step on.
+
+        Every rank calls it between the same two learner steps, or rank 0 posts it with
+        ``monitor.control.post(owners=...)``. The head of a task that nobody trains any more is reported by the rank
+        that trained it last, because only that rank has its weights.
+
+        Arguments:
+            task_ids: global task ids of every rank, by rank.
+
+        Raises:
+            ConfigurationError: not one entry per rank, or a task id out of range.
+        """
+        if len(task_ids) != self.transport.world_size:
+            raise ConfigurationError(f'monitor: task ids of {len(task_ids)} ranks for {self.transport.world_size}')
+        if self._num_tasks is None:
+            raise ConfigurationError('monitor: a single-task policy has no tasks to reassign')
+        checked = [_checked_task_ids(self._num_tasks, ids) for ids in task_ids]
+        self._collect(wait=True)
+        for task in self._owners:
+            owner = owner_of(checked, task)
+            if owner is not None:
+                self._owners[task] = owner
+        self._task_ids = checked[self.transport.rank]
+        self._reducer.tasks = self._reported()
+        self._prepare()
+
+    def _reschedule(self, decision: Decision) -> None:
+        if decision.frequency is not None:
+            self.frequency = decision.frequency
+
+    # -- one learner step ------------------------------------------------------------------------------------------
+
+    def due(self, iteration: int) -> bool:
+        """Tell whether the learner step of this iteration is measured."""
+        return self.frequency > 0 and (iteration % self.frequency == 0 or self._gradient_due)
+
+    def begin_step(self, iteration: int) -> InertLearnerStep:
+        """Return the context object for one learner step: a live one if the step is due, the inert one if not."""
+        if self._pending:
+            self._collect()
+        if self.frequency == 0:
+            return INERT
+        self.control.iteration = iteration
+        if iteration >= self.control.next_iteration:
+            self.control.reach(iteration)
+        if self._closed or not self.due(iteration):
+            return INERT
+        self._started = time.perf_counter()
+        self._milliseconds = 0.0
+        self._forward = iteration % self.frequency == 0
+        self._measuring = True
+        self._published.clear()
+        self._failed: set[str] = set()
+        self._buffer.begin(iteration)
+        self._milliseconds += (time.perf_counter() - self._started) * 1e3
+        return LearnerStep(iteration, self)
+
+    def end_step(self, step: InertLearnerStep) -> None:
+        """Finish a step that :meth:`begin_step` began; called also when the step raised."""
+        if not isinstance(step, LearnerStep) or not self._measuring:
+            return
+        self._measuring = False
+        started = time.perf_counter()
+        # Gradient accumulation: the step that completes the cycle is measured although its iteration is not due.
+        self._gradient_due = 'backward_end' not in step.fired and bool(step.fired)
+        if not self._forward and self._gradient_due:
+            return
+        # In the step that only completes a cycle, its own forward pass was not measured.
+        fired = tuple(point for point in step.fired if self._forward or point != 'forward_end')
+        for quantity in self.quantities:
+            if quantity.name not in self._failed and any(point in fired for point in quantity.hook_points):
+                with self._guard(quantity, 'finish', measuring=True):
+                    quantity.finish(self._buffer)
+        pending = self._buffer.end()
+        if pending is None:
+            self.losses.count('device_copy', 'copies from the device are too slow; the rows of a step were dropped')
+            return
+        pending.fired = fired
+        pending.failed = frozenset(self._failed)
+        self._first_due_step = False
+        for complaint in self._mistakes:
+            self.losses.count('mistake', f'{complaint}; left out')
+        self._mistakes.clear()
+        pending.milliseconds = self._milliseconds + (time.perf_counter() - started) * 1e3
+        self._pending.append(pending)
+        self._collect(wait=self.config.merge_train_output)
+
+    @contextlib.contextmanager
+    def step(self, iteration: int) -> Iterator[InertLearnerStep]:
+        """Measure what happens inside the ``with`` block as the learner step of ``iteration``."""
+        step = self.begin_step(iteration)
+        try:
+            yield step
+        finally:
+            self.end_step(step)
+
+    # -- LearnerStepListener ---------------------------------------------------------------------------------------
+
+    def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None) -> None:
+        """Measure a published tensor."""
+        if not self._forward:
+            return
+        started = time.perf_counter()
+        task_id = _plain(task_id)
+        if self._accept(name, task_id, 'signal'):
+            for quantity in self.quantities:
+                with self._guard(quantity, f'signal {name!r}'):
+                    quantity.on_publish(name, tensor, task_id, mask, self._buffer)
+        self._milliseconds += (time.perf_counter() - started) * 1e3
+
+    def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None) -> None:
+        """Measure a published scalar."""
+        if not self._forward:
+            return
+        started = time.perf_counter()
+        task_id = _plain(task_id)
+        if self._accept(name, task_id, 'loss'):
+            for quantity in self.quantities:
+                with self._guard(quantity, f'loss {name!r}'):
+                    quantity.on_publish_loss(name, value, task_id, self._buffer)
+        self._milliseconds += (time.perf_counter() - started) * 1e3
+
+    def on_hook_point(self, hook_point: str, step: LearnerStep) -> None:
+        """Measure at a hook point.
+
+        Raises:
+            SignalError: at the first ``forward_end`` of a process, on every rank, if any rank published a mistake.
+        """
+        started = time.perf_counter()
+        if hook_point == 'forward_end':
+            if self._first_due_step:
+                self._refuse_mistakes()
+            if not self._forward:
+                return
+        for quantity in self.quantities:
+            if hook_point in quantity.hook_points:
+                with self._guard(quantity, hook_point, measuring=True):
+                    quantity.measure(hook_point, step, self._buffer)
+        self._milliseconds += (time.perf_counter() - started) * 1e3
+
+    def _accept(self, name: str, task_id: int | None, kind: str) -> bool:
+        complaint = None
+        if task_id is not None and (not isinstance(task_id, int) or task_id not in self._task_ids):
+            trained = f'this rank trains {list(self._task_ids)}' if self._num_tasks else 'this policy has a single task'
+            complaint = f'{name}: unknown task id {task_id!r}; {trained}'
+        elif (kind, name, task_id) in self._published:
+            complaint = f'{name}: published twice for task {task_id} in one forward pass'
+        if complaint is None:
+            self._published.add((kind, name, task_id))
+            return True
+        self._mistake(complaint)
+        return False
+
+    def _mistake(self, complaint: str) -> None:
+        if self._first_due_step:
+            self._mistakes.append(complaint)
+        else:
+            self.losses.count('mistake', f'{complaint}; left out')
+
+    def _refuse_mistakes(self) -> None:
+        statement = {'mistakes': self._mistakes}
+        try:
+            statements = self.transport.agree('first_step', statement, self.config.setup_timeout)
+        except TransportError as error:
+            self.losses.count('agreement', str(error))
+            statements = [statement]
+        found = [
+            f'rank {rank}: {mistake}' if len(statements) > 1 else mistake
+            for rank, said in enumerate(statements)
+            for mistake in said['mistakes']
+        ]
+        self._mistakes = []
+        if found:
+            self._measuring = False
+            raise SignalError('monitor: ' + '; '.join(found))
+
+    @contextlib.contextmanager
+    def _guard(self, quantity: Quantity, where: str, measuring: bool = False) -> Iterator[None]:
+        try:
+            yield
+        except SignalError as error:
+            self._mistake(str(error))
+        except Exception as error:
+            if measuring:
+                # Its cells may still hold an earlier step; they are not read.
+                self._failed.add(quantity.name)
+            self.losses.count(
+                f'quantity_{quantity.name}',
+                f'{quantity.name} failed at {where} with {type(error).__name__}: {error}; training goes on without it',
+            )
+
+    # -- from the device to the record -----------------------------------------------------------------------------
+
+    def _collect(self, wait: bool = False) -> None:
+        """Hand every step whose rows have arrived on the host to the reduction."""
+        while self._pending:
+            pending = self._pending[0]
+            if wait:
+                pending.wait()
+            elif not pending.arrived():
+                return
+            self._pending.popleft()
+            started = time.perf_counter()
+            batch = self._unpack(pending)
+            cost = pending.milliseconds + (time.perf_counter() - started) * 1e3
+            for quantity in self.quantities:
+                if isinstance(quantity, OwnCost):
+                    messages = 0 if self.transport.rank == 0 else 1
+                    rows = list(quantity.rows_of(cost, self._buffer.bytes, messages))
+                    batch = Batch(
+                        batch.iteration,
+                        batch.keys + tuple(key for key, _ in rows),
+                        np.concatenate([batch.rows, np.stack([row for _, row in rows])]),
+                    )
+            if self.config.merge_train_output:
+                self._last_local = self._derive(RowTable([batch]), batch.iteration)
+            self._reducer.submit(batch)
+
+    def _unpack(self, pending: Pending) -> Batch:
+        rows, cells = self._buffer.read(pending)
+        keys = list(pending.keys)
+        for quantity, span in zip(self.quantities, self._spans, strict=True):
+            if quantity.name not in pending.failed and any(point in pending.fired for point in quantity.hook_points):
+                with self._guard(quantity, 'unpack'):
+                    for key, row in quantity.unpack(cells[span]):
+                        rows.append(row.reshape(6))
+                        keys.append(key)
+        table = np.array(rows, dtype=np.float64).reshape(-1, 6)
+        return Batch(pending.iteration, tuple(keys), table)
+
+    def _derive(self, table: RowTable, iteration: int) -> Record:
+        record = Record(iteration)
+        for quantity in self.quantities:
+            with self._guard(quantity, 'derive'):
+                record.scalars.update(quantity.derive(table))
+                record.notes.update(quantity.notes(table))
+        return record
+
+    def _finish(self, iteration: int, batches: list[Batch], missing: int) -> None:
+        record = self._derive(RowTable(batches, complete=missing == 0), iteration)
+        if self.transport.world_size > 1:
+            record.scalars['monitor/missing_ranks'] = float(missing)
+        record.notes.update(self.control.take_notes())
+        for reason, amount in self.losses.take().items():
+            record.scalars[f'monitor/lost/{reason}'] = float(amount)
+        self.records.append(record)
+        for courier in self._couriers:
+            courier.offer(record)
+
+    # -- results and end -------------------------------------------------------------------------------------------
+
+    def take_records(self) -> list[Record]:
+        """Return the records that became complete since the last call (on rank 0; empty elsewhere)."""
+        records = []
+        while self.records:
+            records.append(self.records.popleft())
+        return records
+
+    def take_local_scalars(self) -> dict[str, float]:
+        """Return this rank's own figures of the step that just ended (``merge_train_output=True`` only)."""
+        record, self._last_local = self._last_local, None
+        return {} if record is None else record.scalars
+
+    def close(self) -> None:
+        """Publish what is under way, for at most ``close_timeout`` seconds, and close the destinations."""
+        if self._closed or self.frequency == 0:
+            return
+        self._closed = True
+        self._collect(wait=True)
+        self._reducer.close(self.config.close_timeout)
+        for courier in self._couriers:
+            courier.close(self.config.close_timeout)
+        if self.losses.total:
+            logger.warning('monitor: lost in this run: %s', dict(sorted(self.losses.total.items())))
+
+
+def _plain(task_id: Any) -> int | None:
+    """Return the int that a NumPy or tensor integer stands for; anything else as it is, to be complained about."""
+    if task_id is not None and type(task_id) is not int:
+        with contextlib.suppress(TypeError):
+            task_id = operator.index(task_id)
+    return cast('int | None', task_id)
+
+
+def _checked_task_ids(num_tasks: int | None, task_ids: Sequence[int] | None) -> tuple[int, ...]:
+    if num_tasks is None:
+        if task_ids:
+            raise ConfigurationError(f'monitor: task ids {list(task_ids)} need num_tasks, the number of all tasks')
+        return ()
+    ids = tuple(range(num_tasks)) if task_ids is None else tuple(int(task_id) for task_id in task_ids)
+    for task_id in ids:
+        if not 0 <= task_id < num_tasks:
+            raise ConfigurationError(
+                f'monitor: task id {task_id} is out of range; with {num_tasks} tasks the nearest is '
+                f'{min(max(task_id, 0), num_tasks - 1)}'
+            )
+    if len(set(ids)) != len(ids):
+        raise ConfigurationError(f'monitor: task ids {list(ids)} are not unique')
+    return ids

@@ -1,0 +1,60 @@
+"""L2 norms of the weights that made the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from ding_normmon.learner_step import LearnerStep
+from ding_normmon.moments import COUNT, MEAN, NONFINITE, constant_row
+from ding_normmon.quantities.quantity import Setup
+from ding_normmon.quantities.square_norms import SquareNorms
+from ding_normmon.rows import RowBuffer, RowKey, RowTable
+
+__all__ = ['ParameterNorms']
+
+
+class ParameterNorms(SquareNorms):
+    """``norm/{group}/_total_norm`` at ``forward_end``: all parameters of the group, frozen ones too, so that freezing a
+    module does not make its norm jump; ``parameters/*/trainable`` counts what may still move."""
+
+    name: ClassVar[str] = 'parameter_norms'
+    hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
+    family = 'norm'
+
+    def prepare(self, setup: Setup) -> int:
+        """Lay the parameters out."""
+        cells = super().prepare(setup)
+        self._weights = [parameter.detach() for parameter in self.parameters]
+        return cells
+
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        """Square the weights; count the frozen ones."""
+        # `parameter.data = ...` gives a parameter new storage; the detached views would then show the old weights.
+        for index, parameter in enumerate(self.parameters):
+            if parameter.data_ptr() != self._weights[index].data_ptr():
+                self._weights[index] = parameter.detach()
+        self.square(self._weights)
+        for span in self.spans:
+            frozen = sum(parameter.numel() for parameter in span.group.parameters if not parameter.requires_grad)
+            if frozen:
+                rows.write(RowKey(self.name, span.group.name, span.group.task_id, 'frozen'), constant_row(frozen))
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield the norms and the number of trainable elements of the model and of partly frozen groups."""
+        yield from super().derive(table)
+        frozen = {
+            (name, task_id): row[MEAN]
+            for name, tasks in table.of(self.name, 'frozen').items()
+            for task_id, row in tasks.items()
+        }
+        groups = {
+            (name, task_id): row[COUNT] + row[NONFINITE]
+            for name, tasks in table.of(self.name).items()
+            for task_id, row in tasks.items()
+        }
+        for (name, task_id), count in frozen.items():
+            key = name if task_id is None else f'{name}_task{task_id}'
+            yield f'parameters/{key}/trainable', float(groups[name, task_id] - count)
+        if {(group.name, group.task_id) for group in self.setup.groups} <= set(groups):
+            yield 'parameters/model/trainable', float(sum(groups.values()) - sum(frozen.values()))

@@ -1,0 +1,94 @@
+"""What a quantity is: when it is measured, which rows it writes, which figures come of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ding_normmon.configuration import MonitorConfig
+from ding_normmon.groups import Group
+from ding_normmon.learner_step import LearnerStep
+from ding_normmon.moments import Row
+from ding_normmon.rows import RowBuffer, RowKey, RowTable
+
+__all__ = ['Quantity', 'Setup']
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a quantity is told once, before the first step.
+
+    Arguments:
+        model: the model that is being trained.
+        config: the monitor's configuration.
+        groups: every parameter group of the model.
+        owned_groups: the groups this rank reports: shared ones on rank 0, a task's where the task is trained.
+        num_tasks: number of tasks of the whole run, None for a single-task policy.
+        task_ids: global ids of the tasks that this rank trains.
+        device: where the model lives.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    model: nn.Module
+    config: MonitorConfig
+    groups: tuple[Group, ...]
+    owned_groups: tuple[Group, ...]
+    num_tasks: int | None
+    task_ids: tuple[int, ...]
+    device: torch.device
+    rank: int
+    world_size: int
+
+
+class Quantity:
+    """Base of all quantities; a new one overrides what it needs.
+
+    Measuring happens on the learner's thread and must not wait for the device: read tensors, write rows, keep nothing.
+    Deriving happens in the background on rank 0, from rows of all ranks that were merged by key.
+
+    Attributes:
+        name: unique name; the first part of the quantity's row keys.
+        hook_points: the hook points at which :meth:`measure` is called.
+    """
+
+    name: ClassVar[str]
+    hook_points: ClassVar[tuple[str, ...]] = ()
+
+    def prepare(self, setup: Setup) -> int:
+        """Read the set-up; return how many raw float64 cells on the device :meth:`measure` needs (see ``unpack``)."""
+        self.setup = setup
+        return 0
+
+    def bind(self, cells: Tensor) -> None:
+        """Receive the view of the raw cells that ``prepare`` asked for."""
+
+    def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
+        """Measure one published tensor (detached, no gradient mode); called for every ``publish`` of a due step."""
+
+    def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None, rows: RowBuffer) -> None:
+        """Measure one published scalar."""
+
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        """Measure at one of ``hook_points``."""
+
+    def finish(self, rows: RowBuffer) -> None:
+        """Write what is known only when the step has ended; called if one of ``hook_points`` fired."""
+
+    def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
+        """Yield rows made from the raw cells after they have reached the host; only if measured in this step."""
+        yield from ()
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield metric names and values from the merged rows of all ranks."""
+        yield from ()
+
+    def notes(self, table: RowTable) -> Iterator[tuple[str, str]]:
+        """Yield short texts that belong to the record."""
+        yield from ()

@@ -1,0 +1,129 @@
+"""L2 norms of parameter groups: the sum of squares of every tensor in one pass, added up per group on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from ding_normmon.groups import Group
+from ding_normmon.moments import COUNT, NONFINITE, Row, constant_row, merge_rows, norm, square_sum_row, std
+from ding_normmon.quantities.quantity import Quantity, Setup
+from ding_normmon.rows import RowKey, RowTable
+from ding_normmon.squares import SquareSums
+
+__all__ = ['SquareNorms']
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Where a group's parameters stand in the list of all parameters this rank reports."""
+
+    group: Group
+    start: int
+    stop: int
+    numel: int
+
+
+class SquareNorms(Quantity):
+    """Base of parameter and gradient norms: which tensor of a parameter is squared is all they differ in.
+
+    Attributes:
+        family: first part of the metric names, ``norm`` or ``grad``.
+    """
+
+    family: str
+
+    def prepare(self, setup: Setup) -> int:
+        """Lay the parameters of the owned groups out in one list."""
+        self.setup = setup
+        self.parameters: list[nn.Parameter] = []
+        self.spans: list[_Span] = []
+        for group in setup.owned_groups:
+            start = len(self.parameters)
+            self.parameters += group.parameters
+            numel = sum(parameter.numel() for parameter in group.parameters)
+            self.spans.append(_Span(group, start, len(self.parameters), numel))
+        self.squares = SquareSums([parameter.detach() for parameter in self.parameters])
+        self._starts = np.array([span.start for span in self.spans], dtype=np.intp)
+        return 2 * len(self.parameters)
+
+    def bind(self, cells: Tensor) -> None:
+        """Split the raw cells into sums of squares and counts of non-finite entries."""
+        self.cells = cells
+        count = len(self.parameters)
+        self.sums, self.nonfinite = cells[:count], cells[count:]
+
+    def square(self, tensors: Sequence[Tensor | None], scale: float = 1.0) -> None:
+        """Write the sums of squares of one tensor per parameter (None counts as nothing) into the cells."""
+        if self.parameters:
+            self.squares(tensors, self.sums, self.nonfinite)
+            if scale != 1.0:
+                self.sums.mul_(1.0 / scale / scale)
+
+    def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
+        """Yield one row per group, and per parameter where asked for."""
+        if not self.parameters:
+            return
+        middle = len(self.parameters)
+        sums, nonfinite = cells[:middle], cells[middle : 2 * middle]
+        group_sums = np.add.reduceat(sums, self._starts)
+        group_nonfinite = np.add.reduceat(nonfinite, self._starts)
+        for span, square_sum, bad in zip(self.spans, group_sums, group_nonfinite, strict=True):
+            group = span.group
+            yield RowKey(self.name, group.name, group.task_id), square_sum_row(span.numel - bad, square_sum, bad)
+            if self.setup.config.detail == 'parameter':
+                for index in self._largest(sums, span):
+                    path = group.paths[index - span.start]
+                    count = self.parameters[index].numel() - nonfinite[index]
+                    row = square_sum_row(count, sums[index], nonfinite[index])
+                    yield RowKey(self.name, group.name, group.task_id, f'parameter:{path}'), row
+
+    def _largest(self, sums: npt.NDArray[np.float64], span: _Span) -> Sequence[int]:
+        indices = range(span.start, span.stop)
+        if self.setup.config.top_k is None:
+            return indices
+        return sorted(indices, key=lambda index: (-sums[index], index))[: self.setup.config.top_k]
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield the norms of groups, of single parameters where asked for, across tasks and of the whole model."""
+        groups = table.of(self.name)
+        absent = self.absent(table)
+        present: list[Row] = []
+        for name, tasks in groups.items():
+            tasks = {task_id: row for task_id, row in tasks.items() if (name, task_id) not in absent}
+            for task_id, row in tasks.items():
+                key = name if task_id is None else f'{name}_task{task_id}'
+                yield f'{self.family}/{key}/_total_norm', norm(row)
+                if row[NONFINITE] > 0:
+                    yield f'monitor/nonfinite/{self.family}/{key}', float(row[NONFINITE])
+            present += tasks.values()
+            per_task = [norm(row) for task_id, row in tasks.items() if task_id is not None]
+            if per_task and table.complete:
+                spread = merge_rows([constant_row(value) for value in per_task])
+                yield f'{self.family}/{name}_all_tasks/mean', float(spread[1])
+                if spread[COUNT] > 1:
+                    yield f'{self.family}/{name}_all_tasks/std', std(spread)
+        measured = {(name, task_id) for name, tasks in groups.items() for task_id in tasks}
+        if present and {(group.name, group.task_id) for group in self.setup.groups} <= measured:
+            yield f'{self.family}/model/_total_norm', norm(merge_rows(present))
+        if self.setup.config.detail == 'parameter':
+            yield from self._per_parameter(table, absent)
+
+    def absent(self, table: RowTable) -> set[tuple[str, int | None]]:
+        """Return the groups that have a row but no figure."""
+        return set()
+
+    def _per_parameter(self, table: RowTable, absent: set[tuple[str, int | None]]) -> Iterator[tuple[str, float]]:
+        for key in table:
+            if key.quantity != self.name or (key.name, key.task_id) in absent:
+                continue
+            path = key.part.removeprefix('parameter:')
+            if path != key.part and key._replace(part=f'absent:{path}') not in table:
+                group = key.name if key.task_id is None else f'{key.name}_task{key.task_id}'
+                yield f'{self.family}/{group}/{path.replace(".", "/")}', norm(table[key])
+
+

@@ -1,0 +1,119 @@
+"""Statistics of published tensors: per task and over all tasks of all ranks, valid steps only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ding_normmon import moments
+from ding_normmon.moments import Row
+from ding_normmon.quantities.quantity import Quantity
+from ding_normmon.rows import RowBuffer, RowKey, RowTable
+
+__all__ = ['SignalError', 'TensorStatistics', 'align_mask']
+
+ELEMENT_STATISTICS: Mapping[str, Callable[[Row], float | None]] = {
+    'mean': moments.mean,
+    'std': moments.std,
+    'max': lambda row: float(row[moments.MAXIMUM]),
+    'min': lambda row: float(row[moments.MINIMUM]),
+    'abs_max': moments.abs_max,
+}
+TOKEN_STATISTICS = {statistic: ELEMENT_STATISTICS[statistic] for statistic in ('mean', 'std', 'max', 'min')}
+
+# Signals of which the L2 norm of each vector is taken first: signal -> (metric family, prefix of the statistic).
+NORM_SIGNALS = {'x_token': ('norm/x_token', ''), 'embeddings/obs': ('embeddings/obs', 'norm_')}
+
+
+class SignalError(ValueError):
+    """A published tensor that cannot be measured as asked."""
+
+
+def align_mask(tensor: Tensor, mask: Tensor, name: str = 'tensor') -> tuple[Tensor, Tensor]:
+    """Return tensor and mask with equal leading shape (B, n*T).
+
+    A mask (B, T) applies to (B, n*T, ...) by repeating each step n times in place, because the observation and action
+    token of a step are valid if and only if the step is; a tensor (B*T, ...) is first viewed as (B, T, ...).
+
+    Raises:
+        SignalError: any other pair of shapes.
+
+    >>> tensor, mask = align_mask(torch.zeros(2, 4, 3), torch.tensor([[True, False], [True, True]]))
+    >>> mask.int().tolist()
+    [[1, 1, 0, 0], [1, 1, 1, 1]]
+    """
+    if mask.ndim != 2:
+        raise SignalError(f'{name}: the mask must have shape (B, T), got {tuple(mask.shape)}')
+    batch, steps = mask.shape
+    # With one step a (B, E) tensor is (B*T, E) and not E tokens of one step.
+    flat = tensor.ndim == 2 and steps == 1
+    if not flat and tensor.ndim >= 2 and tensor.shape[0] == batch and steps > 0 and tensor.shape[1] % steps == 0:
+        repeats = tensor.shape[1] // steps
+        return tensor, mask.bool() if repeats == 1 else mask.bool().repeat_interleave(repeats, dim=1)
+    if tensor.ndim >= 1 and tensor.shape[0] == batch * steps:
+        return tensor.reshape(batch, steps, *tensor.shape[1:]), mask.bool()
+    raise SignalError(
+        f'{name}: a mask of shape {tuple(mask.shape)} does not fit a tensor of shape {tuple(tensor.shape)}; '
+        f'expected (B, n*T, ...) or (B*T, ...)'
+    )
+
+
+class TensorStatistics(Quantity):
+    """Mean, std, max, min and abs_max of every published signal; of ``x_token`` and ``embeddings/obs`` the statistics
+    of the L2 norms of their vectors."""
+
+    name: ClassVar[str] = 'tensor_statistics'
+
+    def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
+        """Write the row of the valid entries (of their norms).
+
+        Raises:
+            SignalError: integer dtype, a mask that does not fit, another device than the model's.
+        """
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise SignalError(f'{name}: expected a floating-point tensor, got {got}')
+        if mask is not None and not isinstance(mask, Tensor):
+            raise SignalError(f'{name}: expected a mask that is a tensor, got {type(mask).__name__}')
+        if tensor.device.type != rows.device.type:
+            raise SignalError(f'{name}: the tensor is on {tensor.device}, the model on {rows.device}')
+        valid: Tensor | None = None
+        if mask is not None:
+            tensor, valid = align_mask(tensor, mask.detach(), name)
+        if rows.on_host:
+            if valid is not None:
+                tensor = tensor[valid]
+            if name in NORM_SIGNALS:
+                # The spread of norms can be a thousandth of their size; in float32 it would lose its digits.
+                tensor = torch.linalg.vector_norm(tensor, dim=-1, dtype=torch.float64)
+            rows.write(RowKey(self.name, name, task_id), moments.row_of(tensor))
+            return
+        if name in NORM_SIGNALS:
+            tensor = torch.linalg.vector_norm(tensor, dim=-1, dtype=torch.float64)
+        if valid is not None:
+            valid = valid.to(tensor.device).reshape(valid.shape + (1,) * (tensor.ndim - 2))
+        rows.write(RowKey(self.name, name, task_id), moments.device_row_of(tensor, valid))
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield each signal's statistics over all tasks and per task."""
+        for name, tasks in table.of(self.name).items():
+            if table.complete:
+                yield from self._statistics(name, '', moments.merge_rows(tasks.values()))
+            for task_id, row in tasks.items():
+                if task_id is not None:
+                    yield from self._statistics(name, f'_task{task_id}', row)
+
+    def _statistics(self, name: str, suffix: str, row: Row) -> Iterator[tuple[str, float]]:
+        family, prefix = NORM_SIGNALS.get(name, (name, ''))
+        if row[moments.NONFINITE] > 0:
+            yield f'monitor/nonfinite/{name}{suffix}', float(row[moments.NONFINITE])
+        if row[moments.COUNT] == 0:
+            return
+        for statistic, derive in (TOKEN_STATISTICS if name in NORM_SIGNALS else ELEMENT_STATISTICS).items():
+            if statistic != 'std' or row[moments.COUNT] > 1:
+                value = derive(row)
+                if value is not None:
+                    yield f'{family}{suffix}/{prefix}{statistic}', value

@@ -1,0 +1,46 @@
+"""What one monitored iteration looks like when it is finished."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+
+__all__ = ['Matrix', 'Record']
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A figure per pair, such as the cosine of two tasks' gradients.
+
+    Arguments:
+        values: shape (len(rows), len(columns)).
+        rows: what stands on the first axis, such as task ids.
+        columns: what stands on the second axis.
+    """
+
+    values: npt.NDArray[Any]
+    rows: tuple[int | str, ...]
+    columns: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything that was measured in one learner iteration, over all tasks and ranks.
+
+    Arguments:
+        iteration: the 0-based learner iteration whose step was measured.
+        scalars: metric name to value; a name is there exactly when it was measured.
+        matrices: figures per pair; they never become tags.
+        notes: short texts, such as where a non-finite value was first seen.
+
+    Example:
+        >>> Record(10, {'norm/encoder/_total_norm': 3.5}).scalars['norm/encoder/_total_norm']
+        3.5
+    """
+
+    iteration: int
+    scalars: dict[str, float] = field(default_factory=dict)
+    matrices: dict[str, Matrix] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)

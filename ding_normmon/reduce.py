@@ -1,0 +1,269 @@
+"""Rows from all ranks meet on rank 0, matched by iteration; nobody waits for anybody.
+
+All communication happens in one background thread per rank. On a rank other than 0 the thread sends this rank's rows
+and reads rank 0's board; on rank 0 it posts the board, collects, and hands an iteration's batches on when every rank
+has reported or the deadline has passed (:mod:`ding_normmon.gathering`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from ding_normmon.control import Control
+from ding_normmon.gathering import Gathering
+from ding_normmon.losses import LossCounter
+from ding_normmon.message import (
+    CONTROL,
+    Message,
+    MessageError,
+    Schema,
+    decode,
+    encode,
+    encode_answer,
+    encode_schema,
+    schema_digest,
+)
+from ding_normmon.rows import Batch
+from ding_normmon.transport import Transport, TransportError
+
+__all__ = ['Reducer']
+
+POLL_SECONDS = 0.02
+"""How often rank 0 looks for messages while an iteration is incomplete."""
+
+BEAT_SECONDS = 1.0
+"""How often rank 0 posts its board and the others read it."""
+
+_SCHEMA_EVERY = 32
+"""A schema is sent again with every so many messages, so that one lost message costs a few records and not all."""
+
+_SCHEMAS_PER_RANK = 16
+
+
+class Reducer:
+    """Brings the batches of all ranks together.
+
+    Arguments:
+        transport: the connection between the ranks.
+        finish: called on rank 0, in the background thread, with the iteration, its batches by rank (ascending) and
+            the number of missing ranks.
+        losses: where losses are counted; those of other ranks arrive with their rows.
+        control: rank 0's decisions, which travel over the same connection.
+        deadline: seconds that rank 0 waits for rows that others have sent, and after which the others hold a silent
+            rank 0 for dead and drop their rows.
+        session: 8 bytes that tell this run's messages from those of others.
+        queue_size: batches that may wait for the background thread; the oldest is dropped beyond that.
+
+    Attributes:
+        tasks: global ids of the tasks this rank trains at the moment; None for a single-task policy.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        finish: Callable[[int, list[Batch], int], None],
+        losses: LossCounter,
+        control: Control,
+        deadline: float,
+        session: bytes,
+        tasks: frozenset[int] | None = None,
+        queue_size: int = 256,
+    ) -> None:
+        self.tasks = tasks
+        self._transport = transport
+        self._finish = finish
+        self._losses = losses
+        self._control = control
+        self._deadline = deadline
+        self._session = session
+        self._queue: deque[tuple[frozenset[int] | None, Batch]] = deque()
+        self._queue_size = queue_size
+        self._wake = threading.Condition()
+        self._closing = False
+        self._abandon = False
+        self._thread: threading.Thread | None = None
+        # Only the background thread touches what follows.
+        self._alone = transport.world_size == 1
+        self._next_beat = 0.0
+        self._beat_seen = time.monotonic()
+        self._beat_count = -1
+        self._gathering = Gathering(transport.world_size, deadline, losses)
+        self._schemas: dict[bytes, Schema] = {}
+        self._sent_schemas: dict[bytes, int] = {}
+        self._last_schema: tuple[Schema, bytes, bytes] | None = None
+        if not self._alone:
+            with self._wake:
+                self._start()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name='ding_normmon', daemon=True)
+        self._thread.start()
+
+    def submit(self, batch: Batch) -> None:
+        """Hand over this rank's rows of one iteration; returns at once."""
+        with self._wake:
+            if self._thread is None:
+                self._start()
+            if len(self._queue) >= self._queue_size:
+                self._queue.popleft()
+                self._losses.count(
+                    'queue_full',
+                    'the background thread is stuck in a store that does not answer, or too slow; the oldest rows were '
+                    'dropped. If rank 0 is alive, measure less often (monitor_norm_freq)',
+                )
+            self._queue.append((self.tasks, batch))
+            self._wake.notify()
+
+    def close(self, timeout: float) -> None:
+        """Send or publish what is still here, for at most ``timeout`` seconds; what is left then is counted."""
+        thread = self._thread
+        if thread is None:
+            return
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        thread.join(timeout)
+        if thread.is_alive():
+            # What is incomplete is published as it is.
+            with self._wake:
+                self._abandon = True
+                self._wake.notify()
+            thread.join(min(timeout, 1.0))
+        left = len(self._queue) + len(self._gathering)
+        if left:
+            self._losses.count('closed', f'the rows of {left} iterations were still here when the monitor closed', left)
+
+    # -- the background thread -------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                if not self._queue and not self._closing:
+                    self._wake.wait(self._pause())
+                batches = list(self._queue)
+                self._queue.clear()
+                closing, abandon = self._closing, self._abandon
+            try:
+                self._turn(batches, abandon)
+            except Exception as error:
+                self._losses.count('background', f'the background thread met {type(error).__name__}: {error}')
+            if closing and not self._queue and (abandon or not self._gathering):
+                self._say_goodbye()
+                return
+            if closing:
+                time.sleep(POLL_SECONDS)
+
+    def _pause(self) -> float | None:
+        if self._alone:
+            return None
+        until_beat = max(0.0, self._next_beat - time.monotonic())
+        return min(until_beat, POLL_SECONDS) if self._gathering else until_beat
+
+    def _turn(self, batches: list[tuple[frozenset[int] | None, Batch]], abandon: bool) -> None:
+        now = time.monotonic()
+        if not self._alone and now >= self._next_beat:
+            self._next_beat = now + BEAT_SECONDS
+            self._beat(now)
+            self._receive(now)
+        if self._transport.rank != 0:
+            for tasks, batch in batches:
+                self._send(tasks, batch)
+            return
+        for tasks, batch in batches:
+            self._gathering.add(0, self._schema_of(tasks, batch)[0], batch, now)
+        if self._gathering and not self._alone:
+            # What has arrived is taken before any deadline is judged: this process may have been suspended.
+            self._receive(now)
+        for ready in self._gathering.ready(now, everything=abandon):
+            self._finish(ready.iteration, ready.batches, len(ready.missing))
+
+    def _beat(self, now: float) -> None:
+        """Post the board, or read it and answer."""
+        try:
+            if self._transport.rank == 0:
+                self._transport.post(self._control.write_board(now))
+                return
+            beat = self._control.read_board(self._transport.read())
+            if beat != self._beat_count:
+                self._beat_count, self._beat_seen = beat, now
+            for iteration, answer in self._control.take_answers():
+                self._transport.send(encode_answer(self._transport.rank, self._session, iteration, answer))
+        except TransportError as error:
+            self._losses.count('beat', f'the rendezvous store could not be used ({error}); training goes on')
+
+    def _schema_of(self, tasks: frozenset[int] | None, batch: Batch) -> tuple[Schema, bytes, bytes]:
+        last = self._last_schema
+        if last is None or last[0].tasks != tasks or last[0].keys != batch.keys:
+            encoded = encode_schema(tasks, batch.keys)
+            last = self._last_schema = (Schema(tasks, batch.keys), encoded, schema_digest(encoded))
+        return last
+
+    def _send(self, tasks: frozenset[int] | None, batch: Batch) -> None:
+        losses = self._losses.take()
+        try:
+            silence = time.monotonic() - self._beat_seen
+            if silence > self._deadline or (silence > 3 * BEAT_SECONDS and self._transport.full()):
+                self._losses.give_back(losses)
+                self._losses.count(
+                    'rank0_silent',
+                    f'rank 0 has given no sign of life for {silence:.0f} s; rows are dropped until it does, training '
+                    f'goes on',
+                )
+                return
+            _, encoded, digest = self._schema_of(tasks, batch)
+            sent = self._sent_schemas.get(digest, 0) % _SCHEMA_EVERY
+            new = None if sent else encoded
+            self._transport.send(encode(self._transport.rank, self._session, batch, digest, new, losses))
+            self._sent_schemas[digest] = sent + 1
+        except TransportError as error:
+            self._losses.give_back(losses)
+            self._losses.count('send', f'rows could not be sent ({error}); training goes on without them')
+
+    def _receive(self, now: float) -> None:
+        if self._transport.rank != 0:
+            return
+        try:
+            arrived = self._transport.receive()
+        except TransportError as error:
+            self._losses.count('receive', f'rows of the other ranks could not be read ({error})')
+            return
+        for data in arrived:
+            try:
+                self._accept(decode(data, self._session), now)
+            except MessageError as error:
+                self._losses.count(
+                    'foreign_message', f'a message was refused ({error}); does another job use this rendezvous?'
+                )
+
+    def _accept(self, message: Message, now: float) -> None:
+        rank = message.rank
+        if not 0 < rank < self._transport.world_size:
+            raise MessageError(f'it claims to come from rank {rank}')
+        if message.kind == CONTROL:
+            self._gathering.hear(rank)
+            self._control.hear(rank, message.iteration, message.note)
+            return
+        self._losses.absorb(message.note)
+        schema = self._schemas.get(message.digest) or message.schema
+        if schema is not None and message.digest not in self._schemas:
+            if len(self._schemas) >= _SCHEMAS_PER_RANK * self._transport.world_size:
+                del self._schemas[next(iter(self._schemas))]
+            # The digest is one of the content, so whoever sent it means the same.
+            self._schemas[message.digest] = schema
+        if schema is None or len(schema.keys) != len(message.rows):
+            self._losses.count(
+                'unknown_schema', f'rank {rank} sent rows whose keys never arrived; the message before was lost'
+            )
+            return
+        self._gathering.add(rank, schema, Batch(message.iteration, schema.keys, message.rows), now)
+
+    def _say_goodbye(self) -> None:
+        if self._alone or self._transport.rank != 0:
+            return
+        try:
+            self._transport.post(self._control.write_board(time.monotonic()))
+        except TransportError as error:
+            self._losses.count('beat', f'the rendezvous store could not be used ({error})')

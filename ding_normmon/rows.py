@@ -1,0 +1,238 @@
+"""Where the rows of one step are written, and the keys under which they meet the rows of other ranks.
+
+On a CPU a row is a NumPy array and is written at once. On an accelerator a row is a tensor that is still being
+computed: it is written into a fixed buffer on the device, and the whole buffer travels to pinned host memory in one
+copy that nobody waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ding_normmon.moments import Row, merge_rows
+
+__all__ = ['Batch', 'Pending', 'RowBuffer', 'RowKey', 'RowTable']
+
+
+class RowKey(NamedTuple):
+    """What a row is a row of.
+
+    Arguments:
+        quantity: name of the quantity that wrote it, and that will derive figures from it.
+        name: group or signal.
+        task_id: global task id, or None.
+        part: what else tells it apart, such as a parameter's path.
+    """
+
+    quantity: str
+    name: str
+    task_id: int | None = None
+    part: str = ''
+
+
+@dataclass
+class Batch:
+    """The rows of one rank for one iteration, on the host.
+
+    Arguments:
+        iteration: 0-based learner iteration that was measured.
+        keys: what each row is.
+        rows: float64, shape (len(keys), 6).
+    """
+
+    iteration: int
+    keys: tuple[RowKey, ...]
+    rows: Row
+
+
+class RowTable(Mapping[RowKey, Row]):
+    """Rows by key, those of one key merged over all batches they came in.
+
+    Batches are merged in the order given, so the caller sorts them by rank and the result does not depend on which
+    message arrived first.
+
+    Arguments:
+        batches: what the ranks sent for one iteration, sorted by rank.
+        complete: whether every rank's batch is there; figures over all tasks exist only then.
+    """
+
+    def __init__(self, batches: Iterable[Batch], complete: bool = True) -> None:
+        self.complete = complete
+        collected: dict[RowKey, list[Row]] = {}
+        for batch in batches:
+            for key, row in zip(batch.keys, batch.rows, strict=True):
+                collected.setdefault(key, []).append(row)
+        self._rows = {key: rows[0] if len(rows) == 1 else merge_rows(rows) for key, rows in collected.items()}
+
+    def __getitem__(self, key: RowKey) -> Row:
+        return self._rows[key]
+
+    def __iter__(self) -> Iterator[RowKey]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def of(self, quantity: str, part: str | None = '') -> dict[str, dict[int | None, Row]]:
+        """Return the rows of one quantity as name -> task id -> row, task ids ascending.
+
+        Arguments:
+            quantity: name of the quantity.
+            part: only rows of this part.
+        """
+        found: dict[str, dict[int | None, Row]] = {}
+        order = sorted(self._rows, key=lambda key: (-1 if key.task_id is None else key.task_id))
+        for key in order:
+            if key.quantity == quantity and key.part == part:
+                found.setdefault(key.name, {})[key.task_id] = self._rows[key]
+        return found
+
+
+@dataclass
+class _Slot:
+    host: Tensor
+    event: torch.cuda.Event | None
+
+
+@dataclass
+class Pending:
+    """The rows of one step that may still be on their way to the host.
+
+    Arguments:
+        iteration: 0-based learner iteration that was measured.
+        keys: what each row is.
+        rows: each row, or where it stands in the buffer.
+        slot: the host memory that the copy goes to; None where the rows are on the host already.
+        fired: the hook points that were measured.
+        failed: the quantities that failed at one of them; what their cells hold is not of this step.
+        milliseconds: what the step has cost the learner's thread so far.
+    """
+
+    iteration: int
+    keys: list[RowKey]
+    rows: list[Row | int]
+    slot: _Slot | None = None
+    fired: tuple[str, ...] = ()
+    failed: frozenset[str] = frozenset()
+    milliseconds: float = 0.0
+
+    def arrived(self) -> bool:
+        """Tell, without waiting, whether everything is on the host."""
+        return self.slot is None or self.slot.event is None or self.slot.event.query()
+
+    def wait(self) -> None:
+        """Wait until everything is on the host."""
+        if self.slot is not None and self.slot.event is not None:
+            self.slot.event.synchronize()
+
+
+class RowBuffer:
+    """Fixed storage for the rows and cells of a step.
+
+    Arguments:
+        device: the model's device.
+        capacity: number of rows on an accelerator; it grows, in a step that needs more, to twice its size.
+
+    Attributes:
+        bytes: size of all storage, device and host.
+    """
+
+    SLOTS = 4
+    """Steps whose copy may be under way at the same time."""
+
+    def __init__(self, device: torch.device, cells: int = 0, capacity: int = 256) -> None:
+        self.device = device
+        self.on_host = device.type == 'cpu'
+        self._cells = cells
+        self._allocate(cells, 0 if self.on_host else capacity)
+        # Quantities hold views of the first storage; when the rows outgrow it, the cells stay where they are.
+        self._bound = self.storage
+        self._begin(0)
+
+    def _allocate(self, cells: int, capacity: int) -> None:
+        size = cells + capacity * 6
+        self.storage = torch.zeros(size, dtype=torch.float64, device=self.device)
+        self._capacity = capacity
+        pinned = self.device.type == 'cuda'
+        count = 0 if self.on_host else self.SLOTS
+        self._free = [
+            _Slot(torch.zeros(size, dtype=torch.float64, pin_memory=pinned), torch.cuda.Event() if pinned else None)
+            for _ in range(count)
+        ]
+        self.bytes = self.storage.nbytes + sum(slot.host.nbytes for slot in self._free)
+
+    def cells(self, start: int, stop: int) -> Tensor:
+        """Return a view of raw device cells, for quantities that reduce on the host."""
+        return self._bound[start:stop]
+
+    def _begin(self, iteration: int) -> None:
+        self._iteration = iteration
+        self._keys: list[RowKey] = []
+        self._rows: list[Row | int] = []
+        self._used = 0
+
+    def begin(self, iteration: int) -> None:
+        """Forget the rows of the last step and start those of ``iteration``."""
+        self._begin(iteration)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def write(self, key: RowKey, row: Row | Tensor) -> None:
+        """Write one row; a tensor stays on its device, an array is on the host already.
+
+        Raises:
+            ValueError: something that is no row.
+        """
+        if tuple(row.shape) != (6,):
+            raise ValueError(f'expected a row of 6 columns, got shape {tuple(row.shape)}')
+        if not isinstance(row, Tensor):
+            self._rows.append(row)
+        elif self.on_host:
+            self._rows.append(row.numpy().astype(np.float64))
+        else:
+            if self._used == self._capacity:
+                self._grow()
+            start = self._cells + self._used * 6
+            self.storage[start : start + 6].copy_(row)
+            self._rows.append(self._used)
+            self._used += 1
+        self._keys.append(key)
+
+    def _grow(self) -> None:
+        old = self.storage
+        self._allocate(self._cells, max(2 * self._capacity, 64))
+        self.storage[: len(old)].copy_(old)
+
+    def end(self) -> Pending | None:
+        """Start the one copy of the step to the host and return what will have arrived; None if no slot is free."""
+        if self.on_host:
+            return Pending(self._iteration, self._keys, self._rows)
+        if not self._free:
+            return None
+        slot = self._free.pop()
+        if self.storage is not self._bound:
+            self.storage[: self._cells].copy_(self._bound[: self._cells])
+        stop = self._cells + self._used * 6
+        slot.host[:stop].copy_(self.storage[:stop], non_blocking=True)
+        if slot.event is not None:
+            slot.event.record()
+        return Pending(self._iteration, self._keys, self._rows, slot)
+
+    def read(self, pending: Pending) -> tuple[list[Row], Row]:
+        """Return the rows and the raw cells of a step that has arrived, and free its slot."""
+        if pending.slot is None:
+            return [row for row in pending.rows if not isinstance(row, int)], self.storage[: self._cells].numpy()
+        host = pending.slot.host.numpy()
+        table = host[self._cells :].reshape(-1, 6)
+        rows = [table[row].copy() if isinstance(row, int) else row for row in pending.rows]
+        cells = host[: self._cells].copy()
+        if len(pending.slot.host) == len(self.storage):
+            self._free.append(pending.slot)
+        return rows, cells

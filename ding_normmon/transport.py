@@ -1,0 +1,259 @@
+"""How bytes get from one rank to rank 0 without touching the training's own communication.
+
+The rendezvous store that ``torch.distributed`` was started with is used through a connection of its own: the store is
+there on every backend, no collective is involved, and a rank that dies leaves nobody waiting. Three things are kept
+there, under a prefix of their own:
+
+- what the ranks state once at the start (:meth:`Transport.agree`),
+- a queue into which the ranks push messages and which rank 0 empties (:meth:`Transport.send`),
+- a board, one value that rank 0 replaces and the others read (:meth:`Transport.post`): its sign of life and decisions.
+
+Why a store and not a gloo group with asynchronous operations. Measured on one core with messages of 5 kB: a push into a
+``TCPStore`` queue takes its sender 6 us and waits for no answer, a pop 19 us, so that rank 0 takes the messages of
+1,024 ranks in 20 ms. An asynchronous gloo ``gather`` needs every rank, in the same order, every time: one rank that is
+late or dead holds up all later ones, and a rank that is killed breaks the connection pairs of the survivors. A point-to
+-point gloo ``irecv`` survives that, but rank 0 then keeps a posted buffer per rank and message size.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Protocol
+
+import torch.distributed as dist
+
+if dist.is_available():
+    from torch._C._distributed_c10d import HashStore, PrefixStore, TCPStore
+
+__all__ = ['LocalTransport', 'StoreTransport', 'Transport', 'TransportError', 'default_transport']
+
+RETRY_SECONDS = 10.0
+"""How long a broken connection rests before it is opened again."""
+
+WAITING_MESSAGES = 16
+"""Messages per rank that may wait for a silent rank 0; this bounds the memory of the store."""
+
+_MESSAGES_PER_TURN = 8192
+
+_instances = itertools.count()
+
+
+class TransportError(RuntimeError):
+    """The ranks could not reach each other."""
+
+
+class Transport(Protocol):
+    """What the reduction needs of a connection between ranks.
+
+    ``agree`` is called by the learner at the start; everything else by one background thread.
+    """
+
+    rank: int
+    world_size: int
+
+    def state(self, topic: str, statement: Mapping[str, Any]) -> None:
+        """State something without waiting for the others."""
+        ...
+
+    def agree(self, topic: str, statement: Mapping[str, Any], timeout: float) -> list[dict[str, Any]]:
+        """State something and return the statement of every rank, by rank."""
+        ...
+
+    def send(self, message: bytes) -> None:
+        """Send a message to rank 0."""
+        ...
+
+    def full(self) -> bool:
+        """Tell whether more messages are waiting for rank 0 than should."""
+        ...
+
+    def receive(self) -> list[bytes]:
+        """Return, on rank 0, what has arrived; never waits for more."""
+        ...
+
+    def post(self, board: bytes) -> None:
+        """Replace, on rank 0, what every rank can read."""
+        ...
+
+    def read(self) -> bytes:
+        """Return what rank 0 has posted last."""
+        ...
+
+
+class LocalTransport:
+    """The transport of a single process: there is nobody to talk to.
+
+    Example:
+        >>> LocalTransport().agree('hello', {'tasks': [0]}, timeout=1)
+        [{'tasks': [0]}]
+    """
+
+    rank = 0
+    world_size = 1
+
+    def state(self, topic: str, statement: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def agree(self, topic: str, statement: Mapping[str, Any], timeout: float) -> list[dict[str, Any]]:
+        """Return this process' statement."""
+        return [dict(statement)]
+
+    def send(self, message: bytes) -> None:
+        """Never called: rank 0 keeps its own rows."""
+
+    def full(self) -> bool:
+        """Return False."""
+        return False
+
+    def receive(self) -> list[bytes]:
+        """Return nothing."""
+        return []
+
+    def post(self, board: bytes) -> None:
+        """Do nothing."""
+
+    def read(self) -> bytes:
+        """Return nothing."""
+        return b''
+
+
+class StoreTransport:
+    """Messages through a ``torch.distributed`` store.
+
+    Arguments:
+        connect: opens a connection of one's own, not shared with the training; called again when it breaks.
+        rank: this process.
+        world_size: number of processes.
+        name: prefix of all keys; equal on all ranks, different for every monitor.
+    """
+
+    def __init__(self, connect: Callable[[], Any], rank: int, world_size: int, name: str) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self._connect = connect
+        self._name = name
+        self._sent = 0
+        self._read = [0] * world_size
+        self._retry_at = 0.0
+        store = connect()
+        # File stores have no queues; there, every message gets a numbered key.
+        self._queues = _has_queues(store)
+        self._store: Any = PrefixStore(name, store)
+        if rank == 0:
+            # A store makes whoever reads a missing key wait for it.
+            self.post(b'')
+
+    @contextmanager
+    def _use(self) -> Iterator[Any]:
+        """Yield the store; a failure closes it until it is tried again.
+
+        Raises:
+            TransportError: the store failed now, or has failed within the last ten seconds.
+        """
+        try:
+            if self._store is None:
+                if time.monotonic() < self._retry_at:
+                    raise TransportError(f'the rendezvous store is not reachable; tried every {RETRY_SECONDS:g} s')
+                self._retry_at = time.monotonic() + RETRY_SECONDS
+                self._store = PrefixStore(self._name, self._connect())
+            yield self._store
+        except TransportError:
+            raise
+        except RuntimeError as error:  # all of torch.distributed's errors are
+            # A store prints a stack trace per failed call, so a broken one is not called again and again.
+            self._store = None
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+            raise TransportError(str(error).splitlines()[0]) from error
+
+    def state(self, topic: str, statement: Mapping[str, Any]) -> None:
+        """State something without waiting for the others."""
+        with self._use() as store:
+            store.set(f'{topic}/{self.rank}', json.dumps(statement))
+
+    def agree(self, topic: str, statement: Mapping[str, Any], timeout: float) -> list[dict[str, Any]]:
+        """Return the statement of every rank, by rank.
+
+        Raises:
+            TransportError: a rank did not say anything within ``timeout`` seconds, or nothing that can be read.
+        """
+        keys = [f'{topic}/{rank}' for rank in range(self.world_size)]
+        self.state(topic, statement)
+        with self._use() as store:
+            try:
+                store.wait(keys, timedelta(seconds=timeout))
+            except dist.DistStoreError as error:
+                silent = [rank for rank, key in enumerate(keys) if not store.check([key])]
+                raise TransportError(
+                    f'monitor: ranks {silent} said nothing about {topic!r} within {timeout:g} s; every rank must '
+                    f'construct the monitor, as often as the others'
+                ) from error
+            said = [store.get(key) for key in keys]
+        try:
+            return [dict(json.loads(text)) for text in said]
+        except (TypeError, ValueError) as error:
+            raise TransportError(f'monitor: a rank said something about {topic!r} that is no JSON: {error}') from error
+
+    def send(self, message: bytes) -> None:
+        """Push a message to rank 0."""
+        with self._use() as store:
+            if self._queues:
+                store.queue_push('rows', message)
+            else:
+                store.set(f'rows/{self.rank}/{self._sent}', message)
+        self._sent += 1
+
+    def full(self) -> bool:
+        """Tell whether more messages are waiting for rank 0 than should."""
+        with self._use() as store:
+            if self._queues:
+                return int(store.queue_len('rows')) >= WAITING_MESSAGES * self.world_size
+            oldest = self._sent - WAITING_MESSAGES
+            return oldest >= 0 and bool(store.check([f'rows/{self.rank}/{oldest}']))
+
+    def receive(self) -> list[bytes]:
+        """Return what has arrived on rank 0."""
+        with self._use() as store:
+            if self._queues:
+                waiting = min(store.queue_len('rows'), _MESSAGES_PER_TURN)
+                return [store.queue_pop('rows', False) for _ in range(waiting)]
+            messages = []
+            for rank in range(1, self.world_size):
+                while store.check([key := f'rows/{rank}/{self._read[rank]}']):
+                    messages.append(store.get(key))
+                    store.delete_key(key)
+                    self._read[rank] += 1
+            return messages
+
+    def post(self, board: bytes) -> None:
+        """Replace what every rank can read."""
+        with self._use() as store:
+            store.set('board', board)
+
+    def read(self) -> bytes:
+        """Return what rank 0 has posted last."""
+        with self._use() as store:
+            return bytes(store.get('board'))
+
+
+def _has_queues(store: Any) -> bool:
+    while isinstance(store, PrefixStore):
+        store = store.underlying_store
+    return isinstance(store, HashStore) or (isinstance(store, TCPStore) and getattr(store, 'libuvBackend', False))
+
+
+def default_transport() -> Transport:
+    """Return the transport of this process: through the rendezvous store where ``torch.distributed`` is initialised.
+
+    Every rank must call it equally often: the n-th monitor of one rank talks to the n-th of the others.
+    """
+    instance = next(_instances)
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return LocalTransport()
+    # There is no public accessor of the store behind the default group; torch's own checkpointing uses this one.
+    store: Any = dist.distributed_c10d._get_default_store()
+    return StoreTransport(store.clone, dist.get_rank(), dist.get_world_size(), f'ding_normmon/{instance}')
