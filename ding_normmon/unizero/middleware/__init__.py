@@ -1,0 +1,38 @@
+"""Task-pipeline middleware of a multi-task run; each of them can be used by itself with ``task.use(...)``.
+
+In the order of one loop: :class:`MultiTaskCollector`, :class:`MultiTaskPusher`, (a monitor,)
+:class:`MultiTaskLearner` = :class:`MultiTaskSampler` + :class:`MultiTaskTrainer`, :class:`StopAgreement`,
+:class:`MultiTaskEvaluator`, :class:`ReturnTracker`, :class:`ReturnWriter`, (a logger,)
+:class:`MultiTaskCheckpointer`, :class:`Progress`, :class:`FinishWhenAgreed`.
+
+A rank without tasks runs all of them: they do nothing there but join the collectives.
+"""
+
+from ding_normmon.unizero.middleware.checkpointer import MultiTaskCheckpointer
+from ding_normmon.unizero.middleware.collector import CollectSummary, MultiTaskCollector
+from ding_normmon.unizero.middleware.evaluator import MultiTaskEvaluator
+from ding_normmon.unizero.middleware.learner import MultiTaskLearner
+from ding_normmon.unizero.middleware.progress import Progress
+from ding_normmon.unizero.middleware.pusher import MultiTaskPusher
+from ding_normmon.unizero.middleware.return_tracker import ReturnTracker, TaskReturns
+from ding_normmon.unizero.middleware.return_writer import ReturnWriter
+from ding_normmon.unizero.middleware.sampler import MultiTaskSampler
+from ding_normmon.unizero.middleware.stop import FinishWhenAgreed, StopAgreement
+from ding_normmon.unizero.middleware.trainer import MultiTaskTrainer
+
+__all__ = [
+    'CollectSummary',
+    'FinishWhenAgreed',
+    'MultiTaskCheckpointer',
+    'MultiTaskCollector',
+    'MultiTaskEvaluator',
+    'MultiTaskLearner',
+    'MultiTaskPusher',
+    'MultiTaskSampler',
+    'MultiTaskTrainer',
+    'Progress',
+    'ReturnTracker',
+    'ReturnWriter',
+    'StopAgreement',
+    'TaskReturns',
+]

@@ -1,0 +1,95 @@
+"""Middleware that saves a checkpoint now and then, and when the run stops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ding.framework.context import OnlineRLContext
+
+from ding_normmon.unizero.checkpoint import (
+    checkpoint_path,
+    digest,
+    load_checkpoint,
+    random_states,
+    restore_random_states,
+    save_file,
+)
+from ding_normmon.unizero.middleware.return_tracker import ReturnTracker
+from ding_normmon.unizero.ranks import gather_objects, rank
+
+__all__ = ['MultiTaskCheckpointer']
+
+KEPT = ('train_iter', 'env_step', 'env_episode', 'total_step', 'last_eval_iter', 'last_eval_value')
+
+
+class MultiTaskCheckpointer:
+    """Save every ``frequency`` iterations and when ``ctx.stop_reason`` says that the run ends.
+
+    Rank 0 writes one file, ``{folder}/ckpt/latest.pth.tar``, after the policy has gathered what the other ranks own.
+
+    Arguments:
+        policy: has ``gather_private_parameters``, ``_state_dict_learn`` and ``_load_state_dict_learn``.
+        folder: the run's folder.
+        frequency: in learner iterations; 0 saves at the end only.
+        returns: the tracker whose figures are kept in the checkpoint.
+        task_names: the tasks of the run, by which a checkpoint of another run is told apart.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        folder: str | Path,
+        frequency: int,
+        returns: ReturnTracker,
+        task_names: list[str],
+    ) -> None:
+        self._policy = policy
+        self.path = checkpoint_path(folder)
+        self._frequency = frequency
+        self._returns = returns
+        self._task_names = task_names
+        self._last_iteration = -1
+
+    def __call__(self, ctx: OnlineRLContext) -> None:
+        is_last = bool(getattr(ctx, 'stop_reason', ''))
+        is_due = self._frequency > 0 and ctx.train_iter - max(self._last_iteration, 0) >= self._frequency
+        if is_last or is_due:
+            self.save(ctx)
+
+    def save(self, ctx: OnlineRLContext) -> None:
+        """Save now; a collective."""
+        self._last_iteration = ctx.train_iter
+        self._policy.gather_private_parameters()
+        states = gather_objects(random_states())
+        shared_digests = gather_objects(digest(self._policy._learn_model.shared_parameters()))
+        if rank() == 0:
+            save_file(
+                {
+                    'policy': self._policy._state_dict_learn(),
+                    'context': {name: getattr(ctx, name) for name in KEPT},
+                    'random_states': states,
+                    'shared_digests': shared_digests,  # of every rank: they must be one and the same
+                    'returns': self._returns.state_dict(),
+                    'task_names': self._task_names,
+                },
+                self.path,
+            )
+
+    def resume(self, ctx: OnlineRLContext) -> None:
+        """Load the newest checkpoint into the policy, the context, the returns and the generators; a collective.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint in the run's folder.
+            ValueError: it was made with other tasks.
+        """
+        state = load_checkpoint(self.path)
+        if state['task_names'] != self._task_names:
+            raise ValueError(f'--resume: {self.path} has the tasks {state["task_names"]}, not {self._task_names}')
+        self._policy._load_state_dict_learn(state['policy'])
+        for name, value in state['context'].items():
+            setattr(ctx, name, value)
+        self._returns.load_state_dict(state['returns'])
+        if rank() < len(state['random_states']):
+            restore_random_states(state['random_states'][rank()])
+        self._last_iteration = ctx.train_iter

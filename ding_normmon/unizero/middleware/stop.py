@@ -1,0 +1,103 @@
+"""Middleware by which all ranks stop at the same loop: at the last iteration, on time, or on a signal."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from ding.framework import task
+from ding.framework.context import OnlineRLContext
+
+from ding_normmon.unizero.ranks import gather_objects
+
+__all__ = ['FinishWhenAgreed', 'InterruptFlag', 'StopAgreement']
+
+FORCE_AFTER_SECONDS = 2.0
+"""A signal this long after the first one means it: torchrun and the terminal may both deliver the first Ctrl-C."""
+
+
+class InterruptFlag:
+    """A flag raised by SIGINT and SIGTERM, so that a loop ends where it stands well rather than anywhere.
+
+    The second Ctrl-C, a moment after the first, interrupts at once.
+    """
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __bool__(self) -> bool:
+        return self._since is not None
+
+    def install(self) -> None:
+        """Take over both signals; outside the main thread, where that is impossible, do nothing."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._raise)
+
+    def uninstall(self) -> None:
+        """Give both signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+        elif now - self._since > FORCE_AFTER_SECONDS:
+            raise KeyboardInterrupt
+
+
+class StopAgreement:
+    """Set ``ctx.stop_reason`` on every rank as soon as one rank has a reason; '' means to go on.
+
+    One exchange per loop. Reasons: ``'finished'`` (the last iteration is done), ``'time'``, ``'interrupted'``.
+
+    Arguments:
+        max_train_iter: learner iteration to stop at; None for no such end.
+        max_minutes: minutes after which to stop; 0 for no limit.
+        is_interrupted: tells whether this rank has been asked to stop.
+        start: when the minutes began, in ``time.monotonic()``; None for now.
+    """
+
+    def __init__(
+        self,
+        max_train_iter: int | None,
+        max_minutes: float = 0.0,
+        is_interrupted: Callable[[], bool] = lambda: False,
+        start: float | None = None,
+    ) -> None:
+        self._max_train_iter = max_train_iter
+        self._max_seconds = 60.0 * max_minutes
+        self._is_interrupted = is_interrupted
+        self._start = time.monotonic() if start is None else start
+
+    def __call__(self, ctx: OnlineRLContext) -> None:
+        reasons = gather_objects(self._reason(ctx))
+        ctx.stop_reason = next((name for name in ('interrupted', 'finished', 'time') if name in reasons), '')
+
+    def _reason(self, ctx: OnlineRLContext) -> str:
+        if self._is_interrupted():
+            return 'interrupted'
+        if self._max_train_iter is not None and ctx.train_iter >= self._max_train_iter:
+            return 'finished'
+        if self._max_seconds and time.monotonic() - self._start >= self._max_seconds:
+            return 'time'
+        return ''
+
+
+class FinishWhenAgreed:
+    """Finish the task when there is a ``ctx.stop_reason``.
+
+    The last middleware of a loop, because DI-engine's logger closes its writer as soon as the task is finished, and
+    what is written after that would open a second event file.
+    """
+
+    def __call__(self, ctx: OnlineRLContext) -> None:
+        if getattr(ctx, 'stop_reason', ''):
+            task.finish = True

@@ -1,0 +1,271 @@
+"""The policy's configuration: LightZero's own defaults, ours on top, then the user's, then what follows from them."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from easydict import EasyDict
+
+from ding_normmon.unizero.lightzero_classes import UniZeroPolicy
+from ding_normmon.unizero.task_spec import TaskSpec, check_task_ids
+
+__all__ = ['DEFAULTS', 'multitask_policy_config', 'single_task_config', 'validate_policy_config']
+
+DEFAULTS: dict[str, Any] = {
+    'type': 'unizero_multitask',
+    'cuda': False,
+    # --- tasks: filled in by `multitask_policy_config` ---
+    'tasks': [],
+    'task_ids': [],
+    # Weight of each task's loss, by global task id; None: 1 for every task.
+    'task_loss_weight': None,
+    # Configuration of the monitor; read by `NormMonitor`, not by the policy.
+    'monitor': {},
+    # --- collecting ---
+    'collector_env_num': 8,
+    'evaluator_env_num': 4,
+    'game_segment_length': 20,
+    'num_simulations': 8,
+    'replay_buffer_size': 100_000,
+    'reanalyze_ratio': 0.0,
+    'reanalyze_outdated': True,
+    'use_root_value': False,
+    # Temperature of the visit counts: falls linearly from start to end within so many learner iterations.
+    'temperature': {'start': 1.0, 'end': 0.35, 'decay_iterations': 1000},
+    # --- learning ---
+    'batch_size': 64,
+    'update_per_collect': 20,
+    'num_unroll_steps': 5,
+    'td_steps': 5,
+    'discount_factor': 0.98,
+    'learning_rate': 1e-3,
+    'model': {
+        'norm_type': 'LN',
+        'support_scale': 10,
+        'world_model_cfg': {
+            'share_head': False,
+            'embed_dim': 64,
+            'num_layers': 1,
+            'num_heads': 4,
+            'context_length': 8,
+            'embed_pdrop': 0.0,
+            'resid_pdrop': 0.0,
+            'attn_pdrop': 0.0,
+        },
+    },
+}
+"""What differs from ``UniZeroPolicy.default_config()``: settings with which small tasks are learnt in minutes."""
+
+FREE_FORM = ('monitor',)
+"""Keys under which any key is accepted; whoever reads them checks them."""
+
+FIXED: dict[str, Any] = {
+    'model.continuous_action_space': False,
+    'model.frame_stack_num': 1,
+    'model.norm_type': 'LN',  # BatchNorm's running statistics would differ from rank to rank
+    'model.world_model_cfg.continuous_action_space': False,
+    'model.world_model_cfg.rotary_emb': False,
+    'model.world_model_cfg.analysis_dormant_ratio': False,
+    'model.world_model_cfg.tokens_per_block': 2,
+    'model.world_model_cfg.latent_recon_loss_weight': 0.0,
+    'model.world_model_cfg.perceptual_loss_weight': 0.0,
+    'mcts_ctree': True,
+    'optim_type': 'AdamW',
+    'accumulation_steps': 1,
+    'use_augmentation': False,
+    'cos_lr_scheduler': False,
+    'piecewise_decay_lr_scheduler': False,
+    'analysis_sim_norm': False,
+    'multi_gpu': False,  # DI-engine's own gradient averaging; ours needs no switch
+}
+"""Keys of LightZero's configuration that the multi-task policy supports one value of."""
+
+DERIVED = (
+    'model.world_model_cfg.max_blocks',
+    'model.world_model_cfg.max_tokens',
+    'model.world_model_cfg.support_size',
+    'model.world_model_cfg.env_num',
+    'model.world_model_cfg.num_simulations',
+    'model.world_model_cfg.action_space_size',
+    'model.world_model_cfg.device',
+    'model.world_model_cfg.norm_type',
+    'model.world_model_cfg.obs_type',
+    'model.observation_shape',
+    'model.action_space_size',
+    'model.model_type',
+    'model.image_channel',
+    'device',
+)
+"""Keys that follow from others and are not to be set."""
+
+
+def multitask_policy_config(
+    tasks: Sequence[TaskSpec], task_ids: Sequence[int] | None = None, **overrides: Any
+) -> EasyDict:
+    """Return a complete configuration of :class:`UniZeroMultitaskPolicy`.
+
+    Arguments:
+        tasks: all tasks of the run; the position of a task is its global id.
+        task_ids: global ids of the tasks that this rank trains; None: all of them; may be empty.
+        overrides: any key of the configuration; nested keys as nested mappings.
+
+    Raises:
+        ValueError: an unknown key (naming the nearest valid one), a value that cannot be, or bad task ids.
+
+    Example:
+        >>> tasks = [TaskSpec('a', (3, 7, 7), 7), TaskSpec('b', (3, 7, 7), 4)]
+        >>> cfg = multitask_policy_config(tasks, [1], batch_size=[32, 16], model=dict(support_scale=5))
+        >>> cfg.model.world_model_cfg.support_size, cfg.model.world_model_cfg.action_space_size
+        (11, 7)
+    """
+    if not tasks:
+        raise ValueError('tasks: at least one task is needed')
+    cfg: dict[str, Any] = copy.deepcopy(dict(UniZeroPolicy.default_config()))
+    _merge(cfg, DEFAULTS)
+    _check_keys(cfg, overrides)
+    _merge(cfg, overrides)
+    cfg['tasks'] = [
+        {
+            'name': task.name,
+            'observation_shape': list(task.observation_shape),
+            'action_space_size': task.action_space_size,
+        }
+        for task in tasks
+    ]
+    cfg['task_ids'] = check_task_ids(range(len(tasks)) if task_ids is None else task_ids, len(tasks))
+    result = EasyDict(cfg)
+    _derive(result, tasks)
+    validate_policy_config(result)
+    return result
+
+
+def single_task_config(cfg: EasyDict, task_id: int) -> EasyDict:
+    """Return the configuration of one task alone, as LightZero's search, game segments and replay buffer read it.
+
+    Arguments:
+        cfg: a complete multi-task configuration.
+        task_id: global task id.
+
+    Raises:
+        ValueError: the task id is out of range.
+    """
+    check_task_ids([task_id], len(cfg.tasks))
+    task = cfg.tasks[task_id]
+    single = copy.deepcopy(cfg)
+    shape = list(task.observation_shape)
+    is_image = len(shape) == 3
+    single.model.model_type = 'conv' if is_image else 'mlp'
+    single.model.observation_shape = shape if is_image else shape[0]
+    single.model.image_channel = shape[0] if is_image else 1
+    single.model.action_space_size = task.action_space_size
+    single.model.world_model_cfg.action_space_size = task.action_space_size
+    single.model.world_model_cfg.obs_type = 'image' if is_image else 'vector'
+    single.batch_size = cfg.batch_size if isinstance(cfg.batch_size, int) else cfg.batch_size[task_id]
+    return single
+
+
+def validate_policy_config(cfg: EasyDict) -> None:
+    """Check the values of a complete configuration.
+
+    Raises:
+        ValueError: a value that cannot be; the message names the key, what it got and what is valid.
+    """
+    num_tasks = len(cfg.tasks)
+    world_model = cfg.model.world_model_cfg
+    for path, supported in FIXED.items():
+        value = _get(cfg, path)
+        if value != supported:
+            raise ValueError(f'{path}: the multi-task policy supports {supported!r} only, got {value!r}')
+    if world_model.context_length < 4 or world_model.context_length % 2:
+        # Below 4 there is no room for a step besides the current one, and LightZero keeps no history at all; an odd
+        # length would make observations and actions change places when a history is shortened.
+        raise ValueError(
+            'model.world_model_cfg.context_length: must be an even number of at least 4 (an observation and an action '
+            f'per time step), got {world_model.context_length}'
+        )
+    if world_model.embed_dim % world_model.num_heads or world_model.embed_dim % world_model.group_size:
+        raise ValueError(
+            f'model.world_model_cfg.embed_dim: {world_model.embed_dim} must be a multiple of num_heads '
+            f'({world_model.num_heads}) and of group_size ({world_model.group_size})'
+        )
+    if cfg.num_unroll_steps < 4:
+        # LightZero's loss looks at a middle step of a sequence that it has shortened twice.
+        raise ValueError(f'num_unroll_steps: must be at least 4, got {cfg.num_unroll_steps}')
+    sizes = [cfg.batch_size] * num_tasks if isinstance(cfg.batch_size, int) else list(cfg.batch_size)
+    if len(sizes) != num_tasks or any(not isinstance(size, int) or size < 1 for size in sizes):
+        raise ValueError(
+            f'batch_size: must be a positive integer, or a list of {num_tasks} of them, one per task of the whole run; '
+            f'got {cfg.batch_size}'
+        )
+    weights = cfg.task_loss_weight
+    if weights is not None and (len(weights) != num_tasks or any(weight < 0 for weight in weights)):
+        raise ValueError(
+            f'task_loss_weight: must be None or a list of {num_tasks} non-negative numbers, one per task of the whole '
+            f'run; got {weights}'
+        )
+    action_space_sizes = {task.action_space_size for task in cfg.tasks}
+    if world_model.share_head and len(action_space_sizes) > 1:
+        raise ValueError(
+            'model.world_model_cfg.share_head: one head for all tasks needs one action space size, got '
+            f'{sorted(action_space_sizes)}'
+        )
+    check_task_ids(cfg.task_ids, num_tasks)
+
+
+def _derive(cfg: EasyDict, tasks: Sequence[TaskSpec]) -> None:
+    """Fill in what follows from other keys."""
+    model, world_model = cfg.model, cfg.model.world_model_cfg
+    cfg.device = world_model.device = 'cuda' if cfg.cuda and torch.cuda.is_available() else 'cpu'
+    # A training sequence has an observation and an action per unrolled step; a history may be longer than that.
+    world_model.max_blocks = max(cfg.num_unroll_steps, -(-world_model.context_length // 2))
+    world_model.max_tokens = 2 * world_model.max_blocks
+    world_model.support_size = 2 * model.support_scale + 1
+    world_model.env_num = max(cfg.collector_env_num, cfg.evaluator_env_num)
+    world_model.num_simulations = cfg.num_simulations
+    world_model.norm_type = model.norm_type
+    world_model.obs_type = 'image'
+    model.action_space_size = world_model.action_space_size = max(task.action_space_size for task in tasks)
+    model.observation_shape = list(tasks[0].observation_shape)
+
+
+def _get(cfg: Mapping[str, Any], path: str) -> Any:
+    for key in path.split('.'):
+        cfg = cfg[key]
+    return cfg
+
+
+def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
+    for key, value in source.items():
+        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
+            _merge(target[key], value)
+        else:
+            target[key] = copy.deepcopy(value)
+
+
+def _check_keys(valid: Mapping[str, Any], overrides: Mapping[str, Any], prefix: str = '') -> None:
+    for key, value in overrides.items():
+        path = f'{prefix}{key}'
+        if path in DERIVED or path in ('tasks', 'task_ids'):
+            raise ValueError(f'{path}: this key follows from others and cannot be set')
+        if key not in valid:
+            nearest = difflib.get_close_matches(str(key), list(valid), n=1, cutoff=0.0)
+            elsewhere = [found for found in _paths(valid, prefix) if found.rpartition('.')[2] == key]
+            suggestion = elsewhere[0] if elsewhere else f'{prefix}{nearest[0]}' if nearest else 'none'
+            raise ValueError(f'{path}: no such key; the nearest is {suggestion}')
+        if isinstance(valid[key], Mapping) and path not in FREE_FORM:
+            if not isinstance(value, Mapping):
+                raise ValueError(f'{path}: must be a mapping, got {value!r}')
+            _check_keys(valid[key], value, f'{path}.')
+
+
+def _paths(tree: Mapping[str, Any], prefix: str) -> list[str]:
+    paths = []
+    for key, value in tree.items():
+        paths.append(f'{prefix}{key}')
+        if isinstance(value, Mapping):
+            paths.extend(_paths(value, f'{prefix}{key}.'))
+    return paths

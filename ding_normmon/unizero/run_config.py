@@ -1,0 +1,272 @@
+"""The configuration of a whole run: its keys, what ``--set`` may change, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from easydict import EasyDict
+
+from ding_normmon.configuration import ConfigurationError, MonitorConfig
+from ding_normmon.unizero.environments import environment_spec
+from ding_normmon.unizero.policy_config import multitask_policy_config
+from ding_normmon.unizero.task_spec import TaskSpec, check_task_ids
+from ding_normmon.unizero.task_split import split_tasks
+
+__all__ = ['RUN_DEFAULTS', 'complete_config', 'flatten', 'tasks_of_ranks']
+
+RUN_DEFAULTS: dict[str, Any] = {
+    'exp_name': '',  # folder of the run: event files, checkpoint
+    'seed': 0,
+    'tasks': [],  # names; the position of a name is the task's global id
+    'task_split': None,  # global task ids of each rank, such as [[0, 1], [2]]; None: as evenly as can be
+    'max_train_iter': 1500,
+    'max_minutes': 0.0,  # wall clock of the training loop; 0: no limit
+    'resume': False,
+    'environment_options': {},  # keyword arguments of the environments' class, the same for all tasks
+    'collect': {
+        'steps_per_environment': 20,  # per loop; then the policy's update_per_collect learner steps follow
+        'epsilon': 0.0,
+    },
+    'evaluate': {'frequency': 500, 'episodes': 8},  # in learner iterations, and always at the end
+    'checkpoint': {'frequency': 500},  # in learner iterations, and always at the end
+    'random_policy': {'episodes': 20, 'seconds': 2.0},  # per task, at most so many seconds; 0 episodes: not measured
+    'log': {'train_show_freq': 10, 'progress_seconds': 10.0, 'return_window': 20},
+    'policy': {},  # keys of multitask_policy_config
+}
+
+OPEN = ('environment_options', 'policy.monitor.module_groups')
+"""Mappings whose keys are the user's own."""
+
+INTEGER_OR_LIST = ('policy.batch_size',)
+
+AT_LEAST = {
+    'max_train_iter': 0,
+    'max_minutes': 0,
+    'collect.steps_per_environment': 1,
+    'collect.epsilon': 0,
+    'evaluate.frequency': 0,
+    'evaluate.episodes': 1,
+    'checkpoint.frequency': 0,
+    'random_policy.episodes': 0,
+    'random_policy.seconds': 0,
+    'log.train_show_freq': 1,
+    'log.progress_seconds': 0,
+    'log.return_window': 1,
+    'policy.batch_size': 1,
+    'policy.update_per_collect': 1,
+    'policy.collector_env_num': 1,
+    'policy.evaluator_env_num': 1,
+    'policy.game_segment_length': 1,
+    'policy.num_unroll_steps': 1,
+    'policy.td_steps': 1,
+    'policy.num_simulations': 1,
+    'policy.replay_buffer_size': 1,
+    'policy.temperature.decay_iterations': 1,
+}
+"""The smallest value of those numbers with which a run would otherwise fail, or hang, later on."""
+
+
+def complete_config(config: Mapping[str, Any], settings: Mapping[str, Any], task_ids: Sequence[int] | None) -> EasyDict:
+    """Fill in every default, apply settings, check everything that can be checked without building a model.
+
+    Arguments:
+        config: the keys of :data:`RUN_DEFAULTS` that differ from the default.
+        settings: changes by dotted key, such as ``{'policy.batch_size': 8}``.
+        task_ids: the tasks of this rank; None for all.
+
+    Returns:
+        the complete configuration, ``policy`` being what the policy is built from.
+
+    Raises:
+        ValueError: an unknown key, a value of the wrong type or out of range, a task that does not exist; the message
+            names the key, what it got, and the nearest valid spelling.
+        ModuleNotFoundError: the package of a task is not installed.
+    """
+    config = _merge(copy.deepcopy(RUN_DEFAULTS), config, '')
+    run_settings = {key: value for key, value in settings.items() if key.split('.')[0] != 'policy'}
+    policy_settings = {key: value for key, value in settings.items() if key.split('.')[0] == 'policy'}
+    for key, value in run_settings.items():
+        _apply(config, config, key, value)
+    _check_minimum(config)
+    specs = _task_specs(config['tasks'])
+    every_task = list(range(len(specs)))
+    overrides = config['policy']
+    if policy_settings:
+        known = {**config, 'policy': _expand(_policy_config(specs, every_task, overrides))}
+        for key, value in policy_settings.items():
+            _apply({'policy': overrides}, known, key, value)
+    _check_minimum(config)
+    config['policy'] = _policy_config(specs, every_task if task_ids is None else list(task_ids), overrides)
+    _check_buffer(config['policy'])
+    return EasyDict(config)
+
+
+def tasks_of_ranks(number_of_tasks: int, number_of_ranks: int, split: Any = None) -> list[list[int]]:
+    """Return the global task ids of each rank.
+
+    Arguments:
+        number_of_tasks: tasks of the run.
+        number_of_ranks: processes of the run.
+        split: the user's own split, one list per rank; None for an even one.
+
+    Raises:
+        ValueError: the split has another number of ranks, an id out of range, or a task not exactly once.
+    """
+    if split is None:
+        return split_tasks(number_of_tasks, number_of_ranks)
+    if not isinstance(split, (list, tuple)) or not all(isinstance(ids, (list, tuple)) for ids in split):
+        raise ConfigurationError(f'task_split: expected one list of task ids per rank, got {split!r}')
+    if len(split) != number_of_ranks:
+        raise ConfigurationError(f'task_split: has {len(split)} lists, but there are {number_of_ranks} ranks')
+    try:
+        listed = check_task_ids([task_id for ids in split for task_id in ids], number_of_tasks)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f'task_split: {error}') from error
+    missing = sorted(set(range(number_of_tasks)) - set(listed))
+    if missing:
+        raise ConfigurationError(f'task_split: no rank trains task {missing[0]}; every task needs exactly one rank')
+    return [[int(task_id) for task_id in ids] for ids in split]
+
+
+def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Return a nested configuration as one level with dotted keys.
+
+    Example:
+        >>> flatten({'a': 1, 'b': {'c': 2}})
+        {'a': 1, 'b.c': 2}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f'{prefix}{key}'
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f'{name}.'))
+        else:
+            flat[name] = value
+    return flat
+
+
+def _task_specs(names: Any) -> list[TaskSpec]:
+    if not isinstance(names, (list, tuple)) or not names:
+        raise ConfigurationError(f'tasks: expected a list of environment names, got {names!r}')
+    specs = []
+    for index, name in enumerate(names):
+        try:
+            specs.append(environment_spec(name))
+        except (ValueError, ModuleNotFoundError) as error:
+            raise type(error)(f'tasks[{index}]: {error}') from error
+    return specs
+
+
+def _policy_config(specs: Sequence[TaskSpec], task_ids: Sequence[int], overrides: Mapping[str, Any]) -> EasyDict:
+    try:
+        MonitorConfig.read(overrides.get('monitor'))
+        return multitask_policy_config(specs, task_ids, **overrides)
+    except ValueError as error:  # both name the key as they know it
+        raise ConfigurationError(f'policy.{error}') from error
+
+
+def _check_buffer(policy: EasyDict) -> None:
+    sizes = policy.batch_size if isinstance(policy.batch_size, (list, tuple)) else [policy.batch_size]
+    if max(sizes) >= policy.replay_buffer_size:
+        raise ConfigurationError(
+            f'policy.replay_buffer_size: must be larger than policy.batch_size ({max(sizes)}), or training never '
+            f'begins; got {policy.replay_buffer_size}'
+        )
+
+
+def _expand(policy: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the policy's configuration with every key that the monitor has."""
+    monitor = {**asdict(MonitorConfig()), **policy.get('monitor', {})}
+    return {**policy, 'monitor': monitor}
+
+
+def _merge(tree: dict[str, Any], changes: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Put ``changes`` into ``tree``, whose keys are all that is allowed outside the policy and the open mappings."""
+    for key, value in changes.items():
+        name = f'{prefix}{key}'
+        if key not in tree:
+            raise _unknown(name, [f'{prefix}{known}' for known in tree])
+        if name == 'policy' or name in OPEN:
+            tree[key] = _plain(value)
+        elif isinstance(tree[key], dict):
+            _merge(tree[key], _check(name, tree[key], value), f'{name}.')
+        else:
+            tree[key] = _check(name, tree[key], _plain(value))
+    return tree
+
+
+def _apply(tree: dict[str, Any], known: Mapping[str, Any], key: str, value: Any) -> None:
+    """Set the dotted ``key`` in ``tree``; ``known`` has all keys that exist, with a value of the right type."""
+    parts = key.split('.')
+    for index, part in enumerate(parts):
+        name = '.'.join(parts[: index + 1])
+        is_open = any(name.startswith(f'{mapping}.') for mapping in OPEN)
+        if not is_open and (not isinstance(known, Mapping) or part not in known):
+            raise _unknown(key, _relatives(known, '.'.join(parts[:index])))
+        known = known.get(part, {}) if isinstance(known, Mapping) else {}
+        if index == len(parts) - 1:
+            is_checked_elsewhere = is_open or name.startswith('policy.monitor.')
+            tree[part] = value if is_checked_elsewhere else _check(key, known, value)
+        else:
+            tree = tree.setdefault(part, {})
+
+
+def _relatives(known: Any, prefix: str) -> list[str]:
+    """Return the dotted keys among which the nearest valid one is looked for."""
+    if not isinstance(known, Mapping):
+        return [prefix]
+    return [f'{prefix}.{key}' if prefix else str(key) for key in flatten(known)] or [prefix]
+
+
+def _unknown(key: str, valid: Sequence[str]) -> ConfigurationError:
+    completions = [name for name in valid if name.startswith(key)]
+    nearest = difflib.get_close_matches(key, completions or valid, n=1, cutoff=0.0)[0]
+    return ConfigurationError(f'{key}: no such key; the nearest valid one is {nearest}')
+
+
+def _check(key: str, current: Any, value: Any) -> Any:
+    """Return ``value`` if it can stand where ``current`` stands."""
+    if current is None:
+        return value
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(current, Mapping):
+        right, wanted = isinstance(value, Mapping), 'a mapping'
+    elif key in INTEGER_OR_LIST:
+        right, wanted = (is_number and isinstance(value, int)) or isinstance(value, (list, tuple)), 'an integer or list'
+    elif isinstance(current, bool):
+        right, wanted = isinstance(value, bool), 'true or false'
+    elif isinstance(current, int):
+        right, wanted = is_number and isinstance(value, int), 'an integer'
+    elif isinstance(current, float):
+        right, wanted = is_number, 'a number'
+    elif isinstance(current, str):
+        right, wanted = isinstance(value, str), 'a text'
+    elif isinstance(current, (list, tuple)):
+        right, wanted = isinstance(value, (list, tuple)), 'a list'
+    else:
+        right, wanted = True, ''
+    if not right:
+        raise ConfigurationError(
+            f'{key}: expected {wanted} such as {current!r}, got {value!r} ({type(value).__name__})'
+        )
+    return value
+
+
+def _check_minimum(config: Mapping[str, Any]) -> None:
+    flat = flatten(config)
+    for key, minimum in AT_LEAST.items():
+        values = flat.get(key)
+        for value in values if isinstance(values, (list, tuple)) else [values]:
+            if isinstance(value, (int, float)) and value < minimum:
+                raise ConfigurationError(f'{key}: must be at least {minimum}, got {value!r}')
+
+
+def _plain(value: Any) -> Any:
+    """Return mappings as plain dictionaries, so that nothing is shared with a config file's own object."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return copy.deepcopy(value)

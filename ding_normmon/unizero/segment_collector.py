@@ -1,0 +1,220 @@
+"""Collecting game segments of one task: a batch of environments that never wait for each other.
+
+LightZero's own collectors either return whole episodes or lose the steps of segments that are unfinished when a call
+ends. This one keeps unfinished segments from call to call: every step that an environment makes is in exactly one
+segment, and a segment's padding is the true continuation of its episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from easydict import EasyDict
+from lzero.mcts.buffer.game_segment import GameSegment
+from numpy.typing import NDArray
+
+from ding_normmon.unizero.environments import Observation, TaskEnvironment
+
+__all__ = ['CollectPolicy', 'CollectedSegments', 'SegmentCollector']
+
+VALUE_NAMES = ('predicted_value', 'searched_value')
+
+
+class CollectPolicy(Protocol):
+    """What a collector needs of a policy."""
+
+    def _forward_collect(
+        self,
+        data: torch.Tensor,
+        action_mask: list[NDArray[Any]],
+        temperature: float,
+        to_play: list[int],
+        epsilon: float,
+        ready_env_id: NDArray[Any],
+        timestep: list[int],
+        task_id: int,
+    ) -> dict[int, dict[str, Any]]: ...
+
+    def _reset_collect(
+        self, env_id: Any, current_steps: int, reset_init_data: bool, task_id: int
+    ) -> None: ...
+
+
+@dataclass
+class CollectedSegments:
+    """What one call collected."""
+
+    segments: list[GameSegment] = field(default_factory=list)
+    metadata: list[dict[str, Any]] = field(default_factory=list)
+    returns: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    steps: int = 0
+
+
+class EnvironmentTrack:
+    """One environment with the segment that it is filling and the one before, which waits for its padding.
+
+    Arguments:
+        environment: the environment.
+        config: configuration of its task.
+    """
+
+    def __init__(self, environment: TaskEnvironment, config: EasyDict) -> None:
+        self.environment = environment
+        self.config = config
+        self.begin_episode()
+
+    def begin_episode(self) -> None:
+        self.observation: Observation = self.environment.reset()
+        self.episode_steps = 0
+        self.waiting: tuple[GameSegment, NDArray[Any] | None] | None = None
+        self.begin_segment()
+
+    def begin_segment(self) -> None:
+        self.segment = GameSegment(
+            self.environment.action_space, game_segment_length=self.config.game_segment_length, config=self.config
+        )
+        self.segment.reset([self.observation['observation']])
+        self.value_errors: list[float] = []
+
+    def advance(self, decision: dict[str, Any]) -> float | None:
+        """Take one step with the policy's decision; return the episode's return if it is over."""
+        before = self.observation
+        result = self.environment.step(decision['action'])
+        self.segment.store_search_stats(decision['visit_count_distributions'], decision['searched_value'])
+        self.segment.append(
+            decision['action'],
+            result.obs['observation'],
+            result.reward,
+            before['action_mask'],
+            before['to_play'],
+            before['timestep'],
+        )
+        predicted, searched = (float(np.asarray(decision[name]).item()) for name in VALUE_NAMES)
+        self.value_errors.append(abs(predicted - searched))
+        self.observation = result.obs
+        self.episode_steps += 1
+        return float(result.info['eval_episode_return']) if result.done else None
+
+    def take_finished(self, is_done: bool) -> list[tuple[GameSegment, NDArray[Any] | None]]:
+        """Return the segments that this step completed, padded where their episode went on."""
+        finished = []
+        if self.segment.is_full() or is_done:
+            if self.waiting is not None:
+                self._pad(self.waiting[0])
+                finished.append(self.waiting)
+            self.waiting = (self.segment, self._priorities())
+            if is_done:  # nothing follows, so nothing to pad with
+                finished.append(self.waiting)
+                self.waiting = None
+            else:
+                self.begin_segment()
+        for segment, _ in finished:
+            segment.game_segment_to_array()
+        return finished
+
+    def _pad(self, earlier: GameSegment) -> None:
+        """Append the beginning of the current segment to the one before, for its last value and policy targets."""
+        pad = self.config.num_unroll_steps + self.config.td_steps
+        first = self.config.model.frame_stack_num  # its first observation is already the last one of ``earlier``
+        earlier.pad_over(
+            self.segment.obs_segment[first : first + pad],
+            self.segment.reward_segment[: pad - 1],
+            self.segment.action_segment[:pad],
+            self.segment.root_value_segment[:pad],
+            self.segment.child_visit_segment[:pad],
+        )
+
+    def _priorities(self) -> NDArray[Any] | None:
+        if not self.config.use_priority:
+            return None  # the buffer then gives new data the highest priority that it knows
+        return np.asarray(self.value_errors, dtype=np.float64) + 1e-6
+
+
+class SegmentCollector:
+    """Collects segments of one task, in batches over its environments.
+
+    Arguments:
+        policy: decides on the actions of a batch of environments.
+        config: configuration of the task, ``policy.task_cfg(task_id)``; ``model.frame_stack_num`` must be 1.
+        task_id: global id of the task.
+        environments: the environments, all of this task.
+
+    Raises:
+        ValueError: frames are to be stacked, or there is no environment.
+    """
+
+    def __init__(
+        self, policy: CollectPolicy, config: EasyDict, task_id: int, environments: Sequence[TaskEnvironment]
+    ) -> None:
+        if config.model.frame_stack_num != 1:
+            raise ValueError(f'frame_stack_num must be 1, got {config.model.frame_stack_num}')
+        if not environments:
+            raise ValueError(f'task {task_id} has no environment to collect from')
+        self._policy = policy
+        self._config = config
+        self._task_id = task_id
+        self._tracks = [EnvironmentTrack(environment, config) for environment in environments]
+        self._environment_ids = np.arange(len(environments))
+        self._policy._reset_collect(env_id=None, current_steps=0, reset_init_data=True, task_id=task_id)
+
+    def collect(self, steps_per_environment: int, temperature: float, epsilon: float = 0.0) -> CollectedSegments:
+        """Step every environment so many times and return the segments completed on the way.
+
+        A segment is complete when its episode ends or the next segment, whose beginning pads it, is full. What is
+        incomplete stays here for the next call.
+        """
+        collected = CollectedSegments()
+        for _ in range(steps_per_environment):
+            decisions = self._decide(temperature, epsilon)
+            for environment_id, track in enumerate(self._tracks):
+                episode_return = track.advance(decisions[environment_id])
+                is_done = episode_return is not None
+                for segment, priorities in track.take_finished(is_done):
+                    collected.segments.append(segment)
+                    collected.metadata.append(self._metadata(segment, priorities, is_done))
+                if episode_return is not None:
+                    collected.returns.append(episode_return)
+                    collected.lengths.append(track.episode_steps)
+                    track.begin_episode()
+                self._policy._reset_collect(
+                    env_id=[environment_id] if is_done else environment_id,
+                    current_steps=track.episode_steps,
+                    reset_init_data=is_done,
+                    task_id=self._task_id,
+                )
+            collected.steps += len(self._tracks)
+        return collected
+
+    def close(self) -> None:
+        """Close the environments."""
+        for track in self._tracks:
+            track.environment.close()
+
+    def _decide(self, temperature: float, epsilon: float) -> dict[int, dict[str, Any]]:
+        observations = [track.observation for track in self._tracks]
+        data = torch.from_numpy(np.stack([observation['observation'] for observation in observations]))
+        with torch.no_grad():
+            return self._policy._forward_collect(
+                data.to(self._config.device),
+                [observation['action_mask'] for observation in observations],
+                temperature,
+                [observation['to_play'] for observation in observations],
+                epsilon,
+                ready_env_id=self._environment_ids,
+                timestep=[observation['timestep'] for observation in observations],
+                task_id=self._task_id,
+            )
+
+    def _metadata(self, segment: GameSegment, priorities: NDArray[Any] | None, is_done: bool) -> dict[str, Any]:
+        pad = self._config.num_unroll_steps + self._config.td_steps
+        return {
+            'priorities': priorities,
+            'done': is_done,
+            # The buffer takes this off the segment's own length, and a negative length would corrupt it.
+            'unroll_plus_td_steps': min(pad, len(segment.timestep_segment)),
+        }
