@@ -1,0 +1,63 @@
+"""The 26 games of the Atari 100k benchmark in the ScaleZero setting; for GPUs, as ``atari8``."""
+
+from easydict import EasyDict
+
+config = EasyDict(
+    tasks=[
+        'PongNoFrameskip-v4',
+        'MsPacmanNoFrameskip-v4',
+        'SeaquestNoFrameskip-v4',
+        'BoxingNoFrameskip-v4',
+        'AlienNoFrameskip-v4',
+        'ChopperCommandNoFrameskip-v4',
+        'HeroNoFrameskip-v4',
+        'RoadRunnerNoFrameskip-v4',
+        'AmidarNoFrameskip-v4',
+        'AssaultNoFrameskip-v4',
+        'AsterixNoFrameskip-v4',
+        'BankHeistNoFrameskip-v4',
+        'BattleZoneNoFrameskip-v4',
+        'CrazyClimberNoFrameskip-v4',
+        'DemonAttackNoFrameskip-v4',
+        'FreewayNoFrameskip-v4',
+        'FrostbiteNoFrameskip-v4',
+        'GopherNoFrameskip-v4',
+        'JamesbondNoFrameskip-v4',
+        'KangarooNoFrameskip-v4',
+        'KrullNoFrameskip-v4',
+        'KungFuMasterNoFrameskip-v4',
+        'PrivateEyeNoFrameskip-v4',
+        'UpNDownNoFrameskip-v4',
+        'QbertNoFrameskip-v4',
+        'BreakoutNoFrameskip-v4',
+    ],
+    max_train_iter=400_000,
+    evaluate={'frequency': 10_000, 'episodes': 3},
+    checkpoint={'frequency': 5_000},
+    random_policy={'episodes': 3, 'seconds': 20.0},
+    log={'train_show_freq': 100},
+    policy={
+        'cuda': True,
+        'monitor': {'monitor_norm_freq': 5000},
+        'collector_env_num': 8,
+        'evaluator_env_num': 3,
+        'num_simulations': 50,
+        'replay_buffer_size': 100_000,
+        'batch_size': 19,  # 26 games: 494 in all
+        'update_per_collect': 80,
+        'num_unroll_steps': 10,
+        'discount_factor': 0.997,
+        'learning_rate': 1e-4,
+        'temperature': {'start': 1.0, 'end': 0.25, 'decay_iterations': 200_000},
+        'model': {
+            'num_res_blocks': 2,
+            'support_scale': 50,
+            'world_model_cfg': {
+                'embed_dim': 768,
+                'num_layers': 2,
+                'num_heads': 8,
+                'context_length': 8,
+            },
+        },
+    },
+)
