@@ -1,0 +1,258 @@
+"""What monitoring costs: today's per-parameter method, ours and the floor, in one run.
+
+    python benchmarks/overhead.py --sizes small scalezero --tasks 2 4 8 26 --threads 1
+
+(a) today's method: one norm and one host read per parameter and per gradient, five reductions and five reads per logit
+    tensor, four per token and embedding tensor (for the last task only, as it is done today).
+(b) ours: the same figures for all tasks, valid steps only, merged exactly.
+(c) the floor: one pass over one flat tensor of the same bytes, twice (weights and gradients).
+
+Then whole learner steps with ``monitor_norm_freq=1``, publishing into an event file included, against the same steps
+without a monitor, in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from easydict import EasyDict
+from rich.console import Console
+from rich.table import Table
+from tensorboardX import SummaryWriter
+from workload import SIZES, learner_batches, make_policy
+
+from ding_normmon import NormMonitor
+from ding_normmon.learner_step import INERT, LearnerStep
+from ding_normmon.publish import TensorBoard
+from ding_normmon.quantities import GradientNorms, ParameterNorms
+
+
+@dataclass
+class Samples:
+    """Times of one thing, in milliseconds."""
+
+    values: list[float] = field(default_factory=list)
+
+    def measure(self, function: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> None:
+        start = clock()
+        function()
+        self.values.append((clock() - start) * 1e3)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    def __str__(self) -> str:
+        if len(self.values) < 4:
+            return f'{self.median:.3g}'
+        low, _, high = statistics.quantiles(self.values, n=4)
+        return f'{self.median:.3g} ({low:.3g}-{high:.3g})'
+
+
+def todays_norms(parameters: list[torch.nn.Parameter]) -> None:
+    """One norm and one host read per parameter, then per gradient; the squares are added in Python."""
+    for tensors in ([p.data for p in parameters], [p.grad.data for p in parameters if p.grad is not None]):
+        total = 0.0
+        for tensor in tensors:
+            total += tensor.norm(2).item() ** 2
+        math.sqrt(total)
+
+
+def todays_signals(signals: dict[str, torch.Tensor]) -> None:
+    """Five reductions and five reads per logit tensor, four per token tensor."""
+    for name, tensor in signals.items():
+        if name.startswith('logits'):
+            for reduction in (tensor.mean(), tensor.std(), tensor.max(), tensor.min(), tensor.abs().max()):
+                reduction.item()
+        else:
+            norms = tensor.norm(p=2, dim=-1)
+            for reduction in (norms.mean(), norms.std(), norms.max(), norms.min()):
+                reduction.item()
+
+
+class Recorder:
+    """Keeps the signals of one learner step, so that both methods are timed on the same tensors."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[str, torch.Tensor, int | None, torch.Tensor | None]] = []
+
+    def on_publish(self, name: str, tensor: torch.Tensor, task_id: int | None, mask: torch.Tensor | None) -> None:
+        self.published.append((name, tensor, task_id, mask))
+
+    def on_publish_loss(self, name: str, value: Any, task_id: int | None) -> None:
+        pass
+
+    def on_hook_point(self, hook_point: str, step: LearnerStep) -> None:
+        pass
+
+
+def measure(size: str, num_tasks: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Return all figures of one model size and number of tasks."""
+    cuda = args.device == 'cuda'
+    wait = torch.cuda.synchronize if cuda else (lambda: None)
+    policy = make_policy(size, num_tasks, cuda=cuda, batch_size=args.batch_size)
+    batches = learner_batches(policy)
+    recorder = Recorder()
+    policy.learner_step = LearnerStep(0, recorder)
+    policy._forward_learn(batches)
+    policy.learner_step = INERT
+    parameters = list(policy._learn_model.parameters())
+    last = {name: tensor for name, tensor, task_id, _ in recorder.published if task_id == num_tasks - 1}
+    flat = torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
+
+    monitor = NormMonitor(EasyDict(monitor_norm_freq=1), policy, destinations=[])
+    core = monitor.monitor
+    norms = [q for q in core.quantities if isinstance(q, (ParameterNorms, GradientNorms))]
+    wait()
+
+    def our_norms() -> None:
+        step = LearnerStep(0, core)
+        step.fired = ['backward_end']
+        core._buffer.begin(0)
+        for quantity in norms:
+            quantity.measure(quantity.hook_points[0], step, core._buffer)
+        cells = core._buffer.storage.cpu().numpy()
+        for quantity, span in zip(core.quantities, core._spans, strict=True):
+            if quantity in norms:
+                list(quantity.unpack(cells[span]))
+
+    def our_signals() -> None:
+        core._buffer.begin(0)
+        core._forward = True
+        core._published.clear()
+        for published in recorder.published:
+            core.on_publish(*published)
+        wait()
+
+    figures: dict[str, Any] = {'tensors': len(parameters), 'elements': flat.numel()}
+    names = ('today norms', 'our norms', 'floor', 'today signals', 'our signals')
+    times = {name: Samples() for name in names}
+    functions = (
+        lambda: todays_norms(parameters),
+        our_norms,
+        lambda: (torch.dot(flat, flat), torch.dot(flat, flat), wait()),
+        lambda: todays_signals(last),
+        our_signals,
+    )
+    for function in functions:
+        function()
+    for _ in range(args.repeats if flat.numel() < 10_000_000 else max(5, args.repeats // 4)):
+        for name, function in zip(names, functions, strict=True):
+            times[name].measure(function)
+    figures.update(times)
+    core.close()
+    monitor.close()
+    figures.update(whole_steps(size, policy, batches, args))
+    return figures
+
+
+def whole_steps(size: str, policy: Any, batches: list[Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Return learner steps with and without the monitor, in turn: wall, learner-thread CPU, whole-process CPU."""
+    clocks = {'wall': time.perf_counter, 'thread': time.thread_time, 'process': time.process_time}
+    samples = {f'{kind} {clock}': Samples() for kind in ('plain', 'watched') for clock in clocks}
+    own = Samples()
+    rounds = args.rounds if size == 'small' else max(2, args.rounds // 4)
+    context = SimpleNamespace(train_iter=0, monitor_records=[])
+    with tempfile.TemporaryDirectory() as folder:
+        writer = SummaryWriter(folder)
+        policy._forward_learn(batches)
+        for _ in range(rounds):
+            for kind in ('plain', 'watched'):
+                monitor = None
+                if kind == 'watched':
+                    monitor = NormMonitor(EasyDict(monitor_norm_freq=1), policy, destinations=[TensorBoard(writer)])
+                    monitor(context)
+                starts = {clock: read() for clock, read in clocks.items()}
+                for _ in range(args.steps if size == 'small' else 1):
+                    context.train_iter += 1
+                    policy._forward_learn(batches)
+                thread_end, wall_end = time.thread_time(), time.perf_counter()
+                if monitor is not None:
+                    monitor.close()
+                    own.values += [r.scalars['monitor/cost/ms'] for r in monitor.monitor.take_records()]
+                ends = {'wall': wall_end, 'thread': thread_end, 'process': time.process_time()}
+                for clock in clocks:
+                    count = args.steps if size == 'small' else 1
+                    samples[f'{kind} {clock}'].values.append((ends[clock] - starts[clock]) * 1e3 / count)
+        writer.close()
+        events = sum(path.stat().st_size for path in Path(folder).iterdir())
+    return {**samples, 'own': own, 'event bytes': events}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--sizes', nargs='+', choices=list(SIZES), default=list(SIZES))
+    parser.add_argument('--tasks', nargs='+', type=int, default=[2, 4, 8, 26])
+    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
+    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--repeats', type=int, default=40, help='of each method, in turn')
+    parser.add_argument('--rounds', type=int, default=8, help='with and without the monitor, in turn')
+    parser.add_argument('--steps', type=int, default=5, help='learner steps per round (small model)')
+    parser.add_argument('--batch-size', type=int, default=None, help='per task; default: the size\'s own')
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    console = Console(width=150)
+    place = torch.cuda.get_device_name() if args.device == 'cuda' else 'CPU'
+    console.print(f'{place}, {args.threads} thread(s), torch {torch.__version__}; milliseconds, median (quartiles)')
+    for size in args.sizes:
+        methods = Table(title=f'{size}: norms and signals, per monitored step', title_justify='left')
+        for column in ('tasks', 'tensors', 'elements', '(a) norms', '(b) norms', '(c) floor', 'a/b', 'b/c'):
+            methods.add_column(column, justify='right')
+        for column in ('(a) signals, 1 task', '(b) signals, all tasks'):
+            methods.add_column(column, justify='right')
+        steps = Table(title=f'{size}: learner steps with monitor_norm_freq=1', title_justify='left')
+        for column in ('tasks', 'learner step', 'own ms', 'own share', 'thread CPU', 'process CPU', 'steps/s lost'):
+            steps.add_column(column, justify='right')
+        steps.add_column('frequency for 1% of all', justify='right')
+        previous: tuple[int, float] | None = None
+        for num_tasks in args.tasks:
+            f = measure(size, num_tasks, args)
+            methods.add_row(
+                str(num_tasks),
+                str(f['tensors']),
+                f'{f["elements"] / 1e6:.1f} M',
+                str(f['today norms']),
+                str(f['our norms']),
+                str(f['floor']),
+                f'{f["today norms"].median / f["our norms"].median:.1f}',
+                f'{f["our norms"].median / f["floor"].median:.2f}',
+                str(f['today signals']),
+                str(f['our signals']),
+            )
+            thread = f['watched thread'].median - f['plain thread'].median
+            process = f['watched process'].median - f['plain process'].median
+            wall = f['watched wall'].median - f['plain wall'].median
+            own = f['own'].median
+            worst = max(own / f['plain wall'].median, process / f['plain process'].median, 0.0)
+            steps.add_row(
+                str(num_tasks),
+                str(f['plain wall']),
+                str(f['own']),
+                f'{own / f["plain wall"].median:.2%}',
+                f'{thread / f["plain thread"].median:+.2%}',
+                f'{process / f["plain process"].median:+.2%}',
+                f'{wall / f["plain wall"].median:+.2%}',
+                str(max(1, math.ceil(worst / 0.01))),
+            )
+            if previous is not None:
+                added = (own - previous[1]) / (num_tasks - previous[0])
+                console.print(f'{size}: {added:.3f} ms per added task from {previous[0]} to {num_tasks} tasks')
+            previous = (num_tasks, own)
+        console.print(methods)
+        console.print(steps)
+    copies = 'one device-to-host copy, no wait' if args.device == 'cuda' else 'no device: nothing to copy or wait for'
+    console.print(f'per monitored step: {copies}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,139 @@
+"""Compare ways to take the norms of every parameter and every gradient of a model on a CPU.
+
+    python benchmarks/squares.py --threads 1
+    python benchmarks/squares.py --threads 2 --models scalezero --repeats 15
+
+Rows: one ``norm().item()`` per tensor (the usual loop), ``torch._foreach_norm``, ``SquareSums``, and the floor: one
+pass over one flat tensor with as many bytes.
+
+Each method is timed twice in a row: "cold", after other memory than the model's has been read, as in a learner step
+where the backward pass or the optimizer ran last, and "warm", once more right after. The methods take turns within
+each repeat, so a disturbance from outside hits them alike. "CPU ms" is the calling thread's own time, cold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from ding_normmon.squares import SquareSums
+
+Shape = tuple[int, ...]
+LOOP, FLOOR = 'loop: norm().item()', 'floor: torch.dot, flat'
+
+
+def model_shapes(embed: int, layers: int, support: int, convolutions: int, tasks: int = 26) -> list[Shape]:
+    """Shapes of a multi-task world model: transformer blocks, four heads per task, and an encoder shared by all."""
+    shapes: list[Shape] = []
+    for _ in range(layers):
+        shapes += [(embed,)] * 4  # two layer norms
+        shapes += [(3 * embed, embed), (3 * embed,), (embed, embed), (embed,)]
+        shapes += [(4 * embed, embed), (4 * embed,), (embed, 4 * embed), (embed,)]
+    for out in (support, support, 18, embed):  # value, reward, policy, next observation
+        shapes += [(embed, embed), (embed,), (embed,), (embed,), (out, embed), (out,)] * tasks
+    for _ in range(convolutions):
+        shapes += [(32, 32, 3, 3), (32,), (32,)]
+    return [*shapes, (18, embed), (20, embed)]  # action and position embeddings
+
+
+MODELS: dict[str, Callable[[], list[Shape]]] = {
+    'small': lambda: model_shapes(embed=64, layers=2, support=21, convolutions=15),
+    'scalezero': lambda: model_shapes(embed=768, layers=4, support=21, convolutions=32),
+}
+
+
+def make_methods(shapes: list[Shape]) -> dict[str, Callable[[], object]]:
+    parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    gradients = [torch.randn(shape) for shape in shapes]
+    numel = sum(map(math.prod, shapes))
+    # The floor reads memory of its own only as long as that is small; else the two halves share it.
+    flat = torch.randn(2 * numel) if numel < 10_000_000 else torch.randn(numel)
+    passes = 2 * numel // flat.numel()
+    both = [list(map(torch.Tensor.detach, parameters)), gradients]
+    of_parameters, of_gradients = SquareSums(parameters, keep_views=True), SquareSums(parameters)
+    sums, nonfinite = (torch.empty(len(shapes), dtype=torch.float64) for _ in range(2))
+
+    def naive() -> list[float]:
+        return [tensor.norm().item() for tensors in (parameters, gradients) for tensor in tensors]
+
+    def foreach_norm() -> list[tuple[Tensor, ...]]:
+        return [torch._foreach_norm(tensors) for tensors in both]
+
+    def ours() -> None:
+        of_parameters(parameters, sums, nonfinite)
+        # Gradients are new tensors in every step: nothing about them may be remembered.
+        of_gradients(gradients, sums, nonfinite)
+
+    def floor() -> list[Tensor]:
+        return [torch.dot(flat, flat) for _ in range(passes)]
+
+    def floor_norm() -> list[Tensor]:
+        return [torch.linalg.vector_norm(flat[: numel // 4096 * 4096].view(-1, 4096), dim=1) for _ in range(2)]
+
+    return {
+        LOOP: naive,
+        'torch._foreach_norm': foreach_norm,
+        'SquareSums': ours,
+        FLOOR: floor,
+        'floor: vector_norm, flat rows': floor_norm,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='Norms of all parameters and gradients: methods compared.')
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads(), help='torch threads')
+    parser.add_argument('--repeats', type=int, default=0, help='0: 300 for the small model, 15 for the large one')
+    parser.add_argument('--models', nargs='+', choices=list(MODELS), default=list(MODELS))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for model in arguments.models:
+        shapes = MODELS[model]()
+        numel = sum(map(math.prod, shapes))
+        methods = make_methods(shapes)
+        cold: dict[str, list[float]] = {name: [] for name in methods}
+        warm: dict[str, list[float]] = {name: [] for name in methods}
+        cpu: dict[str, list[float]] = {name: [] for name in methods}
+        elsewhere = torch.zeros(8_000_000)
+        repeats = arguments.repeats or (300 if numel < 10_000_000 else 15)
+        for repeat in range(-2, repeats):  # two rounds to warm up
+            for name, method in methods.items():
+                elsewhere.sum()
+                for times in (cold, warm):
+                    cpu_start, start = time.thread_time(), time.perf_counter()
+                    method()
+                    if repeat >= 0:
+                        times[name].append(1e3 * (time.perf_counter() - start))
+                        if times is cold:
+                            cpu[name].append(1e3 * (time.thread_time() - cpu_start))
+        table = Table(
+            title=f'{model}: {len(shapes)} tensors, {numel / 1e6:.2f} M float32 elements, parameters and gradients, '
+            f'{arguments.threads} torch thread(s), {repeats} interleaved repeats'
+        )
+        columns = ['method', 'cold ms', 'quartiles', 'warm ms', 'quartiles', 'CPU ms']
+        columns += ['loop/this', 'warm', 'this/floor', 'warm']
+        for column in columns:
+            table.add_column(column, justify='left' if column == 'method' else 'right')
+        loops, floors = ([float(np.median(times[name])) for times in (cold, warm)] for name in (LOOP, FLOOR))
+        for name in methods:
+            cells, medians = [name], []
+            for times in (cold, warm):
+                low, median, high = np.percentile(times[name], [25, 50, 75])
+                cells += [f'{median:.3f}', f'{low:.3f} to {high:.3f}']
+                medians.append(median)
+            cells.append(f'{np.median(cpu[name]):.3f}')
+            cells += [f'{loop / median:.2f}' for loop, median in zip(loops, medians, strict=True)]
+            cells += [f'{median / floor:.2f}' for floor, median in zip(floors, medians, strict=True)]
+            table.add_row(*cells)
+        Console(width=150).print(table)
+
+
+if __name__ == '__main__':
+    main()

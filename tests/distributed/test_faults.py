@@ -1,0 +1,414 @@
+"""Whatever happens around the monitor, training does what it would have done without it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ding_normmon import ConfigurationError, Monitor, Record
+from ding_normmon.message import encode, encode_schema, schema_digest
+from ding_normmon.moments import constant_row
+from ding_normmon.publish import TensorBoard
+from ding_normmon.rows import Batch, RowBuffer, RowKey
+from tests.distributed.faults import (
+    ITERATIONS,
+    LAYOUT,
+    NUM_TASKS,
+    Outcome,
+    Probe,
+    assert_same_weights,
+    monitored_run,
+    serve,
+    suspend_for,
+    transport_to,
+    unmonitored,
+)
+from tests.distributed.multitask import make_model
+from tests.distributed.ranks import run_ranks
+
+pytestmark = pytest.mark.distributed
+
+MEASURED = list(ITERATIONS[::2])
+
+
+@pytest.fixture(scope='module')
+def server() -> Iterator[Any]:
+    yield serve()
+
+
+# -- faults that leave every rank alive: one start of three ranks for all of them -----------------------------------
+
+
+class Raising:
+    def publish(self, record: Record) -> None:
+        raise OSError(28, 'No space left on device')
+
+    def close(self) -> None:
+        raise OSError(28, 'No space left on device')
+
+
+class Stuck:
+    def publish(self, record: Record) -> None:
+        threading.Event().wait()
+
+    def close(self) -> None:
+        threading.Event().wait()
+
+
+def nothing(rank: int, port: int, name: str) -> Outcome:
+    return monitored_run(rank, transport_to(port, rank, name))
+
+
+def slow_messages(rank: int, port: int, name: str, delay: float, **config: Any) -> Outcome:
+    transport = transport_to(port, rank, name)
+    send = transport.send
+
+    def delayed(message: bytes) -> None:
+        time.sleep(delay)
+        send(message)
+
+    if rank == 1:
+        transport.send = delayed  # type: ignore[method-assign]
+    return monitored_run(rank, transport, **config)
+
+
+def a_little_slow(rank: int, port: int, name: str) -> Outcome:
+    return slow_messages(rank, port, name, 0.1, deadline=20.0, close_timeout=20.0)
+
+
+def too_slow(rank: int, port: int, name: str) -> Outcome:
+    return slow_messages(rank, port, name, 2.5)
+
+
+def stopped_and_continued(rank: int, port: int, name: str) -> Outcome:
+    def act(monitor: Monitor, iteration: int) -> None:
+        if rank == 1 and iteration == 12:
+            suspend_for(2.5)
+
+    return monitored_run(rank, transport_to(port, rank, name), before_step=act, pause=0.1)
+
+
+def rank_0_stopped(rank: int, port: int, name: str) -> Outcome:
+    def act(monitor: Monitor, iteration: int) -> None:
+        if rank == 0 and iteration == 12:
+            suspend_for(4)
+
+    return monitored_run(rank, transport_to(port, rank, name), before_step=act, pause=0.15)
+
+
+def foreign_task(rank: int, port: int, name: str) -> Outcome:
+    def act(hook_point: str, iteration: int, rows: RowBuffer) -> None:
+        if rank == 1 and hook_point == 'forward_end':
+            rows.write(RowKey('tensor_statistics', 'x_token', 0), constant_row(1e9))
+
+    return monitored_run(rank, transport_to(port, rank, name), [Probe(act)])
+
+
+def foreign_messages(rank: int, port: int, name: str) -> Outcome:
+    transport = transport_to(port, rank, name)
+    keys = (RowKey('tensor_statistics', 'x_token', 2),)
+    schema = encode_schema(frozenset([2]), keys)
+    message = encode(1, b'anotherR', Batch(4, keys, np.ones((1, 6))), schema_digest(schema), schema, {})
+
+    def act(monitor: Monitor, iteration: int) -> None:
+        if rank == 1 and iteration == 4:
+            real = encode(
+                1, monitor._reducer._session, Batch(10**15, keys, np.ones((1, 6))), schema_digest(schema), schema, {}
+            )
+            broken = bytearray(real)
+            broken[-3] ^= 1
+            for data in (b'', b'garbage', message, real[:-1], real[:50], bytes(broken), b'NMON' + real, real * 2):
+                transport.send(data)
+
+    return monitored_run(rank, transport, before_step=act)
+
+
+def failing_destinations(rank: int, port: int, name: str) -> Outcome:
+    return monitored_run(rank, transport_to(port, rank, name), destinations=[Raising(), Stuck()], close_timeout=2.0)
+
+
+def failing_quantities(rank: int, port: int, name: str) -> Outcome:
+    def act(hook_point: str, iteration: int, rows: RowBuffer) -> None:
+        if rank == 2 and iteration >= 10:
+            raise ZeroDivisionError('in a quantity')
+
+    return monitored_run(rank, transport_to(port, rank, name), [Probe(act)])
+
+
+def collectives(rank: int, port: int, name: str) -> Outcome:
+    outcome = monitored_run(rank, transport_to(port, rank, name), collective=True, pause=0.0, monitor_norm_freq=1)
+    outcome.extra['expected'] = unmonitored(rank, collective=True)
+    return outcome
+
+
+def disk_full(rank: int, port: int, name: str, folder: str) -> Outcome:
+    from tensorboardX import SummaryWriter
+
+    destinations = [TensorBoard(SummaryWriter(folder))] if rank == 0 else []
+    return monitored_run(rank, transport_to(port, rank, name), destinations=destinations, close_timeout=2.0)
+
+
+def folder_removed(rank: int, port: int, name: str, folder: str) -> Outcome:
+    from tensorboardX import SummaryWriter
+
+    def act(monitor: Monitor, iteration: int) -> None:
+        if rank == 0 and iteration == 20:
+            shutil.rmtree(folder)
+
+    destinations = [TensorBoard(SummaryWriter(folder))] if rank == 0 else []
+    return monitored_run(rank, transport_to(port, rank, name), destinations=destinations, before_step=act)
+
+
+FAULTS: dict[str, Callable[..., Outcome]] = {
+    function.__name__: function
+    for function in (
+        nothing,
+        a_little_slow,
+        too_slow,
+        stopped_and_continued,
+        rank_0_stopped,
+        foreign_task,
+        foreign_messages,
+        failing_destinations,
+        failing_quantities,
+        collectives,
+    )
+}
+
+
+def every_fault(rank: int, port: int, full: str | None, removed: str) -> dict[str, Outcome]:
+    outcomes = {name: fault(rank, port, name) for name, fault in FAULTS.items()}
+    if full is not None:
+        outcomes['disk_full'] = disk_full(rank, port, 'disk_full', full)
+    outcomes['folder_removed'] = folder_removed(rank, port, 'folder_removed', removed)
+    return outcomes
+
+
+@pytest.fixture(scope='module')
+def tiny_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | None]:
+    folder = tmp_path_factory.mktemp('disk')
+    mount = ['mount', '-t', 'tmpfs', '-o', 'size=16k', 'none', str(folder)]
+    if sys.platform != 'linux' or os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        yield None
+        return
+    yield folder
+    subprocess.run(['umount', '-l', str(folder)], check=True)
+
+
+@pytest.fixture(scope='module')
+def outcomes(
+    server: Any, tiny_disk: Path | None, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Outcome]]:
+    removed = str(tmp_path_factory.mktemp('run') / 'log')
+    full = None if tiny_disk is None else str(tiny_disk)
+    return run_ranks(every_fault, 3, server.port, full, removed, timeout=150)
+
+
+def said_once(outcome: Outcome, *words: str) -> None:
+    found = [text for text in outcome.said if all(word in text for word in words)]
+    assert len(found) == 1, outcome.said
+
+
+@pytest.mark.parametrize('fault', [name for name in FAULTS if name != 'collectives'])
+def test_the_weights_are_those_without_a_monitor(outcomes: list[dict[str, Outcome]], fault: str) -> None:
+    for rank in range(3):
+        assert_same_weights(outcomes[rank][fault], rank)
+
+
+def test_a_monitored_iteration_may_fall_together_with_a_collective(outcomes: list[dict[str, Outcome]]) -> None:
+    for rank in range(3):
+        outcome = outcomes[rank]['collectives']
+        for name, weight in outcome.extra['expected'].items():
+            assert torch.equal(outcome.weights[name], weight), name
+        assert not outcome.lost
+    assert [record.iteration for record in outcomes[0]['collectives'].records] == list(ITERATIONS)
+
+
+@pytest.mark.parametrize('fault', ['nothing', 'a_little_slow'])
+def test_what_is_in_time_is_complete(outcomes: list[dict[str, Outcome]], fault: str) -> None:
+    outcome = outcomes[0][fault]
+    assert [record.iteration for record in outcome.records] == MEASURED
+    assert {record.scalars['monitor/missing_ranks'] for record in outcome.records} == {0}
+    assert not any(outcomes[rank][fault].lost for rank in range(3))
+    assert outcome.closing < 8
+
+
+def test_messages_that_are_too_late_are_missing_points(outcomes: list[dict[str, Outcome]]) -> None:
+    outcome = outcomes[0]['too_slow']
+    assert [record.iteration for record in outcome.records] == MEASURED
+    assert outcome.records[0].scalars['monitor/missing_ranks'] == 1
+    assert 'norm/x_token/mean' not in outcome.records[0].scalars
+    assert 'norm/x_token_task3/mean' in outcome.records[0].scalars
+    assert outcome.lost['missing_rank'] >= 10
+    said_once(outcome, 'ranks [1] did not report', 'deadline')
+    assert all(outcomes[rank]['too_slow'].seconds < 3 for rank in range(3))
+
+
+def test_a_suspended_rank_is_missing_and_comes_back(outcomes: list[dict[str, Outcome]]) -> None:
+    records = outcomes[0]['stopped_and_continued'].records
+    assert [record.iteration for record in records] == MEASURED
+    missing = {record.iteration: record.scalars['monitor/missing_ranks'] for record in records}
+    assert missing[0] == missing[10] == 0
+    assert missing[14] == 1
+    assert missing[12] == 1
+    assert outcomes[0]['stopped_and_continued'].lost['missing_rank'] >= 2
+
+
+def test_ranks_train_on_while_rank_0_is_suspended(outcomes: list[dict[str, Outcome]]) -> None:
+    for rank in (1, 2):
+        outcome = outcomes[rank]['rank_0_stopped']
+        assert outcome.seconds < 8
+        assert outcome.lost['rank0_silent'] > 0
+        said_once(outcome, 'rank 0 has given no sign of life')
+    records = outcomes[0]['rank_0_stopped'].records
+    assert [record.iteration for record in records] == MEASURED
+    assert records[0].scalars['monitor/missing_ranks'] == 0
+
+
+def test_rows_of_a_task_of_another_rank_are_refused(outcomes: list[dict[str, Outcome]]) -> None:
+    outcome = outcomes[0]['foreign_task']
+    assert outcome.lost == {'foreign_task': len(MEASURED)}
+    said_once(outcome, 'rank 1 sent rows of tasks it does not train')
+    clean = outcomes[0]['nothing']
+    for record in outcome.records:
+        assert record.scalars['norm/x_token/max'] == clean.record(record.iteration).scalars['norm/x_token/max']
+    assert sum(record.scalars.get('monitor/lost/foreign_task', 0) for record in outcome.records) == len(MEASURED)
+
+
+def test_foreign_and_truncated_messages_are_refused(outcomes: list[dict[str, Outcome]]) -> None:
+    outcome = outcomes[0]['foreign_messages']
+    assert outcome.lost == {'foreign_message': 8}
+    said_once(outcome, 'a message was refused')
+    assert [record.iteration for record in outcome.records] == MEASURED
+    assert {record.scalars['monitor/missing_ranks'] for record in outcome.records} == {0}
+
+
+def test_a_failing_destination_costs_its_own_records_only(outcomes: list[dict[str, Outcome]]) -> None:
+    outcome = outcomes[0]['failing_destinations']
+    assert [record.iteration for record in outcome.records] == MEASURED
+    assert outcome.lost['destination_Raising'] == len(MEASURED) + 1
+    assert outcome.lost['destination_Stuck'] == len(MEASURED)
+    said_once(outcome, 'Raising could not take a record', 'No space left')
+    said_once(outcome, 'Stuck did not take', 'disk full')
+    assert outcome.closing < 8
+
+
+def test_a_failing_quantity_costs_its_own_figures_only(outcomes: list[dict[str, Outcome]]) -> None:
+    outcome = outcomes[0]['failing_quantities']
+    assert [record.iteration for record in outcome.records] == MEASURED
+    said_once(outcomes[2]['failing_quantities'], 'probe failed at forward_end with ZeroDivisionError')
+    # The loss happened on rank 2; the record on rank 0 counts it.
+    assert sum(record.scalars.get('monitor/lost/quantity_probe', 0) for record in outcome.records) > 0
+    clean = outcomes[0]['nothing']
+    for record in outcome.records:
+        exempt = ('monitor/',)
+        mine = {name: value for name, value in record.scalars.items() if not name.startswith(exempt)}
+        theirs = clean.record(record.iteration).scalars.items()
+        assert mine == {name: value for name, value in theirs if not name.startswith(exempt)}
+
+
+def test_a_full_disk_is_said_once(outcomes: list[dict[str, Outcome]]) -> None:
+    if 'disk_full' not in outcomes[0]:
+        pytest.skip('needs the right to mount a small tmpfs')
+    outcome = outcomes[0]['disk_full']
+    assert_same_weights(outcome, 0)
+    assert [record.iteration for record in outcome.records] == MEASURED
+    assert outcome.lost['destination_TensorBoard'] > 0
+    said_once(outcome, 'TensorBoard could not take a record', 'full')
+    assert outcome.closing < 8
+
+
+def test_a_removed_folder_is_said_once(outcomes: list[dict[str, Outcome]]) -> None:
+    outcome = outcomes[0]['folder_removed']
+    assert_same_weights(outcome, 0)
+    assert [record.iteration for record in outcome.records] == MEASURED
+    assert outcome.lost['destination_TensorBoard'] > 5
+    said_once(outcome, 'TensorBoard could not take a record', 'no longer')
+
+
+# -- ranks that die -------------------------------------------------------------------------------------------------
+
+
+def killed_between_forward_and_report(rank: int, port: int, victim: int, name: str) -> Outcome:
+    def act(hook_point: str, iteration: int, rows: RowBuffer) -> None:
+        if rank == victim and iteration == 10 and hook_point == 'backward_end':
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return monitored_run(rank, transport_to(port, rank, name), [Probe(act)], pause=0.15)
+
+
+def test_a_rank_that_is_killed_is_missing_and_nobody_waits_twice(server: Any) -> None:
+    arguments = (server.port, 2, 'killed')
+    outcomes = run_ranks(killed_between_forward_and_report, 3, *arguments, may_die=[2], timeout=60)
+    assert outcomes[2] is None
+    for rank in (0, 1):
+        assert_same_weights(outcomes[rank], rank)
+    records = outcomes[0].records
+    assert [record.iteration for record in records] == MEASURED
+    for record in records:
+        late = record.iteration >= 10
+        assert record.scalars['monitor/missing_ranks'] == late
+        assert ('norm/x_token/mean' in record.scalars) == (not late)
+        assert ('norm/x_token_task3/mean' in record.scalars) == (not late)
+        assert 'norm/x_token_task2/mean' in record.scalars
+    assert outcomes[0].lost == {'missing_rank': 15}
+    said_once(outcomes[0], 'ranks [2] did not report iteration 10')
+    assert outcomes[0].closing < 3
+
+
+def test_without_rank_0_the_others_train_on_and_fill_no_memory(server: Any) -> None:
+    arguments = (server.port, 0, 'killed 0')
+    outcomes = run_ranks(killed_between_forward_and_report, 3, *arguments, may_die=[0], timeout=60)
+    for rank in (1, 2):
+        outcome = outcomes[rank]
+        assert_same_weights(outcome, rank)
+        assert outcome.lost['rank0_silent'] > 3
+        said_once(outcome, 'rank 0 has given no sign of life')
+        assert outcome.seconds < 12
+        assert outcome.closing < 6
+    assert server.queue_len('killed 0/rows') <= 16 * 3
+
+
+# -- refused at the start ------------------------------------------------------------------------------------------
+
+
+def start(rank: int, port: int, name: str, configs: Sequence[dict[str, Any]]) -> str:
+    transport = transport_to(port, rank, name)
+    try:
+        config = {'setup_timeout': 20.0, **configs[rank]}
+        Monitor(make_model(NUM_TASKS), config, num_tasks=NUM_TASKS, task_ids=LAYOUT[rank], transport=transport).close()
+    except ConfigurationError as error:
+        return str(error)
+    return 'started'
+
+
+def every_start(rank: int, port: int) -> list[str]:
+    five, ten = {'monitor_norm_freq': 5}, {'monitor_norm_freq': 10}
+    return [
+        start(rank, port, 'another', [five, ten, five]),
+        start(rank, port, 'off', [five, five, {'monitor_norm_freq': 0}]),
+        start(rank, port, 'wrong', [five, {'monitor_norm_freqq': 5}, five]),
+        start(rank, port, 'right', [five, five, five]),
+    ]
+
+
+def test_another_configuration_is_refused_on_all_ranks(server: Any) -> None:
+    another, off, wrong, right = zip(*run_ranks(every_start, 3, server.port), strict=True)
+    assert set(another) == {'monitor: ranks disagree on monitor.monitor_norm_freq: 5 on rank 0, 10 on rank 1'}
+    assert set(off[:2]) == {'monitor: ranks disagree on monitor.monitor_norm_freq: 5 on rank 0, 0 on rank 2'}
+    assert off[2] == 'started'
+    assert all('monitor.monitor_norm_freqq: no such key' in text for text in wrong)
+    assert 'rank 1 could not be set up' in wrong[0]
+    assert set(right) == {'started'}

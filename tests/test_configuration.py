@@ -1,0 +1,112 @@
+"""Every key of the configuration: its default, what is taken and what is refused, by name."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+from easydict import EasyDict
+
+from ding_normmon.configuration import ConfigurationError, MonitorConfig
+
+WRONG: dict[str, list[Any]] = {
+    'monitor_norm_freq': [-1, 1.5, 2.0, '10', None, True, False, [1], float('nan'), np.float64(3)],
+    'merge_train_output': [1, 0, 'yes', None],
+    'detail': ['groups', None, 1, True, ['group'], {}],
+    'top_k': [0, -1, 1.5, '3', True],
+    'module_groups': [None, 'transformer', [('a', 'b')], 5],
+    'deadline': [0, -1.0, '60', None, True, float('nan'), float('inf')],
+    'setup_timeout': [0, -1.0, '60', None, True, float('nan'), float('inf')],
+    'close_timeout': [0, -1.0, '60', None, True, float('nan'), float('inf')],
+}
+
+
+def test_the_defaults() -> None:
+    config = MonitorConfig.read(None)
+    assert config == MonitorConfig.read({}) == MonitorConfig()
+    assert config.monitor_norm_freq == 5000
+    assert config.merge_train_output is False
+    assert config.detail == 'group'
+
+
+@pytest.mark.parametrize(('key', 'value'), [(key, value) for key, values in WRONG.items() for value in values])
+def test_a_wrong_value_is_refused_by_the_name_of_its_key(key: str, value: Any) -> None:
+    config = {'detail': 'parameter'} if key == 'top_k' else {}
+    with pytest.raises(ConfigurationError, match=rf'^monitor\.{key}: expected .*, got .*{type(value).__name__}'):
+        MonitorConfig.read({**config, key: value})
+
+
+def test_every_key_has_a_check() -> None:
+    # What is not here is tested where it belongs to.
+    assert set(WRONG) <= {entry.name for entry in fields(MonitorConfig)}
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'nearest'),
+    [
+        ('monitor_norm_frequency', 'monitor_norm_freq'),
+        ('norm_freq', 'monitor_norm_freq'),
+        ('topk', 'top_k'),
+        ('details', 'detail'),
+        ('module_group', 'module_groups'),
+        ('Deadline', 'deadline'),
+    ],
+)
+def test_an_unknown_key_gets_the_nearest_one(wrong: str, nearest: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf'^monitor\.{wrong}: no such key; the nearest is {nearest}$'):
+        MonitorConfig.read({wrong: 1})
+
+
+def test_a_key_that_is_no_text_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match='no such key'):
+        MonitorConfig.read({3: 1})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize('config', [5, 'monitor_norm_freq', [('monitor_norm_freq', 1)], object()])
+def test_what_is_no_mapping_is_refused(config: Any) -> None:
+    with pytest.raises(ConfigurationError, match='expected a mapping'):
+        MonitorConfig.read(config)
+
+
+def test_an_easydict_is_read() -> None:
+    config = EasyDict(monitor_norm_freq=10, module_groups=dict(adapter=dict(path='a.b', per_task=True)))
+    read = MonitorConfig.read(config)
+    assert read.monitor_norm_freq == 10
+    assert read.module_groups['adapter']['path'] == 'a.b'
+
+
+@pytest.mark.parametrize('value', [np.int64(10), np.int32(10), np.uint8(10)])
+def test_numpy_integers_become_integers(value: Any) -> None:
+    read = MonitorConfig.read({'monitor_norm_freq': value})
+    assert read.monitor_norm_freq == 10
+    assert type(read.monitor_norm_freq) is int
+
+
+@pytest.mark.parametrize('value', [5, 0.5, np.float32(2.0), np.int64(3)])
+def test_seconds_may_be_any_number(value: Any) -> None:
+    assert MonitorConfig.read({'deadline': value}).deadline == value
+
+
+def test_off_and_every_iteration_are_frequencies() -> None:
+    assert MonitorConfig.read({'monitor_norm_freq': 0}).monitor_norm_freq == 0
+    assert MonitorConfig.read({'monitor_norm_freq': 1}).monitor_norm_freq == 1
+
+
+def test_top_k_needs_norms_of_single_parameters() -> None:
+    assert MonitorConfig.read({'detail': 'parameter', 'top_k': 3}).top_k == 3
+    assert MonitorConfig.read({'top_k': None}).top_k is None
+    with pytest.raises(ConfigurationError, match=r"monitor\.top_k: .*detail='parameter'"):
+        MonitorConfig.read({'top_k': 3})
+
+
+def test_a_configuration_that_was_read_is_taken_as_it_is() -> None:
+    config = MonitorConfig.read({'monitor_norm_freq': 7})
+    assert MonitorConfig.read(config) is config
+
+
+def test_the_users_mapping_is_not_changed() -> None:
+    config = {'monitor_norm_freq': np.int64(7)}
+    MonitorConfig.read(config)
+    assert type(config['monitor_norm_freq']) is np.int64

@@ -1,0 +1,347 @@
+"""Sums of squares against float64 on the same tensors: values, layouts, extremes, and what must not change."""
+
+from __future__ import annotations
+
+import gc
+import math
+import warnings
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ding_normmon import squares
+from ding_normmon.squares import MOST_IN_FLOAT32, SquareSums, careful_sum_of_squares, dot_limit
+
+LONG_SIZES = (1025, MOST_IN_FLOAT32 - 1, MOST_IN_FLOAT32, MOST_IN_FLOAT32 + 1, 8192, 3 * 3001, 70_001, 768 * 101)
+
+
+def reference(tensor: Tensor | None) -> tuple[float, int]:
+    if tensor is None:
+        return 0.0, 0
+    wide = tensor.detach().to_dense().to(torch.float64)
+    finite = torch.isfinite(wide)
+    return float(wide[finite].square().sum()), int((~finite).sum())
+
+
+def measure(
+    tensors: list[Tensor | None], templates: list[Tensor] | None = None, device_path: bool = False, keep: bool = False
+) -> tuple[Tensor, Tensor]:
+    if templates is None:
+        templates = [tensor for tensor in tensors if tensor is not None]
+    n = len(templates)
+    # What stood in the output before must not matter.
+    sums, nonfinite = torch.full((n,), math.nan, dtype=torch.float64), torch.full((n,), -7.0, dtype=torch.float64)
+    SquareSums(templates, device_path=device_path, keep_views=keep)(tensors, sums, nonfinite)
+    return sums, nonfinite
+
+
+def assert_exact(tensors: list[Tensor | None], templates: list[Tensor] | None = None) -> None:
+    """All three paths give the float64 reference."""
+    expected = torch.tensor([reference(tensor) for tensor in tensors], dtype=torch.float64).view(-1, 2)
+    for options in ({}, {'keep': True}, {'device_path': True}):
+        sums, nonfinite = measure(tensors, templates, **options)
+        torch.testing.assert_close(sums, expected[:, 0], rtol=1e-6, atol=0.0, msg=lambda m, o=options: f'{o}: {m}')
+        assert nonfinite.tolist() == expected[:, 1].tolist(), options
+
+
+shapes = st.lists(st.integers(0, 9), max_size=4).map(tuple)
+dtypes = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16])
+layouts = st.sampled_from(['plain', 'transposed', 'strided', 'expanded'])
+
+
+@st.composite
+def any_tensor(draw: st.DrawFn) -> Tensor:
+    shape = draw(st.one_of(shapes, st.sampled_from([(size,) for size in LONG_SIZES]), st.just((3, 2, 41, 43))))
+    dtype = draw(dtypes)
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    exponent = draw(st.integers(-30, 30)) if dtype != torch.float16 else draw(st.integers(-2, 2))
+    tensor = (torch.randn(shape, generator=generator, dtype=torch.float64) * 10.0**exponent).to(dtype)
+    layout = draw(layouts)
+    if layout == 'transposed':
+        tensor = tensor.permute(tuple(reversed(range(tensor.dim()))))
+    elif layout == 'strided' and tensor.dim():
+        tensor = tensor.repeat_interleave(2, dim=-1)[..., ::2]
+    elif layout == 'expanded':
+        tensor = tensor.unsqueeze(0).expand(3, *tensor.shape)
+    if layout != 'expanded' and tensor.numel() and draw(st.booleans()):
+        for _ in range(draw(st.integers(1, 3))):
+            place = tuple(draw(st.integers(0, size - 1)) for size in tensor.shape)
+            tensor[place] = draw(st.sampled_from([math.nan, math.inf, -math.inf, 0.0]))
+    return tensor
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(any_tensor(), max_size=5), st.data())
+def test_any_list_equals_float64(tensors: list[Tensor], data: st.DataObject) -> None:
+    absent = data.draw(st.sets(st.sampled_from(range(len(tensors)))) if tensors else st.just(set()))
+    assert_exact([None if index in absent else tensor for index, tensor in enumerate(tensors)], tensors)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 300_000), st.floats(1e-3, 1e3), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_equal_values_do_not_drift(size: int, value: float, dtype: torch.dtype) -> None:
+    """Equal addends round the same way at each addition: the worst case of a long float32 accumulator."""
+    tensor = torch.full((size, 1), value, dtype=dtype)
+    for options in ({}, {'keep': True}, {'device_path': True}):
+        sums, _ = measure([tensor], **options)
+        assert math.sqrt(sums) == pytest.approx(math.sqrt(reference(tensor)[0]), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    'make', [lambda n: torch.full((n,), 0.1), torch.randn, torch.rand], ids=['0.1', 'normal', 'one sign']
+)
+def test_ten_million_elements(make: object) -> None:
+    tensor = make(10_000_019)  # type: ignore[operator]
+    sums, _ = measure([tensor])
+    # A single float32 accumulator is off by 1e-5 and more here.
+    assert math.sqrt(sums) == pytest.approx(math.sqrt(reference(tensor)[0]), rel=5.5e-7)
+
+
+@pytest.mark.parametrize('shape', [(7,), (5, 5), (3, 4001), (130, 1009), ()])
+@pytest.mark.parametrize('scale', [1e25, 3e38, 1e19, 1.8e19, 1e-16, 1e-19, 1e-21, 1e-25, 1e-38, 1e-42])
+def test_extreme_scales(shape: tuple[int, ...], scale: float) -> None:
+    ramp = torch.linspace(0.1, 1.0, math.prod(shape)).reshape(shape)
+    assert_exact([ramp * scale, torch.ones(3, 3)])
+
+
+def test_one_huge_value_among_ordinary_ones() -> None:
+    for size in (9, 100, 5000, 100_000):
+        tensor = torch.randn(size, 1)
+        tensor[size // 2] = 1e25
+        assert_exact([tensor, tensor.view(-1)])
+
+
+def test_exact_zero_needs_no_second_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unexpected(tensor: Tensor) -> tuple[float, int]:
+        raise AssertionError(f'second pass over {tuple(tensor.shape)}')
+
+    monkeypatch.setattr(squares, 'careful_sum_of_squares', unexpected)
+    zeros = [
+        torch.zeros(5),
+        torch.zeros(5, 5),
+        torch.zeros(100, 100),
+        torch.zeros(80, 80).bfloat16(),
+        -torch.zeros(3, 3),
+    ]
+    sums, nonfinite = measure([*zeros, *map(torch.randn_like, zeros)])
+    assert sums[:5].tolist() == nonfinite[:5].tolist() == [0.0] * 5
+    assert bool((sums[5:] > 0).all())
+
+
+def test_ordinary_values_need_no_second_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(squares, 'careful_sum_of_squares', None)
+    for scale in (1e-12, 1e-6, 1.0, 1e6, 1e12):
+        measure([scale * torch.randn(shape) for shape in ((5,), (7, 7), (90, 91), (300, 300))])
+
+
+def test_layouts_of_long_tensors() -> None:
+    images = torch.randn(20, 30, 9, 11)
+    assert_exact(
+        [
+            images.contiguous(memory_format=torch.channels_last),
+            images.transpose(0, 2),
+            images[:, ::2],
+            images[..., :5],
+            torch.randn(70, 1, 99).expand(70, 40, 99),
+            torch.tensor(2.0).expand(100, 1000),
+            torch.randn(200, 300).t().double(),
+            images.contiguous(memory_format=torch.channels_last).bfloat16()[:, 1:],
+        ]
+    )
+
+
+def test_gradients_with_another_layout_than_their_parameters() -> None:
+    parameters = [torch.randn(6, 5), torch.randn(60, 50, 3, 3), torch.randn(64), torch.randn(100, 100)]
+    gradients = [
+        torch.randn(5, 6).t(),
+        torch.randn(60, 50, 3, 3).contiguous(memory_format=torch.channels_last),
+        torch.randn(128)[::2],
+        torch.randn(100, 200)[:, ::2],
+    ]
+    assert_exact(gradients, parameters)
+
+
+def test_other_dtypes_than_the_templates() -> None:
+    parameters = [torch.randn(6), torch.randn(6, 5), torch.randn(100, 100), torch.randn(33, 2)]
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        sums, _ = measure([(300 * tensor).to(dtype) for tensor in parameters], parameters)
+        expected = [reference((300 * tensor).to(dtype))[0] for tensor in parameters]
+        assert sums.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_sparse_gradients() -> None:
+    rows = torch.tensor([[1, 3, 1]])
+    small = torch.sparse_coo_tensor(rows, torch.randn(3, 5), (7, 5))
+    large = torch.sparse_coo_tensor(rows, torch.randn(3, 500), (70, 500))
+    vector = torch.sparse_coo_tensor(rows, torch.randn(3), (9,))
+    templates = [torch.zeros(7, 5), torch.zeros(70, 500), torch.zeros(9)]
+    assert_exact([small, large, vector], templates)
+
+
+def test_empty_lists_and_integers() -> None:
+    assert_exact([])
+    assert_exact([torch.zeros(0), torch.zeros(3, 0), torch.arange(10), torch.arange(90_000).view(300, 300) % 7])
+
+
+def test_complex_templates_are_refused() -> None:
+    with pytest.raises(TypeError, match='template 1 must be real'):
+        SquareSums([torch.zeros(2), torch.zeros(2, dtype=torch.complex64)])
+
+
+@pytest.mark.parametrize('device_path', [False, True])
+@pytest.mark.parametrize('shape', [(5,), (5, 5), (100, 100)])
+def test_another_size_is_an_error(shape: tuple[int, ...], device_path: bool) -> None:
+    templates = [torch.zeros(3), torch.zeros(shape), torch.zeros(2, 2)]
+    tensors = [torch.zeros(3), torch.zeros(shape[0] + 1, *shape[1:]), torch.zeros(2, 2)]
+    with pytest.raises(ValueError, match='tensor 1 must have'):
+        measure(tensors, templates, device_path)
+    with pytest.raises(ValueError, match='expected 3 tensors, got 2'):
+        measure(tensors[:2], templates, device_path)
+
+
+def test_short_tensors_swapped_are_an_error() -> None:
+    with pytest.raises(ValueError, match='tensor 0 must have 3'):
+        measure([torch.zeros(4), torch.zeros(3)], [torch.zeros(3), torch.zeros(4)])
+
+
+def test_no_warning_at_overflow() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert_exact(
+            [
+                torch.tensor([[1e30]]),
+                torch.full((90, 90), 1e30),
+                torch.full((5000,), math.nan),
+                torch.tensor([math.inf]),
+            ]
+        )
+
+
+@pytest.mark.parametrize('device_path', [False, True])
+def test_inputs_graph_and_random_state_are_left_alone(device_path: bool) -> None:
+    tensors = [torch.randn(shape, requires_grad=True) for shape in ((), (9,), (9, 9), (99, 99), (9, 4, 200))]
+    tensors += [torch.randn(8, 8, dtype=torch.bfloat16, requires_grad=True)]
+    tensors += [(tensor * 2).relu() for tensor in tensors]  # with a graph
+    before = [tensor.detach().clone() for tensor in tensors]
+    versions = [tensor._version for tensor in tensors]
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    sums, nonfinite = measure(tensors, device_path=device_path)
+    assert not sums.requires_grad
+    assert not nonfinite.requires_grad
+    assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
+    assert versions == [tensor._version for tensor in tensors]
+    assert all(tensor.grad is None for tensor in tensors if tensor.is_leaf)
+    assert torch.equal(state, torch.get_rng_state())
+    assert (numpy_state == np.random.get_state()[1]).all()
+    assert sums.tolist() == pytest.approx([reference(tensor)[0] for tensor in tensors], rel=1e-6)
+
+
+@pytest.mark.parametrize('device_path', [False, True])
+def test_no_tensor_is_held(device_path: bool) -> None:
+    tensors: list[Tensor | None] = [torch.randn(shape) for shape in ((9,), (9, 9), (99, 99), (3, 3, 3))]
+    sums = SquareSums(tensors, device_path=device_path)  # type: ignore[arg-type]
+    out, nonfinite = torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+    sums(tensors, out, nonfinite)
+    references = [weakref.ref(tensor.untyped_storage()) for tensor in tensors if tensor is not None]
+    references += [weakref.ref(tensor) for tensor in tensors if tensor is not None]  # type: ignore[misc]
+    tensors.clear()
+    gc.collect()
+    assert all(reference() is None for reference in references)
+
+
+def test_kept_views_follow_the_parameters() -> None:
+    parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in ((9,), (9, 9), (8, 3, 3), (99, 99))]
+    sums = SquareSums(parameters, keep_views=True)
+    out, nonfinite = torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+
+    def check() -> None:
+        sums(parameters, out, nonfinite)
+        assert out.tolist() == pytest.approx([reference(parameter)[0] for parameter in parameters], rel=1e-6)
+
+    check()
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.mul_(3.0)
+    check()
+    for parameter in parameters:  # other memory
+        parameter.data = torch.randn(parameter.shape)
+    check()
+    parameters[1].data = torch.randn(9, 18)[:, ::2]  # a view that NumPy cannot flatten without a copy
+    check()
+    with torch.no_grad():
+        parameters[1].mul_(3.0)
+    check()
+    for dtype in (torch.float64, torch.bfloat16):
+        for parameter in parameters:
+            parameter.data = parameter.data.to(dtype)
+        check()
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter.mul_(3.0)
+        check()
+
+
+def test_threads_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(squares, '_THREADED', 1)
+    tensors = [torch.randn(300, 100 + index) for index in range(12)]
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            results.append(measure(tensors)[0])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+    assert results[0].tolist() == pytest.approx([reference(tensor)[0] for tensor in tensors], rel=1e-6)
+
+
+def test_device_path_over_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(squares, '_DEVICE_CHUNK', 2048)
+    assert_exact([torch.randn(5), torch.randn(3000), torch.randn(77, 99).t(), torch.randn(512), torch.randn(1, 4097)])
+
+
+def test_device_path_never_reads_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = [torch.randn(5), torch.tensor([[math.nan, 1e25]]), torch.randn(100, 100)]
+    sums = SquareSums(tensors, device_path=True)
+    out, nonfinite = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+
+    def unexpected(self: Tensor, *args: object) -> None:
+        raise AssertionError('a read that waits for the device')
+
+    with monkeypatch.context() as patched:
+        for name in ('item', 'tolist', 'numpy', 'cpu', '__bool__', '__float__', '__int__', 'nonzero', '__index__'):
+            patched.setattr(Tensor, name, unexpected)
+        sums(tensors, out, nonfinite)
+    assert out.tolist() == pytest.approx([reference(tensor)[0] for tensor in tensors], rel=1e-6)
+    assert nonfinite.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_scratch_stays_small() -> None:
+    biases = [torch.zeros(768) for _ in range(1000)]
+    weights = [torch.zeros(1).expand(768, 768) for _ in range(100)]
+    assert SquareSums([*biases, *weights]).scratch_bytes < 800_000
+
+
+def test_careful_sum_takes_any_layout() -> None:
+    tensor = torch.randn(300, 400)[:, ::2]
+    tensor[3, 5], tensor[299, 0] = math.inf, math.nan
+    expected, nonfinite = reference(tensor)
+    total, count = careful_sum_of_squares(tensor.expand(2, 300, 200))
+    assert (total, count) == (pytest.approx(2 * expected, rel=1e-12), 2 * nonfinite)
+
+
+def test_dot_limit_follows_the_tolerance() -> None:
+    assert dot_limit(1.0) == MOST_IN_FLOAT32
+    assert dot_limit(1e-12) == squares.BLOCK
+
+
+def test_a_lower_dot_limit_only_moves_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(squares, 'dot_limit', lambda: 1024)
+    assert_exact([torch.randn(64, 64), torch.randn(37, 64), torch.randn(32, 32), torch.randn(64, 64).double()])
