@@ -118,6 +118,7 @@ class Control:
         self._beat = 0
         self._posted: dict[int, _Posted] = {}
         self._withdrawn: list[int] = []
+        self._heard: dict[int, float] = {}
         self._sample: tuple[float, int] | None = None
         self._rate = 0.0
         # The other ranks:
@@ -239,6 +240,7 @@ class Control:
     def hear(self, rank: int, iteration: int, answer: Mapping[str, Any]) -> None:
         """Take what a rank, then at ``iteration``, says to a decision; an answer to nothing is ignored."""
         with self._lock:
+            self._heard[rank] = time.monotonic()
             posted = self._posted.get(answer.get('number', -1))
             if posted is None:
                 return
@@ -275,7 +277,9 @@ class Control:
         """Post a decision again, twice as far ahead of the rank that is furthest."""
         self._withdraw(posted)
         if now - posted.first_posted_at > self._deadline:
-            silent = sorted(set(range(self._world_size)) - posted.answered)
+            since = posted.first_posted_at
+            silent = [rank for rank in range(1, self._world_size) if self._heard.get(rank, -math.inf) < since]
+            silent = silent or sorted(set(range(self._world_size)) - posted.answered)
             self._note(posted.decision, f'ranks {silent} did not acknowledge it within {self._deadline:g} s')
             return
         self._post(posted.decision, 2 * posted.lead, now, posted.first_posted_at, None, after)

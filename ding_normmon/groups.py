@@ -6,7 +6,8 @@ everything. Each parameter belongs to exactly one group, ``other`` catching what
 of the groups add up to the squared norm of the model.
 
 An ``nn.ModuleList`` with one entry per task of the whole run is one group per task; a list of another length (a shared
-encoder wrapped in a list of length 1, the experts of a mixture) is one shared group.
+encoder wrapped in a list of length 1, the experts of a mixture) is one shared group. A group may also be made of several
+modules, because some models spread a head over a convolution, a norm and a perceptron that stand side by side.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ DEFAULT_GROUPS: dict[str, tuple[str, ...]] = {
 """Default groups and the attribute paths under which models of this field keep them; the first that exists wins."""
 
 OTHER = 'other'
+
+Spec = str | Sequence[str] | Mapping[str, Any]
+"""How a configured group is written: a path, several, or ``dict(path=..., per_task=...)``."""
 _RESERVED = re.compile(r'^(model|x_token|other|.*_all_tasks|.*_task\d+)$')
 
 
@@ -88,16 +92,17 @@ def _parameters(model: nn.Module) -> set[int]:
 def find_groups(
     model: nn.Module,
     num_tasks: int | None = None,
-    module_groups: Mapping[str, str | Mapping[str, Any]] | None = None,
+    module_groups: Mapping[str, Spec] | None = None,
 ) -> tuple[Group, ...]:
     """Return the groups of a model; every parameter is in exactly one of them.
 
     Arguments:
         model: the model that is being trained.
         num_tasks: number of tasks of the whole run, or None for a single-task policy (no group is per task then).
-        module_groups: further groups, name to attribute path (``dict(adapter='world_model.adapter')``) or to
-            ``dict(path=..., per_task=True or False)`` where the automatic choice would be wrong. They take their
-            parameters before the default groups do.
+        module_groups: further groups, name to attribute path (``dict(adapter='world_model.adapter')``), to a list of
+            paths, or to ``dict(path=..., per_task=True or False)`` where the automatic choice would be wrong. They take
+            their parameters before the default groups do. A ``*`` in a path stands for the global task id
+            (``'prediction_networks.*.fc_value'``): such a group is per task.
 
     Raises:
         GroupError: a reserved name, or a path that names no module.
@@ -110,11 +115,11 @@ def find_groups(
     taken: set[int] = set()
     groups: list[Group] = []
     for name, spec in (module_groups or {}).items():
-        path, per_task = _read_spec(name, spec)
-        target = _resolve(model, path)
-        if target is None:
-            raise GroupError(_no_such_module(model, name, path))
-        groups += _groups_of(name, target, num_tasks, per_task, taken)
+        paths, per_task = _read_spec(name, spec)
+        if len(paths) == 1 and '*' not in paths[0]:
+            groups += _groups_of(name, _found(model, name, paths[0]), num_tasks, per_task, taken)
+        else:
+            groups += _groups_of_several(model, name, paths, num_tasks, taken)
     for name, candidates in DEFAULT_GROUPS.items():
         if any(group.name == name for group in groups):
             continue
@@ -130,24 +135,29 @@ def find_groups(
     return tuple(groups)
 
 
-def _read_spec(name: str, spec: str | Mapping[str, Any]) -> tuple[str, bool | None]:
+def _read_spec(name: str, spec: Spec) -> tuple[list[str], bool | None]:
     if not isinstance(name, str) or _RESERVED.match(name) or not re.fullmatch(r'[A-Za-z][A-Za-z0-9_.-]*', name):
         raise GroupError(
             f'module_groups: {name!r} cannot be the name of a group: model, x_token, other, *_all_tasks and '
             f'*_task{{N}} are reserved, and a name consists of letters, digits, _, . and -'
         )
-    if isinstance(spec, str):
-        return spec, None
-    if (
-        not isinstance(spec, Mapping)
-        or set(spec) - {'path', 'per_task'}
-        or not isinstance(spec.get('path'), str)
-        or spec.get('per_task') not in (None, True, False)
-    ):
+    options = spec if isinstance(spec, Mapping) else {'path': spec}
+    path, per_task = options.get('path'), options.get('per_task')
+    paths = [path] if isinstance(path, str) else list(path) if isinstance(path, (list, tuple)) else []
+    if set(options) - {'path', 'per_task'} or not paths or per_task not in (None, True, False):
+        paths = []
+    if not paths or not all(isinstance(entry, str) for entry in paths):
         raise GroupError(
-            f'module_groups.{name}: expected a path or dict(path=..., per_task=True or False), got {spec!r}'
+            f'module_groups.{name}: expected a path, a list of paths or dict(path=..., per_task=True or False), '
+            f'got {spec!r}'
         )
-    return spec['path'], spec.get('per_task')
+    starred = {'*' in entry.split('.') for entry in paths}
+    if len(starred) > 1 or per_task is not None and (len(paths) > 1 or True in starred):
+        raise GroupError(
+            f'module_groups.{name}: of several paths all or none have a * for the task id, and it alone says whether '
+            f'the group is per task; got {spec!r}'
+        )
+    return paths, per_task
 
 
 def _roots(model: nn.Module) -> Sequence[nn.Module]:
@@ -167,6 +177,13 @@ def _resolve(model: nn.Module, path: str) -> nn.Module | nn.Parameter | None:
         if isinstance(target, (nn.Module, nn.Parameter)):
             return target
     return None
+
+
+def _found(model: nn.Module, name: str, path: str) -> nn.Module | nn.Parameter:
+    target = _resolve(model, path)
+    if target is None:
+        raise GroupError(_no_such_module(model, name, path))
+    return target
 
 
 def _no_such_module(model: nn.Module, name: str, path: str) -> str:
@@ -190,21 +207,52 @@ def _groups_of(
             and len({id(entry) for entry in target}) == num_tasks
         )
     if not per_task:
-        group = _group(name, None, target, taken)
+        group = _group(name, None, _named(target), taken)
         return [group] if group else []
     if not isinstance(target, nn.ModuleList):
         raise GroupError(f'module_groups.{name}: per_task=True needs a ModuleList, got {type(target).__name__}')
     if len(target) != num_tasks:
         tasks = 'a single-task policy' if num_tasks is None else f'{num_tasks} tasks'
         raise GroupError(f'module_groups.{name}: per_task=True needs one entry per task, got {len(target)} for {tasks}')
-    return [group for index, entry in enumerate(target) if (group := _group(name, index, entry, taken))]
+    return [group for index, entry in enumerate(target) if (group := _group(name, index, _named(entry), taken))]
 
 
-def _group(name: str, task_id: int | None, target: nn.Module | nn.Parameter, taken: set[int]) -> Group | None:
-    named = [('weight', target)] if isinstance(target, nn.Parameter) else list(target.named_parameters())
-    # Tied parameters are counted once, in the group that names them first.
-    named = [(path.replace('_orig_mod.', ''), parameter) for path, parameter in named if id(parameter) not in taken]
-    taken.update(id(parameter) for _, parameter in named)
-    if not named:
+def _groups_of_several(
+    model: nn.Module, name: str, paths: Sequence[str], num_tasks: int | None, taken: set[int]
+) -> list[Group]:
+    task_ids: Sequence[int | None] = [None]
+    if '*' in paths[0].split('.'):
+        if num_tasks is None:
+            raise GroupError(f'module_groups.{name}: {paths[0]!r} is per task, and this policy has a single task')
+        task_ids = range(num_tasks)
+    groups = []
+    for task_id in task_ids:
+        named: list[tuple[str, nn.Parameter]] = []
+        for path in paths:
+            steps = [str(task_id) if step == '*' else step for step in path.split('.')]
+            # What two paths have in common is no part of a parameter's name; a clash keeps the whole path.
+            clash = [entry.split('.')[-1] for entry in paths].count(path.split('.')[-1]) > 1
+            prefix = '' if len(paths) == 1 else '.'.join(steps if clash else steps[-1:])
+            named += _named(_found(model, name, '.'.join(steps)), prefix)
+        if group := _group(name, task_id, named, taken):
+            groups.append(group)
+    return groups
+
+
+def _named(target: nn.Module | nn.Parameter, prefix: str = '') -> list[tuple[str, nn.Parameter]]:
+    if isinstance(target, nn.Parameter):
+        return [(prefix or 'weight', target)]
+    return list(target.named_parameters(prefix))
+
+
+def _group(name: str, task_id: int | None, named: Sequence[tuple[str, nn.Parameter]], taken: set[int]) -> Group | None:
+    # Tied parameters are counted once, in the group that names them first; also when two paths lead to one module.
+    kept: dict[int, tuple[str, nn.Parameter]] = {}
+    for path, parameter in named:
+        if id(parameter) not in taken:
+            kept.setdefault(id(parameter), (path.replace('_orig_mod.', ''), parameter))
+    taken.update(kept)
+    if not kept:
         return None
-    return Group(name, task_id, tuple(path for path, _ in named), tuple(parameter for _, parameter in named))
+    paths, parameters = zip(*kept.values(), strict=True)
+    return Group(name, task_id, paths, parameters)

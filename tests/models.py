@@ -159,7 +159,7 @@ def learn(
             measured.signals[name, batch.task_id] = (signals[name].detach().clone(), batch.mask.clone())
         losses[batch.task_id] = task_loss(signals, batch)
         step.publish_loss('noreduce_loss', losses[batch.task_id], task_id=batch.task_id)
-        measured.losses[batch.task_id] = float(losses[batch.task_id])
+        measured.losses[batch.task_id] = losses[batch.task_id].item()
         total = total + losses[batch.task_id]
     measured.parameters = {id(p): p.detach().clone() for p in model.parameters()}
     step.forward_end(losses)

@@ -153,7 +153,8 @@ class NormMonitor:
 
     @staticmethod
     def _refuse_async() -> None:
-        if getattr(task, 'async_mode', False):
+        # DI-engine's one task object keeps the flag of a task that has ended.
+        if getattr(task, '_running', False) and task.async_mode:
             raise ConfigurationError(
                 'monitor: async_mode=True runs middleware out of order, so no step could be given its iteration; '
                 'start the task with async_mode=False'

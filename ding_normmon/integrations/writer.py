@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 from ding.utils import DistributedWriter
 
-from ding_normmon.publish.tensorboard import write_record
+from ding_normmon.publish.tensorboard import flush_events, write_record
 from ding_normmon.record import Record
 
 __all__ = ['DIEngineWriter', 'init_writer']
@@ -55,7 +55,7 @@ class DIEngineWriter:
         write_record(writer._get_file_writer(), record)
 
     def close(self) -> None:
-        """Flush; the writer itself belongs to DI-engine."""
+        """Bring everything to the disk; the writer itself belongs to DI-engine."""
         writer = self._writer or DistributedWriter.get_instance()
         if writer is not None and writer.file_writer is not None:
-            writer.flush()
+            flush_events(writer.file_writer)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import Any
 
 from tensorboardX.proto.summary_pb2 import Summary
 
 from ding_normmon.record import Record
 
-__all__ = ['TensorBoard', 'write_record']
+__all__ = ['TensorBoard', 'flush_events', 'write_record']
+
+_ROOM = 1 << 20
+"""Bytes that must be free: more than a writer may hold back before it notices that its disk is full."""
 
 
 def write_record(file_writer: Any, record: Record) -> None:
@@ -19,10 +24,49 @@ def write_record(file_writer: Any, record: Record) -> None:
     Arguments:
         file_writer: a ``tensorboardX.FileWriter``, such as ``SummaryWriter.file_writer``.
         record: what to write, at step ``record.iteration``.
+
+    Raises:
+        OSError: the disk is full, the folder was removed, or the writer's own thread has died of something else.
     """
+    _check(file_writer.event_writer)
     values = [Summary.Value(tag=name, simple_value=value) for name, value in record.scalars.items()]
     if values:
         file_writer.add_summary(Summary(value=values), record.iteration)
+
+
+def _check(event_writer: Any) -> None:
+    """Refuse a writer that could not write.
+
+    tensorboardX writes in a thread of its own. An error ends that thread in silence, and the writer then blocks
+    whoever calls it, the user's own code and the end of the process included; so a full disk must not reach it.
+    """
+    worker = getattr(event_writer, '_worker', None)
+    if worker is not None and not worker.is_alive():
+        raise OSError('its writer thread has died; make room on the disk and start a new writer')
+    path = getattr(getattr(event_writer, '_ev_writer', None), '_file_name', '')
+    folder = os.path.dirname(path)
+    if '://' in path or not folder:
+        return
+    if not os.path.exists(path):
+        raise OSError(f'{path} is no longer there; restart the run to get a new file')
+    if shutil.disk_usage(folder).free < _ROOM:
+        raise OSError(f'the disk of {folder} is full; make room, and later records are written')
+
+
+def flush_events(file_writer: Any) -> None:
+    """Bring every event that was written so far to the disk.
+
+    tensorboardX's own ``flush`` leaves out what its thread has not taken from its queue yet. The thread is therefore
+    let run to the end of the queue, and another takes its place, as after ``reopen``.
+    """
+    event_writer = file_writer.event_writer
+    worker = getattr(event_writer, '_worker', None)
+    if worker is not None and worker.is_alive():
+        worker.stop()
+        arguments = (event_writer._event_queue, event_writer._ev_writer, event_writer._flush_secs)
+        event_writer._worker = type(worker)(*arguments)
+        event_writer._worker.start()
+    file_writer.flush()
 
 
 class TensorBoard:
@@ -40,5 +84,5 @@ class TensorBoard:
         write_record(self._writer._get_file_writer(), record)
 
     def close(self) -> None:
-        """Flush the writer."""
-        self._writer.flush()
+        """Bring everything to the disk."""
+        flush_events(self._writer._get_file_writer())

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ding_normmon.configuration import ConfigurationError
 from ding_normmon.unizero.ranks import is_distributed, rank
 
 __all__ = [
@@ -57,7 +58,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint on rank 0 and hand it to every rank; a collective.
 
     Raises:
-        FileNotFoundError: there is none, on every rank.
+        ConfigurationError: there is none, on every rank.
     """
     message: list[Any] = [None]
     if rank() == 0 and path.is_file():
@@ -65,7 +66,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if is_distributed():
         dist.broadcast_object_list(message, src=0, device=torch.device('cpu'))
     if message[0] is None:
-        raise FileNotFoundError(f'--resume: there is no checkpoint {path}')
+        raise ConfigurationError(f'--resume: there is no checkpoint {path}')
     state: dict[str, Any] = message[0]
     return state
 

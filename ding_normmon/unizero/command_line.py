@@ -145,7 +145,7 @@ def _run(main: Callable[[EasyDict], int | None], configs: Path, options: dict[st
             ranks = world_size()
             print(f'{len(config.tasks)} tasks on {ranks} rank{"s" if ranks > 1 else ""}: {config.exp_name}', flush=True)
         return main(config) or 0
-    except (BadInputError, ConfigurationError, GroupError, FileNotFoundError) as error:
+    except (BadInputError, ConfigurationError, GroupError) as error:
         if local_rank() == 0:
             print(f'error: {error}', file=sys.stderr, flush=True)
         return BAD_INPUT

@@ -57,7 +57,6 @@ class MultiTaskRun:
     def __init__(self, config: EasyDict) -> None:
         self.config = config
         self.interrupt = InterruptFlag()
-        self.interrupt.install()
         if not torch.cuda.is_available():
             torch.set_num_threads(1)  # ranks share the cores; with more threads than cores they stall each other
         seed_everything(config.seed)  # alike on all ranks: they build the same weights
@@ -98,6 +97,7 @@ class MultiTaskRun:
         self._start = time.monotonic()
 
     def __enter__(self) -> MultiTaskRun:
+        self.interrupt.install()
         return self
 
     def __exit__(

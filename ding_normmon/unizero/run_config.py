@@ -92,7 +92,7 @@ def complete_config(config: Mapping[str, Any], settings: Mapping[str, Any], task
     for key, value in run_settings.items():
         _apply(config, config, key, value)
     _check_minimum(config)
-    specs = _task_specs(config['tasks'])
+    specs = _task_specs(config['tasks'], config['environment_options'])
     every_task = list(range(len(specs)))
     overrides = config['policy']
     if policy_settings:
@@ -149,15 +149,17 @@ def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
     return flat
 
 
-def _task_specs(names: Any) -> list[TaskSpec]:
+def _task_specs(names: Any, options: Mapping[str, Any]) -> list[TaskSpec]:
     if not isinstance(names, (list, tuple)) or not names:
         raise ConfigurationError(f'tasks: expected a list of environment names, got {names!r}')
     specs = []
     for index, name in enumerate(names):
         try:
-            specs.append(environment_spec(name))
+            specs.append(environment_spec(name, **options))
         except (ValueError, ModuleNotFoundError) as error:
             raise type(error)(f'tasks[{index}]: {error}') from error
+        except TypeError as error:
+            raise ConfigurationError(f'environment_options: {error}, for {name}') from error
     return specs
 
 

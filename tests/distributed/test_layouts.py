@@ -78,6 +78,49 @@ def every_layout(rank: int) -> dict[str, Record | None]:
     return records
 
 
+POLICY_LAYOUTS: dict[str, tuple[int, Layout]] = {
+    'policy, 5 tasks on 3 ranks': (5, [[0, 1], [2, 3], [4]]),
+    'policy, 5 tasks on 2 ranks and an idle one': (5, [[4, 2], [], [0, 3, 1]]),
+    'policy, 2 tasks on 3 ranks': (2, [[], [1], [0]]),
+}
+
+
+def one_policy_step(num_tasks: int, layout: Layout, rank: int) -> Record | None:
+    """A learner step of the real policy, with batches of unequal size, through the middleware's wrapper."""
+    from ding.framework.context import OnlineRLContext
+
+    from ding_normmon import NormMonitor
+    from tests.unizero.builders import random_batch, tiny_policy
+
+    policy = tiny_policy(num_tasks, layout[rank])
+    middleware = NormMonitor({'monitor_norm_freq': 1, 'setup_timeout': 60}, policy)
+    # There is no event file in this test.
+    middleware.monitor._couriers = []
+    middleware(OnlineRLContext())
+    policy._forward_learn([random_batch(policy, task, seed=task, batch_size=2 + task) for task in layout[rank]])
+    middleware.close()
+    assert not middleware.monitor.losses.total, middleware.monitor.losses.total
+    records = middleware.monitor.take_records()
+    return records[0] if records else None
+
+
+def every_policy_layout(rank: int) -> dict[str, Record | None]:
+    return {name: one_policy_step(tasks, layout, rank) for name, (tasks, layout) in POLICY_LAYOUTS.items()}
+
+
+@pytest.fixture(scope='module')
+def policy_records() -> dict[str, Record]:
+    return run_ranks(every_policy_layout, 3, timeout=150)[0]
+
+
+@pytest.mark.parametrize('name', POLICY_LAYOUTS)
+def test_a_record_of_the_real_policy_does_not_depend_on_the_layout(policy_records: dict[str, Record], name: str) -> None:
+    num_tasks, _ = POLICY_LAYOUTS[name]
+    reference = one_policy_step(num_tasks, [range(num_tasks)], 0)
+    assert reference is not None
+    assert_same_record(policy_records[name], reference)
+
+
 @pytest.fixture(scope='module')
 def records() -> dict[str, Record]:
     return run_ranks(every_layout, 4, timeout=90)[0]

@@ -93,6 +93,16 @@ def test_resume_continues_iterations_curves_and_optimizer(short_run, tmp_path):
     assert [step for step, _ in curves[f'eval/{TASKS[0]}/return']] == [20, 30]
 
 
+def test_resume_without_a_checkpoint_is_one_message(tmp_path):
+    result = subprocess.run(
+        command(1, tmp_path / 'nothing', '--resume'),
+        env=environment(), capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert result.returncode == BAD_INPUT
+    assert result.stderr.count('error: --resume: there is no checkpoint') == 1
+    assert 'Traceback' not in result.stderr
+
+
 def test_ctrl_c_ends_all_ranks_with_a_checkpoint(tmp_path):
     folder = tmp_path / 'interrupted'
     process = subprocess.Popen(

@@ -45,6 +45,7 @@ def run(*arguments):
         (['--set', "tasks=['MiniGrid-Emty-8x8-v0']"], ['tasks[0]', 'MiniGrid-Emty-8x8-v0', 'MiniGrid-Empty-8x8-v0']),
         (['--set', 'tasks=[]'], ['tasks', 'a list of environment names']),
         (['--set', 'task_split=[[0, 1, 2, 7]]'], ['task_split', '7 is out of range', '0 to 3']),
+        (['--set', 'environment_options.colour=1'], ['environment_options', 'colour', 'MiniGrid-Empty']),
         (['--set', 'no-equals-sign'], ['no-equals-sign', 'KEY=VALUE']),
         (['--max-train-iter', '-5'], ['max_train_iter', 'at least 0', '-5']),
     ],
@@ -94,6 +95,11 @@ def test_every_key_that_a_complete_configuration_has_can_be_named():
     )
     assert again.policy.num_simulations == 4
     assert again.policy.task_ids == [2]
+
+
+def test_options_of_the_environments_change_the_tasks():
+    _, _, config = run('--set', "tasks=['PongNoFrameskip-v4']", '--set', 'environment_options.full_action_space=False')
+    assert config.policy.tasks[0].action_space_size == 6
 
 
 @pytest.mark.parametrize('name', ['mixed', 'atari8', 'atari26'])

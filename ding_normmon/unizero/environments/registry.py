@@ -52,9 +52,9 @@ def make_environment(name: str, seed: int = 0, **options: Any) -> TaskEnvironmen
 
 
 @functools.cache
-def environment_spec(name: str) -> TaskSpec:
+def environment_spec(name: str, **options: Any) -> TaskSpec:
     """Return name, observation shape and number of actions of a task; raises what :func:`make_environment` raises."""
-    environment = make_environment(name)
+    environment = make_environment(name, **options)
     try:
         return TaskSpec(name, environment.observation_shape, environment.action_space_size)
     finally:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ding.framework.context import OnlineRLContext
 
+from ding_normmon.configuration import ConfigurationError
 from ding_normmon.unizero.checkpoint import (
     checkpoint_path,
     digest,
@@ -80,12 +81,13 @@ class MultiTaskCheckpointer:
         """Load the newest checkpoint into the policy, the context, the returns and the generators; a collective.
 
         Raises:
-            FileNotFoundError: there is no checkpoint in the run's folder.
-            ValueError: it was made with other tasks.
+            ConfigurationError: there is no checkpoint in the run's folder, or it was made with other tasks.
         """
         state = load_checkpoint(self.path)
         if state['task_names'] != self._task_names:
-            raise ValueError(f'--resume: {self.path} has the tasks {state["task_names"]}, not {self._task_names}')
+            raise ConfigurationError(
+                f'--resume: {self.path} was made with the tasks {state["task_names"]}, not with {self._task_names}'
+            )
         self._policy._load_state_dict_learn(state['policy'])
         for name, value in state['context'].items():
             setattr(ctx, name, value)

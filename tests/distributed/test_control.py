@@ -1,0 +1,215 @@
+"""Decisions of rank 0 take effect on every rank at the same iteration, or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ding_normmon import Monitor
+from ding_normmon.control import Control, ControlError, Decision
+from ding_normmon.losses import LossCounter
+from tests.distributed.faults import Outcome, Stopped, assert_same_weights, monitored_run, serve, transport_to
+from tests.distributed.ranks import run_ranks
+
+ITERATIONS = range(1200)
+
+
+@pytest.fixture(scope='module')
+def server() -> Iterator[Any]:
+    yield serve()
+
+
+def decided_run(rank: int, port: int, name: str, posts: list[dict[str, Any]], **options: Any) -> Outcome:
+    """Train until a stop takes effect; note at which iteration each decision did."""
+    applied: list[tuple[str, int, int]] = []
+    state: dict[str, Any] = {'stopped': False, 'posted': False}
+
+    def note(monitor: Monitor, topic: str) -> None:
+        def callback(decision: Decision) -> None:
+            applied.append((topic, decision.iteration, monitor.control.iteration))
+            if topic == 'stop':
+                state['stopped'] = True
+
+        monitor.control.on(topic, callback)
+
+    def act(monitor: Monitor, iteration: int) -> None:
+        if iteration == 0:
+            for topic in ('stop', 'checkpoint', 'schedule', 'owners'):
+                note(monitor, topic)
+        if iteration == 60 and rank == 0:
+            for post in posts:
+                monitor.control.post(**post)
+        if options.get('slow') == rank and iteration % 50 == 0:
+            time.sleep(0.1)
+        if options.get('killed') == rank and iteration == 30:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if state['stopped']:
+            raise Stopped
+
+    outcome = monitored_run(
+        rank,
+        transport_to(port, rank, name),
+        before_step=act,
+        iterations=ITERATIONS,
+        pause=0.01,
+        monitor_norm_freq=10,
+    )
+    outcome.extra['applied'] = applied
+    return outcome
+
+
+def scenario(rank: int, port: int) -> dict[str, Outcome]:
+    owners = [[0], [2, 1], [3]]
+    return {
+        'schedule': decided_run(rank, port, 'schedule', [{'frequency': 20}, {'owners': owners}]),
+        'stop': decided_run(rank, port, 'stop', [{'action': 'checkpoint'}, {'action': 'stop'}]),
+        'late': decided_run(rank, port, 'late', [{'frequency': 20, 'iteration': 63}]),
+    }
+
+
+@pytest.fixture(scope='module')
+def outcomes(server: Any) -> list[dict[str, Outcome]]:
+    return run_ranks(scenario, 3, server.port, timeout=120)
+
+
+@pytest.mark.distributed
+def test_a_schedule_changes_at_the_same_iteration_on_every_rank(outcomes: list[dict[str, Outcome]]) -> None:
+    applied = [outcomes[rank]['schedule'].extra['applied'] for rank in range(3)]
+    assert applied[0] == applied[1] == applied[2]
+    assert sorted(topic for topic, _, _ in applied[0]) == ['owners', 'schedule']
+    assert all(planned == actual for _, planned, actual in applied[0])
+    records = outcomes[0]['schedule'].records
+    change = next(planned for topic, planned, _ in applied[0] if topic == 'schedule')
+    expected = [i for i in ITERATIONS if i % (10 if i < change else 20) == 0]
+    assert [record.iteration for record in records] == expected
+    assert {record.scalars['monitor/missing_ranks'] for record in records} == {0}
+
+
+@pytest.mark.distributed
+def test_a_task_that_moves_is_reported_by_its_new_rank(outcomes: list[dict[str, Outcome]]) -> None:
+    # The test's training does not follow the decision, so rank 0 goes on publishing task 1: refused as a mistake.
+    change = next(planned for topic, planned, _ in outcomes[0]['schedule'].extra['applied'] if topic == 'owners')
+    assert outcomes[0]['schedule'].lost.keys() == {'mistake'}
+    for record in outcomes[0]['schedule'].records:
+        assert ('norm/x_token_task1/mean' in record.scalars) == (record.iteration < change)
+        assert 'norm/head_value_task1/_total_norm' in record.scalars
+
+
+@pytest.mark.distributed
+def test_stop_and_checkpoint_happen_at_one_iteration_on_every_rank(outcomes: list[dict[str, Outcome]]) -> None:
+    applied = [outcomes[rank]['stop'].extra['applied'] for rank in range(3)]
+    assert applied[0] == applied[1] == applied[2]
+    assert [topic for topic, _, _ in applied[0]] == ['checkpoint', 'stop']
+    assert all(planned == actual for _, planned, actual in applied[0])
+
+
+@pytest.mark.distributed
+def test_a_decision_that_arrives_late_is_posted_again_with_a_longer_lead(outcomes: list[dict[str, Outcome]]) -> None:
+    applied = [outcomes[rank]['late'].extra['applied'] for rank in range(3)]
+    assert applied[0][-1] == applied[1][-1] == applied[2][-1]
+    topic, planned, actual = applied[0][-1]
+    assert topic == 'schedule'
+    assert planned == actual > 63
+    assert any('arrived in iteration' in text for text in outcomes[1]['late'].said)
+
+
+@pytest.mark.distributed
+def test_nothing_stops_without_the_acknowledgement_of_every_rank(server: Any) -> None:
+    outcomes = run_ranks(
+        killed_before_stop, 3, server.port, may_die=[2], timeout=90
+    )
+    for rank in (0, 1):
+        assert outcomes[rank].extra['applied'] == []
+        assert_same_weights(outcomes[rank], rank, ITERATIONS)
+    notes = [record.notes['control/stop'] for record in outcomes[0].records if 'control/stop' in record.notes]
+    assert len(notes) == 1
+    assert 'did not happen: ranks [2] did not acknowledge' in notes[0]
+
+
+def killed_before_stop(rank: int, port: int) -> Outcome:
+    return decided_run(rank, port, 'killed before stop', [{'action': 'stop'}], killed=2)
+
+
+# -- the state machine, without processes ---------------------------------------------------------------------------
+
+
+def controls(world_size: int = 3) -> list[Control]:
+    return [Control(rank, world_size, 10, LossCounter(), deadline=60) for rank in range(world_size)]
+
+
+def exchange(ranks: list[Control], now: float, deaf: int | None = None) -> None:
+    board = ranks[0].write_board(now)
+    for rank, control in enumerate(ranks[1:], 1):
+        if rank != deaf:
+            control.read_board(board)
+            for iteration, answer in control.take_answers():
+                ranks[0].hear(rank, iteration, answer)
+
+
+def advance(ranks: list[Control], iteration: int) -> None:
+    for control in ranks:
+        control.iteration = iteration
+        if iteration >= control.next_iteration:
+            control.reach(iteration)
+
+
+def test_a_commitment_that_arrives_late_stops_at_the_next_step() -> None:
+    ranks = controls()
+    stopped: dict[int, int] = {}
+    for rank, control in enumerate(ranks):
+        control.on('stop', lambda decision, rank=rank: stopped.setdefault(rank, ranks[rank].iteration))
+    advance(ranks, 0)
+    ranks[0].post('stop', iteration=20)
+    exchange(ranks, 1.0)
+    exchange(ranks, 2.0, deaf=1)
+    advance(ranks, 20)
+    assert stopped == {0: 20, 2: 20}
+    exchange(ranks, 3.0)
+    advance(ranks, 21)
+    assert stopped == {0: 20, 1: 21, 2: 20}
+    assert 'rank 1 learned of it too late' in ranks[0].take_notes()['control/stop']
+
+
+def test_a_stop_that_one_rank_never_promises_does_not_happen() -> None:
+    ranks = controls()
+    for control in ranks:
+        control.on('stop', lambda decision: pytest.fail('stopped'))
+    advance(ranks, 0)
+    ranks[0].post('stop')
+    begin = time.monotonic()
+    for second in range(200):
+        exchange(ranks, begin + second, deaf=2)
+        advance(ranks, second)
+    assert 'ranks [2] did not acknowledge' in ranks[0].take_notes()['control/stop']
+
+
+def test_what_stands_on_the_board_is_checked() -> None:
+    control = controls()[1]
+    for board in (b'garbage', b'[]', b'{"decisions":[{"number":1}]}', b'{"beat":"x"}', b'\xff'):
+        assert control.read_board(board) == -1
+    assert control.next_iteration == float('inf')
+
+
+def test_only_rank_0_decides_and_schedules_are_multiples() -> None:
+    ranks = controls()
+    with pytest.raises(ControlError, match='only rank 0'):
+        ranks[1].post('stop')
+    with pytest.raises(ControlError, match='no multiple'):
+        ranks[0].post(frequency=15)
+    with pytest.raises(ControlError, match='needs an action'):
+        ranks[0].post()
+    with pytest.raises(ControlError, match='2 entries for 3 ranks'):
+        ranks[0].post(owners=[[0], [1]])
+
+
+def test_a_callback_that_raises_is_counted() -> None:
+    control = Control(0, 1, 10, LossCounter(), deadline=60)
+    control.on('note', lambda decision: 1 / 0)
+    control.post('note', iteration=3)
+    advance([control], 3)
+    assert control._losses.total == {'control': 1}

@@ -1,0 +1,410 @@
+"""Faults put into a copy of the package on purpose; each must turn at least one test red.
+
+``python tests/mutations.py`` tries all of them, ``python tests/mutations.py std mask`` those whose description holds
+one of the words. The exit status is 0 when the unchanged copy passes and every fault is found.
+
+Every fault is tried in a process of its own, forked from one that has imported torch and pytest but not the package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PROCESSES = 2
+
+MOMENTS = ('tests/test_moments.py',)
+GROUPS = ('tests/test_groups.py', '-k', 'not compiled')
+MONITOR = ('tests/test_monitor.py',)
+SIGNALS = ('tests/quantities/test_tensor_statistics.py',)
+ROWS = ('tests/test_rows.py',)
+EVERY_METRIC = ('tests/test_monitor.py', '-k', 'every_metric or absent')
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One fault.
+
+    Arguments:
+        what: what is wrong then.
+        file: where, inside the package.
+        old: text that stands there exactly once.
+        new: what stands there instead.
+        tests: arguments of pytest that choose a fast part of the tests.
+    """
+
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTATIONS = (
+    # -- moments
+    Mutation(
+        'variance: sign of the spread of the means',
+        'moments.py',
+        'table[:, M2].sum() + np.dot(count, distance * distance)',
+        'table[:, M2].sum() - np.dot(count, distance * distance)',
+        MOMENTS,
+    ),
+    Mutation(
+        'variance: distance between the means not squared',
+        'moments.py',
+        'np.dot(count, distance * distance)',
+        'np.dot(count, np.abs(distance))',
+        MOMENTS,
+    ),
+    Mutation(
+        'variance: spread of the means forgotten',
+        'moments.py',
+        'table[:, M2].sum() + np.dot(count, distance * distance)',
+        'table[:, M2].sum()',
+        MOMENTS,
+    ),
+    Mutation(
+        'variance: not centred',
+        'moments.py',
+        '    numbers -= average\n',
+        '    numbers -= average * (1 + 1e-9)\n    average, remainder = average, 0.0\n',
+        MOMENTS,
+    ),
+    Mutation(
+        'mean: average of averages',
+        'moments.py',
+        'np.dot(count / total, table[:, MEAN] - origin)',
+        'np.mean(table[:, MEAN] - origin)',
+        MOMENTS,
+    ),
+    Mutation(
+        'maximum: average of maxima',
+        'moments.py',
+        'table[:, MAXIMUM].max()',
+        'table[:, MAXIMUM].mean()',
+        MOMENTS,
+    ),
+    Mutation('minimum: that of the last row', 'moments.py', 'table[:, MINIMUM].min()', 'table[-1, MINIMUM]', MOMENTS),
+    Mutation(
+        'std: biased',
+        'moments.py',
+        "math.sqrt(row[M2] / (row[COUNT] - 1)) if row[COUNT] > 1",
+        "math.sqrt(row[M2] / row[COUNT]) if row[COUNT] > 1",
+        MOMENTS,
+    ),
+    Mutation('norm: missing square', 'moments.py', 'math.sqrt(row[COUNT]) * float(row[MEAN])', 'float(row[MEAN])', MOMENTS),
+    Mutation(
+        'abs_max: the maximum only',
+        'moments.py',
+        'max(abs(row[MINIMUM]), abs(row[MAXIMUM]))',
+        'abs(row[MAXIMUM])',
+        MOMENTS,
+    ),
+    Mutation(
+        'non-finite entries hidden',
+        'moments.py',
+        '        row[NONFINITE] = numbers.size - finite.size\n',
+        '',
+        MOMENTS,
+    ),
+    Mutation(
+        'non-finite entries of a merge lost',
+        'moments.py',
+        'nonfinite = float(table[:, NONFINITE].sum())',
+        'nonfinite = 0.0',
+        MOMENTS,
+    ),
+    Mutation(
+        'device: mask ignored by the count',
+        'moments.py',
+        '        finite = finite & valid\n',
+        '',
+        MOMENTS,
+    ),
+    # -- groups
+    Mutation(
+        'groups: a list of length 1 is per task',
+        'groups.py',
+        '            and len(target) == num_tasks\n',
+        '',
+        GROUPS,
+    ),
+    Mutation(
+        'groups: the encoder of a one-task run is per task',
+        'groups.py',
+        "and (num_tasks > 1 or name.startswith('head_'))",
+        '',
+        GROUPS,
+    ),
+    Mutation(
+        'groups: tied parameters counted twice',
+        'groups.py',
+        'for path, parameter in named if id(parameter) not in taken]',
+        'for path, parameter in named]',
+        GROUPS,
+    ),
+    Mutation(
+        'groups: the rest of the model forgotten',
+        'groups.py',
+        '    if rest:\n',
+        '    if False:\n',
+        GROUPS,
+    ),
+    Mutation(
+        'groups: task ids off by one',
+        'groups.py',
+        '_group(name, index, entry, taken)',
+        '_group(name, index + 1, entry, taken)',
+        GROUPS,
+    ),
+    Mutation(
+        'groups: a part called like a wrapper is unwrapped',
+        'groups.py',
+        'if _parameters(inner) == _parameters(model):',
+        'if True:',
+        GROUPS,
+    ),
+    # -- signals
+    Mutation(
+        'signals: mask ignored',
+        'quantities/tensor_statistics.py',
+        '                tensor = tensor[valid]\n',
+        '                pass\n',
+        SIGNALS,
+    ),
+    Mutation(
+        'signals: mask repeated as a whole and not step by step',
+        'quantities/tensor_statistics.py',
+        'mask.bool().repeat_interleave(repeats, dim=1)',
+        'mask.bool().repeat(1, repeats)',
+        SIGNALS,
+    ),
+    Mutation(
+        'signals: last task only',
+        'quantities/tensor_statistics.py',
+        'moments.merge_rows(tasks.values())',
+        'list(tasks.values())[-1]',
+        SIGNALS,
+    ),
+    Mutation(
+        'signals: local instead of global task id',
+        'quantities/tensor_statistics.py',
+        'for task_id, row in tasks.items():',
+        'for task_id, row in enumerate(tasks.values()):',
+        MONITOR + ('-k', 'global_id or absent'),
+    ),
+    Mutation(
+        'signals: std of one value is 0',
+        'quantities/tensor_statistics.py',
+        "statistic != 'std' or row[moments.COUNT] > 1",
+        'True',
+        SIGNALS,
+    ),
+    Mutation(
+        'signals: non-finite entries hidden',
+        'quantities/tensor_statistics.py',
+        'if row[moments.NONFINITE] > 0:',
+        'if False:',
+        SIGNALS,
+    ),
+    Mutation(
+        'signals: all-tasks figures although a rank is missing',
+        'quantities/tensor_statistics.py',
+        'if table.complete:',
+        'if True:',
+        SIGNALS,
+    ),
+    # -- norms
+    Mutation(
+        'norms: sum of norms instead of the norm of all',
+        'quantities/square_norms.py',
+        'norm(merge_rows(present))',
+        'sum(norm(row) for row in present)',
+        EVERY_METRIC,
+    ),
+    Mutation(
+        'norms: spread over squares',
+        'quantities/square_norms.py',
+        'per_task = [norm(row) for',
+        'per_task = [norm(row) ** 2 for',
+        EVERY_METRIC,
+    ),
+    Mutation(
+        'gradients: measured after clipping',
+        'quantities/gradient_norms.py',
+        "hook_points: ClassVar[tuple[str, ...]] = ('backward_end',)",
+        "hook_points: ClassVar[tuple[str, ...]] = ('backward_end', 'step_end')",
+        MONITOR + ('-k', 'clipping or every_metric'),
+    ),
+    Mutation(
+        'gradients: scale taken off once and not twice from the squares',
+        'quantities/square_norms.py',
+        'self.sums.mul_(1.0 / scale / scale)',
+        'self.sums.mul_(1.0 / scale)',
+        MONITOR + ('-k', 'unscaled'),
+    ),
+    Mutation(
+        'gradients: a group without gradient is 0',
+        'quantities/gradient_norms.py',
+        "return {(name, task_id) for name, tasks in table.of(self.name, 'no_gradient').items() for task_id in tasks}",
+        'return set()',
+        EVERY_METRIC,
+    ),
+    Mutation(
+        'gradients: a parameter without gradient is 0',
+        'quantities/gradient_norms.py',
+        "part=f'absent:{path}'",
+        "part='absent:'",
+        MONITOR + ('-k', 'single_parameters'),
+    ),
+    Mutation(
+        'gradients: the second backward of a step forgets the first',
+        'quantities/gradient_norms.py',
+        '        self.cells.add_(earlier)\n',
+        '',
+        MONITOR + ('-k', 'two_optimizers'),
+    ),
+    Mutation(
+        'weights: new storage not seen',
+        'quantities/parameter_norms.py',
+        'if parameter.data_ptr() != self._weights[index].data_ptr():',
+        'if False:',
+        MONITOR + ('-k', 'new_storage'),
+    ),
+    Mutation(
+        'weights: frozen ones counted as trainable',
+        'quantities/parameter_norms.py',
+        'if not parameter.requires_grad)',
+        'if parameter.requires_grad is None)',
+        MONITOR + ('-k', 'freezing'),
+    ),
+    # -- the monitor
+    Mutation(
+        'monitor: iteration 0 does not count',
+        'monitor.py',
+        'self.frequency > 0 and (iteration % self.frequency == 0 or self._gradient_due)',
+        'self.frequency > 0 and iteration > 0 and (iteration % self.frequency == 0 or self._gradient_due)',
+        MONITOR + ('-k', 'points_stand'),
+    ),
+    Mutation(
+        'monitor: weights of an earlier step at the end of a cycle',
+        'monitor.py',
+        "if self._forward or point != 'forward_end')",
+        'if True)',
+        MONITOR + ('-k', 'accumulation'),
+    ),
+    Mutation(
+        'monitor: what failed shows the figures of an earlier step',
+        'monitor.py',
+        'self._failed.add(quantity.name)',
+        'pass',
+        MONITOR + ('-k', 'failed'),
+    ),
+    Mutation(
+        'monitor: copies that lag behind are never collected',
+        'monitor.py',
+        '        if self._pending:\n            self._collect()\n        if self.frequency == 0:\n',
+        '        if self.frequency == 0:\n',
+        MONITOR + ('-k', 'lag_behind'),
+    ),
+    Mutation(
+        'monitor: a later mistake raises',
+        'monitor.py',
+        '        self._first_due_step = False\n',
+        '',
+        MONITOR + ('-k', 'later_mistake'),
+    ),
+    # -- rows
+    Mutation(
+        'rows: the cells of a grown buffer are those of an earlier step',
+        'rows.py',
+        'if self.storage is not self._bound:',
+        'if False:',
+        MONITOR + ('-k', 'accelerators'),
+    ),
+    Mutation(
+        'rows: of several ranks the last one counts',
+        'rows.py',
+        'rows[0] if len(rows) == 1 else merge_rows(rows)',
+        'rows[-1]',
+        ROWS,
+    ),
+)
+
+
+def apply(mutation: Mutation, package: Path) -> None:
+    """Put a fault into a copy of the package.
+
+    Raises:
+        ValueError: its text does not stand there exactly once.
+    """
+    path = package / mutation.file
+    text = path.read_text(encoding='utf-8')
+    if (count := text.count(mutation.old)) != 1:
+        raise ValueError(f'{mutation.file} holds {mutation.old!r} {count} times, not once')
+    path.write_text(text.replace(mutation.old, mutation.new), encoding='utf-8')
+
+
+def copy_sources(folder: Path) -> None:
+    """Copy the package and its tests, without what needs DI-engine or LightZero."""
+    unwanted = shutil.ignore_patterns('__pycache__', 'unizero', 'distributed', 'entry', 'integrations', 'report')
+    for name in ('ding_normmon', 'tests'):
+        shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
+    shutil.copy(ROOT / 'pyproject.toml', folder)
+
+
+def outcome(mutation: Mutation | None) -> tuple[str, bool, str]:
+    """Return what was tried, whether it went as it must, and why not."""
+    import pytest
+
+    what = 'nothing changed' if mutation is None else mutation.what
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        copy_sources(folder)
+        tests: tuple[str, ...] = (*MOMENTS, *MONITOR, *SIGNALS, *ROWS, *GROUPS)
+        if mutation is not None:
+            try:
+                apply(mutation, folder / 'ding_normmon')
+            except ValueError as error:
+                return what, False, str(error)
+            tests = mutation.tests
+        os.chdir(folder)
+        # Only the copy may be found, wherever this script was started and whatever is installed.
+        sys.path = [str(folder), *(path for path in sys.path if Path(path or '.').resolve() not in (ROOT, ROOT / 'tests'))]
+        output = folder / 'output'
+        with output.open('w') as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            status = pytest.main(['-x', '-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', '--tb=short', *tests])
+        used = Path(sys.modules['ding_normmon'].__file__ or '')
+        if not used.is_relative_to(folder):
+            return what, False, f'the tests used {used}'
+        if mutation is None:
+            return what, status == 0, output.read_text()[-3000:]
+        reason = 'no test found it' if status == 0 else f'the tests could not run:\n{output.read_text()[-3000:]}'
+        return what, status == 1, reason
+
+
+def main(words: list[str]) -> int:
+    """Try the faults whose description holds one of the words, all of them without a word."""
+    import hypothesis  # noqa: F401
+    import pytest  # noqa: F401
+    import torch  # noqa: F401
+
+    chosen = [mutation for mutation in MUTATIONS if not words or any(word in mutation.what for word in words)]
+    failures = 0
+    with multiprocessing.get_context('fork').Pool(PROCESSES, maxtasksperchild=1) as pool:
+        for what, good, reason in pool.imap(outcome, [None, *chosen]):
+            print(f'{"ok" if good else "FAULT":6}{what}{"" if good else ": " + reason}', flush=True)
+            failures += not good
+    print(f'{len(chosen)} faults tried, {failures} failures')
+    return int(failures > 0)
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,218 @@
+"""What travels between ranks: exact both ways, and nothing else is taken for a message."""
+
+from __future__ import annotations
+
+import json
+import math
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ding_normmon import message
+from ding_normmon.message import CONTROL, ROWS, MessageError, decode, encode, encode_answer, encode_schema, schema_digest
+from ding_normmon.rows import Batch, RowKey
+
+SESSION = b'session1'
+KEYS = (RowKey('gradient_norms', 'encoder'), RowKey('tensor_statistics', 'logits/value', 3), RowKey('a', 'ü', 0, 'p.q'))
+
+
+def rows_of(count: int) -> np.ndarray:
+    """Rows with everything a row can hold."""
+    rows = np.arange(count * 6, dtype=np.float64).reshape(count, 6) * math.pi
+    if count:
+        rows[0] = [0, 0, 0, math.inf, -math.inf, 2]
+    return rows
+
+
+def message_of(keys: tuple[RowKey, ...] = KEYS, schema: bool = True, tasks: frozenset[int] | None = None) -> bytes:
+    encoded = encode_schema(tasks, keys)
+    batch = Batch(1234, keys, rows_of(len(keys)))
+    return encode(3, SESSION, batch, schema_digest(encoded), encoded if schema else None, {'late': 2})
+
+
+def resealed(data: bytes) -> bytes:
+    """The same bytes with a checksum that is right again."""
+    head, body = data[: message._HEADER.size], data[message._BODY :]
+    return head + message._CHECK.pack(zlib.crc32(body, zlib.crc32(head))) + body
+
+
+def forged(schema: bytes, count: int = 1) -> bytes:
+    """A message with a right checksum and digest around any schema."""
+    batch = Batch(0, KEYS[:count], rows_of(count))
+    return encode(1, SESSION, batch, schema_digest(schema), schema, {})
+
+
+# -- both ways -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('tasks', [None, frozenset(), frozenset({0, 7})])
+def test_a_message_says_what_was_said(tasks: frozenset[int] | None) -> None:
+    said = decode(message_of(tasks=tasks), SESSION)
+    assert (said.kind, said.rank, said.iteration, said.note) == (ROWS, 3, 1234, {'late': 2})
+    assert said.schema is not None
+    assert said.schema.keys == KEYS
+    assert said.schema.tasks == tasks
+    assert np.array_equal(said.rows, rows_of(len(KEYS)))
+
+
+def test_keys_travel_once() -> None:
+    first, later = message_of(), message_of(schema=False)
+    assert len(later) < len(first)
+    said = decode(later, SESSION)
+    assert said.schema is None
+    assert said.digest == decode(first, SESSION).digest
+    assert np.array_equal(said.rows, rows_of(len(KEYS)))
+
+
+def test_a_message_without_rows() -> None:
+    said = decode(message_of(keys=()), SESSION)
+    assert said.schema is not None
+    assert said.schema.keys == ()
+    assert said.rows.shape == (0, 6)
+
+
+def test_an_answer() -> None:
+    said = decode(encode_answer(2, SESSION, 50, {'number': 1, 'applied': True}), SESSION)
+    assert (said.kind, said.rank, said.iteration) == (CONTROL, 2, 50)
+    assert said.note == {'number': 1, 'applied': True}
+
+
+NAMES = st.text(max_size=20)
+ROW_KEYS = st.builds(RowKey, NAMES, NAMES, st.none() | st.integers(-5, 10**6), NAMES)
+
+
+@given(st.lists(ROW_KEYS, max_size=6), st.integers(0, 2**32 - 1), st.integers(-(2**63), 2**63 - 1))
+def test_any_rows_of_any_keys(keys: list[RowKey], rank: int, iteration: int) -> None:
+    encoded = encode_schema(None, keys)
+    batch = Batch(iteration, tuple(keys), rows_of(len(keys)))
+    said = decode(encode(rank, SESSION, batch, schema_digest(encoded), encoded, {}), SESSION)
+    assert (said.rank, said.iteration) == (rank, iteration)
+    assert said.schema is not None
+    assert said.schema.keys == tuple(keys)
+    assert np.array_equal(said.rows, batch.rows)
+
+
+def test_bits_of_rows_arrive_as_they_were() -> None:
+    rows = np.array([[-0.0, 5e-324, 1.7976931348623157e308, math.nan, math.inf, -math.inf]])
+    batch = Batch(0, KEYS[:1], rows)
+    said = decode(encode(0, SESSION, batch, bytes(8), None, {}), SESSION)
+    assert said.rows.tobytes() == rows.tobytes()
+
+
+# -- nothing else ----------------------------------------------------------------------------------------------------
+
+
+def test_every_truncation_is_refused() -> None:
+    data = message_of()
+    for length in range(len(data)):
+        with pytest.raises(MessageError):
+            decode(data[:length], SESSION)
+
+
+def test_every_flipped_bit_is_refused() -> None:
+    data = message_of()
+    for position in range(len(data)):
+        flipped = bytearray(data)
+        flipped[position] ^= 1 << (position % 8)
+        with pytest.raises(MessageError):
+            decode(bytes(flipped), SESSION)
+
+
+def test_what_follows_a_message_is_refused() -> None:
+    with pytest.raises(MessageError, match='where the header announces'):
+        decode(message_of() + b'\0', SESSION)
+
+
+def test_another_run_is_refused() -> None:
+    with pytest.raises(MessageError, match='another run'):
+        decode(message_of(), b'session2')
+
+
+@given(st.binary(max_size=200))
+def test_foreign_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(MessageError):
+        decode(data, SESSION)
+
+
+@given(st.binary(max_size=120))
+def test_foreign_bytes_behind_a_right_header_are_refused(data: bytes) -> None:
+    header = message._HEADER.pack(b'NMON', message._VERSION, ROWS, 0, 1, SESSION, 0, bytes(8), 0, len(data), 0)
+    with pytest.raises(MessageError):
+        decode(resealed(header + bytes(4) + data + b' '), SESSION)
+
+
+@pytest.mark.parametrize(('count', 'schema', 'note'), [(2**32 - 1, 0, 0), (0, 2**32 - 1, 0), (0, 0, 2**32 - 1), (9, 9, 9)])
+def test_a_header_that_announces_too_much_costs_nothing(count: int, schema: int, note: int) -> None:
+    header = message._HEADER.pack(b'NMON', message._VERSION, ROWS, 0, 1, SESSION, 0, bytes(8), count, schema, note)
+    data = resealed(header + bytes(4))
+    tracemalloc.start()
+    try:
+        with pytest.raises(MessageError, match='where the header announces'):
+            decode(data, SESSION)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100_000
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        None,
+        [],
+        5,
+        'keys',
+        {},
+        {'tasks': None},
+        {'tasks': None, 'keys': {}},
+        {'tasks': 3, 'keys': []},
+        {'tasks': [True], 'keys': []},
+        {'tasks': ['0'], 'keys': []},
+        {'tasks': None, 'keys': [5]},
+        {'tasks': None, 'keys': [['a', 'b', 3]]},
+        {'tasks': None, 'keys': [['a', 'b', 3, '', '']]},
+        {'tasks': None, 'keys': [['a', 'b', 1.0, '']]},
+        {'tasks': None, 'keys': [['a', 'b', True, '']]},
+        {'tasks': None, 'keys': [['a', 'b', '3', '']]},
+        {'tasks': None, 'keys': [[1, 'b', 3, '']]},
+        {'tasks': None, 'keys': [['a', None, 3, '']]},
+        {'tasks': None, 'keys': [['a', 'b', 3, {}]]},
+        {'tasks': None, 'keys': [{'quantity': 'a'}]},
+    ],
+)
+def test_a_schema_that_is_none_is_refused(content: object) -> None:
+    with pytest.raises(MessageError):
+        decode(forged(json.dumps(content).encode()), SESSION)
+
+
+@pytest.mark.parametrize(
+    'schema',
+    [
+        b'{"tasks":null,"keys":' + b'[' * 100_000,
+        b'[' * 100_000 + b']' * 100_000,
+        b'{"tasks":null,"keys":[["a","b",' + b'9' * 10_000 + b',""]]}',
+        b'\xff\xfe\xfd',
+        b'{"tasks":null,"keys":[["a","b",NaN,""]]}',
+        b'__import__("os").system("true")',
+    ],
+    ids=['deep', 'deep and closed', 'huge integer', 'no text', 'NaN', 'code'],
+)
+def test_malicious_json_is_refused(schema: bytes) -> None:
+    with pytest.raises(MessageError):
+        decode(forged(schema), SESSION)
+
+
+def test_as_many_keys_as_rows() -> None:
+    with pytest.raises(MessageError, match='1 row keys for 2 rows'):
+        decode(forged(encode_schema(None, KEYS[:1]), count=2), SESSION)
+
+
+@pytest.mark.parametrize('note', [{'a b': 1}, {'late': 1.5}, {'late': -1}, {'late': True}, {'late': '1'}, {'': 1}])
+def test_losses_that_are_no_counts_are_refused(note: dict[str, int]) -> None:
+    batch = Batch(0, (), rows_of(0))
+    with pytest.raises(MessageError, match='no count of losses'):
+        decode(encode(1, SESSION, batch, bytes(8), None, note), SESSION)

@@ -1,0 +1,35 @@
+"""Every fault in tests/mutations.py is found by a test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.mutations import MUTATIONS, Mutation, apply
+
+SCRIPT = Path(__file__).with_name('mutations.py')
+
+
+@pytest.mark.slow
+def test_every_fault_is_found() -> None:
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    for name in ('PYTEST_ADDOPTS', 'PYTEST_XDIST_WORKER', 'PYTEST_CURRENT_TEST'):
+        environment.pop(name, None)
+    done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f'{len(MUTATIONS)} faults tried, 0 failures' in done.stdout
+
+
+def test_a_fault_whose_text_is_not_there_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / 'a.py').write_text('x = 1\nx = 1\n')
+    for old in ('y', 'x'):
+        with pytest.raises(ValueError, match='not once'):
+            apply(Mutation('', 'a.py', old, 'z', ()), tmp_path)
+
+
+def test_every_fault_has_its_own_description() -> None:
+    assert len({mutation.what for mutation in MUTATIONS}) == len(MUTATIONS)
