@@ -7,7 +7,9 @@ from setuptools import find_packages, setup
 here = Path(__file__).resolve().parent
 readme = here / 'README.md'
 
+cli = ['click', 'tabulate']
 train = [
+    *cli,
     'DI-engine>=0.5.3',
     'LightZero>=0.2.0',
     'rich',
@@ -46,7 +48,7 @@ setup(
     python_requires='>=3.10,<3.12',
     # No upper bounds and nothing heavy: this goes into an environment that has torch, DI-engine and LightZero already.
     install_requires=['torch>=2.0', 'numpy', 'easydict', 'tensorboardX'],
-    extras_require={'train': train, 'test': train + test, 'dev': train + test + dev},
+    extras_require={'cli': cli, 'train': train, 'test': train + test, 'dev': train + test + dev},
     classifiers=[
         'Intended Audience :: Science/Research',
         'Operating System :: POSIX',
@@ -55,5 +57,6 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
         'Typing :: Typed',
     ],
+    entry_points={'console_scripts': ['normmon = ding_normmon.command_line:main']},
     zip_safe=False,
 )

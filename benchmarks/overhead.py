@@ -127,12 +127,11 @@ def measure(size: str, num_tasks: int, args: argparse.Namespace) -> dict[str, An
                 list(quantity.unpack(cells[span]))
 
     def our_signals() -> None:
-        core._buffer.begin(0)
-        core._forward = True
-        core._published.clear()
-        for published in recorder.published:
-            core.on_publish(*published)
+        step = core.begin_step(0)
+        for name, tensor, task_id, mask in recorder.published:
+            step.publish(name, tensor, task_id=task_id, mask=mask)
         wait()
+        core._measuring = False
 
     figures: dict[str, Any] = {'tensors': len(parameters), 'elements': flat.numel()}
     names = ('today norms', 'our norms', 'floor', 'today signals', 'our signals')

@@ -8,7 +8,8 @@ pass over one flat tensor with as many bytes.
 
 Each method is timed twice in a row: "cold", after other memory than the model's has been read, as in a learner step
 where the backward pass or the optimizer ran last, and "warm", once more right after. The methods take turns within
-each repeat, so a disturbance from outside hits them alike. "CPU ms" is the calling thread's own time, cold.
+each repeat, so a disturbance from outside hits them alike. "CPU" is the calling thread's own time; on a machine that
+others use, its ratio is the one to trust. Ratios and CPU times stand as "cold, warm".
 """
 
 from __future__ import annotations
@@ -100,39 +101,42 @@ def main() -> None:
         methods = make_methods(shapes)
         cold: dict[str, list[float]] = {name: [] for name in methods}
         warm: dict[str, list[float]] = {name: [] for name in methods}
-        cpu: dict[str, list[float]] = {name: [] for name in methods}
+        cpu: dict[str, list[list[float]]] = {name: [[], []] for name in methods}
         elsewhere = torch.zeros(8_000_000)
         repeats = arguments.repeats or (300 if numel < 10_000_000 else 15)
         for repeat in range(-2, repeats):  # two rounds to warm up
             for name, method in methods.items():
                 elsewhere.sum()
-                for times in (cold, warm):
+                for times, cpu_times in zip((cold, warm), cpu[name], strict=True):
                     cpu_start, start = time.thread_time(), time.perf_counter()
                     method()
                     if repeat >= 0:
                         times[name].append(1e3 * (time.perf_counter() - start))
-                        if times is cold:
-                            cpu[name].append(1e3 * (time.thread_time() - cpu_start))
+                        cpu_times.append(1e3 * (time.thread_time() - cpu_start))
         table = Table(
             title=f'{model}: {len(shapes)} tensors, {numel / 1e6:.2f} M float32 elements, parameters and gradients, '
             f'{arguments.threads} torch thread(s), {repeats} interleaved repeats'
         )
-        columns = ['method', 'cold ms', 'quartiles', 'warm ms', 'quartiles', 'CPU ms']
-        columns += ['loop/this', 'warm', 'this/floor', 'warm']
+        columns = ['method', 'cold ms', 'quartiles', 'warm ms', 'quartiles', 'CPU ms', 'loop / this', 'the same, CPU']
+        columns += ['this / floor']
         for column in columns:
             table.add_column(column, justify='left' if column == 'method' else 'right')
-        loops, floors = ([float(np.median(times[name])) for times in (cold, warm)] for name in (LOOP, FLOOR))
+        medians = {name: np.median([cold[name], warm[name]], axis=1) for name in methods}
+        cpu_medians = {name: np.median(cpu[name], axis=1) for name in methods}
         for name in methods:
-            cells, medians = [name], []
+            cells = [name]
             for times in (cold, warm):
                 low, median, high = np.percentile(times[name], [25, 50, 75])
                 cells += [f'{median:.3f}', f'{low:.3f} to {high:.3f}']
-                medians.append(median)
-            cells.append(f'{np.median(cpu[name]):.3f}')
-            cells += [f'{loop / median:.2f}' for loop, median in zip(loops, medians, strict=True)]
-            cells += [f'{median / floor:.2f}' for floor, median in zip(floors, medians, strict=True)]
+            for pair, digits in (
+                (cpu_medians[name], 3),
+                (medians[LOOP] / medians[name], 2),
+                (cpu_medians[LOOP] / cpu_medians[name], 2),
+                (medians[name] / medians[FLOOR], 2),
+            ):
+                cells.append(f'{pair[0]:.{digits}f}, {pair[1]:.{digits}f}')
             table.add_row(*cells)
-        Console(width=150).print(table)
+        Console(width=160).print(table)
 
 
 if __name__ == '__main__':

@@ -11,6 +11,8 @@ from ding_normmon.monitor import Monitor
 from ding_normmon.record import Matrix, Record
 
 if TYPE_CHECKING:
+    from ding_normmon.integrations.attachment import Attachment, attach
+    from ding_normmon.integrations.learner_hook import NormMonitorHook
     from ding_normmon.integrations.middleware import NormMonitor
     from ding_normmon.integrations.writer import init_writer
 
@@ -18,6 +20,7 @@ __version__ = '0.1.0'
 
 __all__ = [
     'INERT',
+    'Attachment',
     'ConfigurationError',
     'GroupError',
     'LearnerStep',
@@ -25,13 +28,18 @@ __all__ = [
     'Monitor',
     'MonitorConfig',
     'NormMonitor',
+    'NormMonitorHook',
     'Record',
+    'attach',
     'init_writer',
 ]
 
 # What needs DI-engine is imported at first use, so that Monitor works where DI-engine is not installed.
 _LAZY = {
+    'Attachment': 'ding_normmon.integrations.attachment',
+    'attach': 'ding_normmon.integrations.attachment',
     'NormMonitor': 'ding_normmon.integrations.middleware',
+    'NormMonitorHook': 'ding_normmon.integrations.learner_hook',
     'init_writer': 'ding_normmon.integrations.writer',
 }
 

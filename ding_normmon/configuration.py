@@ -30,6 +30,8 @@ class MonitorConfig:
         detail: ``'group'``, or ``'parameter'`` for one norm per parameter as well.
         top_k: with ``detail='parameter'``, only the so many largest of each group; None for all.
         module_groups: further parameter groups, name to attribute path.
+        clip_fraction: also report the share of the steps since the last record in which a clip call took something
+            away; it looks at every step.
         deadline: seconds after which a record is published without the ranks that have not reported.
         setup_timeout: seconds for which the ranks wait for each other once, at construction.
         close_timeout: seconds for which ``close()`` waits for what is still under way.
@@ -49,6 +51,7 @@ monitor_norm_freq
     detail: str = 'group'
     top_k: int | None = None
     module_groups: Mapping[str, Any] = field(default_factory=dict)
+    clip_fraction: bool = False
     deadline: float = 60.0
     setup_timeout: float = 300.0
     close_timeout: float = 10.0
@@ -119,6 +122,7 @@ _CHECKS = {
     'detail': _detail,
     'top_k': _positive_integer_or_none,
     'module_groups': _mapping,
+    'clip_fraction': _boolean,
     'deadline': _seconds,
     'setup_timeout': _seconds,
     'close_timeout': _seconds,

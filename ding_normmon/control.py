@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ding_normmon.decision import Decision, read_decision
 from ding_normmon.losses import LossCounter
 
 __all__ = ['TWO_PHASE', 'Control', 'ControlError', 'Decision']
@@ -39,27 +40,6 @@ _OPEN_DECISIONS = 32
 
 class ControlError(ValueError):
     """A decision that cannot be posted."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What every rank does at one iteration.
-
-    Arguments:
-        number: ascending; a decision that is posted again has a new one.
-        iteration: it takes effect right before the learner step of this iteration.
-        frequency: new schedule, a multiple of the configured one; None leaves it.
-        owners: new task ids of every rank, by rank; None leaves them.
-        action: name under which callbacks are registered, such as ``'stop'``; None for none.
-        committed: whether it may be acted upon; always true for what is not two-phase.
-    """
-
-    number: int
-    iteration: int
-    frequency: int | None = None
-    owners: tuple[tuple[int, ...], ...] | None = None
-    action: str | None = None
-    committed: bool = True
 
 
 @dataclass
@@ -84,6 +64,7 @@ class Control:
     Attributes:
         iteration: the learner step that has begun last; written by the learner thread.
         next_iteration: where the learner has to call :meth:`reach`; infinite while nothing is to come.
+        closed: whether rank 0 has closed its monitor.
 
     Example:
         >>> control = Control(rank=0, world_size=1, frequency=10, losses=LossCounter(), deadline=60)
@@ -103,7 +84,8 @@ class Control:
 
     def __init__(self, rank: int, world_size: int, frequency: int, losses: LossCounter, deadline: float) -> None:
         self.iteration = -1
-        self.next_iteration = _NEVER
+        self.next_iteration: float = _NEVER
+        self.closed = False
         self._rank = rank
         self._world_size = world_size
         self._frequency = frequency
@@ -177,7 +159,7 @@ class Control:
             if len(self._posted) >= _OPEN_DECISIONS:
                 raise ControlError(f'{_OPEN_DECISIONS} decisions are open; wait until some have been applied')
             now = time.monotonic()
-            lead = 1 if self._world_size == 1 else max(4, math.ceil(self._rate * LEAD_SECONDS))
+            lead = 1 if self._world_size == 1 else max(4, math.ceil(self._speed(now) * LEAD_SECONDS))
             return self._post(decision, lead, now, now, iteration)
 
     def take_notes(self) -> dict[str, str]:
@@ -221,11 +203,10 @@ class Control:
 
     # -- the background thread of rank 0 ---------------------------------------------------------------------------
 
-    def write_board(self, now: float) -> bytes:
+    def write_board(self, now: float, closing: bool = False) -> bytes:
         """Return the board that rank 0 posts at monotonic second ``now``: a sign of life and the open decisions."""
         with self._lock:
-            if self._sample is not None and now > self._sample[0]:
-                self._rate = (self.iteration - self._sample[1]) / (now - self._sample[0])
+            self._rate = self._speed(now)
             self._sample = (now, self.iteration)
             self._beat += 1
             for posted in list(self._posted.values()):
@@ -234,6 +215,7 @@ class Control:
                 'beat': self._beat,
                 'decisions': [asdict(posted.decision) for posted in self._posted.values()],
                 'withdrawn': self._withdrawn[-_OPEN_DECISIONS:],
+                'closed': closing,
             }
         return json.dumps(board, separators=(',', ':')).encode()
 
@@ -264,6 +246,13 @@ class Control:
         if self._world_size > 1:
             self._posted[decision.number] = _Posted(decision, lead, now, first, {0})
         return decision.number
+
+    def _speed(self, now: float) -> float:
+        """Return learner steps per second: the larger of those since the last sample and before it."""
+        if self._sample is None or now - self._sample[0] < 0.1:
+            return self._rate
+        recent = (self.iteration - self._sample[1]) / (now - self._sample[0])
+        return max(recent, self._rate / 2)
 
     def _withdraw(self, posted: _Posted) -> None:
         decision = posted.decision
@@ -314,9 +303,10 @@ class Control:
         """Take what rank 0 has posted and return the number of its sign of life; -1 for what is no board."""
         try:
             content = json.loads(board) if board else {}
-            decisions = [_decision(entry) for entry in content.get('decisions', [])]
+            decisions = [read_decision(entry) for entry in content.get('decisions', [])]
             withdrawn = {int(number) for number in content.get('withdrawn', [])}
             beat = int(content.get('beat', -1))
+            self.closed = bool(content.get('closed', False))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             self._losses.count('foreign_board', f'what stands on the board is none of rank 0 ({error}); ignored')
             return -1
@@ -358,15 +348,3 @@ class Control:
 
     def _answer(self, number: int, said: str) -> None:
         self._answers.append((self.iteration, {'number': number, 'said': said}))
-
-
-def _decision(entry: Mapping[str, Any]) -> Decision:
-    owners = entry['owners']
-    return Decision(
-        number=int(entry['number']),
-        iteration=int(entry['iteration']),
-        frequency=None if entry['frequency'] is None else int(entry['frequency']),
-        owners=None if owners is None else tuple(tuple(int(task) for task in tasks) for tasks in owners),
-        action=None if entry['action'] is None else str(entry['action']),
-        committed=bool(entry['committed']),
-    )

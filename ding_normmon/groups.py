@@ -6,8 +6,8 @@ everything. Each parameter belongs to exactly one group, ``other`` catching what
 of the groups add up to the squared norm of the model.
 
 An ``nn.ModuleList`` with one entry per task of the whole run is one group per task; a list of another length (a shared
-encoder wrapped in a list of length 1, the experts of a mixture) is one shared group. A group may also be made of several
-modules, because some models spread a head over a convolution, a norm and a perceptron that stand side by side.
+encoder wrapped in a list of length 1, the experts of a mixture) is one shared group. A group may also be made of
+several modules, because some models spread a head over a convolution, a norm and a perceptron side by side.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ DEFAULT_GROUPS: dict[str, tuple[str, ...]] = {
 
 OTHER = 'other'
 
-Spec = str | Sequence[str] | Mapping[str, Any]
-"""How a configured group is written: a path, several, or ``dict(path=..., per_task=...)``."""
+Spec = str | Mapping[str, Any]
+"""How a configured group is written: a path, or ``dict(path=..., per_task=...)``."""
 _RESERVED = re.compile(r'^(model|x_token|other|.*_all_tasks|.*_task\d+)$')
 
 
@@ -99,10 +99,10 @@ def find_groups(
     Arguments:
         model: the model that is being trained.
         num_tasks: number of tasks of the whole run, or None for a single-task policy (no group is per task then).
-        module_groups: further groups, name to attribute path (``dict(adapter='world_model.adapter')``), to a list of
-            paths, or to ``dict(path=..., per_task=True or False)`` where the automatic choice would be wrong. They take
-            their parameters before the default groups do. A ``*`` in a path stands for the global task id
-            (``'prediction_networks.*.fc_value'``): such a group is per task.
+        module_groups: further groups, name to attribute path (``dict(adapter='world_model.adapter')``) or to
+            ``dict(path=..., per_task=True or False)`` where the automatic choice would be wrong. They take their
+            parameters before the default groups do. ``path`` may be a list of paths, and a ``*`` in a path stands for
+            the global task id: ``dict(path=['heads.*.conv_value', 'heads.*.fc_value'])`` is one group per task.
 
     Raises:
         GroupError: a reserved name, or a path that names no module.
@@ -117,9 +117,14 @@ def find_groups(
     for name, spec in (module_groups or {}).items():
         paths, per_task = _read_spec(name, spec)
         if len(paths) == 1 and '*' not in paths[0]:
-            groups += _groups_of(name, _found(model, name, paths[0]), num_tasks, per_task, taken)
+            found = _groups_of(name, _found(model, name, paths[0]), num_tasks, per_task, taken)
         else:
-            groups += _groups_of_several(model, name, paths, num_tasks, taken)
+            found = _groups_of_several(model, name, paths, num_tasks, taken)
+        if not found:
+            raise GroupError(
+                f'module_groups.{name}: {", ".join(paths)} has no parameters, or they are in a group named before it'
+            )
+        groups += found
     for name, candidates in DEFAULT_GROUPS.items():
         if any(group.name == name for group in groups):
             continue
@@ -130,8 +135,8 @@ def find_groups(
                 break
     rest = [(path, parameter) for path, parameter in model.named_parameters() if id(parameter) not in taken]
     if rest:
-        paths = tuple(path.replace('_orig_mod.', '') for path, _ in rest)
-        groups.append(Group(OTHER, None, paths, tuple(parameter for _, parameter in rest)))
+        names = tuple(path.replace('_orig_mod.', '') for path, _ in rest)
+        groups.append(Group(OTHER, None, names, tuple(parameter for _, parameter in rest)))
     return tuple(groups)
 
 
@@ -141,23 +146,24 @@ def _read_spec(name: str, spec: Spec) -> tuple[list[str], bool | None]:
             f'module_groups: {name!r} cannot be the name of a group: model, x_token, other, *_all_tasks and '
             f'*_task{{N}} are reserved, and a name consists of letters, digits, _, . and -'
         )
-    options = spec if isinstance(spec, Mapping) else {'path': spec}
+    options: Mapping[str, Any] = {'path': [spec]} if isinstance(spec, str) else spec
+    if not isinstance(options, Mapping) or set(options) - {'path', 'per_task'}:
+        raise GroupError(_no_spec(name, spec))
     path, per_task = options.get('path'), options.get('per_task')
     paths = [path] if isinstance(path, str) else list(path) if isinstance(path, (list, tuple)) else []
-    if set(options) - {'path', 'per_task'} or not paths or per_task not in (None, True, False):
-        paths = []
-    if not paths or not all(isinstance(entry, str) for entry in paths):
-        raise GroupError(
-            f'module_groups.{name}: expected a path, a list of paths or dict(path=..., per_task=True or False), '
-            f'got {spec!r}'
-        )
+    if not paths or not all(isinstance(entry, str) for entry in paths) or per_task not in (None, True, False):
+        raise GroupError(_no_spec(name, spec))
     starred = {'*' in entry.split('.') for entry in paths}
-    if len(starred) > 1 or per_task is not None and (len(paths) > 1 or True in starred):
+    if len(starred) > 1 or (per_task is not None and (len(paths) > 1 or True in starred)):
         raise GroupError(
             f'module_groups.{name}: of several paths all or none have a * for the task id, and it alone says whether '
             f'the group is per task; got {spec!r}'
         )
     return paths, per_task
+
+
+def _no_spec(name: str, spec: object) -> str:
+    return f'module_groups.{name}: expected a path or dict(path=..., per_task=True or False), got {spec!r}'
 
 
 def _roots(model: nn.Module) -> Sequence[nn.Module]:
@@ -201,10 +207,9 @@ def _groups_of(
         per_task = (
             isinstance(target, nn.ModuleList)
             and num_tasks is not None
-            and len(target) == num_tasks
             and (num_tasks > 1 or name.startswith('head_'))
             # The same module under every task id is a shared one.
-            and len({id(entry) for entry in target}) == num_tasks
+            and len(target) == len({id(entry) for entry in target}) == num_tasks
         )
     if not per_task:
         group = _group(name, None, _named(target), taken)

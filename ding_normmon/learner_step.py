@@ -24,7 +24,7 @@ business of whoever listens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import torch
@@ -59,9 +59,7 @@ class InertLearnerStep:
     due = False
     iteration = -1
 
-    def publish(
-        self, name: str, tensor: Tensor | None, task_id: int | None = None, mask: Tensor | None = None
-    ) -> None:
+    def publish(self, name: str, tensor: Tensor | None, task_id: int | None = None, mask: Tensor | None = None) -> None:
         """Do nothing."""
 
     def publish_loss(self, name: str, value: Tensor | float, task_id: int | None = None) -> None:
@@ -70,7 +68,9 @@ class InertLearnerStep:
     def forward_end(self, losses: Mapping[int, Tensor] | None = None) -> None:
         """Do nothing."""
 
-    def backward_end(self, scale: float = 1.0) -> None:
+    def backward_end(
+        self, scale: Tensor | float = 1.0, parameters: Collection[int] | None = None, replace: bool = False
+    ) -> None:
         """Do nothing."""
 
     def step_end(self) -> None:
@@ -92,7 +92,16 @@ class LearnerStep(InertLearnerStep):
         listener: whoever measures.
     """
 
-    __slots__ = ('fired', 'gradient_scale', 'iteration', 'listener', 'losses')
+    __slots__ = (
+        'awaited',
+        'fired',
+        'gradient_scale',
+        'gradients_of',
+        'iteration',
+        'listener',
+        'losses',
+        'replace_gradients',
+    )
     due = True
 
     def __init__(self, iteration: int, listener: LearnerStepListener) -> None:
@@ -100,11 +109,14 @@ class LearnerStep(InertLearnerStep):
         self.listener = listener
         self.losses: Mapping[int, Tensor] | None = None
         self.fired: list[str] = []
-        self.gradient_scale = 1.0
+        self.gradient_scale: Tensor | float = 1.0
+        self.gradients_of: Collection[int] | None = None
+        self.replace_gradients = False
+        self.awaited: Collection[int] = frozenset()
+        """Parameters (their ``id``) whose gradients count only if a ``backward_end`` names them: their optimizer may
+        rest in this step, and what lies in ``.grad`` is then an earlier step's."""
 
-    def publish(
-        self, name: str, tensor: Tensor | None, task_id: int | None = None, mask: Tensor | None = None
-    ) -> None:
+    def publish(self, name: str, tensor: Tensor | None, task_id: int | None = None, mask: Tensor | None = None) -> None:
         """Publish one intermediate tensor of the forward pass.
 
         Arguments:
@@ -137,14 +149,21 @@ class LearnerStep(InertLearnerStep):
         finally:
             self.losses = None
 
-    def backward_end(self, scale: float = 1.0) -> None:
+    def backward_end(
+        self, scale: Tensor | float = 1.0, parameters: Collection[int] | None = None, replace: bool = False
+    ) -> None:
         """Fire the hook point after the last backward pass, before anything rescales a gradient.
 
         Arguments:
             scale: what the gradients are still multiplied by, such as ``GradScaler.get_scale()`` where they have not
                 been unscaled; norms are reported without it.
+            parameters: the ``id`` of each parameter whose gradient is final now, where a step has several backward
+                passes and optimizers; by default all of them.
+            replace: take these gradients instead of those that an earlier call of the same step named.
         """
         self.gradient_scale = scale
+        self.gradients_of = parameters
+        self.replace_gradients = replace
         self._fire('backward_end')
 
     def step_end(self) -> None:

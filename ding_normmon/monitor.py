@@ -8,10 +8,11 @@ import operator
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ding_normmon.agreement import agree, announce, owner_of
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
@@ -26,7 +27,11 @@ from ding_normmon.quantities.tensor_statistics import SignalError
 from ding_normmon.record import Record
 from ding_normmon.reduce import Reducer
 from ding_normmon.rows import Batch, Pending, RowBuffer, RowTable
+from ding_normmon.sharding import refuse_sharded
 from ding_normmon.transport import Transport, TransportError, default_transport
+
+if TYPE_CHECKING:
+    from ding_normmon.training_loop import TrainingLoop
 
 __all__ = ['Monitor']
 
@@ -46,6 +51,12 @@ class Monitor:
         destinations: where records go, on rank 0.
         quantities: what is measured; :func:`~ding_normmon.quantities.default_quantities` by default.
         transport: the connection to the other ranks; by default ``torch.distributed``'s rendezvous store.
+        optimizer: the optimizer, or several of which the last one ends a learner step: ``with Monitor(...)`` around a
+            training loop then measures it, iterations being counted by that optimizer's steps.
+        scaler: the ``GradScaler`` of that loop, where there is one.
+
+    Attributes:
+        learner_step: the learner step that is being measured in such a loop, for whoever wants to publish into it.
 
     Raises:
         ConfigurationError: a key or value that cannot be, a task id out of range, ranks that disagree.
@@ -65,6 +76,23 @@ class Monitor:
         >>> record, = monitor.take_records()
         >>> record.scalars['norm/all/_total_norm'], record.scalars['grad/all/_total_norm']
         (5.0, 1.4142135623730951)
+
+        Around a loop, nothing in it is changed:
+
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with Monitor(model, {'monitor_norm_freq': 2}, optimizer=optimizer) as monitor:
+        ...     for _ in range(5):
+        ...         optimizer.zero_grad()
+        ...         model(torch.ones(1, 2)).sum().backward()
+        ...         _ = nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        ...         optimizer.step()
+        >>> for record in monitor.take_records():
+        ...     figures = record.scalars
+        ...     print(record.iteration, *(round(figures[name], 3) for name in
+        ...         ('norm/model/_total_norm', 'grad/model/_total_norm', 'clip/model/coefficient')))
+        0 5.0 1.414 0.354
+        2 4.901 1.414 0.354
+        4 4.802 1.414 0.354
     """
 
     def __init__(
@@ -77,7 +105,12 @@ class Monitor:
         destinations: Sequence[Destination] = (),
         quantities: Sequence[Quantity] | None = None,
         transport: Transport | None = None,
+        optimizer: Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer] | None = None,
+        scaler: Any = None,
     ) -> None:
+        self.learner_step: InertLearnerStep = INERT
+        self._loop: TrainingLoop | None = None
+        self._running = contextlib.ExitStack()
         self.losses = LossCounter()
         # Whoever never takes the records keeps the last ones.
         self.records: deque[Record] = deque(maxlen=_RECORDS_KEPT)
@@ -99,6 +132,7 @@ class Monitor:
             self._task_ids = _checked_task_ids(num_tasks, task_ids)
             if not any(True for _ in model.parameters()):
                 raise ConfigurationError(f'monitor: {type(model).__name__} has no parameters to measure')
+            refuse_sharded(model)
             self.groups = find_groups(model, num_tasks, self.config.module_groups)
         except ValueError as error:
             announce(self.transport, None, error)
@@ -109,7 +143,9 @@ class Monitor:
         names = [quantity.name for quantity in self.quantities]
         if len(set(names)) < len(names):
             raise ConfigurationError(f'monitor: two quantities have the same name: {names}')
-        self._model = model
+        # Most quantities listen to few of the calls of a step, and there are dozens of calls.
+        self._signal_quantities = [q for q in self.quantities if type(q).on_publish is not Quantity.on_publish]
+        self._loss_quantities = [q for q in self.quantities if type(q).on_publish_loss is not Quantity.on_publish_loss]
         self._prepare()
         rank, world_size = self.transport.rank, self.transport.world_size
         self.control = Control(rank, world_size, self.frequency, self.losses, self.config.deadline)
@@ -127,8 +163,11 @@ class Monitor:
         self._first_due_step = True
         self._mistakes: list[str] = []
         self._published: set[tuple[str, str, int | None]] = set()
-        self._omitted = False
         self._last_local: Record | None = None
+        if optimizer is not None:
+            from ding_normmon.training_loop import TrainingLoop
+
+            self._loop = TrainingLoop(self, optimizer, scaler)
 
     def _prepare(self) -> None:
         """Give every quantity its groups and its cells of the row buffer."""
@@ -219,14 +258,15 @@ class Monitor:
         self._milliseconds += (time.perf_counter() - self._started) * 1e3
         return LearnerStep(iteration, self)
 
-    def end_step(self, step: InertLearnerStep) -> None:
-        """Finish a step that :meth:`begin_step` began; called also when the step raised."""
+    def end_step(self, step: InertLearnerStep, raised: bool = False) -> None:
+        """Finish a step that :meth:`begin_step` began; also one that raised, which completes no accumulation cycle."""
         if not isinstance(step, LearnerStep) or not self._measuring:
             return
         self._measuring = False
         started = time.perf_counter()
         # Gradient accumulation: the step that completes the cycle is measured although its iteration is not due.
-        self._gradient_due = 'backward_end' not in step.fired and bool(step.fired)
+        # Once the optimizer has stepped there is no cycle to complete.
+        self._gradient_due = bool(step.fired) and not raised and not {'backward_end', 'step_end'} & set(step.fired)
         if not self._forward and self._gradient_due:
             return
         # In the step that only completes a cycle, its own forward pass was not measured.
@@ -249,14 +289,25 @@ class Monitor:
         self._pending.append(pending)
         self._collect(wait=self.config.merge_train_output)
 
+    def drop_step(self, step: InertLearnerStep) -> None:
+        """Forget a step that :meth:`begin_step` began and that turned out not to take place."""
+        if isinstance(step, LearnerStep):
+            self._measuring = False
+
+    def signals_of_step(self) -> set[str]:
+        """Return the names of the signals that were published in the current or the last measured step."""
+        return {name for kind, name, _ in self._published if kind == 'signal'}
+
     @contextlib.contextmanager
     def step(self, iteration: int) -> Iterator[InertLearnerStep]:
         """Measure what happens inside the ``with`` block as the learner step of ``iteration``."""
         step = self.begin_step(iteration)
+        raised = True
         try:
             yield step
+            raised = False
         finally:
-            self.end_step(step)
+            self.end_step(step, raised)
 
     # -- LearnerStepListener ---------------------------------------------------------------------------------------
 
@@ -267,9 +318,12 @@ class Monitor:
         started = time.perf_counter()
         task_id = _plain(task_id)
         if self._accept(name, task_id, 'signal'):
-            for quantity in self.quantities:
-                with self._guard(quantity, f'signal {name!r}'):
+            for quantity in self._signal_quantities:
+                # Not `_guard`: entering a context manager costs as much as the statistics of a small tensor.
+                try:
                     quantity.on_publish(name, tensor, task_id, mask, self._buffer)
+                except Exception as error:
+                    self._failure(quantity, f'signal {name!r}', error)
         self._milliseconds += (time.perf_counter() - started) * 1e3
 
     def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None) -> None:
@@ -279,9 +333,11 @@ class Monitor:
         started = time.perf_counter()
         task_id = _plain(task_id)
         if self._accept(name, task_id, 'loss'):
-            for quantity in self.quantities:
-                with self._guard(quantity, f'loss {name!r}'):
+            for quantity in self._loss_quantities:
+                try:
                     quantity.on_publish_loss(name, value, task_id, self._buffer)
+                except Exception as error:
+                    self._failure(quantity, f'loss {name!r}', error)
         self._milliseconds += (time.perf_counter() - started) * 1e3
 
     def on_hook_point(self, hook_point: str, step: LearnerStep) -> None:
@@ -342,16 +398,20 @@ class Monitor:
     def _guard(self, quantity: Quantity, where: str, measuring: bool = False) -> Iterator[None]:
         try:
             yield
-        except SignalError as error:
-            self._mistake(str(error))
         except Exception as error:
-            if measuring:
+            if measuring and not isinstance(error, SignalError):
                 # Its cells may still hold an earlier step; they are not read.
                 self._failed.add(quantity.name)
-            self.losses.count(
-                f'quantity_{quantity.name}',
-                f'{quantity.name} failed at {where} with {type(error).__name__}: {error}; training goes on without it',
-            )
+            self._failure(quantity, where, error)
+
+    def _failure(self, quantity: Quantity, where: str, error: Exception) -> None:
+        if isinstance(error, SignalError):
+            self._mistake(str(error))
+            return
+        self.losses.count(
+            f'quantity_{quantity.name}',
+            f'{quantity.name} failed at {where} with {type(error).__name__}: {error}; training goes on without it',
+        )
 
     # -- from the device to the record -----------------------------------------------------------------------------
 
@@ -401,7 +461,11 @@ class Monitor:
         return record
 
     def _finish(self, iteration: int, batches: list[Batch], missing: int) -> None:
-        record = self._derive(RowTable(batches, complete=missing == 0), iteration)
+        table = RowTable(batches, complete=missing == 0)
+        record = self._derive(table, iteration)
+        for quantity in self.quantities:
+            with self._guard(quantity, 'compare'):
+                record.scalars.update(quantity.compare(table))
         if self.transport.world_size > 1:
             record.scalars['monitor/missing_ranks'] = float(missing)
         record.notes.update(self.control.take_notes())
@@ -410,6 +474,24 @@ class Monitor:
         self.records.append(record)
         for courier in self._couriers:
             courier.offer(record)
+
+    # -- around a training loop ------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is being trained."""
+        return self._model
+
+    def __enter__(self) -> Monitor:
+        """Begin to measure the training loop of ``optimizer``."""
+        if self._loop is not None:
+            self._running.enter_context(self._loop.running())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the hooks off the optimizer and close."""
+        self._running.close()
+        self.close()
 
     # -- results and end -------------------------------------------------------------------------------------------
 

@@ -173,7 +173,9 @@ class Reducer:
                 self._send(tasks, batch)
             return
         for tasks, batch in batches:
-            self._gathering.add(0, self._schema_of(tasks, batch)[0], batch, now)
+            schema = self._schema_of(tasks, batch)[0]
+            # Equal keys become the same keys, by which merging recognises a layout that it knows.
+            self._gathering.add(0, schema, Batch(batch.iteration, schema.keys, batch.rows), now)
         if self._gathering and not self._alone:
             # What has arrived is taken before any deadline is judged: this process may have been suspended.
             self._receive(now)
@@ -204,6 +206,10 @@ class Reducer:
     def _send(self, tasks: frozenset[int] | None, batch: Batch) -> None:
         losses = self._losses.take()
         try:
+            if self._control.closed:
+                self._losses.give_back(losses)
+                self._losses.count('rank0_closed', 'rank 0 has closed its monitor; later rows are dropped')
+                return
             silence = time.monotonic() - self._beat_seen
             if silence > self._deadline or (silence > 3 * BEAT_SECONDS and self._transport.full()):
                 self._losses.give_back(losses)
@@ -264,6 +270,6 @@ class Reducer:
         if self._alone or self._transport.rank != 0:
             return
         try:
-            self._transport.post(self._control.write_board(time.monotonic()))
+            self._transport.post(self._control.write_board(time.monotonic(), closing=True))
         except TransportError as error:
             self._losses.count('beat', f'the rendezvous store could not be used ({error})')

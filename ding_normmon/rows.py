@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -51,6 +51,25 @@ class Batch:
     rows: Row
 
 
+class _Layout:
+    """Where the rows of each key stand in the rows of all batches, one below the other.
+
+    Ranks send the same keys record after record, so this is found once and used for every later record.
+    """
+
+    def __init__(self, schemas: tuple[tuple[RowKey, ...], ...]) -> None:
+        self.schemas = schemas
+        positions: dict[RowKey, list[int]] = {}
+        for position, key in enumerate(key for keys in schemas for key in keys):
+            positions.setdefault(key, []).append(position)
+        self.index = {key: index for index, key in enumerate(positions)}
+        self.first = np.array([found[0] for found in positions.values()], dtype=np.intp)
+        self.repeated = [(index, np.array(found)) for index, found in enumerate(positions.values()) if len(found) > 1]
+        self.parts: dict[tuple[str, str], list[tuple[str, int | None, int]]] = {}
+        for key in sorted(positions, key=lambda key: -1 if key.task_id is None else key.task_id):
+            self.parts.setdefault((key.quantity, key.part), []).append((key.name, key.task_id, self.index[key]))
+
+
 class RowTable(Mapping[RowKey, Row]):
     """Rows by key, those of one key merged over all batches they came in.
 
@@ -62,24 +81,39 @@ class RowTable(Mapping[RowKey, Row]):
         complete: whether every rank's batch is there; figures over all tasks exist only then.
     """
 
+    _layouts: ClassVar[dict[tuple[int, ...], _Layout]] = {}
+
     def __init__(self, batches: Iterable[Batch], complete: bool = True) -> None:
         self.complete = complete
-        collected: dict[RowKey, list[Row]] = {}
-        for batch in batches:
-            for key, row in zip(batch.keys, batch.rows, strict=True):
-                collected.setdefault(key, []).append(row)
-        self._rows = {key: rows[0] if len(rows) == 1 else merge_rows(rows) for key, rows in collected.items()}
+        batches = list(batches)
+        self._layout = self._layout_of(tuple(batch.keys for batch in batches))
+        rows = np.concatenate([batch.rows for batch in batches]) if batches else np.zeros((0, 6))
+        self._rows = rows[self._layout.first]
+        for index, positions in self._layout.repeated:
+            self._rows[index] = merge_rows(rows[positions])
+
+    @classmethod
+    def _layout_of(cls, schemas: tuple[tuple[RowKey, ...], ...]) -> _Layout:
+        # A layout keeps its tuples of keys alive, so an identity names the same tuple as long as it is here.
+        identity = tuple(map(id, schemas))
+        layout = cls._layouts.get(identity)
+        if layout is None:
+            layout = _Layout(schemas)
+            if len(cls._layouts) >= 4:
+                cls._layouts.pop(next(iter(cls._layouts)), None)
+            cls._layouts[identity] = layout
+        return layout
 
     def __getitem__(self, key: RowKey) -> Row:
-        return self._rows[key]
+        return cast(Row, self._rows[self._layout.index[key]])
 
     def __iter__(self) -> Iterator[RowKey]:
-        return iter(self._rows)
+        return iter(self._layout.index)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._layout.index)
 
-    def of(self, quantity: str, part: str | None = '') -> dict[str, dict[int | None, Row]]:
+    def of(self, quantity: str, part: str = '') -> dict[str, dict[int | None, Row]]:
         """Return the rows of one quantity as name -> task id -> row, task ids ascending.
 
         Arguments:
@@ -87,10 +121,8 @@ class RowTable(Mapping[RowKey, Row]):
             part: only rows of this part.
         """
         found: dict[str, dict[int | None, Row]] = {}
-        order = sorted(self._rows, key=lambda key: (-1 if key.task_id is None else key.task_id))
-        for key in order:
-            if key.quantity == quantity and key.part == part:
-                found.setdefault(key.name, {})[key.task_id] = self._rows[key]
+        for name, task_id, index in self._layout.parts.get((quantity, part), ()):
+            found.setdefault(name, {})[task_id] = self._rows[index]
         return found
 
 

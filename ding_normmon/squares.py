@@ -72,6 +72,7 @@ _DEVICE_ROW = 512
 _DEVICE_CHUNK = 1 << 22
 
 _data_ptr = torch.Tensor.data_ptr
+_detach = torch.Tensor.detach
 _numel = torch.Tensor.numel
 _numpy = torch.Tensor.numpy
 _ravel = np.ndarray.ravel
@@ -415,7 +416,7 @@ class SquareSums:
         given: list[Any] = [tensors[index] for index in self._medium]
         try:
             rows = self._kept_rows(given) if self._keep_views else self._new_rows(given)
-        except (RuntimeError, TypeError):  # None, requires grad, sparse, half precision; the usual case pays no test
+        except (RuntimeError, TypeError):  # None, sparse, half precision; the usual case pays no test
             present = [position for position, tensor in enumerate(given) if tensor is not None]
             rows = [_row(self._checked(self._medium[position], given[position])) for position in present]
             values.fill(0.0)
@@ -424,7 +425,10 @@ class SquareSums:
             values[:] = list(map(_dot, rows, rows))
 
     def _new_rows(self, given: list[Any]) -> list[_Array]:
-        rows = list(map(_ravel, map(_numpy, given)))
+        try:
+            rows = list(map(_ravel, map(_numpy, given)))
+        except RuntimeError:  # a parameter among them: NumPy takes no tensor that requires grad
+            rows = list(map(_ravel, map(_numpy, map(_detach, given))))
         # One look at the bytes finds another number of elements, and half precision, which NumPy adds as such.
         if list(map(_nbytes, rows)) != self._medium_bytes:
             raise TypeError
@@ -472,6 +476,8 @@ class SquareSums:
 
     def _long_row(self, index: int, tensor: Tensor) -> _Array | None:
         """A NumPy row on a long tensor's memory, or None where it needs a conversion or has gaps."""
+        if tensor.requires_grad:
+            tensor = tensor.detach()
         try:
             view = tensor.numpy()
         except (RuntimeError, TypeError):
@@ -482,7 +488,7 @@ class SquareSums:
         self._checked(index, tensor)
         if tensor.dtype != torch.float32 or tensor.layout != torch.strided:
             return None
-        flat = _dense_flat(tensor.detach())
+        flat = _dense_flat(tensor)
         return None if flat is None else flat.numpy()
 
     def _measure_other(self, tensor: Tensor) -> float:

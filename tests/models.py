@@ -166,9 +166,7 @@ def learn(
     total.backward()
     if not backward:
         return measured
-    measured.gradients = {
-        id(p): None if p.grad is None else p.grad.detach().clone() for p in model.parameters()
-    }
+    measured.gradients = {id(p): None if p.grad is None else p.grad.detach().clone() for p in model.parameters()}
     step.backward_end()
     if clip is not None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
@@ -210,7 +208,9 @@ def _flat(tensors: Iterable[Tensor]) -> Tensor:
 
 def reference_norms(family: str, groups: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
     """Group norms, their spread across tasks and the norm of everything; groups without tensors are absent."""
-    metrics = {f'{family}/{key}/_total_norm': _flat(tensors).norm().item() for key, tensors in groups.items() if tensors}
+    metrics = {
+        f'{family}/{key}/_total_norm': _flat(tensors).norm().item() for key, tensors in groups.items() if tensors
+    }
     for name in PER_TASK:
         norms = [value for key, value in metrics.items() if key.startswith(f'{family}/{name}_task')]
         if norms:

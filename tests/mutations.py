@@ -95,11 +95,24 @@ MUTATIONS = (
     Mutation(
         'std: biased',
         'moments.py',
-        "math.sqrt(row[M2] / (row[COUNT] - 1)) if row[COUNT] > 1",
-        "math.sqrt(row[M2] / row[COUNT]) if row[COUNT] > 1",
+        'math.sqrt(row[M2] / (row[COUNT] - 1)) if row[COUNT] > 1',
+        'math.sqrt(row[M2] / row[COUNT]) if row[COUNT] > 1',
         MOMENTS,
     ),
-    Mutation('norm: missing square', 'moments.py', 'math.sqrt(row[COUNT]) * float(row[MEAN])', 'float(row[MEAN])', MOMENTS),
+    Mutation(
+        'norm: mean not weighted by the root of the count',
+        'moments.py',
+        'math.sqrt(row[COUNT]) * float(row[MEAN])',
+        'float(row[MEAN])',
+        MOMENTS,
+    ),
+    Mutation(
+        'norm: missing square root',
+        'moments.py',
+        'math.hypot(math.sqrt(row[M2]),',
+        'math.hypot(row[M2],',
+        MOMENTS,
+    ),
     Mutation(
         'abs_max: the maximum only',
         'moments.py',
@@ -132,8 +145,15 @@ MUTATIONS = (
     Mutation(
         'groups: a list of length 1 is per task',
         'groups.py',
-        '            and len(target) == num_tasks\n',
-        '',
+        'and len(target) == len({id(entry) for entry in target}) == num_tasks',
+        'and len(target) == len({id(entry) for entry in target})',
+        GROUPS,
+    ),
+    Mutation(
+        'groups: the same head under every task id is that of task 0',
+        'groups.py',
+        'and len(target) == len({id(entry) for entry in target}) == num_tasks',
+        'and len(target) == num_tasks',
         GROUPS,
     ),
     Mutation(
@@ -146,8 +166,8 @@ MUTATIONS = (
     Mutation(
         'groups: tied parameters counted twice',
         'groups.py',
-        'for path, parameter in named if id(parameter) not in taken]',
-        'for path, parameter in named]',
+        '        if id(parameter) not in taken:\n',
+        '        if True:\n',
         GROUPS,
     ),
     Mutation(
@@ -160,8 +180,8 @@ MUTATIONS = (
     Mutation(
         'groups: task ids off by one',
         'groups.py',
-        '_group(name, index, entry, taken)',
-        '_group(name, index + 1, entry, taken)',
+        '_group(name, index, _named(entry), taken)',
+        '_group(name, index + 1, _named(entry), taken)',
         GROUPS,
     ),
     Mutation(
@@ -175,8 +195,8 @@ MUTATIONS = (
     Mutation(
         'signals: mask ignored',
         'quantities/tensor_statistics.py',
-        '                tensor = tensor[valid]\n',
-        '                pass\n',
+        'moments.row_of(_selected(tensor, valid))',
+        'moments.row_of(tensor)',
         SIGNALS,
     ),
     Mutation(
@@ -198,7 +218,7 @@ MUTATIONS = (
         'quantities/tensor_statistics.py',
         'for task_id, row in tasks.items():',
         'for task_id, row in enumerate(tasks.values()):',
-        MONITOR + ('-k', 'global_id or absent'),
+        (*MONITOR, '-k', 'global_id or absent'),
     ),
     Mutation(
         'signals: std of one value is 0',
@@ -241,20 +261,20 @@ MUTATIONS = (
         'quantities/gradient_norms.py',
         "hook_points: ClassVar[tuple[str, ...]] = ('backward_end',)",
         "hook_points: ClassVar[tuple[str, ...]] = ('backward_end', 'step_end')",
-        MONITOR + ('-k', 'clipping or every_metric'),
+        (*MONITOR, '-k', 'clipping or every_metric'),
     ),
     Mutation(
         'gradients: scale taken off once and not twice from the squares',
         'quantities/square_norms.py',
         'self.sums.mul_(1.0 / scale / scale)',
         'self.sums.mul_(1.0 / scale)',
-        MONITOR + ('-k', 'unscaled'),
+        (*MONITOR, '-k', 'unscaled'),
     ),
     Mutation(
         'gradients: a group without gradient is 0',
         'quantities/gradient_norms.py',
-        "return {(name, task_id) for name, tasks in table.of(self.name, 'no_gradient').items() for task_id in tasks}",
-        'return set()',
+        'return without | self.unreached(table)',
+        'return self.unreached(table)',
         EVERY_METRIC,
     ),
     Mutation(
@@ -262,28 +282,28 @@ MUTATIONS = (
         'quantities/gradient_norms.py',
         "part=f'absent:{path}'",
         "part='absent:'",
-        MONITOR + ('-k', 'single_parameters'),
+        (*MONITOR, '-k', 'single_parameters'),
     ),
     Mutation(
         'gradients: the second backward of a step forgets the first',
         'quantities/gradient_norms.py',
         '        self.cells.add_(earlier)\n',
         '',
-        MONITOR + ('-k', 'two_optimizers'),
+        (*MONITOR, '-k', 'two_optimizers'),
     ),
     Mutation(
         'weights: new storage not seen',
         'quantities/parameter_norms.py',
         'if parameter.data_ptr() != self._weights[index].data_ptr():',
         'if False:',
-        MONITOR + ('-k', 'new_storage'),
+        (*MONITOR, '-k', 'new_storage'),
     ),
     Mutation(
         'weights: frozen ones counted as trainable',
         'quantities/parameter_norms.py',
         'if not parameter.requires_grad)',
         'if parameter.requires_grad is None)',
-        MONITOR + ('-k', 'freezing'),
+        (*MONITOR, '-k', 'freezing'),
     ),
     # -- the monitor
     Mutation(
@@ -291,35 +311,35 @@ MUTATIONS = (
         'monitor.py',
         'self.frequency > 0 and (iteration % self.frequency == 0 or self._gradient_due)',
         'self.frequency > 0 and iteration > 0 and (iteration % self.frequency == 0 or self._gradient_due)',
-        MONITOR + ('-k', 'points_stand'),
+        (*MONITOR, '-k', 'points_stand'),
     ),
     Mutation(
         'monitor: weights of an earlier step at the end of a cycle',
         'monitor.py',
         "if self._forward or point != 'forward_end')",
         'if True)',
-        MONITOR + ('-k', 'accumulation'),
+        (*MONITOR, '-k', 'accumulation'),
     ),
     Mutation(
         'monitor: what failed shows the figures of an earlier step',
         'monitor.py',
         'self._failed.add(quantity.name)',
         'pass',
-        MONITOR + ('-k', 'failed'),
+        (*MONITOR, '-k', 'failed'),
     ),
     Mutation(
         'monitor: copies that lag behind are never collected',
         'monitor.py',
         '        if self._pending:\n            self._collect()\n        if self.frequency == 0:\n',
         '        if self.frequency == 0:\n',
-        MONITOR + ('-k', 'lag_behind'),
+        (*MONITOR, '-k', 'lag_behind'),
     ),
     Mutation(
         'monitor: a later mistake raises',
         'monitor.py',
         '        self._first_due_step = False\n',
         '',
-        MONITOR + ('-k', 'later_mistake'),
+        (*MONITOR, '-k', 'later_mistake'),
     ),
     # -- rows
     Mutation(
@@ -327,13 +347,13 @@ MUTATIONS = (
         'rows.py',
         'if self.storage is not self._bound:',
         'if False:',
-        MONITOR + ('-k', 'accelerators'),
+        (*MONITOR, '-k', 'accelerators'),
     ),
     Mutation(
         'rows: of several ranks the last one counts',
         'rows.py',
-        'rows[0] if len(rows) == 1 else merge_rows(rows)',
-        'rows[-1]',
+        'merge_rows(rows[positions])',
+        'rows[positions[-1]]',
         ROWS,
     ),
 )
@@ -377,7 +397,8 @@ def outcome(mutation: Mutation | None) -> tuple[str, bool, str]:
             tests = mutation.tests
         os.chdir(folder)
         # Only the copy may be found, wherever this script was started and whatever is installed.
-        sys.path = [str(folder), *(path for path in sys.path if Path(path or '.').resolve() not in (ROOT, ROOT / 'tests'))]
+        others = [path for path in sys.path if Path(path or '.').resolve() not in (ROOT, ROOT / 'tests')]
+        sys.path = [str(folder), *others]
         output = folder / 'output'
         with output.open('w') as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
             status = pytest.main(['-x', '-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', '--tb=short', *tests])

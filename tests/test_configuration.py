@@ -71,7 +71,7 @@ def test_what_is_no_mapping_is_refused(config: Any) -> None:
 
 
 def test_an_easydict_is_read() -> None:
-    config = EasyDict(monitor_norm_freq=10, module_groups=dict(adapter=dict(path='a.b', per_task=True)))
+    config = EasyDict(monitor_norm_freq=10, module_groups={'adapter': {'path': 'a.b', 'per_task': True}})
     read = MonitorConfig.read(config)
     assert read.monitor_norm_freq == 10
     assert read.module_groups['adapter']['path'] == 'a.b'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -258,13 +259,13 @@ def test_names_that_cannot_be(name: Any) -> None:
 
 
 def test_a_path_that_names_nothing_gets_the_nearest_that_does() -> None:
-    with pytest.raises(GroupError, match=r"module_groups.mine: 'transfomer' names no module of SmallModel.*transformer"):
+    with pytest.raises(GroupError, match=r"mine: 'transfomer' names no module of SmallModel; .*transformer"):
         find_groups(SmallModel(), 3, {'mine': 'transfomer'})
 
 
 @pytest.mark.parametrize('spec', [5, None, ['transformer'], {'per_task': True}, {'path': 'transformer', 'task': 1}])
 def test_what_is_no_path(spec: Any) -> None:
-    with pytest.raises(GroupError, match='module_groups.mine: expected a path or dict'):
+    with pytest.raises(GroupError, match=r'module_groups\.mine: expected a path or dict'):
         find_groups(SmallModel(), 3, {'mine': spec})
 
 
@@ -279,3 +280,59 @@ def test_what_is_no_path(spec: Any) -> None:
 def test_per_task_where_it_cannot_be(num_tasks: int | None, path: str, complaint: str) -> None:
     with pytest.raises(GroupError, match=complaint):
         find_groups(SmallModel(), num_tasks, {'mine': {'path': path, 'per_task': True}})
+
+
+# -- several paths, and paths with the task id -----------------------------------------------------------------------
+
+
+class Branches(nn.Module):
+    """One module per task that holds two heads each."""
+
+    def __init__(self, tasks: int = 3) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            [nn.ModuleDict({'conv': nn.Linear(2, 2), 'fc': nn.Linear(2, 1)}) for _ in range(tasks)]
+        )
+
+
+def test_a_star_stands_for_the_task_id() -> None:
+    model = Branches()
+    groups = by_key(find_groups(model, 3, {'fc': 'branches.*.fc'}))
+    for task_id in range(3):
+        group = groups[f'fc_task{task_id}']
+        assert identities(group.parameters) == identities(model.branches[task_id]['fc'].parameters())
+        assert group.paths == ('weight', 'bias')
+    assert_partition(tuple(groups.values()), model)
+
+
+def test_several_paths_make_one_group() -> None:
+    model = Branches()
+    groups = by_key(find_groups(model, 3, {'head': {'path': ['branches.*.conv', 'branches.*.fc']}}))
+    assert groups['head_task1'].paths == ('conv.weight', 'conv.bias', 'fc.weight', 'fc.bias')
+    assert 'other' not in groups
+    shared = by_key(find_groups(model, 3, {'two': {'path': ['branches.0.fc', 'branches.1.fc']}}))
+    assert len(set(shared['two'].paths)) == 4
+
+
+@pytest.mark.parametrize(
+    ('num_tasks', 'spec', 'complaint'),
+    [
+        (None, 'branches.*.fc', 'has a single task'),
+        (4, 'branches.*.fc', "'branches.3.fc' names no module"),
+        (3, {'path': ['branches.*.fc', 'branches.0']}, 'all or none'),
+        (3, {'path': 'branches.*.fc', 'per_task': False}, 'it alone says'),
+        (3, {'path': []}, 'expected a path'),
+        (3, {'path': ['branches', 3]}, 'expected a path'),
+    ],
+)
+def test_paths_with_a_task_id_that_cannot_be(num_tasks: int | None, spec: Any, complaint: str) -> None:
+    with pytest.raises(GroupError, match=re.escape(complaint)):
+        find_groups(Branches(), num_tasks, {'mine': spec})
+
+
+def test_a_configured_group_without_parameters_is_refused() -> None:
+    model = nn.ModuleDict({'encoder': nn.Linear(2, 3), 'activation': nn.ReLU()})
+    with pytest.raises(GroupError, match=r'module_groups\.act: activation has no parameters'):
+        find_groups(model, module_groups={'act': 'activation'})
+    with pytest.raises(GroupError, match=r'module_groups\.second: encoder has no parameters'):
+        find_groups(model, module_groups={'first': 'encoder', 'second': 'encoder'})

@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ding_normmon import message
-from ding_normmon.message import CONTROL, ROWS, MessageError, decode, encode, encode_answer, encode_schema, schema_digest
+from ding_normmon.message import (
+    CONTROL,
+    ROWS,
+    MessageError,
+    decode,
+    encode,
+    encode_answer,
+    encode_schema,
+    schema_digest,
+)
 from ding_normmon.rows import Batch, RowKey
 
 SESSION = b'session1'
@@ -145,7 +154,9 @@ def test_foreign_bytes_behind_a_right_header_are_refused(data: bytes) -> None:
         decode(resealed(header + bytes(4) + data + b' '), SESSION)
 
 
-@pytest.mark.parametrize(('count', 'schema', 'note'), [(2**32 - 1, 0, 0), (0, 2**32 - 1, 0), (0, 0, 2**32 - 1), (9, 9, 9)])
+@pytest.mark.parametrize(
+    ('count', 'schema', 'note'), [(2**32 - 1, 0, 0), (0, 2**32 - 1, 0), (0, 0, 2**32 - 1), (9, 9, 9)]
+)
 def test_a_header_that_announces_too_much_costs_nothing(count: int, schema: int, note: int) -> None:
     header = message._HEADER.pack(b'NMON', message._VERSION, ROWS, 0, 1, SESSION, 0, bytes(8), count, schema, note)
     data = resealed(header + bytes(4))

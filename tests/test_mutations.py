@@ -15,6 +15,7 @@ SCRIPT = Path(__file__).with_name('mutations.py')
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_fault_is_found() -> None:
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
     for name in ('PYTEST_ADDOPTS', 'PYTEST_XDIST_WORKER', 'PYTEST_CURRENT_TEST'):

@@ -139,6 +139,21 @@ def test_ordinary_values_need_no_second_pass(monkeypatch: pytest.MonkeyPatch) ->
         measure([scale * torch.randn(shape) for shape in ((5,), (7, 7), (90, 91), (300, 300))])
 
 
+def test_one_plan_serves_changing_lists() -> None:
+    templates = [torch.zeros(shape) for shape in ((5,), (6,), (5, 5), (6, 6), (100, 100), (90, 90))]
+    templates += [torch.zeros(90, 90, dtype=torch.bfloat16)]
+    out, nonfinite = torch.zeros(7, dtype=torch.float64), torch.zeros(7, dtype=torch.float64)
+    for keep in (False, True):
+        sums = SquareSums(templates, keep_views=keep)
+        for absent in ((), (0, 2, 4, 6), (1, 3, 5), (), range(7), ()):
+            tensors = [None if i in absent else torch.randn_like(template) for i, template in enumerate(templates)]
+            if tensors[3] is not None:
+                tensors[3][0, 0] = math.nan
+            sums(tensors, out, nonfinite)
+            assert out.tolist() == pytest.approx([reference(tensor)[0] for tensor in tensors], rel=1e-6, abs=0.0)
+            assert nonfinite.tolist() == [0.0, 0.0, 0.0, float(tensors[3] is not None), 0.0, 0.0, 0.0]
+
+
 def test_layouts_of_long_tensors() -> None:
     images = torch.randn(20, 30, 9, 11)
     assert_exact(

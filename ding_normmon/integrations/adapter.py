@@ -63,8 +63,10 @@ class Adapter(Protocol):
     @property
     def gradient(self) -> str: ...
 
-    def observe(self, step: LearnerStep) -> AbstractContextManager[None]:
+    def observe(self, step: LearnerStep, data: Any = None) -> AbstractContextManager[None]:
         """Publish signals and fire ``forward_end`` while one due step runs; everything is put back at the end.
+
+        ``data`` is what ``_forward_learn`` was called with; some policies keep the mask of padded steps only there.
 
         ``forward_end`` must fire after the losses are known and before the backward pass. An adapter that cannot see
         that moment leaves it alone: it is then fired just before ``backward_end``, when the weights are still the
@@ -81,8 +83,7 @@ AdapterFactory = Callable[[Any], 'Adapter | None']
 _FACTORIES: tuple[tuple[str, str, str | None], ...] = (
     ('ding_normmon.integrations.publishing_policy', 'publishing_adapter', None),
     ('ding_normmon.integrations.lightzero', 'lightzero_adapter', 'lzero'),
-    ('ding_normmon.integrations.ding_policy', 'ding_adapter', 'ding'),
-    ('ding_normmon.integrations.plain_policy', 'plain_adapter', None),
+    ('ding_normmon.integrations.ding_policy', 'ding_adapter', None),
 )
 
 
@@ -101,7 +102,6 @@ def find_adapter(policy: Any) -> Adapter:
         adapter = factory(policy)
         if adapter is not None:
             return adapter
-    raise TypeError(
-        f'monitor: {type(policy).__name__} is no policy that can be measured: it has '
-        + ('neither _learn_model nor _model' if callable(getattr(policy, '_forward_learn', None)) else 'no _forward_learn')
-    )
+    learns = callable(getattr(policy, '_forward_learn', None))
+    lacks = 'neither _learn_model nor _model' if learns else 'no _forward_learn'
+    raise TypeError(f'monitor: {type(policy).__name__} is no policy that can be measured: it has {lacks}')

@@ -41,6 +41,16 @@ class DIEngineWriter:
     def __init__(self, writer: DistributedWriter | None = None) -> None:
         self._writer = writer
 
+    def open(self) -> None:
+        """Make the event file, if this process owns it and it is not there yet.
+
+        DI-engine makes it at the first value written. Records are written in a thread of their own, and where that and
+        the logger come first at the same time, one of them writes into a file that the other has replaced.
+        """
+        writer = self._writer or DistributedWriter.get_instance()
+        if writer is not None and not writer._lazy_initialized and (writer._is_writer or not writer._in_parallel):
+            writer.initialize()
+
     def publish(self, record: Record) -> None:
         """Write the record's scalars under their own names at the record's iteration."""
         writer = self._writer or DistributedWriter.get_instance()

@@ -1,5 +1,6 @@
 """What is measured: one class per quantity, one file per class."""
 
+from ding_normmon.quantities.clipping import Clipping
 from ding_normmon.quantities.gradient_norms import GradientNorms
 from ding_normmon.quantities.own_cost import OwnCost
 from ding_normmon.quantities.parameter_norms import ParameterNorms
@@ -8,6 +9,7 @@ from ding_normmon.quantities.task_losses import TaskLosses
 from ding_normmon.quantities.tensor_statistics import TensorStatistics
 
 __all__ = [
+    'Clipping',
     'GradientNorms',
     'OwnCost',
     'ParameterNorms',
@@ -21,4 +23,4 @@ __all__ = [
 
 def default_quantities() -> list[Quantity]:
     """Return the quantities that every monitor measures unless told otherwise."""
-    return [ParameterNorms(), GradientNorms(), TensorStatistics(), TaskLosses(), OwnCost()]
+    return [ParameterNorms(), GradientNorms(), TensorStatistics(), TaskLosses(), Clipping(), OwnCost()]

@@ -89,6 +89,10 @@ class Quantity:
         """Yield metric names and values from the merged rows of all ranks."""
         yield from ()
 
+    def compare(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield figures that depend on earlier records; called once per record, in the order of iterations."""
+        yield from ()
+
     def notes(self, table: RowTable) -> Iterator[tuple[str, str]]:
         """Yield short texts that belong to the record."""
         yield from ()

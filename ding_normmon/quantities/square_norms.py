@@ -57,11 +57,12 @@ class SquareNorms(Quantity):
         count = len(self.parameters)
         self.sums, self.nonfinite = cells[:count], cells[count:]
 
-    def square(self, tensors: Sequence[Tensor | None], scale: float = 1.0) -> None:
+    def square(self, tensors: Sequence[Tensor | None], scale: Tensor | float = 1.0) -> None:
         """Write the sums of squares of one tensor per parameter (None counts as nothing) into the cells."""
         if self.parameters:
             self.squares(tensors, self.sums, self.nonfinite)
-            if scale != 1.0:
+            # A scale that lies on the device is not looked at: that would wait for the device.
+            if isinstance(scale, Tensor) or scale != 1.0:
                 self.sums.mul_(1.0 / scale / scale)
 
     def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
@@ -107,7 +108,7 @@ class SquareNorms(Quantity):
                 yield f'{self.family}/{name}_all_tasks/mean', float(spread[1])
                 if spread[COUNT] > 1:
                     yield f'{self.family}/{name}_all_tasks/std', std(spread)
-        measured = {(name, task_id) for name, tasks in groups.items() for task_id in tasks}
+        measured = {(name, task_id) for name, tasks in groups.items() for task_id in tasks} - self.unreached(table)
         if present and {(group.name, group.task_id) for group in self.setup.groups} <= measured:
             yield f'{self.family}/model/_total_norm', norm(merge_rows(present))
         if self.setup.config.detail == 'parameter':
@@ -115,6 +116,10 @@ class SquareNorms(Quantity):
 
     def absent(self, table: RowTable) -> set[tuple[str, int | None]]:
         """Return the groups that have a row but no figure."""
+        return set()
+
+    def unreached(self, table: RowTable) -> set[tuple[str, int | None]]:
+        """Return the groups of which this step says nothing, so that it says nothing of the model either."""
         return set()
 
     def _per_parameter(self, table: RowTable, absent: set[tuple[str, int | None]]) -> Iterator[tuple[str, float]]:
@@ -125,5 +130,3 @@ class SquareNorms(Quantity):
             if path != key.part and key._replace(part=f'absent:{path}') not in table:
                 group = key.name if key.task_id is None else f'{key.name}_task{key.task_id}'
                 yield f'{self.family}/{group}/{path.replace(".", "/")}', norm(table[key])
-
-

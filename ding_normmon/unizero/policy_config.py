@@ -192,6 +192,12 @@ def validate_policy_config(cfg: EasyDict) -> None:
             f'model.world_model_cfg.embed_dim: {world_model.embed_dim} must be a multiple of num_heads '
             f'({world_model.num_heads}) and of group_size ({world_model.group_size})'
         )
+    images = [task.name for task in cfg.tasks if len(task.observation_shape) == 3 and task.observation_shape[-1] >= 64]
+    if images and cfg.model.num_channels != 64:
+        # LightZero's encoder writes this size into its last layer and would fail at the first forward pass.
+        raise ValueError(
+            f'model.num_channels: the encoder of {images[0]} supports 64 only, got {cfg.model.num_channels}'
+        )
     if cfg.num_unroll_steps < 4:
         # LightZero's loss looks at a middle step of a sequence that it has shortened twice.
         raise ValueError(f'num_unroll_steps: must be at least 4, got {cfg.num_unroll_steps}')

@@ -68,7 +68,7 @@ class Outcome:
         return next(record for record in self.records if record.iteration == iteration)
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818  # it is no error
     """Ends the training of a test early."""
 
 

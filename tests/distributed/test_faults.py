@@ -44,8 +44,8 @@ MEASURED = list(ITERATIONS[::2])
 
 
 @pytest.fixture(scope='module')
-def server() -> Iterator[Any]:
-    yield serve()
+def server() -> Any:
+    return serve()
 
 
 # -- faults that leave every rank alive: one start of three ranks for all of them -----------------------------------
@@ -208,9 +208,7 @@ def tiny_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | None]
 
 
 @pytest.fixture(scope='module')
-def outcomes(
-    server: Any, tiny_disk: Path | None, tmp_path_factory: pytest.TempPathFactory
-) -> list[dict[str, Outcome]]:
+def outcomes(server: Any, tiny_disk: Path | None, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Outcome]]:
     removed = str(tmp_path_factory.mktemp('run') / 'log')
     full = None if tiny_disk is None else str(tiny_disk)
     return run_ranks(every_fault, 3, server.port, full, removed, timeout=150)

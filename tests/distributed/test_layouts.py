@@ -114,7 +114,9 @@ def policy_records() -> dict[str, Record]:
 
 
 @pytest.mark.parametrize('name', POLICY_LAYOUTS)
-def test_a_record_of_the_real_policy_does_not_depend_on_the_layout(policy_records: dict[str, Record], name: str) -> None:
+def test_a_record_of_the_real_policy_does_not_depend_on_the_layout(
+    policy_records: dict[str, Record], name: str
+) -> None:
     num_tasks, _ = POLICY_LAYOUTS[name]
     reference = one_policy_step(num_tasks, [range(num_tasks)], 0)
     assert reference is not None

@@ -51,7 +51,11 @@ def check(signals: Signals) -> dict[str, float]:
 
 
 @given(
-    st.integers(0, 4), st.integers(1, 4), st.integers(1, 3), st.sampled_from(['steps', 'flat', 'flat1']), st.integers(0, 99)
+    st.integers(0, 4),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.sampled_from(['steps', 'flat', 'flat1']),
+    st.integers(0, 99),
 )
 def test_a_mask_selects_the_valid_steps(batch: int, steps: int, repeats: int, layout: str, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -94,7 +98,8 @@ def test_batches_of_a_single_step(name: str, shape: tuple[int, ...]) -> None:
     found = statistics({(name, 0): (tensor, mask)})
     values = tensor[mask[:, 0]].double()
     values = values.reshape(-1, 6).norm(dim=-1) if name != 'logits/value' else values
-    prefix = {'x_token': 'norm/x_token_task0/', 'embeddings/obs': 'embeddings/obs_task0/norm_'}.get(name, f'{name}_task0/')
+    prefixes = {'x_token': 'norm/x_token_task0/', 'embeddings/obs': 'embeddings/obs_task0/norm_'}
+    prefix = prefixes.get(name, f'{name}_task0/')
     assert found[f'{prefix}mean'] == pytest.approx(values.mean().item(), rel=1e-6)
     assert found[f'{prefix}std'] == pytest.approx(values.std().item(), rel=1e-6)
     assert found == pytest.approx(statistics({(name, 0): (tensor, mask)}, on_host=False), rel=1e-9)
@@ -255,3 +260,25 @@ def test_valid_steps_of_the_reference() -> None:
     assert valid_steps(torch.tensor([[[1.0], [2.0], [3.0], [4.0]]]), mask).tolist() == [[1], [2]]
     assert valid_steps(torch.tensor([[1.0], [2.0]]), mask).tolist() == [[1]]
     assert row_of(valid_steps(torch.zeros(1, 4, 3), mask))[COUNT] == 6
+
+
+def test_absent_empty_and_late_signals_are_counted_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    monitor = small_monitor(SmallModel())
+    caplog.set_level('INFO', logger='ding_normmon')
+    batch, no_steps = torch.ones(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool)
+    for iteration in range(3):
+        with monitor.step(iteration) as step:
+            step.publish('x_token', batch, task_id=0)
+            if iteration == 0:
+                step.publish('x_token', batch, task_id=1)
+            if iteration > 0:
+                step.publish('late', batch, task_id=2, mask=no_steps)
+            step.forward_end()
+            step.backward_end()
+    first, second, third = finished(monitor)
+    assert not [name for name in first.scalars if name.startswith(('monitor/absent', 'monitor/late', 'monitor/empty'))]
+    assert second.scalars['monitor/absent/x_token'] == third.scalars['monitor/absent/x_token'] == 1.0
+    assert second.scalars['monitor/late/late'] == 1.0
+    assert 'monitor/late/late' not in third.scalars
+    assert third.scalars['monitor/empty/late'] == 1.0
+    assert caplog.text.count('monitor/absent/x_token') == 1

@@ -62,6 +62,11 @@ def test_what_is_refused(overrides: dict[str, Any], message: str) -> None:
         multitask_policy_config(tiny_tasks(2), **overrides)
 
 
+def test_lightzeros_image_encoder_has_one_width() -> None:
+    with pytest.raises(ValueError, match=r'num_channels: the encoder of game supports 64 only, got 256'):
+        multitask_policy_config([TaskSpec('game', (3, 64, 64), 2)], model={'num_channels': 256})
+
+
 def test_shared_head_needs_equal_action_spaces() -> None:
     with pytest.raises(ValueError, match=r'share_head: .*\[2, 3\]'):
         multitask_policy_config(tiny_tasks(2, mixed=True), model={'world_model_cfg': {'share_head': True}})

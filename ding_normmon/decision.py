@@ -1,0 +1,51 @@
+"""What rank 0 decides, as plain data that may come from another process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ['Decision', 'read_decision']
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What every rank does at one iteration.
+
+    Arguments:
+        number: ascending; a decision that is posted again has a new one.
+        iteration: it takes effect right before the learner step of this iteration.
+        frequency: new schedule, a multiple of the configured one; None leaves it.
+        owners: new task ids of every rank, by rank; None leaves them.
+        action: name under which callbacks are registered, such as ``'stop'``; None for none.
+        committed: whether it may be acted upon; always true for what is not two-phase.
+    """
+
+    number: int
+    iteration: int
+    frequency: int | None = None
+    owners: tuple[tuple[int, ...], ...] | None = None
+    action: str | None = None
+    committed: bool = True
+
+
+def read_decision(entry: Mapping[str, Any]) -> Decision:
+    """Return the decision that a mapping of plain values describes.
+
+    Raises:
+        KeyError, TypeError, ValueError: a mapping that describes none.
+
+    >>> entry = {'number': 1, 'iteration': 50, 'frequency': 20, 'owners': None, 'action': None, 'committed': True}
+    >>> read_decision(entry).frequency
+    20
+    """
+    owners = entry['owners']
+    return Decision(
+        number=int(entry['number']),
+        iteration=int(entry['iteration']),
+        frequency=None if entry['frequency'] is None else int(entry['frequency']),
+        owners=None if owners is None else tuple(tuple(int(task) for task in tasks) for tasks in owners),
+        action=None if entry['action'] is None else str(entry['action']),
+        committed=bool(entry['committed']),
+    )

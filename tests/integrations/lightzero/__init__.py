@@ -1,0 +1,1 @@
+"""LightZero's own policies, measured from outside."""
