@@ -6,10 +6,11 @@
 Rows: one ``norm().item()`` per tensor (the usual loop), ``torch._foreach_norm``, ``SquareSums``, and the floor: one
 pass over one flat tensor with as many bytes.
 
-Each method is timed twice in a row: "cold", after other memory than the model's has been read, as in a learner step
-where the backward pass or the optimizer ran last, and "warm", once more right after. The methods take turns within
-each repeat, so a disturbance from outside hits them alike. "CPU" is the calling thread's own time; on a machine that
-others use, its ratio is the one to trust. Ratios and CPU times stand as "cold, warm".
+Each method is timed in bursts: "cold" is the first call, after other memory than the model's has been read, as in a
+learner step where the backward pass or the optimizer ran last, and "warm" is the last call, when caches and branch
+predictors have seen the same work several times. The methods take turns within each repeat, so a disturbance from
+outside hits them alike. "CPU" is the calling thread's own time; on a machine that others use, its ratio is the one
+to trust. Ratios and CPU times stand as "cold, warm".
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def make_methods(shapes: list[Shape]) -> dict[str, Callable[[], object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description='Norms of all parameters and gradients: methods compared.')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads(), help='torch threads')
-    parser.add_argument('--repeats', type=int, default=0, help='0: 300 for the small model, 15 for the large one')
+    parser.add_argument('--repeats', type=int, default=0, help='0: 100 for the small model, 15 for the large one')
     parser.add_argument('--models', nargs='+', choices=list(MODELS), default=list(MODELS))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -103,16 +104,21 @@ def main() -> None:
         warm: dict[str, list[float]] = {name: [] for name in methods}
         cpu: dict[str, list[list[float]]] = {name: [[], []] for name in methods}
         elsewhere = torch.zeros(8_000_000)
-        repeats = arguments.repeats or (300 if numel < 10_000_000 else 15)
+        burst = 8 if numel < 10_000_000 else 2
+        repeats = arguments.repeats or (100 if numel < 10_000_000 else 15)
         for repeat in range(-2, repeats):  # two rounds to warm up
             for name, method in methods.items():
                 elsewhere.sum()
-                for times, cpu_times in zip((cold, warm), cpu[name], strict=True):
+                for call in range(burst):
                     cpu_start, start = time.thread_time(), time.perf_counter()
                     method()
-                    if repeat >= 0:
-                        times[name].append(1e3 * (time.perf_counter() - start))
-                        cpu_times.append(1e3 * (time.thread_time() - cpu_start))
+                    milliseconds, cpu_milliseconds = (
+                        1e3 * (time.perf_counter() - start),
+                        1e3 * (time.thread_time() - cpu_start),
+                    )
+                    if repeat >= 0 and call in (0, burst - 1):
+                        (warm if call else cold)[name].append(milliseconds)
+                        cpu[name][call > 0].append(cpu_milliseconds)
         table = Table(
             title=f'{model}: {len(shapes)} tensors, {numel / 1e6:.2f} M float32 elements, parameters and gradients, '
             f'{arguments.threads} torch thread(s), {repeats} interleaved repeats'

@@ -58,11 +58,8 @@ EMPTY: Row = np.array([0.0, 0.0, 0.0, math.inf, -math.inf, 0.0])
 """The row of no numbers: the identity of :func:`merge`."""
 EMPTY.setflags(write=False)
 
-# A float64 copy of this many entries stays inside a core's second-level cache.
-_BLOCK = 1 << 16
-
-# Beyond this the square of an entry times their number may overflow float64; float32 data never comes here.
-_SQUARABLE = 1e150
+# A float64 copy of this many entries stays in a core's cache, and below 10,000 OpenBLAS starts no threads.
+_BLOCK = 1 << 13
 
 
 def constant_row(value: float) -> Row:
@@ -104,40 +101,40 @@ def row_of(values: Tensor | npt.NDArray[Any]) -> Row:
     if isinstance(values, Tensor):
         values = (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()
     flat = values.reshape(-1)
-    if flat.size <= _BLOCK:
-        return _block_row(flat)
-    return merge_rows(np.stack([_block_row(flat[start : start + _BLOCK]) for start in range(0, flat.size, _BLOCK)]))
-
-
-def _block_row(block: npt.NDArray[Any]) -> Row:
-    if block.size == 0:
+    count = flat.size
+    if count == 0:
         return EMPTY.copy()
-    numbers = block.astype(np.float64)
+    # One pass suffices because the shift is one of the numbers: its squared distance from the mean is then a part of
+    # M2, so what cancels below is at most count times as large as what remains, and costs count * 2^-53 of it.
+    shift, total, squares = float(flat[0]), 0.0, 0.0
     with np.errstate(over='ignore', invalid='ignore'):
-        average = float(np.add.reduce(numbers)) / numbers.size
-    # One NaN or infinity anywhere makes the average NaN or infinite; only then is the slow path worth its reads.
-    if not math.isfinite(average):
-        finite = numbers[np.isfinite(numbers)]
-        if finite.size == numbers.size:
-            # The sum overflowed float64 although every entry is finite.
-            return _scaled_row(numbers)
-        row = _block_row(finite)
-        row[NONFINITE] = numbers.size - finite.size
-        return row
-    minimum, maximum = float(numbers.min()), float(numbers.max())
-    count = numbers.size
-    if maximum > _SQUARABLE or minimum < -_SQUARABLE:
+        for start in range(0, count, _BLOCK):
+            distances = flat[start : start + _BLOCK].astype(np.float64)
+            distances -= shift
+            total += float(np.add.reduce(distances))
+            squares += float(np.dot(distances, distances))
+    # One NaN or infinity anywhere makes the sum of squares NaN or infinite; only then is the slow path worth its reads.
+    if not squares < math.inf:
+        return _careful_row(flat)
+    average = total / count
+    m2 = max(squares - total * average, 0.0)
+    return np.array([count, shift + average, m2, np.minimum.reduce(flat), np.maximum.reduce(flat), 0.0])
+
+
+def _careful_row(flat: npt.NDArray[Any]) -> Row:
+    numbers = flat.astype(np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    if finite.size == numbers.size:
+        # Squares overflowed float64 although every entry is finite.
         return _scaled_row(numbers)
-    numbers -= average
-    # The second term removes what rounding of the average left behind (Chan et al., equation 1.7).
-    remainder = float(np.add.reduce(numbers))
-    m2 = float(np.dot(numbers, numbers)) - remainder * remainder / count
-    return np.array([count, average + remainder / count, max(m2, 0.0), minimum, maximum, 0.0])
+    row = row_of(finite)
+    row[NONFINITE] = numbers.size - finite.size
+    return row
 
 
 def _scaled_row(numbers: npt.NDArray[np.float64]) -> Row:
     scale = float(np.abs(numbers).max())
-    count, average, m2, _, _, nonfinite = _block_row(numbers / scale).tolist()
+    count, average, m2, _, _, nonfinite = row_of(numbers / scale).tolist()
     # One factor at a time: 0 * scale * scale is 0 where 0 * inf would be NaN.
     return np.array([count, average * scale, m2 * scale * scale, numbers.min(), numbers.max(), nonfinite])
 

@@ -73,8 +73,8 @@ MUTATIONS = (
     Mutation(
         'variance: not centred',
         'moments.py',
-        '    numbers -= average\n',
-        '    numbers -= average * (1 + 1e-9)\n    average, remainder = average, 0.0\n',
+        'shift, total, squares = float(flat[0]), 0.0, 0.0',
+        'shift, total, squares = 0.0, 0.0, 0.0',
         MOMENTS,
     ),
     Mutation(

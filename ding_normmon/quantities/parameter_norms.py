@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from ding_normmon.learner_step import LearnerStep
 from ding_normmon.moments import COUNT, MEAN, NONFINITE, constant_row
-from ding_normmon.quantities.quantity import Setup
 from ding_normmon.quantities.square_norms import SquareNorms
 from ding_normmon.rows import RowBuffer, RowKey, RowTable
 
@@ -21,20 +20,11 @@ class ParameterNorms(SquareNorms):
     name: ClassVar[str] = 'parameter_norms'
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
     family = 'norm'
-
-    def prepare(self, setup: Setup) -> int:
-        """Lay the parameters out."""
-        cells = super().prepare(setup)
-        self._weights = [parameter.detach() for parameter in self.parameters]
-        return cells
+    keep_views: ClassVar[bool] = True
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Square the weights; count the frozen ones."""
-        # `parameter.data = ...` gives a parameter new storage; the detached views would then show the old weights.
-        for index, parameter in enumerate(self.parameters):
-            if parameter.data_ptr() != self._weights[index].data_ptr():
-                self._weights[index] = parameter.detach()
-        self.square(self._weights)
+        self.square(self.parameters)
         for span in self.spans:
             frozen = sum(parameter.numel() for parameter in span.group.parameters if not parameter.requires_grad)
             if frozen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +34,11 @@ class SquareNorms(Quantity):
 
     Attributes:
         family: first part of the metric names, ``norm`` or ``grad``.
+        keep_views: whether the tensors stay where they are from step to step, so that views of them may be kept.
     """
 
     family: str
+    keep_views: ClassVar[bool] = False
 
     def prepare(self, setup: Setup) -> int:
         """Lay the parameters of the owned groups out in one list."""
@@ -47,7 +50,8 @@ class SquareNorms(Quantity):
             self.parameters += group.parameters
             numel = sum(parameter.numel() for parameter in group.parameters)
             self.spans.append(_Span(group, start, len(self.parameters), numel))
-        self.squares = SquareSums([parameter.detach() for parameter in self.parameters])
+        templates = [parameter.detach() for parameter in self.parameters]
+        self.squares = SquareSums(templates, keep_views=self.keep_views)
         self._starts = np.array([span.start for span in self.spans], dtype=np.intp)
         return 2 * len(self.parameters)
 
