@@ -34,6 +34,7 @@ from ding_normmon import Monitor
 from ding_normmon.gathering import Gathering
 from ding_normmon.losses import LossCounter
 from ding_normmon.message import Schema, decode, encode, encode_schema, schema_digest
+from ding_normmon.ownership import Ownership
 from ding_normmon.publish.selection import for_dashboard
 from ding_normmon.rows import Batch, RowKey, RowTable
 from ding_normmon.transport import LocalTransport, StoreTransport
@@ -173,12 +174,14 @@ def simulate(ranks: int, records: int) -> list[str]:
             for key in keys
             if key.task_id is not None or rank == 0 or key.quantity == 'own_cost'
         )
-        encoded = encode_schema(frozenset(range(TASKS_PER_RANK * rank, TASKS_PER_RANK * (rank + 1))), own)
+        encoded = encode_schema(own)
         schemas.append((own, encoded, schema_digest(encoded)))
     server = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
     transport = StoreTransport(server.clone, 0, ranks, 'bench')
     losses = LossCounter()
-    gathering = Gathering(ranks, 60, losses)
+    division = [range(TASKS_PER_RANK * rank, TASKS_PER_RANK * (rank + 1)) for rank in range(ranks)]
+    ownership = Ownership(ranks * TASKS_PER_RANK, division, {'parameter_norms', 'gradient_norms'})
+    gathering = Gathering(ranks, 60, losses, ownership)
     known: dict[bytes, Schema] = {}
     derive_with = Monitor(Model(TASKS_PER_RANK), {'monitor_norm_freq': 1}, num_tasks=TASKS_PER_RANK)
     from tensorboardX import SummaryWriter
@@ -205,16 +208,15 @@ def simulate(ranks: int, records: int) -> list[str]:
                 if said.schema is not None:
                     known[said.digest] = said.schema
                 schema = known[said.digest]
-                gathering.add(said.rank, schema, Batch(said.iteration, schema.keys, said.rows), 0.0)
-            own_schema = known.setdefault(schemas[0][2], Schema(None, schemas[0][0]))
-            gathering.add(0, own_schema, Batch(iteration, own_schema.keys, rows[: len(own_schema.keys)]), 0.0)
+                gathering.add(said.rank, Batch(said.iteration, schema.keys, said.rows), 0.0)
+            own_schema = known.setdefault(schemas[0][2], Schema(schemas[0][0]))
+            gathering.add(0, Batch(iteration, own_schema.keys, rows[: len(own_schema.keys)]), 0.0)
             (ready,) = gathering.ready(0.0)
             merged = RowTable(ready.batches)
             clock.append(time.perf_counter())
             record = derive_with._derive(merged, iteration)
             clock.append(time.perf_counter())
-            dashboard = for_dashboard(record.scalars, ranks * TASKS_PER_RANK)
-            write_record(writer._get_file_writer(), type(record)(iteration, dashboard))
+            write_record(writer._get_file_writer(), record)
             clock.append(time.perf_counter())
             spans = np.diff(clock) * 1e3
             names = ('receive', 'merge', 'derive', 'publish')
@@ -224,7 +226,7 @@ def simulate(ranks: int, records: int) -> list[str]:
             if iteration == 0:
                 times['first'].append(float(spans[:2].sum()))
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-            figures, shown = len(record.scalars), len(dashboard)
+            figures, shown = len(record.scalars), len(for_dashboard(record.scalars))
         writer.close()
     assert not losses.total, losses.total
     derive_with.close()

@@ -60,7 +60,7 @@ def make_methods(shapes: list[Shape]) -> dict[str, Callable[[], object]]:
     flat = torch.randn(2 * numel) if numel < 10_000_000 else torch.randn(numel)
     passes = 2 * numel // flat.numel()
     both = [list(map(torch.Tensor.detach, parameters)), gradients]
-    of_parameters, of_gradients = SquareSums(parameters, keep_views=True), SquareSums(parameters)
+    of_parameters, of_gradients = SquareSums(parameters), SquareSums(parameters)
     sums, nonfinite = (torch.empty(len(shapes), dtype=torch.float64) for _ in range(2))
 
     def naive() -> list[float]:

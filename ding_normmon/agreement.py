@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
 from ding_normmon.groups import Group
-from ding_normmon.transport import Transport
+from ding_normmon.transport import Transport, TransportError, default_transport
 
-__all__ = ['Agreement', 'agree', 'announce', 'owner_of']
+__all__ = ['Agreement', 'agree', 'announce', 'refusals_told']
+
+logger = logging.getLogger('ding_normmon')
 
 
 @dataclass(frozen=True)
@@ -65,16 +69,25 @@ def agree(
 def announce(transport: Transport, config: MonitorConfig | None, error: Exception | None = None) -> None:
     """Tell the others, without waiting for them, that this rank is switched off or could not be set up."""
     statement: dict[str, Any] = {'error': str(error)} if error is not None or config is None else {}
-    transport.state('hello', statement or {'config': _config(config or MonitorConfig())})
+    try:
+        transport.state('hello', statement or {'config': _config(config or MonitorConfig())})
+    except TransportError as failure:
+        logger.warning('monitor: the other ranks could not be told (%s); they wait until setup_timeout', failure)
 
 
-def owner_of(task_ids: Sequence[Sequence[int]], task_id: int) -> int | None:
-    """Return the lowest rank that trains a task; None if nobody does.
+@contextmanager
+def refusals_told(transport: Transport | None = None) -> Iterator[None]:
+    """Tell the other ranks at once of an exception in the block, which is raised all the same.
 
-    >>> owner_of([[0], [1, 2], [2]], 2)
-    1
+    Arguments:
+        transport: of the monitor that is being constructed; by default the one that it would have had. Every rank makes
+            one transport per monitor, whether it comes as far as the monitor or not.
     """
-    return next((rank for rank, ids in enumerate(task_ids) if task_id in ids), None)
+    try:
+        yield
+    except Exception as error:
+        announce(default_transport() if transport is None else transport, None, error)
+        raise
 
 
 def _config(config: MonitorConfig) -> dict[str, str]:
@@ -84,6 +97,9 @@ def _config(config: MonitorConfig) -> dict[str, str]:
 def _difference(topic: str, first: Any, other: Any, rank: int) -> str:
     if isinstance(first, Mapping) and isinstance(other, Mapping):
         keys = [key for key in sorted({*first, *other}) if first.get(key) != other.get(key)]
+        if 'monitor_norm_freq' in keys and '0' in (first.get('monitor_norm_freq'), other.get('monitor_norm_freq')):
+            # What is switched off has looked at nothing else.
+            keys = ['monitor_norm_freq']
         return '; '.join(f'monitor.{key}: {first.get(key)} on rank 0, {other.get(key)} on rank {rank}' for key in keys)
     if isinstance(first, list) and isinstance(other, list):
         odd = sorted(set(first) ^ set(other)) or ['their order']

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ['Decision', 'read_decision']
+__all__ = ['TWO_PHASE', 'ControlError', 'Decision', 'read_decision']
+
+TWO_PHASE = frozenset({'stop', 'checkpoint'})
+"""Actions that happen on all ranks or on none."""
+
+
+class ControlError(ValueError):
+    """A decision that cannot be posted."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ding_normmon.losses import LossCounter
-from ding_normmon.message import Schema
+from ding_normmon.ownership import Ownership
 from ding_normmon.rows import Batch
 
 __all__ = ['Gathering', 'Ready']
@@ -45,23 +45,27 @@ class Gathering:
         world_size: number of ranks.
         deadline: seconds for which an iteration waits for the ranks that have not reported it.
         losses: where losses are counted.
+        ownership: which rank may report what.
         limit: iterations that may be open at the same time; beyond it the oldest leaves incomplete.
 
     Example:
         >>> import numpy as np
-        >>> gathering = Gathering(2, 60, LossCounter())
+        >>> gathering = Gathering(2, 60, LossCounter(), Ownership(None, [[], []]))
         >>> batch = Batch(5, (), np.zeros((0, 6)))
-        >>> gathering.add(0, Schema(None, ()), batch, now=0)
+        >>> gathering.add(0, batch, now=0)
         >>> list(gathering.ready(now=1))
         []
         >>> [(ready.iteration, ready.missing) for ready in gathering.ready(now=61)]
         [(5, (1,))]
     """
 
-    def __init__(self, world_size: int, deadline: float, losses: LossCounter, limit: int = 256) -> None:
+    def __init__(
+        self, world_size: int, deadline: float, losses: LossCounter, ownership: Ownership, limit: int = 256
+    ) -> None:
         self._world_size = world_size
         self._deadline = deadline
         self._losses = losses
+        self._ownership = ownership
         self._limit = limit
         self._open: dict[int, _Open] = {}
         self._clock = -1
@@ -75,13 +79,12 @@ class Gathering:
         """Note that a rank is alive."""
         self._silent.discard(rank)
 
-    def add(self, rank: int, schema: Schema, batch: Batch, now: float) -> None:
+    def add(self, rank: int, batch: Batch, now: float) -> None:
         """Take one rank's rows of one iteration.
 
         Arguments:
             rank: whose rows they are.
-            schema: what they are; rows of tasks that it does not list are dropped.
-            batch: the rows.
+            batch: the rows; those that the rank may not report are dropped.
             now: monotonic seconds.
         """
         self.hear(rank)
@@ -97,7 +100,7 @@ class Gathering:
         if rank in entry.batches:
             self._losses.count('twice', f'rank {rank} reported iteration {number} twice; the first report counts')
             return
-        entry.batches[rank] = self._owned(rank, schema, batch)
+        entry.batches[rank] = self._owned(rank, batch)
         if rank == 0 and number > self._clock:
             self._clock = number
             for reached, earlier in self._open.items():
@@ -143,14 +146,14 @@ class Gathering:
         waited = now - entry.waiting_since
         return waited >= self._deadline or self._silent.issuperset(missing) or len(self._open) > self._limit
 
-    def _owned(self, rank: int, schema: Schema, batch: Batch) -> Batch:
-        keep = schema.own_rows
+    def _owned(self, rank: int, batch: Batch) -> Batch:
+        keep = self._ownership.own_rows(rank, batch.iteration, batch.keys)
         if keep is None:
             return batch
         self._losses.count(
             'foreign_task',
-            f'rank {rank} sent rows of tasks it does not train; they were dropped. Tell the monitor of tasks that move '
-            f'with Monitor.reassign(...)',
+            f'rank {rank} sent rows of tasks it does not train or of parameter groups that another rank reports; they '
+            f'were dropped. Tell the monitor of tasks that move with Monitor.reassign(...)',
             amount=len(batch.keys) - len(keep),
         )
         return Batch(batch.iteration, tuple(batch.keys[index] for index in keep), batch.rows[keep])

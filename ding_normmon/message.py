@@ -4,7 +4,7 @@ A message is a fixed header and three parts, all little-endian::
 
     header  'NMON' | version u8 | kind u8 | 2 bytes 0 | rank u32 | session 8 bytes | iteration i64 | schema 8 bytes
             | rows u32 | schema bytes u32 | note bytes u32 | crc32 of everything else u32
-    schema  JSON: the rank's task ids and the row keys; only the first time a rank uses them (else 0 bytes)
+    schema  JSON: the row keys; only the first time a rank uses them (else 0 bytes)
     note    JSON: what the rank lost since its last message, or what it answers to a decision (else 0 bytes)
     rows    float64, six columns each
 
@@ -20,7 +20,6 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,7 +44,7 @@ ROWS, CONTROL = 0, 1
 """Kinds of message: the rows of one iteration, and an answer to a decision of rank 0."""
 
 _MAGIC = b'NMON'
-_VERSION = 2
+_VERSION = 3
 _HEADER = struct.Struct('<4sBBHI8sq8sIII')
 _CHECK = struct.Struct('<I')
 _BODY = _HEADER.size + _CHECK.size
@@ -61,20 +60,10 @@ class Schema:
     """What the rows of a rank are rows of.
 
     Arguments:
-        tasks: global ids of the tasks that the rank trains; None for a single-task policy.
         keys: one key per row.
     """
 
-    tasks: frozenset[int] | None
     keys: tuple[RowKey, ...]
-
-    @cached_property
-    def own_rows(self) -> list[int] | None:
-        """Positions of the rows that belong to the rank's tasks or to no task; None where all of them do."""
-        if self.tasks is None:
-            return None
-        own = [index for index, key in enumerate(self.keys) if key.task_id is None or key.task_id in self.tasks]
-        return None if len(own) == len(self.keys) else own
 
 
 @dataclass(frozen=True)
@@ -100,14 +89,13 @@ class Message:
     rows: Row = field(default_factory=lambda: np.zeros((0, 6)))
 
 
-def encode_schema(tasks: frozenset[int] | None, keys: Sequence[RowKey]) -> bytes:
+def encode_schema(keys: Sequence[RowKey]) -> bytes:
     """Return a schema as JSON.
 
-    >>> encode_schema(frozenset([3]), [RowKey('gradient_norms', 'head_value', 3)])
-    b'{"tasks":[3],"keys":[["gradient_norms","head_value",3,""]]}'
+    >>> encode_schema([RowKey('gradient_norms', 'head_value', 3)])
+    b'{"keys":[["gradient_norms","head_value",3,""]]}'
     """
-    tasks_or_none = None if tasks is None else sorted(tasks)
-    return json.dumps({'tasks': tasks_or_none, 'keys': [list(key) for key in keys]}, separators=(',', ':')).encode()
+    return json.dumps({'keys': [list(key) for key in keys]}, separators=(',', ':')).encode()
 
 
 def schema_digest(encoded: bytes) -> bytes:
@@ -121,14 +109,14 @@ def encode(
     """Return the bytes of one rank's rows of one iteration.
 
     >>> batch = Batch(10, (RowKey('gradient_norms', 'encoder'),), np.zeros((1, 6)))
-    >>> schema = encode_schema(None, batch.keys)
+    >>> schema = encode_schema(batch.keys)
     >>> data = encode(3, b'session1', batch, schema_digest(schema), schema, {})
     >>> decode(data, b'session1').schema.keys
     (RowKey(quantity='gradient_norms', name='encoder', task_id=None, part=''),)
     >>> decode(data[:-1], b'session1')
     Traceback (most recent call last):
         ...
-    ding_normmon.message.MessageError: 159 bytes where the header announces 160
+    ding_normmon.message.MessageError: 146 bytes where the header announces 147
     """
     rows = np.ascontiguousarray(batch.rows, dtype='<f8').reshape(-1, 6)
     return _pack(ROWS, rank, session, batch.iteration, digest, schema or b'', losses, rows)
@@ -204,9 +192,6 @@ def _decode_schema(encoded: bytes) -> Schema:
     content = _json(encoded, 'schema')
     if not isinstance(content, dict) or not isinstance(content.get('keys'), list):
         raise MessageError('the schema has no row keys')
-    tasks = content.get('tasks')
-    if tasks is not None and not (isinstance(tasks, list) and all(_is_integer(task) for task in tasks)):
-        raise MessageError(f'{tasks!r} are no task ids')
     keys = []
     for entry in content['keys']:
         if not (
@@ -217,7 +202,7 @@ def _decode_schema(encoded: bytes) -> Schema:
         ):
             raise MessageError(f'{entry!r} is no row key')
         keys.append(RowKey(*entry))
-    return Schema(None if tasks is None else frozenset(tasks), tuple(keys))
+    return Schema(tuple(keys))
 
 
 def _decode_note(kind: int, encoded: bytes) -> dict[str, Any]:

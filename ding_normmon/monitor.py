@@ -14,12 +14,13 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ding_normmon.agreement import agree, announce, owner_of
+from ding_normmon.agreement import agree, announce, refusals_told
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
 from ding_normmon.control import Control, Decision
 from ding_normmon.groups import find_groups
 from ding_normmon.learner_step import INERT, InertLearnerStep, LearnerStep
 from ding_normmon.losses import LossCounter
+from ding_normmon.ownership import Ownership
 from ding_normmon.publish.courier import Courier
 from ding_normmon.publish.destination import Destination
 from ding_normmon.quantities import OwnCost, Quantity, Setup, default_quantities
@@ -118,14 +119,17 @@ class Monitor:
         self._measuring = False
         self._pending: deque[Pending] = deque()
         self._gradient_due = False
+        self._last_measured = self._resumed_after = -1
         self._closed = False
         self._num_tasks = num_tasks
         self._model = model
         # Every rank opens its connection, also one that is switched off: the others are told and do not wait for it.
         self.transport = default_transport() if transport is None else transport
-        try:
+        rank, world_size = self.transport.rank, self.transport.world_size
+        with refusals_told(self.transport):
             self.config = MonitorConfig.read(config)
             self.frequency = self.config.monitor_norm_freq
+            self.control = Control(rank, world_size, self.frequency, self.losses, self.config.deadline)
             if self.frequency == 0:
                 announce(self.transport, self.config)
                 return
@@ -134,23 +138,21 @@ class Monitor:
                 raise ConfigurationError(f'monitor: {type(model).__name__} has no parameters to measure')
             refuse_sharded(model)
             self.groups = find_groups(model, num_tasks, self.config.module_groups)
-        except ValueError as error:
-            announce(self.transport, None, error)
-            raise
+            self.quantities = list(default_quantities() if quantities is None else quantities)
+            names = [quantity.name for quantity in self.quantities]
+            if len(set(names)) < len(names):
+                raise ConfigurationError(f'monitor: two quantities have the same name: {names}')
         agreed = agree(self.transport, self.config, self.groups, num_tasks, self._task_ids)
-        self._owners = {task: owner_of(agreed.task_ids, task) or 0 for task in range(num_tasks or 0)}
-        self.quantities = list(default_quantities() if quantities is None else quantities)
-        names = [quantity.name for quantity in self.quantities]
-        if len(set(names)) < len(names):
-            raise ConfigurationError(f'monitor: two quantities have the same name: {names}')
+        owner_only = {quantity.name for quantity in self.quantities if quantity.owner_only}
+        self._ownership = Ownership(num_tasks, agreed.task_ids, owner_only)
         # Most quantities listen to few of the calls of a step, and there are dozens of calls.
         self._signal_quantities = [q for q in self.quantities if type(q).on_publish is not Quantity.on_publish]
         self._loss_quantities = [q for q in self.quantities if type(q).on_publish_loss is not Quantity.on_publish_loss]
         self._prepare()
-        rank, world_size = self.transport.rank, self.transport.world_size
-        self.control = Control(rank, world_size, self.frequency, self.losses, self.config.deadline)
+        self._agenda = self.control.agenda
         self.control.on('schedule', self._reschedule)
-        self.control.on('owners', lambda decision: self.reassign(decision.owners or ()))
+        # The decision takes effect before the step that is about to begin.
+        self.control.on('owners', lambda decision: self._reassign(decision.owners or (), self._agenda.iteration))
         self._reducer = Reducer(
             self.transport,
             self._finish,
@@ -158,7 +160,7 @@ class Monitor:
             self.control,
             self.config.deadline,
             agreed.session,
-            self._reported(),
+            self._ownership,
         )
         self._first_due_step = True
         self._mistakes: list[str] = []
@@ -176,7 +178,7 @@ class Monitor:
             model=self._model,
             config=self.config,
             groups=self.groups,
-            owned_groups=tuple(group for group in self.groups if self._owner(group.task_id) == rank),
+            owned_groups=tuple(group for group in self.groups if self._ownership.owner(group.task_id) == rank),
             num_tasks=self._num_tasks,
             task_ids=self._task_ids,
             device=next(self._model.parameters()).device,
@@ -188,17 +190,6 @@ class Monitor:
         self._spans = [slice(stop - size, stop) for size, stop in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
         for quantity, span in zip(self.quantities, self._spans, strict=True):
             quantity.bind(self._buffer.cells(span.start, span.stop))
-
-    def _owner(self, task_id: int | None) -> int:
-        """Return the rank that reports the parameter groups of a task; rank 0 reports what is shared."""
-        return 0 if task_id is None else self._owners[task_id]
-
-    def _reported(self) -> frozenset[int] | None:
-        """Return the tasks of which this rank may send rows."""
-        if self._num_tasks is None:
-            return None
-        owned = {task for task, owner in self._owners.items() if owner == self.transport.rank}
-        return frozenset(owned | set(self._task_ids))
 
     def reassign(self, task_ids: Sequence[Sequence[int]]) -> None:
         """Tell the monitor which rank trains which tasks from the next learner step on.
@@ -213,29 +204,54 @@ class Monitor:
         Raises:
             ConfigurationError: not one entry per rank, or a task id out of range.
         """
+        self._reassign(task_ids, self._agenda.iteration + 1)
+
+    def _reassign(self, task_ids: Sequence[Sequence[int]], since: int) -> None:
         if len(task_ids) != self.transport.world_size:
             raise ConfigurationError(f'monitor: task ids of {len(task_ids)} ranks for {self.transport.world_size}')
         if self._num_tasks is None:
             raise ConfigurationError('monitor: a single-task policy has no tasks to reassign')
         checked = [_checked_task_ids(self._num_tasks, ids) for ids in task_ids]
         self._collect(wait=True)
-        for task in self._owners:
-            owner = owner_of(checked, task)
-            if owner is not None:
-                self._owners[task] = owner
+        self._ownership.change(since, checked)
         self._task_ids = checked[self.transport.rank]
-        self._reducer.tasks = self._reported()
         self._prepare()
 
     def _reschedule(self, decision: Decision) -> None:
         if decision.frequency is not None:
             self.frequency = decision.frequency
 
+    def state_dict(self) -> dict[str, int]:
+        """Return what a checkpoint keeps: the schedule in force and the last iteration that was measured.
+
+        It is the same on every rank. Decisions of rank 0 that have not taken effect are not kept, nor is the division
+        of tasks, which a resumed run is told at construction.
+        """
+        return {
+            'monitor_norm_freq': self.config.monitor_norm_freq,
+            'frequency': self.frequency,
+            'last_iteration': self._last_measured,
+        }
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on where a checkpoint was made; to be called on every rank, before the first learner step.
+
+        Iterations up to the last that was measured are not measured again. A schedule that rank 0 had decided upon
+        stays in force, unless the configuration now says another frequency: that is the newer decision.
+        """
+        self._last_measured = self._resumed_after = int(state['last_iteration'])
+        if 0 < self.frequency == int(state['monitor_norm_freq']) and state['frequency'] > 0:
+            self.frequency = int(state['frequency'])
+
     # -- one learner step ------------------------------------------------------------------------------------------
 
     def due(self, iteration: int) -> bool:
         """Tell whether the learner step of this iteration is measured."""
-        return self.frequency > 0 and (iteration % self.frequency == 0 or self._gradient_due)
+        return (
+            self.frequency > 0
+            and (iteration % self.frequency == 0 or self._gradient_due)
+            and iteration > self._resumed_after
+        )
 
     def begin_step(self, iteration: int) -> InertLearnerStep:
         """Return the context object for one learner step: a live one if the step is due, the inert one if not."""
@@ -243,8 +259,8 @@ class Monitor:
             self._collect()
         if self.frequency == 0:
             return INERT
-        self.control.iteration = iteration
-        if iteration >= self.control.next_iteration:
+        self._agenda.iteration = iteration
+        if iteration >= self._agenda.next_iteration:
             self.control.reach(iteration)
         if self._closed or not self.due(iteration):
             return INERT
@@ -287,6 +303,7 @@ class Monitor:
         self._mistakes.clear()
         pending.milliseconds = self._milliseconds + (time.perf_counter() - started) * 1e3
         self._pending.append(pending)
+        self._last_measured = max(self._last_measured, pending.iteration)
         self._collect(wait=self.config.merge_train_output)
 
     def drop_step(self, step: InertLearnerStep) -> None:

@@ -47,6 +47,8 @@ class ObservedSteps:
         self._points = points
         self._observe = observe
         self._last_optimizer = last_optimizer
+        # Otherwise it is a guess, and an optimizer that steps twice says that it was wrong.
+        self._last_is_known = whole or last_optimizer is not None
         self.several = False if whole else several
         self._whole = whole
         self.step: InertLearnerStep = INERT
@@ -70,6 +72,7 @@ class ObservedSteps:
                 self._enter(step)
                 try:
                     yield
+                    self._complete()
                 finally:
                     # What was opened ahead of its time, and never began, is forgotten.
                     self._leave(keep=not self.finished or bool(self._stepped))
@@ -87,7 +90,7 @@ class ObservedSteps:
         self.step = INERT
 
     def _before(self, holder: Holder) -> None:
-        if holder.name in self._stepped and not self._whole:
+        if holder.name in self._stepped and not self._last_is_known:
             # The step that has run is over, and its end was not known: from now on it is.
             self._last_optimizer = self._stepped[-1]
             self._next()
@@ -122,6 +125,12 @@ class ObservedSteps:
         self._open = contextlib.ExitStack()
         if isinstance(step, LearnerStep):
             self._open.enter_context(self._observe(step))
+
+    def _complete(self) -> None:
+        # No optimizer has stepped, as within a cycle of gradient accumulation: the weights are still those of the
+        # forward pass, and the gradients will be read where the cycle ends.
+        if isinstance(self.step, LearnerStep) and not self.finished and not self.step.fired:
+            self.step.forward_end()
 
     def _leave(self, keep: bool) -> None:
         self._open.close()

@@ -26,6 +26,7 @@ from ding_normmon.message import (
     encode_schema,
     schema_digest,
 )
+from ding_normmon.ownership import Ownership
 from ding_normmon.rows import Batch
 from ding_normmon.transport import Transport, TransportError
 
@@ -55,10 +56,8 @@ class Reducer:
         deadline: seconds that rank 0 waits for rows that others have sent, and after which the others hold a silent
             rank 0 for dead and drop their rows.
         session: 8 bytes that tell this run's messages from those of others.
+        ownership: which rank may report what.
         queue_size: batches that may wait for the background thread; the oldest is dropped beyond that.
-
-    Attributes:
-        tasks: global ids of the tasks this rank trains at the moment; None for a single-task policy.
     """
 
     def __init__(
@@ -69,17 +68,16 @@ class Reducer:
         control: Control,
         deadline: float,
         session: bytes,
-        tasks: frozenset[int] | None = None,
+        ownership: Ownership,
         queue_size: int = 256,
     ) -> None:
-        self.tasks = tasks
         self._transport = transport
         self._finish = finish
         self._losses = losses
         self._control = control
         self._deadline = deadline
         self._session = session
-        self._queue: deque[tuple[frozenset[int] | None, Batch]] = deque()
+        self._queue: deque[Batch] = deque()
         self._queue_size = queue_size
         self._wake = threading.Condition()
         self._closing = False
@@ -88,9 +86,9 @@ class Reducer:
         # Only the background thread touches what follows.
         self._alone = transport.world_size == 1
         self._next_beat = 0.0
-        self._beat_seen = time.monotonic()
+        self._beat_read = self._beat_seen = time.monotonic()
         self._beat_count = -1
-        self._gathering = Gathering(transport.world_size, deadline, losses)
+        self._gathering = Gathering(transport.world_size, deadline, losses, ownership)
         self._schemas: dict[bytes, Schema] = {}
         self._sent_schemas: dict[bytes, int] = {}
         self._last_schema: tuple[Schema, bytes, bytes] | None = None
@@ -114,7 +112,7 @@ class Reducer:
                     'the background thread is stuck in a store that does not answer, or too slow; the oldest rows were '
                     'dropped. If rank 0 is alive, measure less often (monitor_norm_freq)',
                 )
-            self._queue.append((self.tasks, batch))
+            self._queue.append(batch)
             self._wake.notify()
 
     def close(self, timeout: float) -> None:
@@ -162,20 +160,19 @@ class Reducer:
         until_beat = max(0.0, self._next_beat - time.monotonic())
         return min(until_beat, POLL_SECONDS) if self._gathering else until_beat
 
-    def _turn(self, batches: list[tuple[frozenset[int] | None, Batch]], abandon: bool) -> None:
+    def _turn(self, batches: list[Batch], abandon: bool) -> None:
         now = time.monotonic()
         if not self._alone and now >= self._next_beat:
             self._next_beat = now + BEAT_SECONDS
             self._beat(now)
             self._receive(now)
         if self._transport.rank != 0:
-            for tasks, batch in batches:
-                self._send(tasks, batch)
+            for batch in batches:
+                self._send(batch)
             return
-        for tasks, batch in batches:
-            schema = self._schema_of(tasks, batch)[0]
+        for batch in batches:
             # Equal keys become the same keys, by which merging recognises a layout that it knows.
-            self._gathering.add(0, schema, Batch(batch.iteration, schema.keys, batch.rows), now)
+            self._gathering.add(0, Batch(batch.iteration, self._schema_of(batch)[0].keys, batch.rows), now)
         if self._gathering and not self._alone:
             # What has arrived is taken before any deadline is judged: this process may have been suspended.
             self._receive(now)
@@ -189,29 +186,34 @@ class Reducer:
                 self._transport.post(self._control.write_board(now))
                 return
             beat = self._control.read_board(self._transport.read())
+            # Reading may have taken long, where a link was cut.
+            self._beat_read = time.monotonic()
             if beat != self._beat_count:
-                self._beat_count, self._beat_seen = beat, now
+                self._beat_count, self._beat_seen = beat, self._beat_read
             for iteration, answer in self._control.take_answers():
                 self._transport.send(encode_answer(self._transport.rank, self._session, iteration, answer))
         except TransportError as error:
             self._losses.count('beat', f'the rendezvous store could not be used ({error}); training goes on')
 
-    def _schema_of(self, tasks: frozenset[int] | None, batch: Batch) -> tuple[Schema, bytes, bytes]:
+    def _schema_of(self, batch: Batch) -> tuple[Schema, bytes, bytes]:
         last = self._last_schema
-        if last is None or last[0].tasks != tasks or last[0].keys != batch.keys:
-            encoded = encode_schema(tasks, batch.keys)
-            last = self._last_schema = (Schema(tasks, batch.keys), encoded, schema_digest(encoded))
+        if last is None or last[0].keys != batch.keys:
+            encoded = encode_schema(batch.keys)
+            last = self._last_schema = (Schema(batch.keys), encoded, schema_digest(encoded))
         return last
 
-    def _send(self, tasks: frozenset[int] | None, batch: Batch) -> None:
+    def _send(self, batch: Batch) -> None:
         losses = self._losses.take()
         try:
             if self._control.closed:
                 self._losses.give_back(losses)
                 self._losses.count('rank0_closed', 'rank 0 has closed its monitor; later rows are dropped')
                 return
-            silence = time.monotonic() - self._beat_seen
-            if silence > self._deadline or (silence > 3 * BEAT_SECONDS and self._transport.full()):
+            # Only what was read tells that rank 0 is silent: this process may have been suspended, or cut off.
+            silence = self._beat_read - self._beat_seen
+            if silence > max(self._deadline, 2 * BEAT_SECONDS) or (
+                silence > 3 * BEAT_SECONDS and self._transport.full()
+            ):
                 self._losses.give_back(losses)
                 self._losses.count(
                     'rank0_silent',
@@ -219,7 +221,7 @@ class Reducer:
                     f'goes on',
                 )
                 return
-            _, encoded, digest = self._schema_of(tasks, batch)
+            _, encoded, digest = self._schema_of(batch)
             sent = self._sent_schemas.get(digest, 0) % _SCHEMA_EVERY
             new = None if sent else encoded
             self._transport.send(encode(self._transport.rank, self._session, batch, digest, new, losses))
@@ -264,7 +266,7 @@ class Reducer:
                 'unknown_schema', f'rank {rank} sent rows whose keys never arrived; the message before was lost'
             )
             return
-        self._gathering.add(rank, schema, Batch(message.iteration, schema.keys, message.rows), now)
+        self._gathering.add(rank, Batch(message.iteration, schema.keys, message.rows), now)
 
     def _say_goodbye(self) -> None:
         if self._alone or self._transport.rank != 0:

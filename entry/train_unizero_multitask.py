@@ -25,10 +25,12 @@ def main(cfg: EasyDict) -> int:
     prepare_folder(cfg)
     init_writer(cfg)
     with MultiTaskRun(cfg) as run, task.start(ctx=OnlineRLContext()):
+        monitor = NormMonitor(cfg.policy.monitor, run.policy)
+        run.checkpointer.keep(monitor.monitor)
         run.begin(task.ctx)
         task.use(run.collector)
         task.use(run.pusher)
-        task.use(NormMonitor(cfg.policy.monitor, run.policy))
+        task.use(monitor)
         task.use(run.learner)
         task.use(run.stop_agreement)
         task.use(run.evaluator)

@@ -7,10 +7,8 @@ import pytest
 
 from ding_normmon.gathering import Gathering
 from ding_normmon.losses import LossCounter
-from ding_normmon.message import Schema
+from ding_normmon.ownership import Ownership
 from ding_normmon.rows import Batch
-
-SCHEMA = Schema(None, ())
 
 
 @pytest.fixture
@@ -18,8 +16,12 @@ def losses() -> LossCounter:
     return LossCounter()
 
 
+def alike(world_size: int) -> Ownership:
+    return Ownership(None, [()] * world_size)
+
+
 def add(gathering: Gathering, rank: int, iteration: int, now: float = 0.0) -> None:
-    gathering.add(rank, SCHEMA, Batch(iteration, (), np.zeros((0, 6))), now)
+    gathering.add(rank, Batch(iteration, (), np.zeros((0, 6))), now)
 
 
 def ready(gathering: Gathering, now: float, everything: bool = False) -> list[tuple[int, tuple[int, ...]]]:
@@ -27,7 +29,7 @@ def ready(gathering: Gathering, now: float, everything: bool = False) -> list[tu
 
 
 def test_iterations_leave_in_order_however_they_arrive(losses: LossCounter) -> None:
-    gathering = Gathering(2, 10, losses)
+    gathering = Gathering(2, 10, losses, alike(2))
     for rank, iteration in ((1, 20), (1, 10), (0, 10), (1, 30), (0, 20)):
         add(gathering, rank, iteration)
     assert ready(gathering, 0) == [(10, ()), (20, ())]
@@ -37,7 +39,7 @@ def test_iterations_leave_in_order_however_they_arrive(losses: LossCounter) -> N
 
 
 def test_the_deadline_begins_when_rank_0_gets_there(losses: LossCounter) -> None:
-    gathering = Gathering(3, 10, losses)
+    gathering = Gathering(3, 10, losses, alike(3))
     add(gathering, 1, 5, now=0)
     assert ready(gathering, 100) == []
     add(gathering, 0, 5, now=100)
@@ -46,7 +48,7 @@ def test_the_deadline_begins_when_rank_0_gets_there(losses: LossCounter) -> None
 
 
 def test_a_dead_rank_costs_one_deadline_and_is_waited_for_again_once_it_is_heard(losses: LossCounter) -> None:
-    gathering = Gathering(2, 10, losses)
+    gathering = Gathering(2, 10, losses, alike(2))
     for iteration in range(3):
         add(gathering, 0, iteration)
     assert ready(gathering, 10) == [(0, (1,)), (1, (1,)), (2, (1,))]
@@ -59,7 +61,7 @@ def test_a_dead_rank_costs_one_deadline_and_is_waited_for_again_once_it_is_heard
 
 
 def test_a_rank_far_ahead_delays_nobody_and_fills_no_memory(losses: LossCounter) -> None:
-    gathering = Gathering(2, 10, losses, limit=8)
+    gathering = Gathering(2, 10, losses, alike(2), limit=8)
     for iteration in range(1000, 1020):
         add(gathering, 1, iteration)
     assert len(gathering) == 8
@@ -69,7 +71,7 @@ def test_a_rank_far_ahead_delays_nobody_and_fills_no_memory(losses: LossCounter)
 
 
 def test_too_many_open_iterations_do_not_wait_for_the_deadline(losses: LossCounter) -> None:
-    gathering = Gathering(2, 10, losses, limit=8)
+    gathering = Gathering(2, 10, losses, alike(2), limit=8)
     for iteration in range(10):
         add(gathering, 0, iteration)
         list(gathering.ready(0))
@@ -77,7 +79,7 @@ def test_too_many_open_iterations_do_not_wait_for_the_deadline(losses: LossCount
 
 
 def test_everything_leaves_at_the_end(losses: LossCounter) -> None:
-    gathering = Gathering(2, 10, losses)
+    gathering = Gathering(2, 10, losses, alike(2))
     add(gathering, 1, 7)
     add(gathering, 0, 3)
     assert ready(gathering, 0, everything=True) == [(3, (1,)), (7, (0,))]

@@ -336,3 +336,11 @@ def test_a_configured_group_without_parameters_is_refused() -> None:
         find_groups(model, module_groups={'act': 'activation'})
     with pytest.raises(GroupError, match=r'module_groups\.second: encoder has no parameters'):
         find_groups(model, module_groups={'first': 'encoder', 'second': 'encoder'})
+
+
+def test_a_module_that_two_paths_lead_to_counts_once() -> None:
+    model = nn.ModuleDict({'fc': nn.Linear(2, 1)})
+    model['alias'] = model['fc']
+    groups = by_key(find_groups(model, None, {'head': {'path': ['fc', 'alias']}}))
+    assert groups['head'].paths == ('fc.weight', 'fc.bias')
+    assert_partition(tuple(groups.values()), model)

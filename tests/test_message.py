@@ -37,8 +37,8 @@ def rows_of(count: int) -> np.ndarray:
     return rows
 
 
-def message_of(keys: tuple[RowKey, ...] = KEYS, schema: bool = True, tasks: frozenset[int] | None = None) -> bytes:
-    encoded = encode_schema(tasks, keys)
+def message_of(keys: tuple[RowKey, ...] = KEYS, schema: bool = True) -> bytes:
+    encoded = encode_schema(keys)
     batch = Batch(1234, keys, rows_of(len(keys)))
     return encode(3, SESSION, batch, schema_digest(encoded), encoded if schema else None, {'late': 2})
 
@@ -58,13 +58,11 @@ def forged(schema: bytes, count: int = 1) -> bytes:
 # -- both ways -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('tasks', [None, frozenset(), frozenset({0, 7})])
-def test_a_message_says_what_was_said(tasks: frozenset[int] | None) -> None:
-    said = decode(message_of(tasks=tasks), SESSION)
+def test_a_message_says_what_was_said() -> None:
+    said = decode(message_of(), SESSION)
     assert (said.kind, said.rank, said.iteration, said.note) == (ROWS, 3, 1234, {'late': 2})
     assert said.schema is not None
     assert said.schema.keys == KEYS
-    assert said.schema.tasks == tasks
     assert np.array_equal(said.rows, rows_of(len(KEYS)))
 
 
@@ -96,7 +94,7 @@ ROW_KEYS = st.builds(RowKey, NAMES, NAMES, st.none() | st.integers(-5, 10**6), N
 
 @given(st.lists(ROW_KEYS, max_size=6), st.integers(0, 2**32 - 1), st.integers(-(2**63), 2**63 - 1))
 def test_any_rows_of_any_keys(keys: list[RowKey], rank: int, iteration: int) -> None:
-    encoded = encode_schema(None, keys)
+    encoded = encode_schema(keys)
     batch = Batch(iteration, tuple(keys), rows_of(len(keys)))
     said = decode(encode(rank, SESSION, batch, schema_digest(encoded), encoded, {}), SESSION)
     assert (said.rank, said.iteration) == (rank, iteration)
@@ -203,11 +201,11 @@ def test_a_schema_that_is_none_is_refused(content: object) -> None:
 @pytest.mark.parametrize(
     'schema',
     [
-        b'{"tasks":null,"keys":' + b'[' * 100_000,
+        b'{"keys":' + b'[' * 100_000,
         b'[' * 100_000 + b']' * 100_000,
-        b'{"tasks":null,"keys":[["a","b",' + b'9' * 10_000 + b',""]]}',
+        b'{"keys":[["a","b",' + b'9' * 10_000 + b',""]]}',
         b'\xff\xfe\xfd',
-        b'{"tasks":null,"keys":[["a","b",NaN,""]]}',
+        b'{"keys":[["a","b",NaN,""]]}',
         b'__import__("os").system("true")',
     ],
     ids=['deep', 'deep and closed', 'huge integer', 'no text', 'NaN', 'code'],
@@ -219,7 +217,7 @@ def test_malicious_json_is_refused(schema: bytes) -> None:
 
 def test_as_many_keys_as_rows() -> None:
     with pytest.raises(MessageError, match='1 row keys for 2 rows'):
-        decode(forged(encode_schema(None, KEYS[:1]), count=2), SESSION)
+        decode(forged(encode_schema(KEYS[:1]), count=2), SESSION)
 
 
 @pytest.mark.parametrize('note', [{'a b': 1}, {'late': 1.5}, {'late': -1}, {'late': True}, {'late': '1'}, {'': 1}])

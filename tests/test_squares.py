@@ -14,8 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ding_normmon import squares
-from ding_normmon.squares import MOST_IN_FLOAT32, SquareSums, careful_sum_of_squares, dot_limit
+from ding_normmon.squares import (
+    BLOCK,
+    MOST_IN_FLOAT32,
+    SquareSums,
+    careful_sum_of_squares,
+    device,
+    dot_limit,
+    host,
+    large,
+)
+from ding_normmon.squares.stacked import FEWEST
 
 LONG_SIZES = (1025, MOST_IN_FLOAT32 - 1, MOST_IN_FLOAT32, MOST_IN_FLOAT32 + 1, 8192, 3 * 3001, 70_001, 768 * 101)
 
@@ -29,24 +38,27 @@ def reference(tensor: Tensor | None) -> tuple[float, int]:
 
 
 def measure(
-    tensors: list[Tensor | None], templates: list[Tensor] | None = None, device_path: bool = False, keep: bool = False
+    tensors: list[Tensor | None], templates: list[Tensor] | None = None, device_path: bool = False
 ) -> tuple[Tensor, Tensor]:
     if templates is None:
         templates = [tensor for tensor in tensors if tensor is not None]
     n = len(templates)
     # What stood in the output before must not matter.
     sums, nonfinite = torch.full((n,), math.nan, dtype=torch.float64), torch.full((n,), -7.0, dtype=torch.float64)
-    SquareSums(templates, device_path=device_path, keep_views=keep)(tensors, sums, nonfinite)
+    SquareSums(templates, device_path=device_path)(tensors, sums, nonfinite)
     return sums, nonfinite
 
 
 def assert_exact(tensors: list[Tensor | None], templates: list[Tensor] | None = None) -> None:
-    """All three paths give the float64 reference."""
+    """Every path gives the float64 reference: tensors alone, in stacks of their shape, and as on an accelerator."""
     expected = torch.tensor([reference(tensor) for tensor in tensors], dtype=torch.float64).view(-1, 2)
-    for options in ({}, {'keep': True}, {'device_path': True}):
-        sums, nonfinite = measure(tensors, templates, **options)
-        torch.testing.assert_close(sums, expected[:, 0], rtol=1e-6, atol=0.0, msg=lambda m, o=options: f'{o}: {m}')
-        assert nonfinite.tolist() == expected[:, 1].tolist(), options
+    for copies, device_path in ((1, False), (2 * FEWEST, False), (1, True)):
+        given = None if templates is None else templates * copies
+        sums, nonfinite = measure(tensors * copies, given, device_path)
+        where = f'{copies} of each, device path {device_path}'
+        wanted = expected.repeat(copies, 1)
+        torch.testing.assert_close(sums, wanted[:, 0], rtol=1e-6, atol=0.0, msg=lambda m, w=where: f'{w}: {m}')
+        assert nonfinite.tolist() == wanted[:, 1].tolist(), where
 
 
 shapes = st.lists(st.integers(0, 9), max_size=4).map(tuple)
@@ -87,9 +99,9 @@ def test_any_list_equals_float64(tensors: list[Tensor], data: st.DataObject) -> 
 def test_equal_values_do_not_drift(size: int, value: float, dtype: torch.dtype) -> None:
     """Equal addends round the same way at each addition: the worst case of a long float32 accumulator."""
     tensor = torch.full((size, 1), value, dtype=dtype)
-    for options in ({}, {'keep': True}, {'device_path': True}):
-        sums, _ = measure([tensor], **options)
-        assert math.sqrt(sums) == pytest.approx(math.sqrt(reference(tensor)[0]), rel=1e-6)
+    for copies, device_path in ((1, False), (2 * FEWEST, False), (1, True)):
+        sums, _ = measure([tensor] * copies, device_path=device_path)
+        assert math.sqrt(sums[0]) == pytest.approx(math.sqrt(reference(tensor)[0]), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +132,7 @@ def test_exact_zero_needs_no_second_pass(monkeypatch: pytest.MonkeyPatch) -> Non
     def unexpected(tensor: Tensor) -> tuple[float, int]:
         raise AssertionError(f'second pass over {tuple(tensor.shape)}')
 
-    monkeypatch.setattr(squares, 'careful_sum_of_squares', unexpected)
+    monkeypatch.setattr(host, 'careful_sum_of_squares', unexpected)
     zeros = [
         torch.zeros(5),
         torch.zeros(5, 5),
@@ -134,24 +146,25 @@ def test_exact_zero_needs_no_second_pass(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_ordinary_values_need_no_second_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(squares, 'careful_sum_of_squares', None)
+    monkeypatch.setattr(host, 'careful_sum_of_squares', None)
     for scale in (1e-12, 1e-6, 1.0, 1e6, 1e12):
         measure([scale * torch.randn(shape) for shape in ((5,), (7, 7), (90, 91), (300, 300))])
 
 
-def test_one_plan_serves_changing_lists() -> None:
+@pytest.mark.parametrize('copies', [1, 2 * FEWEST])
+def test_one_plan_serves_changing_lists(copies: int) -> None:
     templates = [torch.zeros(shape) for shape in ((5,), (6,), (5, 5), (6, 6), (100, 100), (90, 90))]
     templates += [torch.zeros(90, 90, dtype=torch.bfloat16)]
-    out, nonfinite = torch.zeros(7, dtype=torch.float64), torch.zeros(7, dtype=torch.float64)
-    for keep in (False, True):
-        sums = SquareSums(templates, keep_views=keep)
-        for absent in ((), (0, 2, 4, 6), (1, 3, 5), (), range(7), ()):
-            tensors = [None if i in absent else torch.randn_like(template) for i, template in enumerate(templates)]
-            if tensors[3] is not None:
-                tensors[3][0, 0] = math.nan
-            sums(tensors, out, nonfinite)
-            assert out.tolist() == pytest.approx([reference(tensor)[0] for tensor in tensors], rel=1e-6, abs=0.0)
-            assert nonfinite.tolist() == [0.0, 0.0, 0.0, float(tensors[3] is not None), 0.0, 0.0, 0.0]
+    templates *= copies
+    out, nonfinite = torch.zeros(7 * copies, dtype=torch.float64), torch.zeros(7 * copies, dtype=torch.float64)
+    sums = SquareSums(templates)
+    for absent in ((), (0, 2, 4, 6), (1, 3, 5), (), range(7 * copies), ()):
+        tensors = [None if i in absent else torch.randn_like(template) for i, template in enumerate(templates)]
+        if tensors[3] is not None:
+            tensors[3][0, 0] = math.nan
+        sums(tensors, out, nonfinite)
+        assert out.tolist() == pytest.approx([reference(tensor)[0] for tensor in tensors], rel=1e-6, abs=0.0)
+        assert nonfinite.tolist() == [float(i == 3 and tensor is not None) for i, tensor in enumerate(tensors)]
 
 
 def test_layouts_of_long_tensors() -> None:
@@ -181,12 +194,17 @@ def test_gradients_with_another_layout_than_their_parameters() -> None:
     assert_exact(gradients, parameters)
 
 
-def test_other_dtypes_than_the_templates() -> None:
-    parameters = [torch.randn(6), torch.randn(6, 5), torch.randn(100, 100), torch.randn(33, 2)]
-    for dtype in (torch.float64, torch.bfloat16, torch.float16):
-        sums, _ = measure([(300 * tensor).to(dtype) for tensor in parameters], parameters)
-        expected = [reference((300 * tensor).to(dtype))[0] for tensor in parameters]
-        assert sums.tolist() == pytest.approx(expected, rel=1e-6)
+@pytest.mark.parametrize('copies', [1, 2 * FEWEST])
+@pytest.mark.parametrize('template_dtype', [torch.float32, torch.float64, torch.bfloat16])
+def test_other_dtypes_than_the_templates(template_dtype: torch.dtype, copies: int) -> None:
+    shapes = [(6,), (6, 5), (100, 100), (33, 2)] * copies
+    templates = [torch.zeros(shape, dtype=template_dtype) for shape in shapes]
+    tensors = [300 * torch.randn(shape) for shape in shapes]
+    for dtypes in ((torch.float64,), (torch.bfloat16,), (torch.float16,), (torch.float32, torch.bfloat16)):
+        # The first of each shape has the first dtype, the others may have another.
+        given = [tensor.to(dtypes[0] if i < 4 else dtypes[-1]) for i, tensor in enumerate(tensors)]
+        sums, _ = measure(given, templates)
+        assert sums.tolist() == pytest.approx([reference(tensor)[0] for tensor in given], rel=1e-6)
 
 
 def test_sparse_gradients() -> None:
@@ -222,6 +240,21 @@ def test_another_size_is_an_error(shape: tuple[int, ...], device_path: bool) -> 
 def test_short_tensors_swapped_are_an_error() -> None:
     with pytest.raises(ValueError, match='tensor 0 must have 3'):
         measure([torch.zeros(4), torch.zeros(3)], [torch.zeros(3), torch.zeros(4)])
+
+
+@pytest.mark.parametrize('shape', [(4, 6), (6, 4), (5, 6)])
+def test_another_shape_in_a_stack(shape: tuple[int, ...]) -> None:
+    """As many elements are enough, in one tensor or in all; another number is refused wherever it stands."""
+    count = 2 * FEWEST
+    templates = [torch.zeros(4, 6)] * count
+    for changed in (range(count), [0], [count - 1]):
+        tensors = [torch.randn(shape if index in changed else (4, 6)) for index in range(count)]
+        if math.prod(shape) == 24:
+            sums, _ = measure(tensors, templates)
+            assert sums.tolist() == pytest.approx([reference(tensor)[0] for tensor in tensors], rel=1e-6)
+        else:
+            with pytest.raises(ValueError, match=f'tensor {changed[0]} must have 24'):
+                measure(tensors, templates)
 
 
 def test_no_warning_at_overflow() -> None:
@@ -269,10 +302,12 @@ def test_no_tensor_is_held(device_path: bool) -> None:
     assert all(reference() is None for reference in references)
 
 
-def test_kept_views_follow_the_parameters() -> None:
-    parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in ((9,), (9, 9), (8, 3, 3), (99, 99))]
-    sums = SquareSums(parameters, keep_views=True)
-    out, nonfinite = torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+@pytest.mark.parametrize('copies', [1, 2 * FEWEST])
+def test_parameters_that_move_and_change(copies: int) -> None:
+    shapes = [(9,), (9, 9), (8, 3, 3), (99, 99)] * copies
+    parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    sums = SquareSums(parameters)
+    out, nonfinite = torch.zeros(len(shapes), dtype=torch.float64), torch.zeros(len(shapes), dtype=torch.float64)
 
     def check() -> None:
         sums(parameters, out, nonfinite)
@@ -286,7 +321,7 @@ def test_kept_views_follow_the_parameters() -> None:
     for parameter in parameters:  # other memory
         parameter.data = torch.randn(parameter.shape)
     check()
-    parameters[1].data = torch.randn(9, 18)[:, ::2]  # a view that NumPy cannot flatten without a copy
+    parameters[1].data = torch.randn(9, 18)[:, ::2]  # a view that nothing can flatten without a copy
     check()
     with torch.no_grad():
         parameters[1].mul_(3.0)
@@ -302,7 +337,7 @@ def test_kept_views_follow_the_parameters() -> None:
 
 
 def test_threads_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(squares, '_THREADED', 1)
+    monkeypatch.setattr(large, '_THREADED', 1)
     tensors = [torch.randn(300, 100 + index) for index in range(12)]
     before = torch.get_num_threads()
     results = []
@@ -318,7 +353,7 @@ def test_threads_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_device_path_over_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(squares, '_DEVICE_CHUNK', 2048)
+    monkeypatch.setattr(device, '_CHUNK', 2048)
     assert_exact([torch.randn(5), torch.randn(3000), torch.randn(77, 99).t(), torch.randn(512), torch.randn(1, 4097)])
 
 
@@ -354,9 +389,9 @@ def test_careful_sum_takes_any_layout() -> None:
 
 def test_dot_limit_follows_the_tolerance() -> None:
     assert dot_limit(1.0) == MOST_IN_FLOAT32
-    assert dot_limit(1e-12) == squares.BLOCK
+    assert dot_limit(1e-12) == BLOCK
 
 
 def test_a_lower_dot_limit_only_moves_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(squares, 'dot_limit', lambda: 1024)
+    monkeypatch.setattr(host, 'dot_limit', lambda: 1024)
     assert_exact([torch.randn(64, 64), torch.randn(37, 64), torch.randn(32, 32), torch.randn(64, 64).double()])

@@ -18,7 +18,11 @@ from torch import nn
 
 from ding_normmon.learner_step import LearnerStep
 
-__all__ = ['Adapter', 'AdapterFactory', 'find_adapter']
+__all__ = ['LOCAL_GRADIENT', 'Adapter', 'AdapterFactory', 'find_adapter']
+
+LOCAL_GRADIENT = 'local, before clipping'
+"""What an adapter says of a policy with several ranks, each of which clips before they average: no gradient of a shared
+module is the same everywhere, and the quantities of ``quantities/local_gradients.py`` are measured instead."""
 
 
 class Adapter(Protocol):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
@@ -17,11 +18,14 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from ding_normmon.agreement import refusals_told
 from ding_normmon.clip_calls import modules_of
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
+from ding_normmon.groups import GroupError, find_groups
 from ding_normmon.hook_points import HookPoints
-from ding_normmon.integrations.adapter import Adapter, find_adapter
+from ding_normmon.integrations.adapter import LOCAL_GRADIENT, Adapter, find_adapter
 from ding_normmon.integrations.description import Description, describe
+from ding_normmon.integrations.monitored_forward import MonitoredForward
 from ding_normmon.integrations.policy_model import find_optimizers
 from ding_normmon.integrations.publishing_policy import PublishingAdapter
 from ding_normmon.learner_step import INERT, LearnerStep
@@ -29,7 +33,8 @@ from ding_normmon.loss_scaling import find_scalers
 from ding_normmon.monitor import Monitor
 from ding_normmon.observed_steps import ObservedSteps
 from ding_normmon.publish.destination import Destination
-from ding_normmon.quantities import Clipping
+from ding_normmon.quantities import Clipping, Quantity, default_quantities
+from ding_normmon.quantities.local_gradients import with_local_gradients
 
 __all__ = ['Attachment', 'attach']
 
@@ -95,19 +100,20 @@ class Attachment:
         destinations: Sequence[Destination] = (),
         iteration: Callable[[], int] | None = None,
     ) -> None:
-        if isinstance(getattr(policy, '_forward_learn', None), _MonitoredForward):
-            raise ConfigurationError('monitor: this policy is being monitored already; close() that monitor first')
-        config = MonitorConfig.read(cfg)
-        adapter = find_adapter(policy)
-        # The user's groups come first, and win where a name is in both.
-        groups = {**config.module_groups, **{**adapter.module_groups, **config.module_groups}}
-        config = dataclasses.replace(config, module_groups=groups)
+        with refusals_told():
+            if isinstance(getattr(policy, '_forward_learn', None), MonitoredForward):
+                raise ConfigurationError('monitor: this policy is being monitored already; close() that monitor first')
+            config = MonitorConfig.read(cfg)
+            adapter = find_adapter(policy)
+            if config.monitor_norm_freq > 0:
+                config = dataclasses.replace(config, module_groups=_with_groups_of(adapter, config.module_groups))
         self.monitor = Monitor(
             adapter.model,
             config,
             num_tasks=adapter.num_tasks,
             task_ids=adapter.task_ids,
             destinations=destinations,
+            quantities=_quantities_of(adapter),
         )
         self._iteration_source = iteration
         self._last_base = -1
@@ -116,7 +122,7 @@ class Attachment:
         self._seen: set[str] = set()
         self._policy: Any = policy
         self._adapter: Adapter | None = adapter
-        self._forward: _MonitoredForward | None = None
+        self._forward: MonitoredForward | None = None
         self._at_exit: Callable[[], None] | None = None
         self._final: Description | None = None
         if config.monitor_norm_freq == 0:
@@ -141,12 +147,14 @@ class Attachment:
 
     def _wrap(self) -> None:
         own = vars(self._policy).get('_forward_learn')
-        self._forward = _MonitoredForward(self._policy._forward_learn, self)
+        self._forward = MonitoredForward(self._policy._forward_learn, self)
         self._own_forward = own
         self._policy._forward_learn = self._forward
-        # The interpreter's list of what to do at exit keeps no policy alive that a sweep has let go of.
+        # Neither of the two keeps a policy alive that a sweep has let go of.
         self._at_exit = _DetachAtExit(self)
         atexit.register(self._at_exit)
+        self._finalizer = weakref.finalize(self, _close_unattended, self.monitor, self._at_exit)
+        self._finalizer.atexit = False
 
     @property
     def attached(self) -> bool:
@@ -185,6 +193,7 @@ class Attachment:
                 self._policy._forward_learn = self._own_forward
             self._forward.release()
             self._forward = self._own_forward = None
+            self._finalizer.detach()
             if self._running:
                 self._steps.drop()
             else:
@@ -202,7 +211,7 @@ class Attachment:
 
     def run(self, forward_learn: Callable[..., Any], data: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one call of ``_forward_learn``, measured where it is due."""
-        iteration = self._iteration(data)
+        iteration = self._iteration(data, kwargs.get('train_iter'))
         step = self.monitor.begin_step(iteration)
         if step is INERT and self._steps.idle:
             self._steps_done += 1
@@ -221,7 +230,10 @@ class Attachment:
             target.update(self.monitor.take_local_scalars())
         return output
 
-    def _iteration(self, data: Any) -> int:
+    def _iteration(self, data: Any, given: Any = None) -> int:
+        # LightZero's multi-task policies are given it beside the data.
+        if isinstance(given, int) and not isinstance(given, bool):
+            return given
         if isinstance(data, (list, tuple)) and data and isinstance(data[-1], int) and not isinstance(data[-1], bool):
             return data[-1]
         if isinstance(data, Mapping) and isinstance(data.get('train_iter'), int):
@@ -244,23 +256,32 @@ class Attachment:
                 self._seen.update(self.monitor.signals_of_step())
 
 
-class _MonitoredForward:
-    """``_forward_learn`` of a monitored policy; once it is released, the original and nothing else."""
+def _quantities_of(adapter: Adapter) -> list[Quantity]:
+    quantities = default_quantities()
+    return with_local_gradients(quantities) if adapter.gradient == LOCAL_GRADIENT else quantities
 
-    def __init__(self, original: Callable[..., Any], attachment: Attachment) -> None:
-        self._original = original
-        self._attachment: Attachment | None = attachment
-        self.__wrapped__ = original
-        self.__self__ = getattr(original, '__self__', None)
 
-    def __call__(self, data: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._attachment is None:
-            return self._original(data, *args, **kwargs)
-        return self._attachment.run(self._original, data, args, kwargs)
+def _with_groups_of(adapter: Adapter, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the user's groups and, after them, those of the adapter that have parameters left."""
+    groups = dict(own)
+    for name, spec in adapter.module_groups.items():
+        if name in groups:
+            continue
+        try:
+            find_groups(adapter.model, adapter.num_tasks, {**groups, name: spec})
+        except GroupError:
+            # Its parameters are in groups of the user's; a mistake in those is told by the monitor.
+            if not own:
+                raise
+        else:
+            groups[name] = spec
+    return groups
 
-    def release(self) -> None:
-        """Become the original; mode views that were taken meanwhile keep working."""
-        self._attachment = None
+
+def _close_unattended(monitor: Monitor, at_exit: Callable[[], None]) -> None:
+    atexit.unregister(at_exit)
+    # Garbage is collected in whichever thread happens to run, and the monitor's own cannot wait for themselves.
+    threading.Thread(target=monitor.close, name='ding_normmon closing', daemon=True).start()
 
 
 class _DetachAtExit:

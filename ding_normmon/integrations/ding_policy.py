@@ -36,7 +36,10 @@ class DingAdapter:
         # A container takes no part in the forward passes, and the models in it do not know it.
         self.model: nn.Module = nn.ModuleDict({'model': model, **models}) if models else model
         self.module_groups: Mapping[str, Any] = groups_of_children(self.model, nested=bool(models))
-        self._heads = find_heads(self.model)
+        inside = _compiled_parts(policy, self.model)
+        heads = find_heads(self.model)
+        self._heads = {name: head for name, head in heads.items() if id(head) not in inside}
+        self._compiled = [name for name in heads if name not in self._heads]
         self.signals = tuple(f'outputs/{name}' for name in self._heads)
         self.remarks = tuple(self._remarks())
         ranks = bool(getattr(getattr(policy, '_cfg', None), 'multi_gpu', False))
@@ -44,11 +47,11 @@ class DingAdapter:
         self.gradient = f'{synchronised}, before clipping'
 
     def _remarks(self) -> Iterator[str]:
-        if not self._heads:
+        if self._compiled:
+            heads = ', '.join(self._compiled)
+            yield f'signals of {heads}: inside a compiled model, where a hook is not called, or compiles it once more'
+        elif not self._heads:
             yield 'no head was found in the model (a module whose class or name says head): no signals'
-        compiled = [name or 'the model' for name, module in self.model.named_modules() if hasattr(module, '_orig_mod')]
-        if compiled:
-            yield f'{", ".join(compiled)}: compiled, so hooks on its parts may not be called and signals may be absent'
 
     @contextlib.contextmanager
     def observe(self, step: LearnerStep, data: Any = None) -> Iterator[None]:
@@ -120,6 +123,20 @@ def find_heads(model: nn.Module) -> dict[str, nn.Module]:
             found[(parent if last and parent else path).replace('.', '_')] = module
             seen.update(id(part) for part in module.modules())
     return found
+
+
+def _compiled_parts(policy: Any, model: nn.Module) -> set[int]:
+    """Return the modules (their ``id``) that run inside a compiled one."""
+    kept = [getattr(policy, name, None) for name in ('_learn_model', '_model')]
+    roots = [root for root in kept if isinstance(root, nn.Module)] or [model]
+    compiled = [
+        module
+        for root in roots
+        for module in root.modules()
+        if '_orig_mod' in module._modules or getattr(module, '_compiled_call_impl', None) is not None
+    ]
+    # A hook on the compiled module itself is called outside of what was compiled.
+    return {id(part) for module in compiled for part in module.modules() if part is not module}
 
 
 def _publisher(step: LearnerStep, signal: str, seen: set[str]) -> Callable[..., None]:

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ding.utils import DistributedWriter
 from ding.worker.learner.learner_hook import LearnerHook, register_learner_hook
 
+from ding_normmon.agreement import refusals_told
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
 from ding_normmon.integrations.attachment import Attachment
+from ding_normmon.integrations.writer import DIEngineWriter
 from ding_normmon.monitor import Monitor
 from ding_normmon.publish.destination import Destination
 from ding_normmon.publish.tensorboard import TensorBoard
@@ -54,12 +57,13 @@ class NormMonitorHook(LearnerHook):
         super().__init__(name, priority, position=position)
         if position != 'before_iter':
             raise ConfigurationError(f"monitor: the hook's position is 'before_iter', got {position!r}")
-        self._config = MonitorConfig.read(ext_args if cfg is None else cfg)
-        if self._config.merge_train_output:
-            raise ConfigurationError(
-                'monitor.merge_train_output: BaseLearner raises on names that are not in monitor_vars(); figures are '
-                'in its TensorBoard writer without it'
-            )
+        with refusals_told():
+            self._config = MonitorConfig.read(ext_args if cfg is None else cfg)
+            if self._config.merge_train_output:
+                raise ConfigurationError(
+                    'monitor.merge_train_output: BaseLearner raises on names that are not in monitor_vars(); figures '
+                    'are in its TensorBoard writer without it'
+                )
         self._attachment: Attachment | None = None
         self._engine: Any = None
         self._view: Any = None
@@ -67,7 +71,8 @@ class NormMonitorHook(LearnerHook):
 
     def __call__(self, engine: Any) -> None:
         """Attach at the learner's first iteration, when it has its policy and its writer."""
-        if self._engine is None and self._config.monitor_norm_freq > 0:
+        # Also where it is switched off: the other ranks are told.
+        if self._attachment is None:
             self._attach(engine)
 
     @property
@@ -87,11 +92,19 @@ class NormMonitorHook(LearnerHook):
         policy = getattr(view.forward, '__self__', None)
         if policy is None:
             raise TypeError(f'monitor: behind {type(view).__name__} of the learner no policy was found')
-        writer = engine.tb_logger
-        destinations: list[Destination] = [] if writer is None else [TensorBoard(writer)]
+        writer = engine.tb_logger if self._config.monitor_norm_freq > 0 else None
+        destinations: list[Destination] = []
+        if isinstance(writer, DistributedWriter):
+            own = DIEngineWriter(writer)
+            own.open()
+            destinations.append(own)
+        elif writer is not None:
+            destinations.append(TensorBoard(writer))
         self._attachment = Attachment(
             policy, self._config, destinations=destinations, iteration=lambda: int(engine.last_iter.val)
         )
+        if not self._attachment.attached:
+            return
         self._engine, self._view = engine, view
         # The view was taken before the policy was monitored. Not `engine.policy = ...`: that makes a new TickMonitor.
         engine._policy = view._replace(forward=self._attachment.forward)

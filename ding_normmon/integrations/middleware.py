@@ -6,13 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ding.framework import task
+from torch import nn
 
+from ding_normmon.agreement import refusals_told
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
 from ding_normmon.integrations.attachment import Attachment
 from ding_normmon.integrations.writer import DIEngineWriter
+from ding_normmon.monitor import Monitor
 from ding_normmon.publish.destination import Destination
+from ding_normmon.transport import LocalTransport
 
 __all__ = ['NormMonitor']
+
+_OFF = MonitorConfig(monitor_norm_freq=0)
 
 
 class NormMonitor:
@@ -28,6 +34,9 @@ class NormMonitor:
         policy: a policy that publishes through ``self.learner_step``, or any other that is seen from outside.
         destinations: where records go, on rank 0; DI-engine's writer by default.
 
+    Attributes:
+        monitor: the monitor; one that is switched off on processes of another role than the learner's.
+
     Raises:
         ConfigurationError: see :class:`~ding_normmon.monitor.Monitor`; also an asynchronous task.
         TypeError: an object that is no policy, such as ``policy.learn_mode``.
@@ -39,42 +48,52 @@ class NormMonitor:
         policy: Any,
         destinations: Sequence[Destination] | None = None,
     ) -> None:
-        config = MonitorConfig.read(cfg)
-        self._refuse_async()
-        self._active = config.monitor_norm_freq > 0 and not _is_other_role()
-        if not self._active:
-            return
         self._context: Any = None
-        self._destinations = [DIEngineWriter()] if destinations is None else list(destinations)
-        self._attachment = Attachment(
-            policy,
-            config,
-            destinations=self._destinations,
-            iteration=self._iteration,
-        )
-        self.monitor = self._attachment.monitor
         self._running: Any = None
+        self._destinations = [DIEngineWriter()] if destinations is None else list(destinations)
+        self._attachment: Attachment | None = None
+        with refusals_told():
+            self._refuse_async()
+        if _is_other_role():
+            self.monitor = Monitor(nn.Module(), _OFF, transport=LocalTransport())
+        else:
+            # Also where it is switched off: the other ranks are told.
+            self._attachment = Attachment(
+                policy,
+                cfg,
+                destinations=self._destinations,
+                iteration=self._iteration,
+            )
+            self.monitor = self._attachment.monitor
+        self._active = self.monitor.frequency > 0
 
     def __call__(self, ctx: Any) -> None:
         """Take the context; put the records that became complete since the last loop on ``ctx.monitor_records``."""
-        if not self._active:
-            ctx.monitor_records = []
-            return
-        if self._running is None:
+        if self._running is None and (self._active or _is_other_role()):
             self._refuse_async()
             self._close_with_task()
             for destination in self._destinations:
                 if isinstance(destination, DIEngineWriter):
                     destination.open()
+        if not self._active:
+            ctx.monitor_records = []
+            return
         self._context = ctx
         ctx.monitor_records = self.monitor.take_records()
 
     def describe(self) -> str:
         """Return what was found on the policy, as a table."""
-        return self._attachment.describe() if self._active else 'monitor: switched off'
+        if self._attachment is None or not self._active:
+            return 'monitor: switched off'
+        return self._attachment.describe()
 
     def close(self) -> None:
         """Take everything off the policy, publish what is under way, at most ``close_timeout`` seconds long."""
+        if self._attachment is None:
+            # Of another role: what the learner sent lies with DI-engine's writer, if this process has the event file.
+            for destination in self._destinations:
+                destination.close()
+            return
         if self._active:
             self._active = False
             self._attachment.detach()

@@ -28,7 +28,7 @@ class PublishingAdapter:
         self.num_tasks: int | None = getattr(policy, 'num_tasks', None)
         task_ids = getattr(policy, 'task_ids', None)
         self.task_ids = None if task_ids is None else tuple(task_ids)
-        self.gradient = 'where the policy fires backward_end: synchronised, before clipping'
+        self.gradient = 'what the policy has when it fires backward_end (by agreement: synchronised, before clipping)'
 
     @contextlib.contextmanager
     def observe(self, step: LearnerStep, data: Any = None) -> Iterator[None]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch.distributed as dist
+from ding.framework import task
 from ding.utils import DistributedWriter
 
+from ding_normmon.integrations.remote_writer import RecordSender, accept_records
+from ding_normmon.publish.selection import for_dashboard
 from ding_normmon.publish.tensorboard import flush_events, write_record
 from ding_normmon.record import Record
 
 __all__ = ['DIEngineWriter', 'init_writer']
 
 
-def init_writer(cfg: Any) -> DistributedWriter:
+def init_writer(cfg: Any, owns_file: bool | None = None) -> DistributedWriter:
     """Make DI-engine's writer for this run, as ``ding_init(cfg)`` does, but one per run and not one per process.
 
     Under ``torchrun`` every process would otherwise write into the same folder; on ranks other than 0 the writer
@@ -21,18 +24,25 @@ def init_writer(cfg: Any) -> DistributedWriter:
 
     Arguments:
         cfg: has ``exp_name``, the folder of the event file.
+        owns_file: under ``ditask``, whether this process owns the one event file to which those of all processes write,
+            as with ``DistributedWriter.plugin``. None: every process has a writer of its own, as with ``ding_init``.
     """
     rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
     # `get_instance` keeps the first writer of the process; a second run in one process needs its own folder.
     DistributedWriter.root = None
-    return DistributedWriter.get_instance(cfg.exp_name, write_to_disk=rank == 0)
+    writer = DistributedWriter.get_instance(cfg.exp_name, write_to_disk=rank == 0)
+    if owns_file is not None:
+        writer.plugin(task.router, is_writer=owns_file)
+        accept_records(writer)
+    return writer
 
 
 class DIEngineWriter:
     """A destination that writes through DI-engine's ``DistributedWriter``.
 
-    Where this process owns the event file, a record is one event; under ``ditask`` the main writer owns it and the
-    scalars go there one by one, through DI-engine's router.
+    A record is one event of the file that this process owns, or under ``ditask`` one message to the process that owns
+    it (:mod:`ding_normmon.integrations.remote_writer`). Above 64 tasks the file gets the figures over all tasks and
+    those of the worst 16 (:mod:`ding_normmon.publish.selection`); ``ctx.monitor_records`` has everything.
 
     Arguments:
         writer: the writer; by default the one that exists when the first record is published.
@@ -40,6 +50,7 @@ class DIEngineWriter:
 
     def __init__(self, writer: DistributedWriter | None = None) -> None:
         self._writer = writer
+        self._sender: RecordSender | None = None
 
     def open(self) -> None:
         """Make the event file, if this process owns it and it is not there yet.
@@ -50,15 +61,22 @@ class DIEngineWriter:
         writer = self._writer or DistributedWriter.get_instance()
         if writer is not None and not writer._lazy_initialized and (writer._is_writer or not writer._in_parallel):
             writer.initialize()
+        accept_records(writer)
 
     def publish(self, record: Record) -> None:
-        """Write the record's scalars under their own names at the record's iteration."""
+        """Write the record's scalars under their own names at the record's iteration.
+
+        Raises:
+            RuntimeError: there is no writer, or the process that owns the event file does not answer any more.
+            OSError: see :func:`~ding_normmon.publish.tensorboard.write_record`.
+        """
         writer = self._writer or DistributedWriter.get_instance()
         if writer is None:
             raise RuntimeError('there is no writer; call init_writer(cfg) at the beginning of training')
         if writer._in_parallel and not writer._is_writer:
-            for name, value in record.scalars.items():
-                writer.add_scalar(name, value, record.iteration)
+            if self._sender is None:
+                self._sender = RecordSender(writer)
+            self._sender.send(for_dashboard(record.scalars), record.iteration)
             return
         if not writer._lazy_initialized:
             writer.initialize()
@@ -67,5 +85,6 @@ class DIEngineWriter:
     def close(self) -> None:
         """Bring everything to the disk; the writer itself belongs to DI-engine."""
         writer = self._writer or DistributedWriter.get_instance()
-        if writer is not None and writer.file_writer is not None:
+        # A writer that writes nothing, on another rank or beside the process with the event file, has no events.
+        if writer is not None and getattr(writer.file_writer, 'event_writer', None) is not None:
             flush_events(writer.file_writer)

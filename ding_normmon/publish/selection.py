@@ -50,30 +50,26 @@ def worst_tasks(scalars: Mapping[str, float], count: int = WORST_TASKS) -> list[
 
 
 def for_dashboard(
-    scalars: Mapping[str, float], num_tasks: int | None, many: int = MANY_TASKS, count: int = WORST_TASKS
+    scalars: Mapping[str, float], many: int = MANY_TASKS, count: int = WORST_TASKS
 ) -> dict[str, float]:
     """Return the figures that a dashboard gets: all of them up to ``many`` tasks, else aggregates and the worst tasks.
 
-    A figure of a task that is not among the worst is left out of this record; the history has it.
+    A figure of a task that is not among the worst is left out of this record; ``ctx.monitor_records`` has it.
 
     Arguments:
         scalars: of one record.
-        num_tasks: number of tasks of the run; None for a single-task policy.
         many: up to so many tasks nothing is left out.
         count: tasks that are shown above that.
 
     >>> scalars = {f'grad/head_task{task}/_total_norm': float(task) for task in range(5)} | {'grad/encoder': 1.}
-    >>> sorted(for_dashboard(scalars, num_tasks=5, many=4, count=1))
+    >>> sorted(for_dashboard(scalars, many=4, count=1))
     ['grad/encoder', 'grad/head_task0/_total_norm']
     """
-    if num_tasks is None or num_tasks <= many:
+    task_of = {name: int(match.group(1)) for name in scalars if (match := _TASK.search(name)) is not None}
+    if len(set(task_of.values())) <= many:
         return dict(scalars)
     shown = set(worst_tasks(scalars, count))
-    return {
-        name: value
-        for name, value in scalars.items()
-        if (match := _TASK.search(name)) is None or int(match.group(1)) in shown
-    }
+    return {name: value for name, value in scalars.items() if name not in task_of or task_of[name] in shown}
 
 
 def _median(values: list[float]) -> float:

@@ -20,7 +20,6 @@ class ParameterNorms(SquareNorms):
     name: ClassVar[str] = 'parameter_norms'
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
     family = 'norm'
-    keep_views: ClassVar[bool] = True
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Square the weights; count the frozen ones."""

@@ -56,10 +56,13 @@ class Quantity:
     Attributes:
         name: unique name; the first part of the quantity's row keys.
         hook_points: the hook points at which :meth:`measure` is called.
+        owner_only: whether its rows are those of parameter groups, which only the rank that owns a group may report
+            (``Setup.owned_groups``).
     """
 
     name: ClassVar[str]
     hook_points: ClassVar[tuple[str, ...]] = ()
+    owner_only: ClassVar[bool] = False
 
     def prepare(self, setup: Setup) -> int:
         """Read the set-up; return how many raw float64 cells on the device :meth:`measure` needs (see ``unpack``)."""

@@ -34,11 +34,10 @@ class SquareNorms(Quantity):
 
     Attributes:
         family: first part of the metric names, ``norm`` or ``grad``.
-        keep_views: whether the tensors stay where they are from step to step, so that views of them may be kept.
     """
 
+    owner_only: ClassVar[bool] = True
     family: str
-    keep_views: ClassVar[bool] = False
 
     def prepare(self, setup: Setup) -> int:
         """Lay the parameters of the owned groups out in one list."""
@@ -51,7 +50,7 @@ class SquareNorms(Quantity):
             numel = sum(parameter.numel() for parameter in group.parameters)
             self.spans.append(_Span(group, start, len(self.parameters), numel))
         templates = [parameter.detach() for parameter in self.parameters]
-        self.squares = SquareSums(templates, keep_views=self.keep_views)
+        self.squares = SquareSums(templates)
         self._starts = np.array([span.start for span in self.spans], dtype=np.intp)
         return 2 * len(self.parameters)
 
@@ -66,7 +65,9 @@ class SquareNorms(Quantity):
         if self.parameters:
             self.squares(tensors, self.sums, self.nonfinite)
             # A scale that lies on the device is not looked at: that would wait for the device.
-            if isinstance(scale, Tensor) or scale != 1.0:
+            if isinstance(scale, Tensor):
+                self.sums.div_(scale.double()).div_(scale.double())
+            elif scale != 1.0:
                 self.sums.mul_(1.0 / scale / scale)
 
     def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:

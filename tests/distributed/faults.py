@@ -26,6 +26,7 @@ __all__ = [
     'ITERATIONS',
     'LAYOUT',
     'NUM_TASKS',
+    'SHORT',
     'Outcome',
     'Probe',
     'Stopped',
@@ -40,7 +41,9 @@ __all__ = [
 NUM_TASKS = 4
 LAYOUT: Sequence[Sequence[int]] = ([0, 1], [2], [3])
 ITERATIONS = range(40)
-CONFIG = {'monitor_norm_freq': 2, 'deadline': 1.5, 'close_timeout': 4.0, 'setup_timeout': 30.0}
+# Only where a fault makes ranks miss a deadline is it short: on a busy machine a healthy rank may be seconds late too.
+CONFIG = {'monitor_norm_freq': 2, 'deadline': 30.0, 'close_timeout': 20.0, 'setup_timeout': 60.0}
+SHORT = {'deadline': 1.5, 'close_timeout': 4.0}
 
 
 @dataclass

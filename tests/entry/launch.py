@@ -62,15 +62,22 @@ def train(ranks: int, folder: Path, *arguments: str, timeout: float = 150, **set
     return result.stdout
 
 
-def interrupt_when(process: subprocess.Popen[str], line_has: str, timeout: float = 120) -> str:
-    """Read the process's output until a line has ``line_has``, send it Ctrl-C, and return all of its output."""
+def kill_when(process: subprocess.Popen[str], line_has: str, timeout: float = 120) -> str:
+    """Read the process's output until a line has ``line_has`` and kill it, so that it can bring nothing to an end."""
+    return interrupt_when(process, line_has, timeout, signal.SIGKILL)
+
+
+def interrupt_when(
+    process: subprocess.Popen[str], line_has: str, timeout: float = 120, by: signal.Signals = signal.SIGINT
+) -> str:
+    """Read the process's output until a line has ``line_has``, send it a signal, and return all of its output."""
     assert process.stdout is not None
     output = []
     deadline = time.monotonic() + timeout
     for line in process.stdout:
         output.append(line)
         if line_has in line:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(by)
             break
         assert time.monotonic() < deadline, ''.join(output)
     rest, _ = process.communicate(timeout=timeout)

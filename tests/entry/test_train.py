@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ding_normmon.unizero.checkpoint import checkpoint_path
 from ding_normmon.unizero.command_line import BAD_INPUT
 from ding_normmon.unizero.summary import event_files
-from tests.entry.launch import command, environment, interrupt_when, train
+from tests.entry.launch import command, environment, interrupt_when, kill_when, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
@@ -91,6 +91,28 @@ def test_resume_continues_iterations_curves_and_optimizer(short_run, tmp_path):
     curves = scalars(folder)
     assert [step for step, _ in curves['norm/encoder/_total_norm']] == [0, 5, 10, 15, 20, 25]
     assert [step for step, _ in curves[f'eval/{TASKS[0]}/return']] == [20, 30]
+
+
+def test_a_killed_run_that_is_resumed_has_each_monitored_iteration_once(tmp_path):
+    folder = tmp_path / 'killed'
+    process = subprocess.Popen(
+        command(1, folder, '--max-train-iter', '100000', checkpoint__frequency=10),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    # Beyond the second checkpoint by a loop of ten updates, so that measured iterations are trained again.
+    kill_when(process, 'iteration 30/100000')
+    done = load(folder)['context']['train_iter']
+    assert done >= 10
+    train(1, folder, '--max-train-iter', str(done + 20), '--resume')
+    curves = scalars(folder)
+    for tag in ('norm/encoder/_total_norm', 'grad/head_value_task3/_total_norm'):
+        steps = [step for step, _ in curves[tag]]
+        assert steps == sorted(set(steps))
+        # The last before the kill may not have been written yet.
+        assert set(range(0, done + 20, 5)) - set(steps) <= {done - 10, done - 5}
 
 
 def test_resume_without_a_checkpoint_is_one_message(tmp_path):

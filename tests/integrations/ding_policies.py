@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import treetensor.torch as ttorch
 import torch
+import treetensor.torch as ttorch
 from ding.policy import (
     DDPGPolicy,
     DQNPolicy,
@@ -25,7 +25,7 @@ from ding.world_model.base_world_model import DreamWorldModel
 from easydict import EasyDict
 from torch import Tensor, nn
 
-OBSERVATION, ACTIONS, DIMENSIONS, BATCH, UNROLL = 4, 3, 2, 6, 8
+OBSERVATION, ACTIONS, DIMENSIONS, BATCH, UNROLL, NSTEP = 4, 3, 2, 6, 8, 2
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ def sequences(generator: torch.Generator) -> tuple[list[list[Any]]]:
     def step() -> Any:
         values = transition(generator, discrete=True)
         del values['next_obs']
+        values['reward'] = normal(generator, NSTEP)
         state = {'h': normal(generator, 1, 1, 64), 'c': normal(generator, 1, 1, 64)}
         return ttorch.as_tensor({**values, 'prev_state': state})
 
@@ -133,8 +134,13 @@ def imagined(generator: torch.Generator) -> tuple[Any, ...]:
     return (*transitions(generator, discrete=False), WorldModel(), 0)
 
 
-DISCRETE = dict(obs_shape=OBSERVATION, action_shape=ACTIONS, encoder_hidden_size_list=[16, 16])
-CRITIC = dict(obs_shape=OBSERVATION, action_shape=DIMENSIONS, actor_head_hidden_size=16, critic_head_hidden_size=16)
+DISCRETE = {'obs_shape': OBSERVATION, 'action_shape': ACTIONS, 'encoder_hidden_size_list': [16, 16]}
+CRITIC = {
+    'obs_shape': OBSERVATION,
+    'action_shape': DIMENSIONS,
+    'actor_head_hidden_size': 16,
+    'critic_head_hidden_size': 16,
+}
 ACTOR_CRITIC = dict(**DISCRETE, actor_head_hidden_size=16, critic_head_hidden_size=16)
 VAC_GROUPS = {'encoder': 'encoder', 'critic_head': 'critic_head', 'actor_head': 'actor_head'}
 VAC_HEADS = {
@@ -172,7 +178,7 @@ CASES = {
             action_space='discrete',
             recompute_adv=False,
             model=dict(ACTOR_CRITIC, action_space='discrete'),
-            learn=dict(epoch_per_collect=2, batch_size=BATCH, grad_clip_type='clip_norm', grad_clip_value=0.05),
+            learn={'epoch_per_collect': 2, 'batch_size': BATCH, 'grad_clip_type': 'clip_norm', 'grad_clip_value': 0.05},
         ),
         lambda generator: (rollout(generator),),
         VAC_GROUPS,
@@ -185,7 +191,7 @@ CASES = {
             PPOOffPolicy,
             action_space='discrete',
             model=dict(ACTOR_CRITIC, action_space='discrete'),
-            learn=dict(grad_clip_type='clip_norm', grad_clip_value=0.05),
+            learn={'grad_clip_type': 'clip_norm', 'grad_clip_value': 0.05},
         ),
         lambda generator: (rollout(generator, BATCH),),
         VAC_GROUPS,
@@ -214,14 +220,14 @@ CASES = {
     'R2D2': Case(
         lambda: make_policy(
             R2D2Policy,
-            model=dict(obs_shape=OBSERVATION, action_shape=ACTIONS, encoder_hidden_size_list=[16, 64]),
+            model={'obs_shape': OBSERVATION, 'action_shape': ACTIONS, 'encoder_hidden_size_list': [16, 64]},
             priority=False,
             priority_IS_weight=False,
             burnin_step=2,
-            nstep=2,
+            nstep=NSTEP,
             learn_unroll_len=UNROLL - 2,
-            learn=dict(batch_size=BATCH),
-            collect=dict(env_num=2),
+            learn={'batch_size': BATCH},
+            collect={'env_num': 2},
         ),
         sequences,
         {'encoder': 'encoder', 'rnn': 'rnn', 'head': 'head'},
@@ -232,7 +238,7 @@ CASES = {
             IMPALAPolicy,
             unroll_len=UNROLL,
             model=ACTOR_CRITIC,
-            learn=dict(grad_clip_type='clip_norm', clip_value=0.05),
+            learn={'grad_clip_type': 'clip_norm', 'clip_value': 0.05},
         ),
         trajectories,
         VAC_GROUPS,
@@ -243,7 +249,7 @@ CASES = {
         lambda: make_policy(
             MBSACPolicy,
             model=dict(CRITIC, twin_critic=True, action_space='reparameterization'),
-            learn=dict(auto_alpha=False, alpha=0.2, grad_clip=0.05),
+            learn={'auto_alpha': False, 'alpha': 0.2, 'grad_clip': 0.05},
         ),
         imagined,
         QAC_GROUPS,

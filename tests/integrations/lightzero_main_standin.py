@@ -216,20 +216,21 @@ class UniZeroMTPolicy(_Policy):
             total += losses.loss_total
             # Losses are named by position in the batch.
             for name, loss in (('obs', 'loss_obs'), ('value', 'loss_value')):
-                output[f'noreduce_{name}_loss_task{self.task_id + position}'] = float(losses.intermediate_losses[loss])
+                output[f'noreduce_{name}_loss_task{self.task_id + position}'] = losses.intermediate_losses[loss].item()
         self._optimizer_world_model.zero_grad()
         total.backward()
         with torch.no_grad():
-            if self._cfg.encoder_clip > 0:
+            largest = losses.intermediate_losses['obs_embeddings'].norm(dim=-1).max()
+            if 0 < self._cfg.encoder_clip < largest:
                 for parameter in self._model.world_model.tokenizer.encoder.parameters():
-                    parameter.mul_(self._cfg.encoder_clip)
+                    parameter.mul_(self._cfg.encoder_clip / largest)
         norm = torch.nn.utils.clip_grad_norm_(self._learn_model.world_model.parameters(), self._cfg.grad_clip_value)
         if ignore_grad:
             self._optimizer_world_model.zero_grad()
         if self._cfg.multi_gpu:
             self.sync_gradients(self._learn_model)
         self._optimizer_world_model.step()
-        return {**output, 'total_grad_norm_before_clip_wm': float(norm), 'weighted_total_loss': float(total)}
+        return {**output, 'total_grad_norm_before_clip_wm': norm.item(), 'weighted_total_loss': total.item()}
 
 
 # -- MuZero ----------------------------------------------------------------------------------------------------------
@@ -328,4 +329,4 @@ class MuZeroMTPolicy(_Policy):
         if self._cfg.multi_gpu:
             self.sync_gradients(self._learn_model)
         self._optimizer.step()
-        return {'total_grad_norm_before_clip_wm': float(norm), 'weighted_total_loss': float(total)}
+        return {'total_grad_norm_before_clip_wm': norm.item(), 'weighted_total_loss': total.item()}

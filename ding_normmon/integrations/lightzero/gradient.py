@@ -9,10 +9,11 @@ from typing import Any
 
 import torch.distributed as dist
 
-__all__ = ['CORRECTED', 'LOCAL', 'ONE_RANK', 'SYNCHRONISED', 'reported_gradient']
+from ding_normmon.integrations.adapter import LOCAL_GRADIENT
+
+__all__ = ['CORRECTED', 'ONE_RANK', 'SYNCHRONISED', 'remarks_on', 'reported_gradient']
 
 ONE_RANK = 'local (one rank), before clipping'
-LOCAL = 'local, before clipping'
 SYNCHRONISED = 'synchronised, before clipping'
 CORRECTED = 'corrected by the policy, before clipping'
 
@@ -28,7 +29,18 @@ def reported_gradient(policy: Any) -> str:
         return CORRECTED
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return ONE_RANK
-    return SYNCHRONISED if _averages_before_clipping(policy) else LOCAL
+    return SYNCHRONISED if _averages_before_clipping(policy) else LOCAL_GRADIENT
+
+
+def remarks_on(gradient: str) -> Iterator[str]:
+    """Yield what a reader of the gradient norms has to know."""
+    if gradient == LOCAL_GRADIENT:
+        yield (
+            'grad/{shared group}: absent, because each rank clips its own gradient before they are averaged; '
+            'grad_local/{group}/{mean,min,max} over the ranks and grad_synced/{group}/_total_norm stand in for it'
+        )
+    elif gradient == CORRECTED:
+        yield 'grad/{shared group}: what the gradient correction wrote into .grad, not what the losses gave'
 
 
 def _averages_before_clipping(policy: Any) -> bool:

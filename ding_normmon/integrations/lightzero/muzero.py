@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from ding_normmon.groups import unwrap
-from ding_normmon.integrations.lightzero.gradient import reported_gradient
+from ding_normmon.integrations.lightzero.gradient import remarks_on, reported_gradient
 from ding_normmon.integrations.lightzero.muzero_groups import muzero_groups
 from ding_normmon.integrations.lightzero.substitute import before_zero_grad, substituted
 from ding_normmon.integrations.lightzero.tasks import global_task_ids, number_of_tasks
+from ding_normmon.integrations.lightzero.uncompiled import uncompiled
 from ding_normmon.learner_step import LearnerStep
 
 __all__ = ['MuZeroAdapter', 'mask_of']
@@ -64,6 +65,7 @@ class MuZeroAdapter:
         return inferences and not afterstates and isinstance(getattr(model, 'representation_network', None), nn.Module)
 
     def _remarks(self) -> Iterator[str]:
+        yield from remarks_on(self.gradient)
         yield 'x_token: the model has no transformer'
         yield 'logits/*: all steps of the unroll, those marked as padding left out; the reward has no first step'
         if self.num_tasks is not None:
@@ -159,7 +161,8 @@ class _Hook:
     """A forward hook that is told the output only."""
 
     def __init__(self, module: nn.Module, tell: Callable[[Any], None]) -> None:
-        self._handle = module.register_forward_hook(lambda module, inputs, output: tell(output))
+        hook = uncompiled(lambda module, inputs, output: tell(output))
+        self._handle = module.register_forward_hook(hook)
 
     def close(self) -> None:
         self._handle.remove()

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from ding_normmon.groups import unwrap
-from ding_normmon.integrations.lightzero.gradient import reported_gradient
+from ding_normmon.integrations.lightzero.gradient import remarks_on, reported_gradient
 from ding_normmon.integrations.lightzero.substitute import before_zero_grad, substituted
 from ding_normmon.integrations.lightzero.tasks import global_task_ids, number_of_tasks
+from ding_normmon.integrations.lightzero.uncompiled import uncompiled
 from ding_normmon.learner_step import LearnerStep
 
 __all__ = ['LOSSES', 'SIGNALS', 'UniZeroAdapter']
@@ -79,6 +80,7 @@ class UniZeroAdapter:
         return isinstance(world_model, nn.Module) and callable(getattr(unwrap(world_model), 'compute_loss', None))
 
     def _remarks(self) -> Iterator[str]:
+        yield from remarks_on(self.gradient)
         for signal in SIGNALS:
             if signal not in self._modules:
                 yield f'{signal}: the world model has no {" or ".join(SIGNALS[signal])}'
@@ -152,4 +154,4 @@ def _publisher(
             seen.add(signal)
             step.publish(signal, output, task_id=task_id, mask=mask)
 
-    return publish
+    return uncompiled(publish)

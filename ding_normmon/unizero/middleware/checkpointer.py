@@ -8,6 +8,8 @@ from typing import Any
 from ding.framework.context import OnlineRLContext
 
 from ding_normmon.configuration import ConfigurationError
+from ding_normmon.monitor import Monitor
+from ding_normmon.publish.event_files import drop_records
 from ding_normmon.unizero.checkpoint import (
     checkpoint_path,
     digest,
@@ -46,11 +48,17 @@ class MultiTaskCheckpointer:
         task_names: list[str],
     ) -> None:
         self._policy = policy
+        self._folder = Path(folder)
         self.path = checkpoint_path(folder)
         self._frequency = frequency
         self._returns = returns
         self._task_names = task_names
         self._last_iteration = -1
+        self._monitor: Monitor | None = None
+
+    def keep(self, monitor: Monitor) -> None:
+        """Keep the schedule and the history of a monitor in the checkpoints as well."""
+        self._monitor = monitor
 
     def __call__(self, ctx: OnlineRLContext) -> None:
         is_last = bool(getattr(ctx, 'stop_reason', ''))
@@ -73,12 +81,16 @@ class MultiTaskCheckpointer:
                     'shared_digests': shared_digests,  # of every rank: they must be one and the same
                     'returns': self._returns.state_dict(),
                     'task_names': self._task_names,
+                    'monitor': None if self._monitor is None else self._monitor.state_dict(),
                 },
                 self.path,
             )
 
     def resume(self, ctx: OnlineRLContext) -> None:
         """Load the newest checkpoint into the policy, the context, the returns and the generators; a collective.
+
+        The monitor's records of iterations that the checkpoint does not know are taken out of the event files, because
+        those iterations are trained, and measured, again.
 
         Raises:
             ConfigurationError: there is no checkpoint in the run's folder, or it was made with other tasks.
@@ -92,6 +104,11 @@ class MultiTaskCheckpointer:
         for name, value in state['context'].items():
             setattr(ctx, name, value)
         self._returns.load_state_dict(state['returns'])
+        if self._monitor is not None and state.get('monitor') is not None:
+            self._monitor.load_state_dict(state['monitor'])
+        if rank() == 0:
+            # A run that did not end by itself went on after its last checkpoint; that part is trained again.
+            drop_records(self._folder, ctx.train_iter)
         if rank() < len(state['random_states']):
             restore_random_states(state['random_states'][rank()])
         self._last_iteration = ctx.train_iter

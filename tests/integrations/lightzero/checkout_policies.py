@@ -11,15 +11,15 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from tests.integrations.lightzero import multitask
+from tests.integrations.lightzero.multitask import OBSERVATIONS, TASKS
 from tests.integrations.lightzero.policies import (
     ACTIONS,
     BATCH,
     CONTINUOUS,
     SAMPLED,
     SUPPORTS,
-    UNROLL,
     build,
-    padding,
     quietly,
     world_model_config,
 )
@@ -97,13 +97,16 @@ def world_model(**overrides: Any) -> dict[str, Any]:
     return {**config, 'obs_type': 'image', **overrides}
 
 
-def unizero_multitask(share_head: bool = False, encoder_clip: float = 0.0, analysis: bool = False, **overrides: Any) -> Any:
-    options = {'share_head': share_head, 'analysis_dormant_ratio_weight_rank': analysis}
-    options['analysis_dormant_ratio_interval'] = 1
+def unizero_multitask(
+    share_head: bool = False,
+    encoder_clip: float = 0.0,
+    world_model_options: dict[str, Any] | None = None,
+    **overrides: Any,
+) -> Any:
     model = {
         'observation_shape': IMAGE, 'action_space_size': ACTIONS, 'norm_type': 'LN', 'model_type': 'conv',
         'num_res_blocks': 1, 'num_channels': 4, 'task_num': TASKS, **SUPPORTS,
-        'world_model_cfg': world_model(**options),
+        'world_model_cfg': world_model(share_head=share_head, **(world_model_options or {})),
     }  # fmt: skip
     options = {
         **MULTI_TASK, 'use_adaptive_entropy_weight': False, 'use_encoder_clip_annealing': encoder_clip > 0,

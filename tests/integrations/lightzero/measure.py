@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ding_normmon.groups import unwrap
-from ding_normmon.integrations.hook_points import find_optimizers, hook_points_from_outside
-from ding_normmon.integrations.lightzero import lightzero_adapter
-from ding_normmon.learner_step import INERT, LearnerStep
-from ding_normmon.monitor import Monitor
+from ding_normmon.integrations.attachment import attach
+from ding_normmon.integrations.policy_model import find_optimizers
+from ding_normmon.learner_step import LearnerStep
 from ding_normmon.record import Record
 
 STATISTICS = ('mean', 'std', 'max', 'min')
@@ -25,41 +24,26 @@ STATISTICS = ('mean', 'std', 'max', 'min')
 @contextlib.contextmanager
 def monitored(policy: Any, **config: Any) -> Iterator[list[Record]]:
     """Measure the learner steps inside the block; the records are complete when it ends."""
-    adapter = lightzero_adapter(policy)
-    assert adapter is not None
     records: list[Record] = []
-    monitor = Monitor(
-        adapter.model,
-        {'monitor_norm_freq': 1, 'module_groups': adapter.module_groups, **config},
-        num_tasks=adapter.num_tasks,
-        task_ids=adapter.task_ids,
-    )
-    forward_learn = policy._forward_learn
-    count = 0
-
-    def measured(data: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal count
-        step = monitor.begin_step(count)
-        count += 1
-        if not isinstance(step, LearnerStep):
-            assert step is INERT
-            return forward_learn(data, *args, **kwargs)
-        try:
-            with (
-                hook_points_from_outside(step, adapter.model, find_optimizers(policy)),
-                adapter.observe(step, data),
-            ):
-                return forward_learn(data, *args, **kwargs)
-        finally:
-            monitor.end_step(step)
-
-    policy._forward_learn = measured
+    attachment = attach(policy, {'monitor_norm_freq': 1, **config})
+    assert attachment.description().policy.startswith('LightZero')
     try:
         yield records
     finally:
-        del policy._forward_learn
-        monitor.close()
-        records += monitor.take_records()
+        attachment.detach()
+        records += attachment.monitor.take_records()
+
+
+@contextlib.contextmanager
+def hook_points_at_the_optimizers(step: LearnerStep, policy: Any) -> Iterator[None]:
+    """Fire ``backward_end`` and ``step_end`` of a step of the test's own where an optimizer of the model steps."""
+    trained = {id(parameter) for parameter in policy._learn_model.parameters()}
+    with contextlib.ExitStack() as undo:
+        for optimizer in find_optimizers(policy).values():
+            if id(optimizer.param_groups[0]['params'][0]) in trained:
+                undo.callback(optimizer.register_step_pre_hook(lambda *_: step.backward_end()).remove)
+                undo.callback(optimizer.register_step_post_hook(lambda *_: step.step_end()).remove)
+        yield
 
 
 def only(records: list[Record]) -> Record:

@@ -1,10 +1,11 @@
-"""The multi-task policies under test: stand-ins here, the real ones where a checkout is used (``checkout_plugin.py``)."""
+"""The multi-task policies under test: stand-ins, or the real ones where a checkout is used (``checkout_plugin.py``)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import lzero  # noqa: F401  adapters of LightZero's policies are looked for where it is imported
 import numpy as np
 from torch import nn
 

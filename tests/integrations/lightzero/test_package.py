@@ -79,6 +79,9 @@ def test_norms_equal_a_float64_computation(name: str) -> None:
     # LightZero's own figure, in float32.
     total = output.get('total_grad_norm_before_clip_wm', output.get('total_grad_norm_before_clip'))
     assert record.scalars['grad/model/_total_norm'] == pytest.approx(total, rel=1e-5)
+    (coefficient,) = (value for metric, value in record.scalars.items() if metric.startswith('clip/'))
+    norm = record.scalars['grad/model/_total_norm']
+    assert coefficient == pytest.approx(min(1.0, policy._cfg.grad_clip_value / (norm + 1e-6)), rel=1e-5)
 
 
 @pytest.mark.parametrize('name', WORLD_MODELS)
@@ -200,9 +203,8 @@ def test_forward_end_comes_before_the_backward_pass_and_after_every_signal(name:
     listener = Listener(policy)
     adapter = lightzero_adapter(policy)
     step = LearnerStep(0, listener)
-    optimizers = measure.find_optimizers(policy)
     with (
-        measure.hook_points_from_outside(step, adapter.model, optimizers),
+        measure.hook_points_at_the_optimizers(step, policy),
         adapter.observe(step, batch(name, 0)),
     ):
         learn(policy, name, 0)

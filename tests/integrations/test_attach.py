@@ -1,0 +1,426 @@
+"""``attach``: every way in which gradients come about, what is refused, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import time
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ding_normmon import Attachment, ConfigurationError, Monitor, attach
+from ding_normmon.hook_points import HookPoints
+from ding_normmon.record import Record
+from tests.integrations.small_policies import (
+    COEFFICIENTS,
+    EVIDENCE,
+    Accumulating,
+    ActorCritic,
+    Clipping,
+    ClippingInParts,
+    ClippingInStep,
+    IgnoringInStep,
+    Policy,
+    Scaling,
+    WithoutOptimizer,
+)
+
+GROUPS = ('encoder', 'actor_head', 'critic_head')
+each_policy = pytest.mark.parametrize('kind', EVIDENCE, ids=lambda kind: kind.__name__)
+
+
+def batches(count: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(5, 4, generator=generator) for _ in range(count)]
+
+
+def run(policy: Any, calls: int = 3, **config: Any) -> tuple[list[Record], Attachment]:
+    attachment = attach(policy, {'monitor_norm_freq': 1, **config})
+    for data in batches(calls):
+        policy._forward_learn(data)
+    attachment.detach()
+    return attachment.monitor.take_records(), attachment
+
+
+def norm_of(gradients: dict[str, torch.Tensor], prefix: str = '') -> float:
+    return float(np.sqrt(sum(float((g**2).sum()) for name, g in gradients.items() if name.startswith(prefix))))
+
+
+@each_policy
+def test_gradients_are_reported_before_anything_rescales_them(kind: type[Policy]) -> None:
+    policy = kind()
+    # From now on the hooks of DI-engine's optimizers run twice in a step, the second time after clipping.
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    records, attachment = run(policy)
+    assert [record.iteration for record in records] == [0, 1, 2]
+    for record, gradients in zip(records, policy.seen, strict=True):
+        for group in GROUPS:
+            assert record.scalars[f'grad/{group}/_total_norm'] == pytest.approx(norm_of(gradients, group), rel=1e-6)
+        assert record.scalars['grad/model/_total_norm'] == pytest.approx(norm_of(gradients), rel=1e-6)
+        for name, value in COEFFICIENTS.get(kind, {}).items():
+            coefficient = value / (norm_of(gradients) + 1e-6)
+            assert record.scalars[f'clip/{name}/coefficient'] == pytest.approx(coefficient, rel=1e-6)
+    assert {optimizer.evidence for optimizer in attachment.description().optimizers} == {EVIDENCE[kind]}
+
+
+@each_policy
+def test_training_is_bitwise_the_same(kind: type[Policy]) -> None:
+    plain, watched = kind(), kind()
+    attachment = attach(watched, {'monitor_norm_freq': 1, 'clip_fraction': True})
+    for data in batches(10):
+        assert plain._forward_learn(data) == watched._forward_learn(data)
+    attachment.detach()
+    for first, second in zip(plain._learn_model.parameters(), watched._learn_model.parameters(), strict=True):
+        assert torch.equal(first, second)
+        assert torch.equal(first.grad, second.grad)
+
+
+def test_signals_are_the_outputs_of_the_heads() -> None:
+    policy = Policy()
+    records, attachment = run(policy, calls=1)
+    with torch.no_grad():
+        actor, _ = Policy()._learn_model(batches(1)[0])
+    assert records[0].scalars['outputs/actor_head/mean'] == pytest.approx(float(actor.double().mean()), rel=1e-6)
+    assert attachment.description().signals == (('outputs/actor_head', True), ('outputs/critic_head', True))
+
+
+def test_passes_that_are_not_the_loss_are_not_seen() -> None:
+    class Analysing(Policy):
+        def _forward_learn(self, data: torch.Tensor) -> dict[str, float]:
+            with torch.no_grad():
+                self._learn_model(data * 100)
+            self._learn_model.eval()
+            self._learn_model(data * 100)
+            self._learn_model.train()
+            return super()._forward_learn(data)
+
+    expected, _ = run(Policy(), calls=1)
+    found, _ = run(Analysing(), calls=1)
+    for name, value in expected[0].scalars.items():
+        if name.startswith('outputs/'):
+            assert found[0].scalars[name] == value
+
+
+def test_an_optimizer_that_rests_has_nothing_to_report() -> None:
+    policy = ActorCritic()
+    attachment = attach(policy, {'monitor_norm_freq': 1})
+    for rest, data in zip((False, True, False), batches(3), strict=True):
+        policy.rest = rest
+        policy._forward_learn(data)
+    attachment.detach()
+    records = attachment.monitor.take_records()
+    for record, rested in zip(records, (False, True, False), strict=True):
+        assert ('grad/actor_head/_total_norm' in record.scalars) is not rested
+        assert ('grad/model/_total_norm' in record.scalars) is not rested
+        assert 'grad/critic_head/_total_norm' in record.scalars
+        assert not [name for name in record.scalars if 'no_gradient' in name]
+
+
+def test_accumulated_gradients_are_reported_where_the_cycle_ends() -> None:
+    policy = Accumulating()
+    records, _ = run(policy, calls=7, monitor_norm_freq=3)
+    points = {record.iteration: record.scalars for record in records}
+    assert sorted(points) == [0, 2, 3, 5, 6]
+    assert 'grad/model/_total_norm' not in points[0]
+    assert points[2]['grad/model/_total_norm'] == pytest.approx(norm_of(policy.seen[0]), rel=1e-6)
+    assert 'norm/model/_total_norm' in points[3]
+
+
+def test_an_overflow_of_the_scaled_loss_is_reported_although_the_optimizer_does_not_step() -> None:
+    policy = Scaling()
+    attachment = attach(policy, {'monitor_norm_freq': 1})
+    first, second = batches(2)
+    policy._forward_learn(first * float('inf'))
+    policy._forward_learn(second)
+    attachment.detach()
+    records = attachment.monitor.take_records()
+    assert [record.iteration for record in records] == [0, 1]
+    assert records[0].scalars['monitor/nonfinite/grad/encoder'] > 0
+    assert records[1].scalars['grad/model/_total_norm'] == pytest.approx(norm_of(policy.seen[1]), rel=1e-6)
+
+
+def test_clips_of_parts_are_named_after_them() -> None:
+    policy = ClippingInParts()
+    records, _ = run(policy, calls=1)
+    part = norm_of(policy.seen[0], 'encoder')
+    coefficient = 0.1 / (part + 1e-6)
+    assert records[0].scalars['clip/encoder/coefficient'] == pytest.approx(coefficient, rel=1e-6)
+    rest = norm_of(policy.seen[0], 'actor') ** 2 + norm_of(policy.seen[0], 'critic') ** 2
+    expected = 0.1 / (np.sqrt(rest + (part * coefficient) ** 2) + 1e-6)
+    assert records[0].scalars['clip/model/coefficient'] == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_ignored_gradient_has_the_coefficient_zero() -> None:
+    records, _ = run(IgnoringInStep(), calls=1)
+    assert records[0].scalars['clip/model/coefficient'] == 0.0
+
+
+def test_the_fraction_of_clipped_steps_counts_every_step() -> None:
+    policy = Clipping()
+    attachment = attach(policy, {'monitor_norm_freq': 4, 'clip_fraction': True})
+    small = [True, False, True, False, False, True, False, False, False]
+    for data, tiny in zip(batches(len(small)), small, strict=True):
+        with torch.no_grad():
+            for parameter in policy._learn_model.parameters():
+                parameter.fill_(1e-6 if tiny else 1.0)
+        policy._forward_learn(data)
+    attachment.detach()
+    fractions = [record.scalars['clip/model/fraction'] for record in attachment.monitor.take_records()]
+    assert fractions == [0.0, 3 / 4, 3 / 4]
+    records, _ = run(Clipping())
+    assert not [name for record in records for name in record.scalars if name.endswith('fraction')]
+
+
+def test_an_off_step_hangs_on_nothing() -> None:
+    policy = Clipping()
+    attachment = attach(policy, {'monitor_norm_freq': 5})
+    clip = torch.nn.utils.clip_grad_norm_
+    seen: list[tuple[bool, bool, int]] = []
+    update = policy.update
+
+    def look(loss: torch.Tensor) -> None:
+        hooks = sum(len(module._forward_hooks) for module in policy._learn_model.modules())
+        seen.append((torch.nn.utils.clip_grad_norm_ is clip, bool(policy._optimizer._optimizer_step_pre_hooks), hooks))
+        update(loss)
+
+    policy.update = look  # type: ignore[method-assign]
+    for data in batches(6):
+        policy._forward_learn(data)
+    attachment.detach()
+    assert seen == [(False, True, 2)] + [(True, False, 0)] * 4 + [(False, True, 2)]
+
+
+def test_a_step_that_raises_is_put_back() -> None:
+    class Failing(Clipping):
+        def loss(self, data: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError('no loss')
+
+    policy = Failing()
+    clip = torch.nn.utils.clip_grad_norm_
+    attachment = attach(policy, {'monitor_norm_freq': 1})
+    with pytest.raises(RuntimeError, match='no loss'):
+        policy._forward_learn(batches(1)[0])
+    assert torch.nn.utils.clip_grad_norm_ is clip
+    assert not policy._optimizer._optimizer_step_pre_hooks
+    attachment.detach()
+
+
+# -- what is refused -------------------------------------------------------------------------------------------------
+
+
+class NoForward:
+    _learn_model = nn.Linear(1, 1)
+
+
+class NoModel:
+    def _forward_learn(self, data: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ('thing', 'message'),
+    [
+        (object(), 'object is no policy that can be measured: it has no _forward_learn'),
+        (nn.Linear(1, 1), 'it has no _forward_learn'),
+        (NoForward(), 'it has no _forward_learn'),
+        (NoModel(), 'it has neither _learn_model nor _model'),
+        (None, 'NoneType is no policy'),
+    ],
+)
+def test_what_is_no_policy_is_refused(thing: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        attach(thing, {'monitor_norm_freq': 1})
+
+
+def test_a_model_without_parameters_is_refused() -> None:
+    policy = Policy()
+    policy._learn_model = nn.Identity()  # type: ignore[assignment]
+    with pytest.raises(ConfigurationError, match='Identity has no parameters to measure'):
+        attach(policy, {'monitor_norm_freq': 1})
+    assert '_forward_learn' not in vars(policy)
+
+
+def test_attaching_twice_is_refused_and_the_first_goes_on() -> None:
+    policy = Policy()
+    attachment = attach(policy, {'monitor_norm_freq': 1})
+    with pytest.raises(ConfigurationError, match='being monitored already'):
+        attach(policy, {'monitor_norm_freq': 1})
+    policy._forward_learn(batches(1)[0])
+    attachment.detach()
+    assert len(attachment.monitor.take_records()) == 1
+    again = attach(policy, {'monitor_norm_freq': 1})
+    again.detach()
+
+
+def test_a_policy_without_optimizer_says_how_its_gradients_are_found() -> None:
+    attachment = attach(WithoutOptimizer(), {'monitor_norm_freq': 1})
+    assert any('no torch optimizer was found' in remark for remark in attachment.description().remarks)
+    attachment.detach()
+
+
+def test_switched_off_nothing_is_attached() -> None:
+    policy = Policy()
+    attachment = attach(policy, {'monitor_norm_freq': 0})
+    assert '_forward_learn' not in vars(policy)
+    assert 'nothing is attached' in attachment.describe()
+    attachment.detach()
+
+
+# -- detaching -------------------------------------------------------------------------------------------------------
+
+
+def test_detaching_in_the_middle_of_a_step_forgets_the_step() -> None:
+    class Detaching(Clipping):
+        attachment: Attachment | None = None
+
+        def update(self, loss: torch.Tensor) -> None:
+            if self.attachment is not None and len(self.seen) == 1:
+                self.attachment.detach()
+            super().update(loss)
+
+    plain, policy = Clipping(), Detaching()
+    policy.attachment = attach(policy, {'monitor_norm_freq': 1})
+    monitor = policy.attachment.monitor
+    clip = torch.nn.utils.clip_grad_norm_
+    for data in batches(3):
+        plain._forward_learn(data)
+        policy._forward_learn(data)
+    assert [record.iteration for record in monitor.take_records()] == [0]
+    assert torch.nn.utils.clip_grad_norm_ is clip
+    assert not policy._optimizer._optimizer_step_pre_hooks
+    assert not any(module._forward_hooks for module in policy._learn_model.modules())
+    assert '_forward_learn' not in vars(policy)
+    for first, second in zip(plain._learn_model.parameters(), policy._learn_model.parameters(), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_a_view_that_was_taken_meanwhile_keeps_working() -> None:
+    policy = Policy()
+    attachment = attach(policy, {'monitor_norm_freq': 1})
+    view = policy._forward_learn
+    attachment.detach()
+    assert 'total_loss' in view(batches(1)[0])
+    assert attachment.monitor.take_records() == []
+
+
+def test_a_method_of_the_object_itself_is_put_back() -> None:
+    policy = Policy()
+    mine = policy._forward_learn
+    policy._forward_learn = mine  # type: ignore[method-assign]
+    attachment = attach(policy, {'monitor_norm_freq': 1})
+    attachment.detach()
+    assert vars(policy)['_forward_learn'] is mine
+
+
+def test_detach_drops_every_reference_to_the_policy() -> None:
+    policy = Clipping()
+    attachment = attach(policy, {'monitor_norm_freq': 1})
+    policy._forward_learn(batches(1)[0])
+    attachment.detach()
+    attachment.detach()
+    gone = weakref.ref(policy)
+    del policy
+    gc.collect()
+    assert gone() is None
+    assert 'Clipping' in attachment.describe()
+
+
+def test_a_policy_that_a_sweep_has_let_go_of_is_freed_although_nobody_detached() -> None:
+    def trial() -> tuple[Any, Any]:
+        policy = Clipping()
+        attach(policy, {'monitor_norm_freq': 1})
+        policy._forward_learn(batches(1)[0])
+        return weakref.ref(policy), weakref.ref(policy._learn_model)
+
+    trials = [trial() for _ in range(3)]
+    gc.collect()
+    assert all(policy() is None for policy, _ in trials)
+    deadline = time.monotonic() + 10
+    while any(model() is not None for _, model in trials) and time.monotonic() < deadline:
+        time.sleep(0.01)
+        gc.collect()
+    assert all(model() is None for _, model in trials)
+
+
+def test_a_new_policy_is_measured_for_itself() -> None:
+    first, second = Policy(), Policy()
+    one, two = (attach(policy, {'monitor_norm_freq': 1}) for policy in (first, second))
+    for data in batches(2):
+        second._forward_learn(data)
+    one.detach()
+    two.detach()
+    assert one.monitor.take_records() == []
+    assert [record.iteration for record in two.monitor.take_records()] == [0, 1]
+
+
+def test_two_hundred_rounds_leak_nothing() -> None:
+    policy = ClippingInStep()
+    data = batches(1)[0]
+
+    def rounds(count: int) -> None:
+        for _ in range(count):
+            attachment = attach(policy, {'monitor_norm_freq': 1})
+            policy._forward_learn(data)
+            attachment.detach()
+
+    rounds(3)
+    gc.collect()
+    attributes, before = set(vars(policy)), len(gc.get_objects())
+    policy.seen.clear()
+    rounds(200)
+    policy.seen.clear()
+    gc.collect()
+    assert set(vars(policy)) == attributes
+    assert len(gc.get_objects()) - before < 200
+    assert not [thing for thing in gc.get_objects() if type(thing) in (Attachment, Monitor, HookPoints)]
+
+
+# -- several models, compiled models ---------------------------------------------------------------------------------
+
+
+def test_several_models_have_names_of_their_own() -> None:
+    class WithAuxiliary(Policy):
+        def __init__(self) -> None:
+            super().__init__()
+            self._aux_model = Model2()
+            self._optimizer = torch.optim.Adam([*self._learn_model.parameters(), *self._aux_model.parameters()])
+
+        def loss(self, data: torch.Tensor) -> torch.Tensor:
+            return super().loss(data) + self._aux_model.head(data).sum()
+
+    class Model2(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 1)
+
+    records, attachment = run(WithAuxiliary(), calls=1)
+    assert [group.key for group in attachment.description().groups] == [
+        *(f'model.{name}' for name in GROUPS),
+        'aux_model.head',
+    ]
+    assert 'outputs/aux_model_head/mean' in records[0].scalars
+
+
+def test_a_compiled_model_says_that_its_signals_are_absent() -> None:
+    policy = Policy()
+    policy._learn_model = torch.compile(policy._learn_model, backend='eager')  # type: ignore[assignment]
+    policy._optimizer = torch.optim.Adam(policy._learn_model.parameters())
+    attachment = attach(policy, {'monitor_norm_freq': 2})
+    for data in batches(3):
+        policy._forward_learn(data)
+    attachment.detach()
+    found = attachment.description()
+    records = attachment.monitor.take_records()
+    assert [group.key for group in found.groups] == list(GROUPS)
+    assert found.signals == ()
+    assert any('signals of actor_head, critic_head: inside a compiled model' in remark for remark in found.remarks)
+    assert all('grad/model/_total_norm' in record.scalars for record in records)
+
+
+def test_users_groups_win() -> None:
+    records, _ = run(Policy(), calls=1, module_groups={'heads': {'path': ['actor_head', 'critic_head']}})
+    names = {name for name in records[0].scalars if name.startswith('norm/')}
+    assert names == {f'norm/{group}/_total_norm' for group in ('encoder', 'heads', 'model')}

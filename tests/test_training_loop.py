@@ -1,0 +1,170 @@
+"""``with Monitor(model, optimizer=...)`` around a loop of one's own: exact, inert, and no DI-engine in sight."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ding_normmon import INERT, ConfigurationError, Monitor
+
+PLAIN = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in ('ding', 'lzero'):
+            raise ImportError(f'{name} is blocked')
+
+sys.meta_path.insert(0, Block())
+import torch
+from ding_normmon import Monitor
+
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.Adam(model.parameters())
+with Monitor(model, {'monitor_norm_freq': 2}, optimizer=optimizer) as monitor:
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(torch.ones(2, 3)).sum().backward()
+        optimizer.step()
+assert [record.iteration for record in monitor.take_records()] == [0, 2, 4]
+assert not {'ding', 'lzero'} & set(sys.modules)
+"""
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Linear(4, 8)
+        self.head_value = nn.Linear(8, 1)
+
+    def forward(self, data: Tensor) -> Tensor:
+        return self.head_value(torch.tanh(self.encoder(data)))
+
+
+def batches(count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(5, 4, generator=generator) for _ in range(count)]
+
+
+def norm(tensors: Any) -> float:
+    return float(torch.cat([tensor.detach().double().flatten() for tensor in tensors]).norm())
+
+
+def test_it_works_without_di_engine() -> None:
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, '-c', PLAIN], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_figures_are_exact_and_training_is_the_same() -> None:
+    plain, watched = Net(), Net()
+    expected = []
+    for model in (plain, watched):
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        frequency = 3 if model is watched else 0
+        with Monitor(model, {'monitor_norm_freq': frequency}, optimizer=optimizer) as monitor:
+            for data in batches(7):
+                value = model(data)
+                monitor.learner_step.publish('logits/value', value)
+                optimizer.zero_grad()
+                (value**2).sum().backward()
+                if model is plain:
+                    expected.append((norm(model.parameters()), norm(p.grad for p in model.parameters()), value))
+                nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+                optimizer.step()
+            assert monitor.learner_step is INERT or model is watched
+        assert monitor.learner_step is INERT
+        assert not optimizer._optimizer_step_pre_hooks
+        assert not optimizer._optimizer_step_post_hooks
+    records = monitor.take_records()
+    assert [record.iteration for record in records] == [0, 3, 6]
+    for record in records:
+        weights, gradients, value = expected[record.iteration]
+        assert record.scalars['norm/model/_total_norm'] == pytest.approx(weights, rel=1e-6)
+        assert record.scalars['grad/model/_total_norm'] == pytest.approx(gradients, rel=1e-6)
+        assert record.scalars['clip/model/coefficient'] == pytest.approx(min(1.0, 0.5 / (gradients + 1e-6)), rel=1e-6)
+        assert record.scalars['logits/value/mean'] == pytest.approx(float(value.detach().double().mean()), rel=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), watched.parameters(), strict=True))
+
+
+def test_the_last_of_several_optimizers_ends_a_step() -> None:
+    model = Net()
+    first = torch.optim.SGD(model.encoder.parameters(), lr=0.1)
+    last = torch.optim.SGD(model.head_value.parameters(), lr=0.1)
+    norms = []
+    with Monitor(model, {'monitor_norm_freq': 1}, optimizer=[first, last]) as monitor:
+        for index, data in enumerate(batches(3)):
+            for optimizer in (first, first, last) if index == 1 else (first, last):
+                optimizer.zero_grad()
+                model(data).sum().backward()
+                if optimizer is last:
+                    norms.append(norm(p.grad for p in model.head_value.parameters()))
+                optimizer.step()
+    records = monitor.take_records()
+    assert [record.iteration for record in records] == [0, 1, 2]
+    assert [record.scalars['grad/head_value/_total_norm'] for record in records] == pytest.approx(norms, rel=1e-6)
+    assert all('grad/model/_total_norm' in record.scalars for record in records)
+
+
+def test_gradient_accumulation_is_one_step() -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(model, {'monitor_norm_freq': 1}, optimizer=optimizer) as monitor:
+        for index, data in enumerate(batches(4)):
+            model(data).sum().backward()
+            if index % 2:
+                expected = norm(p.grad for p in model.parameters())
+                optimizer.step()
+                optimizer.zero_grad()
+    records = monitor.take_records()
+    assert [record.iteration for record in records] == [0, 1]
+    assert records[1].scalars['grad/model/_total_norm'] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_gradient_scaler_is_divided_out() -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler('cpu', init_scale=256.0)
+    expected = []
+    with Monitor(model, {'monitor_norm_freq': 1}, optimizer=optimizer, scaler=scaler) as monitor:
+        for data in batches(3):
+            optimizer.zero_grad()
+            scaler.scale(model(data).sum()).backward()
+            expected.append(norm(p.grad for p in model.parameters()) / 256.0)
+            scaler.step(optimizer)
+            scaler.update()
+    records = monitor.take_records()
+    assert [record.scalars['grad/model/_total_norm'] for record in records] == pytest.approx(expected, rel=1e-6)
+    assert 'step' not in vars(scaler)
+
+
+def test_an_exception_in_the_loop_takes_the_hooks_off() -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    clip = nn.utils.clip_grad_norm_
+    monitor = Monitor(model, {'monitor_norm_freq': 1}, optimizer=optimizer)
+
+    def loop() -> None:
+        with monitor:
+            model(batches(1)[0]).sum().backward()
+            optimizer.step()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop()
+    assert [record.iteration for record in monitor.take_records()] == [0]
+    assert nn.utils.clip_grad_norm_ is clip
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_an_optimizer_of_another_model_is_refused() -> None:
+    optimizer = torch.optim.SGD(Net().parameters(), lr=0.1)
+    with pytest.raises(ConfigurationError, match='none of the optimizers holds a parameter of the model'):
+        Monitor(Net(), {'monitor_norm_freq': 1}, optimizer=optimizer)
