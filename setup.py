@@ -47,7 +47,7 @@ setup(
     package_data={'ding_normmon': ['py.typed']},
     python_requires='>=3.10,<3.12',
     # No upper bounds and nothing heavy: this goes into an environment that has torch, DI-engine and LightZero already.
-    install_requires=['torch>=2.0', 'numpy', 'easydict', 'tensorboardX'],
+    install_requires=['torch>=2.0', 'numpy', 'easydict', 'tensorboardX', 'crc32c'],
     extras_require={'cli': cli, 'train': train, 'test': train + test, 'dev': train + test + dev},
     classifiers=[
         'Intended Audience :: Science/Research',
