@@ -247,11 +247,9 @@ class Monitor:
 
     def due(self, iteration: int) -> bool:
         """Tell whether the learner step of this iteration is measured."""
-        return (
-            self.frequency > 0
-            and (iteration % self.frequency == 0 or self._gradient_due)
-            and iteration > self._resumed_after
-        )
+        if iteration <= self._resumed_after:
+            return False
+        return self.frequency > 0 and (iteration % self.frequency == 0 or self._gradient_due)
 
     def begin_step(self, iteration: int) -> InertLearnerStep:
         """Return the context object for one learner step: a live one if the step is due, the inert one if not."""

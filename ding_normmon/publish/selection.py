@@ -49,9 +49,7 @@ def worst_tasks(scalars: Mapping[str, float], count: int = WORST_TASKS) -> list[
     return sorted(worst, key=lambda task: (-worst[task], task))[:count]
 
 
-def for_dashboard(
-    scalars: Mapping[str, float], many: int = MANY_TASKS, count: int = WORST_TASKS
-) -> dict[str, float]:
+def for_dashboard(scalars: Mapping[str, float], many: int = MANY_TASKS, count: int = WORST_TASKS) -> dict[str, float]:
     """Return the figures that a dashboard gets: all of them up to ``many`` tasks, else aggregates and the worst tasks.
 
     A figure of a task that is not among the worst is left out of this record; ``ctx.monitor_records`` has it.

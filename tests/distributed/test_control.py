@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from typing import Any
 
 import pytest
 
-from ding_normmon import Monitor
+from ding_normmon import Monitor, decision_poster, reduce
 from ding_normmon.control import Control, ControlError, Decision
 from ding_normmon.losses import LossCounter
-from tests.distributed.faults import Outcome, Stopped, assert_same_weights, monitored_run, serve, transport_to
+from tests.distributed.faults import Outcome, Stopped, monitored_run, serve, transport_to
 from tests.distributed.ranks import run_ranks
 
-ITERATIONS = range(600)
+ITERATIONS = range(400)
 
 
 @pytest.fixture(scope='module')
@@ -23,8 +21,10 @@ def server() -> Any:
     return serve()
 
 
-def decided_run(rank: int, port: int, name: str, posts: list[dict[str, Any]], **options: Any) -> Outcome:
+def decided_run(rank: int, port: int, name: str, posts: list[dict[str, Any]]) -> Outcome:
     """Train until a stop takes effect; note at which iteration each decision did."""
+    # A process of the test's own; what takes seconds in a run takes tenths here.
+    reduce.BEAT_SECONDS, decision_poster.LEAD_SECONDS = 0.4, 1.6
     applied: list[tuple[str, int, int]] = []
     state: dict[str, Any] = {'stopped': False, 'posted': False}
 
@@ -43,8 +43,6 @@ def decided_run(rank: int, port: int, name: str, posts: list[dict[str, Any]], **
         if iteration == 60 and rank == 0:
             for post in posts:
                 monitor.control.post(**post)
-        if options.get('killed') == rank and iteration == 30:
-            os.kill(os.getpid(), signal.SIGKILL)
         if state['stopped']:
             raise Stopped
 
@@ -55,9 +53,8 @@ def decided_run(rank: int, port: int, name: str, posts: list[dict[str, Any]], **
         iterations=ITERATIONS,
         pause=0.015,
         monitor_norm_freq=10,
-        # Training with collectives keeps the ranks in step; without, a rank may die alone.
-        collective='killed' not in options,
-        deadline=6.0,
+        # Training with collectives keeps the ranks in step.
+        collective=True,
     )
     outcome.extra['applied'] = applied
     return outcome
@@ -109,21 +106,6 @@ def test_stop_and_checkpoint_happen_at_one_iteration_on_every_rank(outcomes: lis
     assert applied[0] == applied[1] == applied[2]
     assert [topic for topic, _, _ in applied[0]] == ['checkpoint', 'stop']
     assert all(planned == actual for _, planned, actual in applied[0])
-
-
-@pytest.mark.distributed
-def test_nothing_stops_without_the_acknowledgement_of_every_rank(server: Any) -> None:
-    outcomes = run_ranks(killed_before_stop, 3, server.port, may_die=[2], timeout=90)
-    for rank in (0, 1):
-        assert outcomes[rank].extra['applied'] == []
-        assert_same_weights(outcomes[rank], rank, ITERATIONS)
-    notes = [record.notes['control/stop'] for record in outcomes[0].records if 'control/stop' in record.notes]
-    assert len(notes) == 1
-    assert 'did not happen: ranks [2] did not acknowledge' in notes[0]
-
-
-def killed_before_stop(rank: int, port: int) -> Outcome:
-    return decided_run(rank, port, 'killed before stop', [{'action': 'stop'}], killed=2)
 
 
 # -- the state machine, without processes ---------------------------------------------------------------------------

@@ -43,9 +43,7 @@ def run(folder: Path) -> tuple[list[dict[str, Any]], dict[str, list[int]], str]:
     assert process.returncode == 0, output
     accumulator = EventAccumulator(str(folder / 'run'), size_guidance={'scalars': 0})
     accumulator.Reload()
-    curves = {
-        tag: [point.step for point in accumulator.Scalars(tag)] for tag in accumulator.Tags().get('scalars', [])
-    }
+    curves = {tag: [point.step for point in accumulator.Scalars(tag)] for tag in accumulator.Tags().get('scalars', [])}
     return [json.loads((folder / f'node{node}.json').read_text()) for node in range(3)], curves, output
 
 

@@ -42,6 +42,7 @@ from tests.distributed.ranks import run_ranks
 pytestmark = pytest.mark.distributed
 
 MEASURED = list(ITERATIONS[::2])
+LONG = range(60)
 
 
 @pytest.fixture(scope='module')
@@ -200,8 +201,9 @@ FAULTS: dict[str, Callable[..., Outcome]] = {
 }
 
 
-def every_fault(rank: int, port: int, full: str | None, removed: str) -> dict[str, Outcome]:
-    outcomes = {name: fault(rank, port, name) for name, fault in FAULTS.items()}
+def every_fault(rank: int, port: int, full: str | None, removed: str) -> dict[str, Any]:
+    outcomes: dict[str, Any] = {name: fault(rank, port, name) for name, fault in FAULTS.items()}
+    outcomes['starts'] = every_start(rank, port)
     if full is not None:
         outcomes['disk_full'] = disk_full(rank, port, 'disk_full', full)
     outcomes['folder_removed'] = folder_removed(rank, port, 'folder_removed', removed)
@@ -223,7 +225,7 @@ def tiny_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | None]
 def outcomes(server: Any, tiny_disk: Path | None, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Outcome]]:
     removed = str(tmp_path_factory.mktemp('run') / 'log')
     full = None if tiny_disk is None else str(tiny_disk)
-    return run_ranks(every_fault, 3, server.port, full, removed, timeout=150)
+    return run_ranks(every_fault, 3, server.port, full, removed, timeout=240)
 
 
 def said_once(outcome: Outcome, *words: str) -> None:
@@ -369,40 +371,71 @@ def killed_between_forward_and_report(rank: int, port: int, victim: int, name: s
         if rank == victim and iteration == 10 and hook_point == 'backward_end':
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return monitored_run(
-        rank, transport_to(port, rank, name), [Probe(act)], pause=0.15, deadline=2.5, close_timeout=4.0
+    stopped: list[int] = []
+
+    def stop(monitor: Monitor, iteration: int) -> None:
+        if iteration == 12 and victim != 0:
+            monitor.control.on('stop', lambda decision: stopped.append(decision.iteration))
+            if rank == 0:
+                monitor.control.post('stop')
+
+    outcome = monitored_run(
+        rank,
+        transport_to(port, rank, name),
+        [Probe(act)],
+        before_step=stop,
+        iterations=LONG,
+        pause=0.15,
+        deadline=2.5,
+        close_timeout=4.0,
     )
+    outcome.extra['stopped'] = stopped
+    return outcome
 
 
-def test_a_rank_that_is_killed_is_missing_and_nobody_waits_twice(server: Any) -> None:
+@pytest.fixture(scope='module')
+def survivors(server: Any) -> list[Outcome]:
+    """Rank 2 is killed; rank 0, which does not know it yet, wants all to stop."""
     arguments = (server.port, 2, 'killed')
-    outcomes = run_ranks(killed_between_forward_and_report, 3, *arguments, may_die=[2], timeout=60)
-    assert outcomes[2] is None
+    outcomes = run_ranks(killed_between_forward_and_report, 3, *arguments, may_die=[2], timeout=90)
+    assert outcomes.pop() is None
+    return outcomes
+
+
+def test_nothing_stops_without_the_acknowledgement_of_every_rank(survivors: list[Outcome]) -> None:
+    assert [outcome.extra['stopped'] for outcome in survivors] == [[], []]
+    notes = [record.notes['control/stop'] for record in survivors[0].records if 'control/stop' in record.notes]
+    assert len(notes) == 1
+    assert 'did not happen: ranks [2] did not acknowledge' in notes[0]
+
+
+def test_a_rank_that_is_killed_is_missing_and_nobody_waits_twice(survivors: list[Outcome]) -> None:
+    outcomes = survivors
     for rank in (0, 1):
-        assert_same_weights(outcomes[rank], rank)
+        assert_same_weights(outcomes[rank], rank, LONG)
     records = outcomes[0].records
-    assert [record.iteration for record in records] == MEASURED
+    assert [record.iteration for record in records] == list(LONG[::2])
     for record in records:
         late = record.iteration >= 10
         assert record.scalars['monitor/missing_ranks'] == late
         assert ('norm/x_token/mean' in record.scalars) == (not late)
         assert ('norm/x_token_task3/mean' in record.scalars) == (not late)
         assert 'norm/x_token_task2/mean' in record.scalars
-    assert outcomes[0].lost == {'missing_rank': 15}
+    assert outcomes[0].lost == {'missing_rank': len(LONG[::2]) - 5}
     said_once(outcomes[0], 'ranks [2] did not report iteration 10')
-    assert outcomes[0].closing < 3
+    assert outcomes[0].closing < 8
 
 
 def test_without_rank_0_the_others_train_on_and_fill_no_memory(server: Any) -> None:
     arguments = (server.port, 0, 'killed 0')
-    outcomes = run_ranks(killed_between_forward_and_report, 3, *arguments, may_die=[0], timeout=60)
+    outcomes = run_ranks(killed_between_forward_and_report, 3, *arguments, may_die=[0], timeout=90)
     for rank in (1, 2):
         outcome = outcomes[rank]
-        assert_same_weights(outcome, rank)
+        assert_same_weights(outcome, rank, LONG)
         assert outcome.lost['rank0_silent'] > 0
         said_once(outcome, 'rank 0 has given no sign of life')
-        assert outcome.seconds < 20
-        assert outcome.closing < 6
+        assert outcome.seconds < 60
+        assert outcome.closing < 8
     assert server.queue_len('killed 0/rows') <= 16 * 3
 
 
@@ -412,7 +445,7 @@ def test_without_rank_0_the_others_train_on_and_fill_no_memory(server: Any) -> N
 def start(rank: int, port: int, name: str, configs: Sequence[dict[str, Any]]) -> str:
     transport = transport_to(port, rank, name)
     try:
-        config = {'setup_timeout': 20.0, **configs[rank]}
+        config = {'setup_timeout': 60.0, **configs[rank]}
         Monitor(make_model(NUM_TASKS), config, num_tasks=NUM_TASKS, task_ids=LAYOUT[rank], transport=transport).close()
     except ConfigurationError as error:
         return str(error)
@@ -429,8 +462,8 @@ def every_start(rank: int, port: int) -> list[str]:
     ]
 
 
-def test_another_configuration_is_refused_on_all_ranks(server: Any) -> None:
-    another, off, wrong, right = zip(*run_ranks(every_start, 3, server.port), strict=True)
+def test_another_configuration_is_refused_on_all_ranks(outcomes: list[dict[str, Any]]) -> None:
+    another, off, wrong, right = zip(*(said['starts'] for said in outcomes), strict=True)
     assert set(another) == {'monitor: ranks disagree on monitor.monitor_norm_freq: 5 on rank 0, 10 on rank 1'}
     assert set(off[:2]) == {'monitor: ranks disagree on monitor.monitor_norm_freq: 5 on rank 0, 0 on rank 2'}
     assert off[2] == 'started'

@@ -14,7 +14,8 @@ from easydict import EasyDict
 
 from ding_normmon import ConfigurationError, NormMonitor
 from ding_normmon.record import Record
-from tests.integrations.lightzero_policies import UNROLL, unizero_batch, unizero_policy
+from tests.integrations.lightzero.policies import UNROLL, batch
+from tests.integrations.lightzero.policies import unizero as unizero_policy
 
 GROUPS = {
     'encoder': 'tokenizer.encoder',
@@ -52,7 +53,7 @@ def monitored(policy: Any, **config: Any) -> Iterator[list[Record]]:
 
 def learn(policy: Any, iteration: int) -> dict[str, Any]:
     with contextlib.redirect_stdout(io.StringIO()):
-        return policy._forward_learn(unizero_batch(iteration, seed=iteration))
+        return policy._forward_learn(batch('unizero', iteration, seed=iteration))
 
 
 def world_model_of(policy: Any) -> Any:
@@ -87,9 +88,7 @@ def test_every_metric_equals_a_float64_computation(monkeypatch: pytest.MonkeyPat
 
         return hook
 
-    handles = [
-        world_model.get_submodule(path).register_forward_hook(remember(name)) for name, path in SIGNALS.items()
-    ]
+    handles = [world_model.get_submodule(path).register_forward_hook(remember(name)) for name, path in SIGNALS.items()]
     with monitored(policy) as records:
         output = learn(policy, 3)
     for handle in handles:
@@ -101,11 +100,11 @@ def test_every_metric_equals_a_float64_computation(monkeypatch: pytest.MonkeyPat
         assert scalars[f'grad/{name}/_total_norm'] == pytest.approx(float64_norm(gradients[name]), rel=1e-6)
     assert scalars['grad/model/_total_norm'] == pytest.approx(output['total_grad_norm_before_clip_wm'], rel=1e-5)
 
-    mask = torch.from_numpy(unizero_batch(3, seed=3)[0][3])[:, :-1].bool()
-    batch, steps = mask.shape
+    mask = torch.from_numpy(batch('unizero', 3, seed=3)[0][3])[:, :-1].bool()
+    rows, steps = mask.shape
     assert steps == UNROLL
     for name, tensor in outputs.items():
-        tensor = tensor.reshape(batch, -1, tensor.shape[-1])
+        tensor = tensor.reshape(rows, -1, tensor.shape[-1])
         valid = tensor[mask.repeat_interleave(tensor.shape[1] // steps, dim=1)]
         values = valid.norm(dim=-1) if name in ('x_token', 'embeddings/obs') else valid.reshape(-1)
         expected = {'mean': values.mean(), 'std': values.std(), 'max': values.max(), 'min': values.min()}

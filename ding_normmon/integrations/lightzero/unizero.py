@@ -69,8 +69,7 @@ class UniZeroAdapter:
             for signal, paths in SIGNALS.items()
             if (modules := next(filter(None, (_modules_at(self.world_model, path) for path in paths)), []))
         }
-        losses = () if self.num_tasks is None else tuple(LOSSES.values())
-        self.signals = (*self._modules, *losses)
+        self.signals = tuple(self._modules)
         self.remarks = tuple(self._remarks())
 
     @staticmethod
@@ -88,6 +87,8 @@ class UniZeroAdapter:
             yield 'logits/policy: the actions are continuous, so these are mean and sigma of the policy, side by side'
         if getattr(self.world_model, 'use_policy_logits_clip', False):
             yield 'logits/policy: what the head puts out, before the world model clips it'
+        if self.num_tasks is not None:
+            yield 'noreduce_*: LightZero names them by position in the batch, the monitor by the task of the batch'
         if getattr(self.world_model, 'share_head', False):
             yield 'head_*: one head for all tasks, so its norms have no task suffix; the logits are still per task'
 

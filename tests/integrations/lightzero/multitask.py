@@ -9,6 +9,7 @@ import lzero  # noqa: F401  adapters of LightZero's policies are looked for wher
 import numpy as np
 from torch import nn
 
+from tests.integrations import lightzero_main_muzero_standin as muzero_standin
 from tests.integrations import lightzero_main_standin as standin
 from tests.integrations.lightzero.policies import (
     ACTIONS,
@@ -48,8 +49,8 @@ def sampled_unizero_multitask(**options: Any) -> Any:
 
 
 def muzero_multitask(**options: Any) -> Any:
-    model = standin.MuZeroMTModel(IMAGE, ACTIONS, 2 * SUPPORT + 1, TASKS)
-    return standin.MuZeroMTPolicy(model, IMAGE, **{'task_id': 0, 'task_num': TASKS, **options})
+    model = muzero_standin.MuZeroMTModel(IMAGE, ACTIONS, 2 * SUPPORT + 1, TASKS)
+    return muzero_standin.MuZeroMTPolicy(model, IMAGE, **{'task_id': 0, 'task_num': TASKS, **options})
 
 
 POLICIES: dict[str, Callable[..., Any]] = {

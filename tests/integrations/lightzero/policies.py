@@ -39,7 +39,7 @@ def quietly() -> Iterator[None]:
             logging.getLogger().setLevel(level)
 
 
-COMMON = dict(  # noqa: C408
+COMMON = dict(
     cuda=False, device='cpu', batch_size=BATCH, num_unroll_steps=UNROLL, num_simulations=2, use_wandb=False,
     collector_env_num=2, evaluator_env_num=2, multi_gpu=False, grad_clip_value=0.5, learning_rate=1e-3,
 )  # fmt: skip

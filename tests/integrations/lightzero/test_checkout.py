@@ -18,7 +18,9 @@ ROOT = HERE.parents[2]
 
 @pytest.mark.slow
 @pytest.mark.skipif('LIGHTZERO_SRC' not in os.environ, reason='LIGHTZERO_SRC names no checkout of LightZero')
-@pytest.mark.parametrize('cases', ['test_package.py', 'test_multitask.py', 'checkout_cases.py'])
+@pytest.mark.parametrize(
+    'cases', ['test_package.py', 'test_multitask.py', 'test_multitask_steps.py', 'checkout_cases.py']
+)
 def test_on_the_checkout(cases: str) -> None:
     environment = {**os.environ, 'LIGHTZERO_SRC': str(Path(os.environ['LIGHTZERO_SRC']).resolve())}
     plugin = 'tests.integrations.lightzero.checkout_plugin'

@@ -6,7 +6,6 @@ They run on stand-ins; where ``LIGHTZERO_SRC`` names a checkout they run on the 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,9 +16,8 @@ from torch import Tensor, nn
 
 from ding_normmon.groups import unwrap
 from ding_normmon.integrations.lightzero import lightzero_adapter
-from ding_normmon.learner_step import LearnerStep
 from tests.integrations.lightzero import measure, multitask
-from tests.integrations.lightzero.multitask import TASKS, batch, learn
+from tests.integrations.lightzero.multitask import TASKS, learn
 from tests.integrations.lightzero.policies import BATCH, UNROLL
 
 WORLD_MODELS = ['unizero_multitask', 'sampled_unizero_multitask']
@@ -207,104 +205,6 @@ def test_losses_carry_the_global_task_id(name: str) -> None:
         assert scalars[f'noreduce_{loss}_loss_task2'] == pytest.approx(theirs[0], rel=1e-6)
         assert scalars[f'noreduce_{loss}_loss_task0'] == pytest.approx(theirs[1], rel=1e-6)
         assert f'noreduce_{loss}_loss_task1' not in scalars
-
-
-# -- when ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_weights_are_those_that_made_the_forward_pass() -> None:
-    """The encoder clip rescales weights between the backward pass and the clip call; it is not what is reported."""
-    name = 'unizero_multitask'
-    policy = seeded(name, encoder_clip=1.0)
-    encoder = unwrap(policy._learn_model).tokenizer.encoder
-    before = measure.norm_of([parameter.detach().clone() for parameter in encoder.parameters()])
-    with measure.monitored(policy) as records:
-        learn(policy, name, 2)
-    after = measure.norm_of(list(encoder.parameters()))
-    assert after < 0.9 * before
-    assert measure.only(records).scalars['norm/encoder/_total_norm'] == pytest.approx(before, rel=1e-6)
-
-
-class Listener:
-    """Notes what the hook points see."""
-
-    def __init__(self, policy: Any) -> None:
-        self.parameters = list(policy._learn_model.parameters())
-        self.gradients = self.copies()
-        self.shared = unwrap(policy._learn_model).world_model.transformer.ln_f.weight
-        self.losses: list[int] = []
-        self.points: list[str] = []
-
-    def copies(self) -> list[Tensor]:
-        return [parameter.grad.clone() for parameter in self.parameters if parameter.grad is not None]
-
-    def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None) -> None:
-        assert not self.points
-        assert task_id is not None
-
-    def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None) -> None:
-        assert not self.points
-
-    def on_hook_point(self, hook_point: str, step: LearnerStep) -> None:
-        self.points.append(hook_point)
-        if hook_point != 'forward_end':
-            return
-        # The gradients are still those of the step before.
-        measure.assert_same(self.copies(), self.gradients)
-        for task_id, loss in (step.losses or {}).items():
-            (gradient,) = torch.autograd.grad(loss, self.shared, retain_graph=True)
-            assert gradient.abs().sum() > 0
-            self.losses.append(task_id)
-
-
-@pytest.mark.parametrize('name', WORLD_MODELS)
-def test_every_task_has_its_loss_and_its_graph_at_forward_end(name: str) -> None:
-    policy, task_ids = warmed_up(name), (2, 0)
-    listener = Listener(policy)
-    step, adapter = LearnerStep(0, listener), lightzero_adapter(policy)
-    with (
-        measure.hook_points_at_the_optimizers(step, policy),
-        adapter.observe(step, batch(name, 2, task_ids)),
-    ):
-        learn(policy, name, 2, task_ids)
-    assert listener.points == ['forward_end', 'backward_end', 'step_end']
-    assert listener.losses == list(task_ids)
-
-
-def test_ignored_gradients_are_measured_before_they_are_cleared() -> None:
-    name = 'unizero_multitask'
-    policy = warmed_up(name)
-    with measure.monitored(policy) as records:
-        learn(policy, name, 2, ignore_grad=True)
-    scalars = measure.only(records).scalars
-    assert scalars['grad/encoder/_total_norm'] > 0
-    assert scalars['norm/encoder/_total_norm'] > 0
-
-
-# -- inert -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('name', NAMES)
-def test_training_is_bitwise_the_same_with_the_monitor(name: str) -> None:
-    states = []
-    for watch in (False, True):
-        policy = seeded(name)
-        with measure.monitored(policy) if watch else contextlib.nullcontext([]) as records:
-            outputs = [learn(policy, name, iteration, BATCHES[iteration % 3]) for iteration in range(10)]
-        states.append({**measure.state_of(policy), 'outputs': outputs})
-    assert len(records) == 10
-    measure.assert_same(*states)
-
-
-@pytest.mark.parametrize('name', NAMES)
-def test_nothing_stays_attached(name: str) -> None:
-    policy = warmed_up(name)
-    clean, attributes = measure.traces_on(policy), set(vars(policy))
-    with measure.monitored(policy):
-        learn(policy, name, 2)
-        assert measure.traces_on(policy) == clean
-    assert measure.traces_on(policy) == clean
-    assert set(vars(policy)) == attributes
 
 
 # -- what the object says about itself -------------------------------------------------------------------------------
