@@ -123,7 +123,7 @@ MUTATIONS = (
     Mutation(
         'non-finite entries hidden',
         'moments.py',
-        '        row[NONFINITE] = numbers.size - finite.size\n',
+        '    row[NONFINITE] = numbers.size - finite.size\n',
         '',
         MOMENTS,
     ),
@@ -237,8 +237,8 @@ MUTATIONS = (
     Mutation(
         'signals: all-tasks figures although a rank is missing',
         'quantities/tensor_statistics.py',
-        'if table.complete:',
-        'if True:',
+        '            if table.complete:\n',
+        '            if True:\n',
         SIGNALS,
     ),
     # -- norms
@@ -290,13 +290,6 @@ MUTATIONS = (
         '        self.cells.add_(earlier)\n',
         '',
         (*MONITOR, '-k', 'two_optimizers'),
-    ),
-    Mutation(
-        'weights: new storage not seen',
-        'quantities/parameter_norms.py',
-        'if parameter.data_ptr() != self._weights[index].data_ptr():',
-        'if False:',
-        (*MONITOR, '-k', 'new_storage'),
     ),
     Mutation(
         'weights: frozen ones counted as trainable',

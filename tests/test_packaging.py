@@ -94,7 +94,7 @@ class TestArchives:
     def test_plain_install_asks_for_little_and_changes_nothing(self, metadata: Message) -> None:
         needed = [Requirement(text) for text in metadata.get_all('Requires-Dist', [])]
         plain = [need for need in needed if need.marker is None]
-        assert {need.name for need in plain} == {'torch', 'numpy', 'easydict', 'tensorboardX'}
+        assert {need.name for need in plain} == {'torch', 'numpy', 'easydict', 'tensorboardX', 'crc32c'}
         assert all('<' not in str(need.specifier) and '==' not in str(need.specifier) for need in plain)
 
     def test_every_requirement_is_met_by_the_pinned_environment(self, metadata: Message) -> None:
