@@ -14,7 +14,8 @@ A policy that can be measured looks like this::
         total_loss.backward()
         self.synchronise_gradients()
         step.backward_end()           # gradients are final; nothing has rescaled them yet
-        clip_grad_norm_(...)
+        norm = clip_grad_norm_(parameters, max_norm)
+        step.clipped(norm, max_norm)
         optimizer.step()
         step.step_end()               # the weights have moved
 
@@ -25,15 +26,31 @@ business of whoever listens.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ['HOOK_POINTS', 'INERT', 'InertLearnerStep', 'LearnerStep', 'LearnerStepListener']
+__all__ = ['HOOK_POINTS', 'INERT', 'Clip', 'InertLearnerStep', 'LearnerStep', 'LearnerStepListener']
 
 HOOK_POINTS = ('forward_end', 'backward_end', 'step_end')
 """The hook points of one learner step, in the order in which they fire."""
+
+
+class Clip(NamedTuple):
+    """One clipping of gradients by their norm.
+
+    Arguments:
+        norm: the norm before clipping, on any device.
+        max_norm: the limit.
+        model: which gradients, where a policy clips several sets of them.
+        local: whether every rank clips its own gradients before they are synchronised.
+    """
+
+    norm: Tensor | float
+    max_norm: float
+    model: str = 'model'
+    local: bool = False
 
 
 class LearnerStepListener(Protocol):
@@ -42,6 +59,8 @@ class LearnerStepListener(Protocol):
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None) -> None: ...
 
     def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None) -> None: ...
+
+    def on_clip(self, clip: Clip) -> None: ...
 
     def on_hook_point(self, hook_point: str, step: LearnerStep) -> None: ...
 
@@ -65,6 +84,9 @@ class InertLearnerStep:
         """Do nothing."""
 
     def publish_loss(self, name: str, value: Tensor | float, task_id: int | None = None) -> None:
+        """Do nothing."""
+
+    def clipped(self, norm: Tensor | float, max_norm: float, model: str = 'model', local: bool = False) -> None:
         """Do nothing."""
 
     def forward_end(self, losses: Mapping[int, Tensor] | None = None) -> None:
@@ -124,6 +146,20 @@ class LearnerStep(InertLearnerStep):
         """Publish one scalar of a task, such as ``('noreduce_obs_loss', loss, 3)``; it becomes ``{name}_task3``."""
         with torch.no_grad():
             self.listener.on_publish_loss(name, value.detach() if isinstance(value, Tensor) else value, task_id)
+
+    def clipped(self, norm: Tensor | float, max_norm: float, model: str = 'model', local: bool = False) -> None:
+        """Tell that gradients have been scaled by ``min(1, max_norm / norm)``; between backward_end and step_end.
+
+        Arguments:
+            norm: global L2 norm before clipping, as ``clip_grad_norm_`` returns it; a tensor is not waited for.
+            max_norm: the limit.
+            model: name of these gradients in ``clip/{model}/coefficient``, for policies that clip several sets.
+            local: True where every rank clips its own gradients before they are synchronised; the coefficients then
+                differ by rank, and with them the weights of the tasks.
+        """
+        with torch.no_grad():
+            norm = norm.detach() if isinstance(norm, Tensor) else norm
+            self.listener.on_clip(Clip(norm, float(max_norm), model, local))
 
     def forward_end(self, losses: Mapping[int, Tensor] | None = None) -> None:
         """Fire the hook point before the backward pass.

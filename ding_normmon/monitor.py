@@ -14,14 +14,15 @@ import numpy as np
 from torch import Tensor, nn
 
 from ding_normmon.agreement import agree, announce, owner_of
+from ding_normmon.budget import FACTORS, Budget
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
-from ding_normmon.control import Control, Decision
+from ding_normmon.control import Control, ControlError, Decision
 from ding_normmon.groups import find_groups
-from ding_normmon.learner_step import INERT, InertLearnerStep, LearnerStep
+from ding_normmon.learner_step import INERT, Clip, InertLearnerStep, LearnerStep
 from ding_normmon.losses import LossCounter
 from ding_normmon.publish.courier import Courier
 from ding_normmon.publish.destination import Destination
-from ding_normmon.quantities import OwnCost, Quantity, Setup, default_quantities
+from ding_normmon.quantities import OwnCost, Quantity, Setup, preset_quantities
 from ding_normmon.quantities.tensor_statistics import SignalError
 from ding_normmon.record import Record
 from ding_normmon.reduce import Reducer
@@ -44,7 +45,7 @@ class Monitor:
         num_tasks: number of tasks of the whole run; None for a single-task policy.
         task_ids: global ids of the tasks this rank trains; all of them by default.
         destinations: where records go, on rank 0.
-        quantities: what is measured; :func:`~ding_normmon.quantities.default_quantities` by default.
+        quantities: what is measured; by default :func:`~ding_normmon.quantities.preset_quantities` of ``preset``.
         transport: the connection to the other ranks; by default ``torch.distributed``'s rendezvous store.
 
     Raises:
@@ -105,7 +106,7 @@ class Monitor:
             raise
         agreed = agree(self.transport, self.config, self.groups, num_tasks, self._task_ids)
         self._owners = {task: owner_of(agreed.task_ids, task) or 0 for task in range(num_tasks or 0)}
-        self.quantities = list(default_quantities() if quantities is None else quantities)
+        self.quantities = list(preset_quantities(self.config.preset) if quantities is None else quantities)
         names = [quantity.name for quantity in self.quantities]
         if len(set(names)) < len(names):
             raise ConfigurationError(f'monitor: two quantities have the same name: {names}')
@@ -115,6 +116,14 @@ class Monitor:
         self.control = Control(rank, world_size, self.frequency, self.losses, self.config.deadline)
         self.control.on('schedule', self._reschedule)
         self.control.on('owners', lambda decision: self.reassign(decision.owners or ()))
+        self._factors = {quantity.name: 1 for quantity in self.quantities if quantity.stretchable}
+        for name in self._factors:
+            for factor in FACTORS:
+                self.control.on(f'stretch {name} {factor}', self._stretch)
+        # What rank 0 has decided; `_factors` follow when the learner is there.
+        self._announced = dict(self._factors)
+        frequencies = {quantity.name: quantity.frequency or self.frequency for quantity in self.quantities}
+        self._budget = Budget(self.config.budget or 1.0, frequencies, frozenset(self._factors))
         self._reducer = Reducer(
             self.transport,
             self._finish,
@@ -145,6 +154,14 @@ class Monitor:
             world_size=self.transport.world_size,
         )
         sizes = [quantity.prepare(self._setup) for quantity in self.quantities]
+        for quantity in self.quantities:
+            if quantity.frequency % self.config.monitor_norm_freq:
+                raise ConfigurationError(
+                    f'monitor: {quantity.name} every {quantity.frequency} iterations is no multiple of '
+                    f'monitor_norm_freq, {self.config.monitor_norm_freq}'
+                )
+        self._active = list(self.quantities)
+        self._spent: dict[str, float] = {}
         self._buffer = RowBuffer(self._setup.device, cells=sum(sizes))
         self._spans = [slice(stop - size, stop) for size, stop in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
         for quantity, span in zip(self.quantities, self._spans, strict=True):
@@ -192,6 +209,14 @@ class Monitor:
         if decision.frequency is not None:
             self.frequency = decision.frequency
 
+    def _stretch(self, decision: Decision) -> None:
+        _, name, factor = str(decision.action).split()
+        self._factors[name] = int(factor)
+
+    def _is_active(self, quantity: Quantity, iteration: int) -> bool:
+        every = quantity.frequency or self.config.monitor_norm_freq
+        return iteration % (every * self._factors.get(quantity.name, 1)) == 0
+
     # -- one learner step ------------------------------------------------------------------------------------------
 
     def due(self, iteration: int) -> bool:
@@ -216,22 +241,36 @@ class Monitor:
         self._published.clear()
         self._failed: set[str] = set()
         self._buffer.begin(iteration)
+        if self._forward:
+            # A step that only completes an accumulation cycle measures what the due step of the cycle began.
+            self._active = [quantity for quantity in self.quantities if self._is_active(quantity, iteration)]
+        self._spent = {}
+        step = LearnerStep(iteration, self)
+        for quantity in self._active:
+            quantity.extra_backward = 0
+            with self._guard(quantity, 'begin', measuring=True):
+                quantity.begin(step)
         self._milliseconds += (time.perf_counter() - self._started) * 1e3
-        return LearnerStep(iteration, self)
+        return step
 
     def end_step(self, step: InertLearnerStep) -> None:
         """Finish a step that :meth:`begin_step` began; called also when the step raised."""
-        if not isinstance(step, LearnerStep) or not self._measuring:
+        if not isinstance(step, LearnerStep):
+            return
+        started = time.perf_counter()
+        for quantity in self._active:
+            with self._guard(quantity, 'release'):
+                quantity.release()
+        if not self._measuring:
             return
         self._measuring = False
-        started = time.perf_counter()
         # Gradient accumulation: the step that completes the cycle is measured although its iteration is not due.
         self._gradient_due = 'backward_end' not in step.fired and bool(step.fired)
         if not self._forward and self._gradient_due:
             return
         # In the step that only completes a cycle, its own forward pass was not measured.
         fired = tuple(point for point in step.fired if self._forward or point != 'forward_end')
-        for quantity in self.quantities:
+        for quantity in self._active:
             if quantity.name not in self._failed and any(point in fired for point in quantity.hook_points):
                 with self._guard(quantity, 'finish', measuring=True):
                     quantity.finish(self._buffer)
@@ -241,6 +280,8 @@ class Monitor:
             return
         pending.fired = fired
         pending.failed = frozenset(self._failed)
+        pending.active = {quantity.name: quantity.extra_backward for quantity in self._active}
+        pending.spent = self._spent
         self._first_due_step = False
         for complaint in self._mistakes:
             self.losses.count('mistake', f'{complaint}; left out')
@@ -267,7 +308,7 @@ class Monitor:
         started = time.perf_counter()
         task_id = _plain(task_id)
         if self._accept(name, task_id, 'signal'):
-            for quantity in self.quantities:
+            for quantity in self._active:
                 with self._guard(quantity, f'signal {name!r}'):
                     quantity.on_publish(name, tensor, task_id, mask, self._buffer)
         self._milliseconds += (time.perf_counter() - started) * 1e3
@@ -279,9 +320,17 @@ class Monitor:
         started = time.perf_counter()
         task_id = _plain(task_id)
         if self._accept(name, task_id, 'loss'):
-            for quantity in self.quantities:
+            for quantity in self._active:
                 with self._guard(quantity, f'loss {name!r}'):
                     quantity.on_publish_loss(name, value, task_id, self._buffer)
+        self._milliseconds += (time.perf_counter() - started) * 1e3
+
+    def on_clip(self, clip: Clip) -> None:
+        """Measure a clipping of gradients."""
+        started = time.perf_counter()
+        for quantity in self._active:
+            with self._guard(quantity, 'clip', measuring=True):
+                quantity.on_clip(clip, self._buffer)
         self._milliseconds += (time.perf_counter() - started) * 1e3
 
     def on_hook_point(self, hook_point: str, step: LearnerStep) -> None:
@@ -296,7 +345,7 @@ class Monitor:
                 self._refuse_mistakes()
             if not self._forward:
                 return
-        for quantity in self.quantities:
+        for quantity in self._active:
             if hook_point in quantity.hook_points:
                 with self._guard(quantity, hook_point, measuring=True):
                     quantity.measure(hook_point, step, self._buffer)
@@ -339,7 +388,12 @@ class Monitor:
             raise SignalError('monitor: ' + '; '.join(found))
 
     @contextlib.contextmanager
-    def _guard(self, quantity: Quantity, where: str, measuring: bool = False) -> Iterator[None]:
+    def _guard(
+        self, quantity: Quantity, where: str, measuring: bool = False, spent: dict[str, float] | None = None
+    ) -> Iterator[None]:
+        """Keep a quantity's exceptions from training, and count its milliseconds."""
+        started = time.perf_counter()
+        spent = self._spent if spent is None else spent
         try:
             yield
         except SignalError as error:
@@ -352,6 +406,8 @@ class Monitor:
                 f'quantity_{quantity.name}',
                 f'{quantity.name} failed at {where} with {type(error).__name__}: {error}; training goes on without it',
             )
+        finally:
+            spent[quantity.name] = spent.get(quantity.name, 0.0) + (time.perf_counter() - started) * 1e3
 
     # -- from the device to the record -----------------------------------------------------------------------------
 
@@ -371,6 +427,7 @@ class Monitor:
                 if isinstance(quantity, OwnCost):
                     messages = 0 if self.transport.rank == 0 else 1
                     rows = list(quantity.rows_of(cost, self._buffer.bytes, messages))
+                    rows += quantity.rows_per_quantity(pending.spent, self._bytes(batch), pending.active)
                     batch = Batch(
                         batch.iteration,
                         batch.keys + tuple(key for key, _ in rows),
@@ -380,12 +437,23 @@ class Monitor:
                 self._last_local = self._derive(RowTable([batch]), batch.iteration)
             self._reducer.submit(batch)
 
+    def _bytes(self, batch: Batch) -> dict[str, int]:
+        """Return what every quantity holds between steps and sends for one record."""
+        sizes = {quantity.name: quantity.state_bytes() for quantity in self.quantities}
+        for quantity, span in zip(self.quantities, self._spans, strict=True):
+            sizes[quantity.name] += 8 * (span.stop - span.start)
+        for key in batch.keys:
+            sizes[key.quantity] += 48
+        return sizes
+
     def _unpack(self, pending: Pending) -> Batch:
         rows, cells = self._buffer.read(pending)
         keys = list(pending.keys)
         for quantity, span in zip(self.quantities, self._spans, strict=True):
-            if quantity.name not in pending.failed and any(point in pending.fired for point in quantity.hook_points):
-                with self._guard(quantity, 'unpack'):
+            if quantity.name not in pending.active or quantity.name in pending.failed:
+                continue
+            if any(point in pending.fired for point in quantity.hook_points):
+                with self._guard(quantity, 'unpack', spent=pending.spent):
                     for key, row in quantity.unpack(cells[span]):
                         rows.append(row.reshape(6))
                         keys.append(key)
@@ -394,8 +462,9 @@ class Monitor:
 
     def _derive(self, table: RowTable, iteration: int) -> Record:
         record = Record(iteration)
+        spent: dict[str, float] = {}
         for quantity in self.quantities:
-            with self._guard(quantity, 'derive'):
+            with self._guard(quantity, 'derive', spent=spent):
                 record.scalars.update(quantity.derive(table))
                 record.notes.update(quantity.notes(table))
         return record
@@ -405,11 +474,31 @@ class Monitor:
         if self.transport.world_size > 1:
             record.scalars['monitor/missing_ranks'] = float(missing)
         record.notes.update(self.control.take_notes())
+        record.notes.update(self._keep_to_budget(iteration, record.scalars))
         for reason, amount in self.losses.take().items():
             record.scalars[f'monitor/lost/{reason}'] = float(amount)
         self.records.append(record)
         for courier in self._couriers:
             courier.offer(record)
+
+    def _keep_to_budget(self, iteration: int, scalars: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+        """Have quantities that cost too much measured less often, on all ranks; in the background, on rank 0."""
+        if self.config.budget is None or not self._factors:
+            return
+        costs = {name: scalars.get(f'monitor/cost/{name}/ms') for name in self._budget.frequencies}
+        known = {name: cost for name, cost in costs.items() if cost is not None}
+        self._budget.observe(iteration, time.monotonic(), known)
+        for name, factor in self._budget.propose(self._announced).items():
+            try:
+                self.control.post(f'stretch {name} {factor}')
+            except ControlError:
+                # Too many open decisions, or the learner was faster: proposed again with the next record.
+                continue
+            self._announced[name] = factor
+            every = self._budget.frequencies[name] * factor
+            note = f'{name} is measured every {every} iterations from now on: budget={self.config.budget:g}'
+            logger.info('monitor: %s of training time', note)
+            yield f'budget/{name}', note
 
     # -- results and end -------------------------------------------------------------------------------------------
 

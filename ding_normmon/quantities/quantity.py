@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ding_normmon.configuration import MonitorConfig
 from ding_normmon.groups import Group
-from ding_normmon.learner_step import LearnerStep
+from ding_normmon.learner_step import Clip, LearnerStep
 from ding_normmon.moments import Row
 from ding_normmon.rows import RowBuffer, RowKey, RowTable
 
@@ -56,10 +56,17 @@ class Quantity:
     Attributes:
         name: unique name; the first part of the quantity's row keys.
         hook_points: the hook points at which :meth:`measure` is called.
+        stretchable: whether the monitor may measure it less often to stay under ``budget``.
+        frequency: learner iterations between two measurements, a multiple of ``monitor_norm_freq``; 0 for every
+            monitored iteration. Set in :meth:`prepare`.
+        extra_backward: backward passes that it has added to the step; set while measuring.
     """
 
     name: ClassVar[str]
     hook_points: ClassVar[tuple[str, ...]] = ()
+    stretchable: ClassVar[bool] = False
+    frequency: int = 0
+    extra_backward: int = 0
 
     def prepare(self, setup: Setup) -> int:
         """Read the set-up; return how many raw float64 cells on the device :meth:`measure` needs (see ``unpack``)."""
@@ -69,11 +76,24 @@ class Quantity:
     def bind(self, cells: Tensor) -> None:
         """Receive the view of the raw cells that ``prepare`` asked for."""
 
+    def state_bytes(self) -> int:
+        """Return the size of what it keeps between steps beside its raw cells."""
+        return 0
+
+    def begin(self, step: LearnerStep) -> None:
+        """Prepare for one step in which it is measured; whatever is attached here, :meth:`release` takes off."""
+
+    def release(self) -> None:
+        """Take off every hook and drop every tensor of the step; called however the step ended."""
+
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
         """Measure one published tensor (detached, no gradient mode); called for every ``publish`` of a due step."""
 
     def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None, rows: RowBuffer) -> None:
         """Measure one published scalar."""
+
+    def on_clip(self, clip: Clip, rows: RowBuffer) -> None:
+        """Measure one clipping of gradients."""
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Measure at one of ``hook_points``."""
