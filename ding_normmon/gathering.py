@@ -145,12 +145,15 @@ class Gathering:
 
     def _owned(self, rank: int, schema: Schema, batch: Batch) -> Batch:
         keep = schema.own_rows
-        if keep is None:
+        tasks = schema.tasks
+        vectors = {key: v for key, v in batch.vectors.items() if tasks is None or key.task_id is None or key.task_id in tasks}
+        if keep is None and len(vectors) == len(batch.vectors):
             return batch
+        keep = list(range(len(batch.keys))) if keep is None else keep
         self._losses.count(
             'foreign_task',
             f'rank {rank} sent rows of tasks it does not train; they were dropped. Tell the monitor of tasks that move '
             f'with Monitor.reassign(...)',
-            amount=len(batch.keys) - len(keep),
+            amount=len(batch.keys) - len(keep) + len(batch.vectors) - len(vectors),
         )
-        return Batch(batch.iteration, tuple(batch.keys[index] for index in keep), batch.rows[keep])
+        return Batch(batch.iteration, tuple(batch.keys[index] for index in keep), batch.rows[keep], vectors)

@@ -12,6 +12,7 @@ A policy that can be measured looks like this::
             step.publish('logits/value', logits_value, task_id=task_id, mask=mask)   # (B, T, support), (B, T)
         step.forward_end(losses)      # every task's loss is known, the graph is alive
         total_loss.backward()
+        step.local_backward_end()     # optional: this rank's own gradients are final
         self.synchronise_gradients()
         step.backward_end()           # gradients are final; nothing has rescaled them yet
         norm = clip_grad_norm_(parameters, max_norm)
@@ -19,8 +20,8 @@ A policy that can be measured looks like this::
         optimizer.step()
         step.step_end()               # the weights have moved
 
-Three hook points (``forward_end``, ``backward_end``, ``step_end``) are all there is; what happens at each is the
-business of whoever listens.
+Three hook points (``forward_end``, ``backward_end``, ``step_end``) and, where gradients are synchronised over ranks, a
+fourth (``local_backward_end``) are all there is; what happens at each is the business of whoever listens.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from torch import Tensor
 
 __all__ = ['HOOK_POINTS', 'INERT', 'Clip', 'InertLearnerStep', 'LearnerStep', 'LearnerStepListener']
 
-HOOK_POINTS = ('forward_end', 'backward_end', 'step_end')
-"""The hook points of one learner step, in the order in which they fire."""
+HOOK_POINTS = ('forward_end', 'local_backward_end', 'backward_end', 'step_end')
+"""The hook points of one learner step, in the order in which they fire; ``local_backward_end`` is optional."""
 
 
 class Clip(NamedTuple):
@@ -89,7 +90,14 @@ class InertLearnerStep:
     def clipped(self, norm: Tensor | float, max_norm: float, model: str = 'model', local: bool = False) -> None:
         """Do nothing."""
 
-    def forward_end(self, losses: Mapping[int, Tensor] | None = None) -> None:
+    def forward_end(
+        self,
+        losses: Mapping[int, Tensor] | None = None,
+        parts: Mapping[int, Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        """Do nothing."""
+
+    def local_backward_end(self, averaged_over: int = 1) -> None:
         """Do nothing."""
 
     def backward_end(self, scale: float = 1.0) -> None:
@@ -107,20 +115,22 @@ class LearnerStep(InertLearnerStep):
     """One learner step that is being measured.
 
     Tensors are handed to the listener at the call and are not kept: once a method returns, this object holds no
-    tensor of the step except the ``losses`` mapping between ``forward_end`` and the end of that call.
+    tensor of the step except ``losses`` and ``parts`` between ``forward_end`` and the end of that call.
 
     Arguments:
         iteration: 0-based learner iteration whose forward pass is being measured.
         listener: whoever measures.
     """
 
-    __slots__ = ('fired', 'gradient_scale', 'iteration', 'listener', 'losses')
+    __slots__ = ('averaged_over', 'fired', 'gradient_scale', 'iteration', 'listener', 'losses', 'parts')
     due = True
 
     def __init__(self, iteration: int, listener: LearnerStepListener) -> None:
         self.iteration = iteration
         self.listener = listener
         self.losses: Mapping[int, Tensor] | None = None
+        self.parts: Mapping[int, Mapping[str, Tensor]] | None = None
+        self.averaged_over = 1
         self.fired: list[str] = []
         self.gradient_scale = 1.0
 
@@ -161,17 +171,33 @@ class LearnerStep(InertLearnerStep):
             norm = norm.detach() if isinstance(norm, Tensor) else norm
             self.listener.on_clip(Clip(norm, float(max_norm), model, local))
 
-    def forward_end(self, losses: Mapping[int, Tensor] | None = None) -> None:
+    def forward_end(
+        self,
+        losses: Mapping[int, Tensor] | None = None,
+        parts: Mapping[int, Mapping[str, Tensor]] | None = None,
+    ) -> None:
         """Fire the hook point before the backward pass.
 
         Arguments:
-            losses: scalar loss of each local task by global task id, with its graph.
+            losses: scalar loss of each local task by global task id, with its graph, as it enters the sum that is
+                differentiated (weighted, divided by the number of tasks).
+            parts: the terms of each task's loss by name (``'value'``, ``'policy'``), with their graphs and weights, so
+                that they add up to the task's loss.
         """
-        self.losses = losses
+        self.losses, self.parts = losses, parts
         try:
             self._fire('forward_end')
         finally:
-            self.losses = None
+            self.losses = self.parts = None
+
+    def local_backward_end(self, averaged_over: int = 1) -> None:
+        """Fire the hook point between the last backward pass and the synchronisation of gradients over the ranks.
+
+        Arguments:
+            averaged_over: what the synchronisation will divide the sum of the ranks' gradients by; 1 where it sums.
+        """
+        self.averaged_over = averaged_over
+        self._fire('local_backward_end')
 
     def backward_end(self, scale: float = 1.0) -> None:
         """Fire the hook point after the last backward pass, before anything rescales a gradient.

@@ -26,7 +26,7 @@ from ding_normmon.quantities import OwnCost, Quantity, Setup, preset_quantities
 from ding_normmon.quantities.tensor_statistics import SignalError
 from ding_normmon.record import Record
 from ding_normmon.reduce import Reducer
-from ding_normmon.rows import Batch, Pending, RowBuffer, RowTable
+from ding_normmon.rows import Batch, Pending, RowBuffer, RowKey, RowTable, Vector
 from ding_normmon.transport import Transport, TransportError, default_transport
 
 __all__ = ['Monitor']
@@ -44,6 +44,7 @@ class Monitor:
         config: an ``EasyDict`` or mapping, see :class:`~ding_normmon.configuration.MonitorConfig`.
         num_tasks: number of tasks of the whole run; None for a single-task policy.
         task_ids: global ids of the tasks this rank trains; all of them by default.
+        task_names: what people call the tasks, by global id.
         destinations: where records go, on rank 0.
         quantities: what is measured; by default :func:`~ding_normmon.quantities.preset_quantities` of ``preset``.
         transport: the connection to the other ranks; by default ``torch.distributed``'s rendezvous store.
@@ -75,6 +76,7 @@ class Monitor:
         *,
         num_tasks: int | None = None,
         task_ids: Sequence[int] | None = None,
+        task_names: Sequence[str] = (),
         destinations: Sequence[Destination] = (),
         quantities: Sequence[Quantity] | None = None,
         transport: Transport | None = None,
@@ -88,6 +90,7 @@ class Monitor:
         self._gradient_due = False
         self._closed = False
         self._num_tasks = num_tasks
+        self._task_names = tuple(str(name) for name in task_names)
         self._model = model
         # Every rank opens its connection, also one that is switched off: the others are told and do not wait for it.
         self.transport = default_transport() if transport is None else transport
@@ -152,6 +155,7 @@ class Monitor:
             device=next(self._model.parameters()).device,
             rank=rank,
             world_size=self.transport.world_size,
+            task_names=self._task_names,
         )
         sizes = [quantity.prepare(self._setup) for quantity in self.quantities]
         for quantity in self.quantities:
@@ -261,6 +265,9 @@ class Monitor:
         for quantity in self._active:
             with self._guard(quantity, 'release'):
                 quantity.release()
+            self._spent[quantity.name] += quantity.hook_milliseconds
+            self._milliseconds += quantity.hook_milliseconds
+            quantity.hook_milliseconds = 0.0
         if not self._measuring:
             return
         self._measuring = False
@@ -432,6 +439,7 @@ class Monitor:
                         batch.iteration,
                         batch.keys + tuple(key for key, _ in rows),
                         np.concatenate([batch.rows, np.stack([row for _, row in rows])]),
+                        batch.vectors,
                     )
             if self.config.merge_train_output:
                 self._last_local = self._derive(RowTable([batch]), batch.iteration)
@@ -444,11 +452,18 @@ class Monitor:
             sizes[quantity.name] += 8 * (span.stop - span.start)
         for key in batch.keys:
             sizes[key.quantity] += 48
+        for key, vector in batch.vectors.items():
+            sizes[key.quantity] += vector.nbytes
         return sizes
 
     def _unpack(self, pending: Pending) -> Batch:
         rows, cells = self._buffer.read(pending)
         keys = list(pending.keys)
+        vectors: dict[RowKey, Vector] = {
+            key: vector
+            for key, vector in pending.vectors.items()
+            if not isinstance(vector, tuple) and key.quantity not in pending.failed
+        }
         for quantity, span in zip(self.quantities, self._spans, strict=True):
             if quantity.name not in pending.active or quantity.name in pending.failed:
                 continue
@@ -457,8 +472,9 @@ class Monitor:
                     for key, row in quantity.unpack(cells[span]):
                         rows.append(row.reshape(6))
                         keys.append(key)
+                    vectors.update(quantity.unpack_vectors(cells[span]))
         table = np.array(rows, dtype=np.float64).reshape(-1, 6)
-        return Batch(pending.iteration, tuple(keys), table)
+        return Batch(pending.iteration, tuple(keys), table, vectors)
 
     def _derive(self, table: RowTable, iteration: int) -> Record:
         record = Record(iteration)
@@ -466,6 +482,7 @@ class Monitor:
         for quantity in self.quantities:
             with self._guard(quantity, 'derive', spent=spent):
                 record.scalars.update(quantity.derive(table))
+                record.matrices.update(quantity.matrices(table))
                 record.notes.update(quantity.notes(table))
         return record
 

@@ -25,6 +25,7 @@ from ding_normmon.message import (
     encode_answer,
     encode_schema,
     schema_digest,
+    vectors_of,
 )
 from ding_normmon.rows import Batch
 from ding_normmon.transport import Transport, TransportError
@@ -196,9 +197,10 @@ class Reducer:
 
     def _schema_of(self, tasks: frozenset[int] | None, batch: Batch) -> tuple[Schema, bytes, bytes]:
         last = self._last_schema
-        if last is None or last[0].tasks != tasks or last[0].keys != batch.keys:
-            encoded = encode_schema(tasks, batch.keys)
-            last = self._last_schema = (Schema(tasks, batch.keys), encoded, schema_digest(encoded))
+        vectors = vectors_of(batch)
+        if last is None or last[0] != Schema(tasks, batch.keys, vectors):
+            encoded = encode_schema(tasks, batch.keys, batch.vectors)
+            last = self._last_schema = (Schema(tasks, batch.keys, vectors), encoded, schema_digest(encoded))
         return last
 
     def _send(self, tasks: frozenset[int] | None, batch: Batch) -> None:
@@ -258,7 +260,8 @@ class Reducer:
                 'unknown_schema', f'rank {rank} sent rows whose keys never arrived; the message before was lost'
             )
             return
-        self._gathering.add(rank, schema, Batch(message.iteration, schema.keys, message.rows), now)
+        vectors = schema.split(message.vectors)
+        self._gathering.add(rank, schema, Batch(message.iteration, schema.keys, message.rows, vectors), now)
 
     def _say_goodbye(self) -> None:
         if self._alone or self._transport.rank != 0:

@@ -56,6 +56,7 @@ class NormMonitor:
             config,
             num_tasks=getattr(policy, 'num_tasks', None),
             task_ids=getattr(policy, 'task_ids', None),
+            task_names=getattr(policy, 'task_names', ()),
             destinations=[DIEngineWriter()] if destinations is None else destinations,
         )
         self._policy = policy

@@ -15,7 +15,8 @@ from ding_normmon.configuration import MonitorConfig
 from ding_normmon.groups import Group
 from ding_normmon.learner_step import Clip, LearnerStep
 from ding_normmon.moments import Row
-from ding_normmon.rows import RowBuffer, RowKey, RowTable
+from ding_normmon.record import Matrix
+from ding_normmon.rows import RowBuffer, RowKey, RowTable, Vector
 
 __all__ = ['Quantity', 'Setup']
 
@@ -34,6 +35,7 @@ class Setup:
         device: where the model lives.
         rank: this process.
         world_size: number of processes.
+        task_names: what people call the tasks, by global id; empty where nobody has said.
     """
 
     model: nn.Module
@@ -45,6 +47,11 @@ class Setup:
     device: torch.device
     rank: int
     world_size: int
+    task_names: tuple[str, ...] = ()
+
+    def task_name(self, task_id: int) -> str:
+        """Return what people call a task: its name, or ``task3``."""
+        return self.task_names[task_id] if task_id < len(self.task_names) else f'task{task_id}'
 
 
 class Quantity:
@@ -60,6 +67,7 @@ class Quantity:
         frequency: learner iterations between two measurements, a multiple of ``monitor_norm_freq``; 0 for every
             monitored iteration. Set in :meth:`prepare`.
         extra_backward: backward passes that it has added to the step; set while measuring.
+        hook_milliseconds: time spent in hooks of its own, which the monitor does not see; set while measuring.
     """
 
     name: ClassVar[str]
@@ -67,6 +75,7 @@ class Quantity:
     stretchable: ClassVar[bool] = False
     frequency: int = 0
     extra_backward: int = 0
+    hook_milliseconds: float = 0.0
 
     def prepare(self, setup: Setup) -> int:
         """Read the set-up; return how many raw float64 cells on the device :meth:`measure` needs (see ``unpack``)."""
@@ -105,8 +114,19 @@ class Quantity:
         """Yield rows made from the raw cells after they have reached the host; only if measured in this step."""
         yield from ()
 
+    def unpack_vectors(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Vector]]:
+        """Yield vectors made from the raw cells: copies, of one dimension, float32 or float64, not empty.
+
+        The vectors that several ranks send under one key are added up on rank 0.
+        """
+        yield from ()
+
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield metric names and values from the merged rows of all ranks."""
+        yield from ()
+
+    def matrices(self, table: RowTable) -> Iterator[tuple[str, Matrix]]:
+        """Yield figures per pair."""
         yield from ()
 
     def notes(self, table: RowTable) -> Iterator[tuple[str, str]]:

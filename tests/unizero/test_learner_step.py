@@ -49,7 +49,7 @@ def test_a_step_publishes_and_fires() -> None:
     policy.learner_step = LearnerStep(0, recorder)
     data = [random_batch(policy, 2, 0, batch_size=5), random_batch(policy, 1, 0, batch_size=3)]
     output = policy._forward_learn(data)
-    assert recorder.events == ['forward_end', 'backward_end', 'step_end']
+    assert recorder.events == ['forward_end', 'local_backward_end', 'backward_end', 'step_end']
     assert recorder.tensors['x_token', 2] == ((5, 8, 16), (5, 4), torch.bool)
     assert recorder.tensors['logits/policy', 2][0] == (5, 4, 4)
     assert recorder.tensors['logits/policy', 1][0] == (3, 4, 3)
