@@ -30,7 +30,14 @@ class MonitorConfig:
         preset: what is measured: ``'basic'`` (what costs next to nothing), ``'multitask'`` (also gradient conflict,
             updates and plasticity) or ``'full'`` (everything, also what needs every step or more backward passes).
         conflict_freq: gradient conflict every so many iterations, a multiple of ``monitor_norm_freq``; None for every
-            monitored iteration.
+            monitored iteration, 0 for never.
+        conflict_exact: ``'never'``, or ``'rank'`` for exact cosines between tasks of one rank: it holds the gradients of
+            all of them at the same time, and what it reports then depends on which tasks share a rank.
+        conflict_by_loss: also by the terms of each task's loss (one more backward pass per task and term).
+        conflict_blocks: also for every block of a shared group.
+        sketch_size: numbers that stand for one task's gradient of one group, a multiple of 64; the standard error of a
+            cosine is at most 1/sqrt(sketch_size).
+        update_freq: weight updates every so many iterations, like ``conflict_freq``.
         plasticity_freq: the same for plasticity.
         dormant_taus: thresholds of the dormant ratio.
         memory_budget: bytes that a rank may spend on one record's vectors (second moments, per-unit activity); what
@@ -58,8 +65,13 @@ monitor_norm_freq
     merge_train_output: bool = False
     preset: str = 'basic'
     conflict_freq: int | None = None
+    conflict_exact: str = 'never'
+    conflict_by_loss: bool = False
+    conflict_blocks: bool = False
+    sketch_size: int = 4096
+    update_freq: int | None = None
     plasticity_freq: int | None = None
-    dormant_taus: tuple[float, ...] = (0.0, 0.025, 0.1)
+    dormant_taus: tuple[float, ...] = (0.025, 0.1)
     memory_budget: int = 8 * 2**20
     budget: float | None = 0.01
     detail: str = 'group'
@@ -93,7 +105,7 @@ monitor_norm_freq
         if 'dormant_taus' in values:
             values['dormant_taus'] = tuple(float(tau) for tau in values['dormant_taus'])
         result = cls(**values)
-        for key in ('conflict_freq', 'plasticity_freq'):
+        for key in ('conflict_freq', 'plasticity_freq', 'update_freq'):
             frequency, base = getattr(result, key), result.monitor_norm_freq
             if frequency is not None and base and frequency % base:
                 raise ConfigurationError(
@@ -119,6 +131,20 @@ def _non_negative_integer(value: Any) -> str | None:
 
 def _positive_integer(value: Any) -> str | None:
     return None if _is_integer(value) and value > 0 else 'an integer of at least 1'
+
+
+def _non_negative_integer_or_none(value: Any) -> str | None:
+    ok = value is None or (_is_integer(value) and value >= 0)
+    return None if ok else 'an integer of at least 0 (0 for never), or None'
+
+
+def _sketch_size(value: Any) -> str | None:
+    ok = _is_integer(value) and value > 0 and value % 64 == 0
+    return None if ok else 'a multiple of 64, such as 4096'
+
+
+def _exact(value: object) -> str | None:
+    return None if value in ('rank', 'never') else "'rank' or 'never'"
 
 
 def _positive_integer_or_none(value: Any) -> str | None:
@@ -161,7 +187,12 @@ _CHECKS = {
     'monitor_norm_freq': _non_negative_integer,
     'merge_train_output': _boolean,
     'preset': _preset,
-    'conflict_freq': _positive_integer_or_none,
+    'conflict_freq': _non_negative_integer_or_none,
+    'conflict_exact': _exact,
+    'conflict_by_loss': _boolean,
+    'conflict_blocks': _boolean,
+    'sketch_size': _sketch_size,
+    'update_freq': _non_negative_integer_or_none,
     'plasticity_freq': _positive_integer_or_none,
     'dormant_taus': _thresholds,
     'memory_budget': _positive_integer,

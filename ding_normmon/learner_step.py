@@ -26,13 +26,13 @@ fourth (``local_backward_end``) are all there is; what happens at each is the bu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ['HOOK_POINTS', 'INERT', 'Clip', 'InertLearnerStep', 'LearnerStep', 'LearnerStepListener']
+__all__ = ['HOOK_POINTS', 'INERT', 'Clip', 'InertLearnerStep', 'LearnerStep', 'LearnerStepListener', 'WatchedStep']
 
 HOOK_POINTS = ('forward_end', 'local_backward_end', 'backward_end', 'step_end')
 """The hook points of one learner step, in the order in which they fire; ``local_backward_end`` is optional."""
@@ -109,6 +109,24 @@ class InertLearnerStep:
 
 INERT = InertLearnerStep()
 """The one inert learner step; shared by every policy that is not being measured."""
+
+
+class WatchedStep(InertLearnerStep):
+    """A learner step that is not measured, in which only clipping is counted: the price of asking for every step.
+
+    Arguments:
+        on_clip: whoever counts.
+    """
+
+    __slots__ = ('_on_clip',)
+
+    def __init__(self, on_clip: Callable[[Clip], None]) -> None:
+        self._on_clip = on_clip
+
+    def clipped(self, norm: Tensor | float, max_norm: float, model: str = 'model', local: bool = False) -> None:
+        """Count it."""
+        with torch.no_grad():
+            self._on_clip(Clip(norm.detach() if isinstance(norm, Tensor) else norm, float(max_norm), model, local))
 
 
 class LearnerStep(InertLearnerStep):

@@ -18,7 +18,7 @@ from ding_normmon.budget import FACTORS, Budget
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
 from ding_normmon.control import Control, ControlError, Decision
 from ding_normmon.groups import find_groups
-from ding_normmon.learner_step import INERT, Clip, InertLearnerStep, LearnerStep
+from ding_normmon.learner_step import INERT, Clip, InertLearnerStep, LearnerStep, WatchedStep
 from ding_normmon.losses import LossCounter
 from ding_normmon.publish.courier import Courier
 from ding_normmon.publish.destination import Destination
@@ -110,6 +110,8 @@ class Monitor:
         agreed = agree(self.transport, self.config, self.groups, num_tasks, self._task_ids)
         self._owners = {task: owner_of(agreed.task_ids, task) or 0 for task in range(num_tasks or 0)}
         self.quantities = list(preset_quantities(self.config.preset) if quantities is None else quantities)
+        watched = any(quantity.every_step for quantity in self.quantities)
+        self._off_step: InertLearnerStep = WatchedStep(self.on_clip_of_any_step) if watched else INERT
         names = [quantity.name for quantity in self.quantities]
         if len(set(names)) < len(names):
             raise ConfigurationError(f'monitor: two quantities have the same name: {names}')
@@ -236,8 +238,10 @@ class Monitor:
         self.control.iteration = iteration
         if iteration >= self.control.next_iteration:
             self.control.reach(iteration)
-        if self._closed or not self.due(iteration):
+        if self._closed:
             return INERT
+        if not self.due(iteration):
+            return self._off_step
         self._started = time.perf_counter()
         self._milliseconds = 0.0
         self._forward = iteration % self.frequency == 0
@@ -250,7 +254,7 @@ class Monitor:
             self._active = [quantity for quantity in self.quantities if self._is_active(quantity, iteration)]
         self._spent = {}
         step = LearnerStep(iteration, self)
-        for quantity in self._active:
+        for quantity in self._active if self._forward else ():
             quantity.extra_backward = 0
             with self._guard(quantity, 'begin', measuring=True):
                 quantity.begin(step)
@@ -339,6 +343,13 @@ class Monitor:
             with self._guard(quantity, 'clip', measuring=True):
                 quantity.on_clip(clip, self._buffer)
         self._milliseconds += (time.perf_counter() - started) * 1e3
+
+    def on_clip_of_any_step(self, clip: Clip) -> None:
+        """Tell the quantities that have asked for every step of a clipping in one that is not measured."""
+        for quantity in self.quantities:
+            if quantity.every_step:
+                with self._guard(quantity, 'clip', spent={}):
+                    quantity.on_clip_of_any_step(clip)
 
     def on_hook_point(self, hook_point: str, step: LearnerStep) -> None:
         """Measure at a hook point.
@@ -442,7 +453,7 @@ class Monitor:
                         batch.vectors,
                     )
             if self.config.merge_train_output:
-                self._last_local = self._derive(RowTable([batch]), batch.iteration)
+                self._last_local = self._derive(RowTable([batch], final=False), batch.iteration)
             self._reducer.submit(batch)
 
     def _bytes(self, batch: Batch) -> dict[str, int]:

@@ -66,13 +66,16 @@ class RowTable(Mapping[RowKey, Row]):
     Arguments:
         batches: what the ranks sent for one iteration, sorted by rank.
         complete: whether every rank's batch is there; figures over all tasks exist only then.
+        final: whether a record will be published from it; False for a rank's own figures in between, of which a
+            quantity that remembers the last record must not take notice.
 
     Attributes:
         vectors: what the ranks sent beside rows; those of one key are added up.
         memo: what a quantity has derived from this table and needs again, by its name.
     """
 
-    def __init__(self, batches: Iterable[Batch], complete: bool = True) -> None:
+    def __init__(self, batches: Iterable[Batch], complete: bool = True, final: bool = True) -> None:
+        self.final = final
         batches = list(batches)
         self.complete = complete
         collected: dict[RowKey, list[Row]] = {}

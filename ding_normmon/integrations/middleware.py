@@ -101,7 +101,7 @@ class NormMonitor:
         def monitored_forward_learn(data: Any, *args: Any, **kwargs: Any) -> Any:
             iteration = self._iteration(data)
             step = monitor.begin_step(iteration)
-            if step is INERT:
+            if step is INERT or not (step.due or self._publishes):
                 return forward_learn(data, *args, **kwargs)
             try:
                 with self._observed(step):

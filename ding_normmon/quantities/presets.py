@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
+from ding_normmon.quantities.clipping import Clipping
+from ding_normmon.quantities.dormant_units import DormantUnits
 from ding_normmon.quantities.gradient_norms import GradientNorms
 from ding_normmon.quantities.own_cost import OwnCost
 from ding_normmon.quantities.parameter_norms import ParameterNorms
 from ding_normmon.quantities.quantity import Quantity
+from ding_normmon.quantities.representation_rank import RepresentationRank
 from ding_normmon.quantities.task_losses import TaskLosses
 from ding_normmon.quantities.tensor_statistics import TensorStatistics
+from ding_normmon.quantities.weight_magnitude import WeightMagnitude
 
 __all__ = ['PRESETS', 'default_quantities', 'preset_quantities']
 
 # Order matters in two places: gradient conflict adds backward passes at `forward_end`, and plasticity, which listens to
 # the training backward pass, comes after it; own cost comes last, when everything else is known.
-_BASIC: tuple[Callable[[], Quantity], ...] = (ParameterNorms, GradientNorms, TensorStatistics, TaskLosses)
-_MULTITASK: tuple[Callable[[], Quantity], ...] = ()
-_FULL: tuple[Callable[[], Quantity], ...] = ()
+_Makers = tuple[Callable[[], Quantity], ...]
+_BASIC: _Makers = (ParameterNorms, GradientNorms, TensorStatistics, TaskLosses)
+_MULTITASK: _Makers = (WeightMagnitude, DormantUnits, RepresentationRank)
 
-PRESETS: dict[str, tuple[Callable[[], Quantity], ...]] = {
-    'basic': (*_BASIC, OwnCost),
-    'multitask': (*_BASIC, *_MULTITASK, OwnCost),
-    'full': (*_BASIC, *_MULTITASK, *_FULL, OwnCost),
+PRESETS: dict[str, _Makers] = {
+    'basic': (*_BASIC, Clipping, OwnCost),
+    'multitask': (*_BASIC, Clipping, *_MULTITASK, OwnCost),
+    'full': (*_BASIC, partial(Clipping, every_step=True), *_MULTITASK, OwnCost),
 }
 """``basic``: what costs next to nothing. ``multitask``: what sees tasks work against each other. ``full``: everything,
 also what needs every step or further backward passes."""

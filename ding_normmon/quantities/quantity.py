@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,7 @@ class Setup:
         rank: this process.
         world_size: number of processes.
         task_names: what people call the tasks, by global id; empty where nobody has said.
+        common: what quantities share with each other, by name.
     """
 
     model: nn.Module
@@ -48,6 +49,7 @@ class Setup:
     rank: int
     world_size: int
     task_names: tuple[str, ...] = ()
+    common: dict[str, Any] = field(default_factory=dict)
 
     def task_name(self, task_id: int) -> str:
         """Return what people call a task: its name, or ``task3``."""
@@ -64,6 +66,7 @@ class Quantity:
         name: unique name; the first part of the quantity's row keys.
         hook_points: the hook points at which :meth:`measure` is called.
         stretchable: whether the monitor may measure it less often to stay under ``budget``.
+        every_step: whether it has to hear of every learner step, monitored or not (:meth:`on_clip_of_any_step`).
         frequency: learner iterations between two measurements, a multiple of ``monitor_norm_freq``; 0 for every
             monitored iteration. Set in :meth:`prepare`.
         extra_backward: backward passes that it has added to the step; set while measuring.
@@ -73,6 +76,7 @@ class Quantity:
     name: ClassVar[str]
     hook_points: ClassVar[tuple[str, ...]] = ()
     stretchable: ClassVar[bool] = False
+    every_step: bool = False
     frequency: int = 0
     extra_backward: int = 0
     hook_milliseconds: float = 0.0
@@ -103,6 +107,9 @@ class Quantity:
 
     def on_clip(self, clip: Clip, rows: RowBuffer) -> None:
         """Measure one clipping of gradients."""
+
+    def on_clip_of_any_step(self, clip: Clip) -> None:
+        """Take note of a clipping in a step that is not measured; only with ``every_step``."""
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Measure at one of ``hook_points``."""

@@ -198,6 +198,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         norm = clip_gradients(
             [*self._shared_parameters, *self._own_parameters], squared_norm, self._cfg.grad_clip_value
         )
+        step.clipped(norm, self._cfg.grad_clip_value)
         # All ranks have the same norm, so they agree on this. One NaN would make every weight NaN.
         if math.isfinite(norm):
             self._optimizer_world_model.step()

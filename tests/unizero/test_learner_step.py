@@ -13,7 +13,7 @@ from lzero.mcts.buffer.game_buffer_unizero import UniZeroGameBuffer
 from lzero.mcts.buffer.game_segment import GameSegment
 from torch import Tensor
 
-from ding_normmon.learner_step import LearnerStep
+from ding_normmon.learner_step import Clip, LearnerStep
 from ding_normmon.unizero.gradient_synchronisation import clip_gradients, squared_gradient_norm
 from tests.unizero.builders import random_batch, tiny_policy
 
@@ -34,6 +34,9 @@ class Recorder:
 
     def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None) -> None:
         self.losses[name, task_id] = float(value)
+
+    def on_clip(self, clip: Clip) -> None:
+        pass
 
     def on_hook_point(self, hook_point: str, step: LearnerStep) -> None:
         self.events.append(hook_point)
