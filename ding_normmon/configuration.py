@@ -31,8 +31,8 @@ class MonitorConfig:
             updates and plasticity) or ``'full'`` (everything, also what needs every step or more backward passes).
         conflict_freq: gradient conflict every so many iterations, a multiple of ``monitor_norm_freq``; None for every
             monitored iteration, 0 for never.
-        conflict_exact: ``'never'``, or ``'rank'`` for exact cosines between tasks of one rank: it holds the gradients of
-            all of them at the same time, and what it reports then depends on which tasks share a rank.
+        conflict_exact: ``'never'``, or ``'rank'`` for exact cosines between tasks of one rank: it holds the gradients
+            of all of them at the same time, and what it reports then depends on which tasks share a rank.
         conflict_by_loss: also by the terms of each task's loss (one more backward pass per task and term).
         conflict_blocks: also for every block of a shared group.
         sketch_size: numbers that stand for one task's gradient of one group, a multiple of 64; the standard error of a

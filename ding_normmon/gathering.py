@@ -146,7 +146,11 @@ class Gathering:
     def _owned(self, rank: int, schema: Schema, batch: Batch) -> Batch:
         keep = schema.own_rows
         tasks = schema.tasks
-        vectors = {key: v for key, v in batch.vectors.items() if tasks is None or key.task_id is None or key.task_id in tasks}
+        vectors = {
+            key: vector
+            for key, vector in batch.vectors.items()
+            if tasks is None or key.task_id is None or key.task_id in tasks
+        }
         if keep is None and len(vectors) == len(batch.vectors):
             return batch
         keep = list(range(len(batch.keys))) if keep is None else keep

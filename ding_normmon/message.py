@@ -54,7 +54,7 @@ _CHECK = struct.Struct('<I')
 _SIZE = struct.Struct('<I')
 _BODY = _HEADER.size + _CHECK.size
 _WITH_VECTORS = 1
-_TYPES = {'f4': np.dtype('<f4'), 'f8': np.dtype('<f8')}
+_TYPES: dict[str, np.dtype[Any]] = {'f4': np.dtype('<f4'), 'f8': np.dtype('<f8')}
 _LONGEST = 1 << 28
 _REASON = re.compile(r'[A-Za-z0-9_.-]{1,100}')
 
@@ -175,7 +175,7 @@ def encode(
     ding_normmon.message.MessageError: 159 bytes where the header announces 160
     """
     rows = np.ascontiguousarray(batch.rows, dtype='<f8').reshape(-1, 6)
-    vectors = b''.join(vector.astype(_TYPES[_type_of(vector)], copy=False).tobytes() for vector in batch.vectors.values())
+    vectors = b''.join(np.asarray(vector, _TYPES[_type_of(vector)]).tobytes() for vector in batch.vectors.values())
     return _pack(ROWS, rank, session, batch.iteration, digest, schema or b'', losses, rows, vectors)
 
 

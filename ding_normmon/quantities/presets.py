@@ -7,13 +7,17 @@ from functools import partial
 
 from ding_normmon.quantities.clipping import Clipping
 from ding_normmon.quantities.dormant_units import DormantUnits
+from ding_normmon.quantities.gradient_conflict import GradientConflict
 from ding_normmon.quantities.gradient_norms import GradientNorms
+from ding_normmon.quantities.loss_contributions import LossContributions
 from ding_normmon.quantities.own_cost import OwnCost
 from ding_normmon.quantities.parameter_norms import ParameterNorms
 from ding_normmon.quantities.quantity import Quantity
+from ding_normmon.quantities.rank_agreement import RankAgreement
 from ding_normmon.quantities.representation_rank import RepresentationRank
 from ding_normmon.quantities.task_losses import TaskLosses
 from ding_normmon.quantities.tensor_statistics import TensorStatistics
+from ding_normmon.quantities.updates import Updates
 from ding_normmon.quantities.weight_magnitude import WeightMagnitude
 
 __all__ = ['PRESETS', 'default_quantities', 'preset_quantities']
@@ -22,7 +26,15 @@ __all__ = ['PRESETS', 'default_quantities', 'preset_quantities']
 # the training backward pass, comes after it; own cost comes last, when everything else is known.
 _Makers = tuple[Callable[[], Quantity], ...]
 _BASIC: _Makers = (ParameterNorms, GradientNorms, TensorStatistics, TaskLosses)
-_MULTITASK: _Makers = (WeightMagnitude, DormantUnits, RepresentationRank)
+_MULTITASK: _Makers = (
+    GradientConflict,
+    LossContributions,
+    RankAgreement,
+    Updates,
+    WeightMagnitude,
+    DormantUnits,
+    RepresentationRank,
+)
 
 PRESETS: dict[str, _Makers] = {
     'basic': (*_BASIC, Clipping, OwnCost),

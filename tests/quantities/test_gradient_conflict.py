@@ -1,0 +1,411 @@
+"""Gradient conflict: known situations, brute force in float64, and a training gradient that nobody touched."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from easydict import EasyDict
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ding_normmon import ConfigurationError, Monitor, NormMonitor, Record
+from ding_normmon.quantities import Quantity
+from ding_normmon.quantities.gradient_conflict import GradientConflict
+from ding_normmon.quantities.presets import default_quantities
+from tests.unizero.builders import random_batch, tiny_policy
+
+Losses = Mapping[int, Tensor]
+
+
+class Shared(nn.Module):
+    """An encoder of any size; what a task makes of it is up to the test."""
+
+    def __init__(self, inputs: int = 40, outputs: int = 30) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(inputs, outputs)
+        self.head_value = nn.ModuleList(nn.Linear(outputs, 1) for _ in range(4))
+
+
+def record_of(
+    model: nn.Module, losses: Callable[[nn.Module], Losses], num_tasks: int = 2, **config: Any
+) -> tuple[Record, Monitor]:
+    quantity = GradientConflict()
+    monitor = Monitor(model, {'monitor_norm_freq': 1, **config}, num_tasks=num_tasks, quantities=[quantity])
+    with monitor.step(0) as step:
+        step.forward_end(losses(model))
+    monitor.close()
+    (record,) = monitor.take_records()
+    assert not monitor.losses.total
+    return record, monitor
+
+
+def loss_of(model: nn.Module, task: int, seed: int | None = None) -> Tensor:
+    data = torch.randn(5, model.encoder.in_features, generator=torch.Generator().manual_seed(seed or task))
+    return model.head_value[task](torch.tanh(model.encoder(data))).square().mean()
+
+
+# -- known situations ------------------------------------------------------------------------------------------------
+
+SIZES = pytest.mark.parametrize('size', [4096, 128], ids=['exact', 'sketched'])
+"""1,230 parameters: more than the sketch, or fewer."""
+
+
+@SIZES
+def test_identical_tasks_have_cosine_1(size: int) -> None:
+    record, _ = record_of(Shared(), lambda m: {0: loss_of(m, 0, 5), 1: 3 * loss_of(m, 0, 5)}, sketch_size=size)
+    assert record.scalars['conflict/encoder/min_cosine'] == pytest.approx(1, abs=1e-6)
+    assert record.scalars['conflict/encoder/rate'] == 0
+
+
+@SIZES
+def test_a_negated_loss_has_cosine_minus_1(size: int) -> None:
+    record, _ = record_of(Shared(), lambda m: {0: loss_of(m, 0, 5), 1: -loss_of(m, 0, 5)}, sketch_size=size)
+    assert record.scalars['conflict/encoder/mean_cosine'] == pytest.approx(-1, abs=1e-6)
+    assert record.scalars['conflict/encoder/rate'] == 1
+
+
+@SIZES
+def test_a_loss_times_100_has_its_share(size: int) -> None:
+    def losses(model: nn.Module) -> Losses:
+        return {task: loss_of(model, 0, 5) * (100 if task == 1 else 1) for task in range(4)}
+
+    scalars = record_of(Shared(), losses, num_tasks=4, sketch_size=size)[0].scalars
+    assert scalars['conflict/encoder_task1/share'] == pytest.approx(100 / 103, rel=1e-6)
+    assert scalars['conflict/encoder_task0/share'] == pytest.approx(1 / 103, rel=1e-6)
+    assert scalars['conflict/encoder/imbalance'] == pytest.approx(100, rel=1e-5)
+    assert scalars['conflict/encoder/effective_tasks'] == pytest.approx(103**2 / (100**2 + 3), rel=1e-5)
+
+
+def test_equal_tasks_are_all_effective() -> None:
+    scalars = record_of(Shared(), lambda m: {t: loss_of(m, 0, 5) for t in range(4)}, num_tasks=4)[0].scalars
+    assert scalars['conflict/encoder/effective_tasks'] == pytest.approx(4, rel=1e-6)
+    assert scalars['conflict/encoder/imbalance'] == pytest.approx(1, rel=1e-6)
+
+
+def test_orthogonal_sub_networks_have_cosine_0() -> None:
+    record, _ = record_of(Shared(), lambda m: {0: m.encoder.weight[:10].square().sum(), 1: m.encoder.weight[20:].sum()})
+    assert record.scalars['conflict/encoder/mean_cosine'] == 0
+    assert record.scalars['conflict/encoder/rate'] == 0
+    sketched, _ = record_of(
+        Shared(),
+        lambda m: {0: m.encoder.weight[:10].square().sum(), 1: m.encoder.weight[20:].sum()},
+        sketch_size=128,
+    )
+    assert abs(sketched.scalars['conflict/encoder/mean_cosine']) < 4 * 128**-0.5
+    exact, _ = record_of(
+        Shared(),
+        lambda m: {0: m.encoder.weight[:10].square().sum(), 1: m.encoder.weight[20:].sum()},
+        sketch_size=128,
+        conflict_exact='rank',
+    )
+    assert exact.scalars['conflict/encoder/mean_cosine'] == 0
+
+
+def test_a_task_without_gradient_on_a_group_is_absent_there() -> None:
+    def losses(model: nn.Module) -> Losses:
+        return {0: loss_of(model, 0), 1: loss_of(model, 1), 2: model.head_value[2].weight.sum()}
+
+    record, _ = record_of(Shared(), losses, num_tasks=4)
+    assert record.matrices['conflict/encoder/cosine'].rows == (0, 1)
+    assert 'conflict/encoder_task2/share' not in record.scalars
+    assert 'conflict/encoder_task3/share' not in record.scalars
+
+
+def test_of_one_task_nothing_is_said() -> None:
+    record, _ = record_of(Shared(), lambda m: {1: loss_of(m, 1)})
+    assert not [name for name in record.scalars if name.startswith('conflict')]
+    assert not record.matrices
+    assert not record.notes
+
+
+def test_a_gradient_of_zero_has_share_0_and_no_cosine() -> None:
+    record, _ = record_of(Shared(), lambda m: {t: loss_of(m, t) * (t != 2) for t in range(3)}, num_tasks=3)
+    assert record.scalars['conflict/encoder_task2/share'] == 0
+    assert 'conflict/encoder_task2/mean_cosine' not in record.scalars
+    assert record.matrices['conflict/encoder/cosine'].rows == (0, 1)
+    assert np.isfinite(list(record.scalars.values())).all()
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_a_gradient_that_is_not_finite_is_told_and_spoils_nothing_else(bad: float) -> None:
+    record, _ = record_of(
+        Shared(), lambda m: {t: loss_of(m, t) * (bad if t == 1 else 1) for t in range(3)}, num_tasks=3, sketch_size=128
+    )
+    assert record.scalars['monitor/nonfinite/conflict/encoder_task1'] == 1
+    assert record.matrices['conflict/encoder/cosine'].rows == (0, 2)
+    assert np.isfinite(list(record.scalars.values())).all()
+
+
+def test_the_worst_pair_is_named() -> None:
+    model = Shared()
+    quantity = GradientConflict()
+    monitor = Monitor(
+        model, {'monitor_norm_freq': 1}, num_tasks=3, task_names=['pong', 'breakout', 'qbert'], quantities=[quantity]
+    )
+    with monitor.step(0) as step:
+        step.forward_end({0: loss_of(model, 0, 5), 1: loss_of(model, 1, 6), 2: -loss_of(model, 0, 5)})
+    monitor.close()
+    (record,) = monitor.take_records()
+    assert record.notes['conflict/encoder'].startswith('pong and qbert: cosine -1.000 ± 0.000, in conflict')
+    assert record.matrices['conflict/encoder/cosine'].labels == {0: 'pong', 1: 'breakout', 2: 'qbert'}
+
+
+# -- against brute force ---------------------------------------------------------------------------------------------
+
+
+def batches(policy: Any, seed: int) -> list[Any]:
+    return [random_batch(policy, task, seed, batch_size=3 + task) for task in policy.task_ids]
+
+
+def spied(policy: Any) -> tuple[dict[int, dict[str, Tensor]], dict[str, list[nn.Parameter]]]:
+    """T full gradients of a learner step of the policy, in float64, by task and group."""
+    from ding_normmon.learner_step import INERT, LearnerStep
+
+    world_model = policy._learn_model.world_model
+    embeddings = [world_model.task_embedding, world_model.act_embedding_table, world_model.pos_emb]
+    groups = {
+        'encoder': list(world_model.tokenizer.encoder.parameters()),
+        'transformer': list(world_model.transformer.parameters()),
+        'transformer_block0': list(world_model.transformer.blocks[0].parameters()),
+        'embeddings': [parameter for module in embeddings for parameter in module.parameters()],
+    }
+    found: dict[int, dict[str, Tensor]] = {}
+
+    class Spy:
+        def on_publish(self, *args: Any) -> None: ...
+        def on_publish_loss(self, *args: Any) -> None: ...
+        def on_clip(self, *args: Any) -> None: ...
+
+        def on_hook_point(self, hook_point: str, step: LearnerStep) -> None:
+            for task, loss in (step.losses or {}).items() if hook_point == 'forward_end' else ():
+                found[task] = {}
+                for name, parameters in groups.items():
+                    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+                    flat = [
+                        torch.zeros_like(p).reshape(-1) if g is None else g.reshape(-1)
+                        for g, p in zip(gradients, parameters, strict=True)
+                    ]
+                    found[task][name] = torch.cat(flat).double()
+
+    policy.learner_step = LearnerStep(0, Spy())
+    policy._forward_learn(batches(policy, 0))
+    policy.learner_step = INERT
+    return found, groups
+
+
+@pytest.mark.parametrize(('size', 'exact'), [(64, 'never'), (512, 'never'), (64, 'rank'), (1 << 20, 'never')])
+def test_the_gram_matrix_is_that_of_full_gradients_within_the_stated_error(size: int, exact: str) -> None:
+    tasks = 4
+    gradients, _ = spied(tiny_policy(tasks))
+    policy = tiny_policy(tasks)
+    quantity = GradientConflict()
+    config = {
+        'monitor_norm_freq': 1,
+        'sketch_size': size,
+        'conflict_exact': exact,
+        'conflict_blocks': True,
+    }
+    middleware = NormMonitor(EasyDict(config, preset='basic'), policy, destinations=[])
+    monitor = middleware.monitor
+    monitor = Monitor(policy._learn_model, config, num_tasks=tasks, task_ids=policy.task_ids, quantities=[quantity])
+    middleware.close()
+    with monitor.step(0) as step:
+        policy.learner_step = step
+        policy._forward_learn(batches(policy, 0))
+    monitor.close()
+    (record,) = monitor.take_records()
+    errors = []
+    for name in ('encoder', 'transformer', 'transformer_block0', 'embeddings'):
+        full = torch.stack([gradients[task][name] for task in range(tasks)]).numpy()
+        norms = np.linalg.norm(full, axis=1)
+        expected = full @ full.T / np.outer(norms, norms)
+        cosine, stated = (record.matrices[f'conflict/{name}/{what}'].values for what in ('cosine', 'standard_error'))
+        assert np.allclose(np.diag(cosine), 1, atol=0)
+        pairs = np.triu_indices(tasks, 1)
+        if exact == 'rank' or full.shape[1] <= size:
+            assert np.abs(cosine - expected).max() < 1e-6
+        else:
+            errors += list((cosine - expected)[pairs] / stated[pairs])
+        for task in range(tasks):
+            share = record.scalars[f'conflict/{name}_task{task}/share']
+            assert share == pytest.approx(norms[task] / norms.sum(), rel=1e-6)
+            others = [expected[task, other] for other in range(tasks) if other != task]
+            mean = record.scalars[f'conflict/{name}_task{task}/mean_cosine']
+            assert mean == pytest.approx(np.mean(others), abs=1e-6 if not errors else 4 * stated.max())
+    if errors:
+        assert np.sqrt(np.mean(np.square(errors))) < 2
+        assert np.abs(errors).max() < 4.5
+
+
+# -- the training gradient -------------------------------------------------------------------------------------------
+
+
+def weights_after(steps: int, quantities: list[Quantity] | None, **config: Any) -> dict[str, Any]:
+    policy = tiny_policy(3)
+    monitor = None
+    if quantities is not None:
+        monitor = Monitor(
+            policy._learn_model,
+            {'monitor_norm_freq': 1, **config},
+            num_tasks=3,
+            quantities=[*default_quantities()[:-1], *quantities],
+        )
+    before = torch.get_rng_state()
+    for iteration in range(steps):
+        if monitor is None:
+            policy._forward_learn(batches(policy, iteration))
+            continue
+        with monitor.step(iteration) as step:
+            policy.learner_step = step
+            policy._forward_learn(batches(policy, iteration))
+    if monitor is not None:
+        monitor.close()
+        assert not monitor.losses.total
+        assert len(monitor.take_records()) == steps
+    assert torch.equal(before, torch.get_rng_state())
+    return {
+        'model': policy._learn_model.state_dict(),
+        'target': policy._target_model.state_dict(),
+        'optimizer': policy._optimizer_world_model.state_dict(),
+    }
+
+
+@pytest.mark.parametrize('config', [{}, {'conflict_exact': 'rank', 'sketch_size': 64, 'conflict_blocks': True}])
+def test_weights_are_bitwise_the_same_after_10_steps(config: dict[str, Any]) -> None:
+    from tests.unizero.test_monitored import assert_bitwise_equal
+
+    assert_bitwise_equal(weights_after(10, None), weights_after(10, [GradientConflict()], **config))
+
+
+def test_no_gradient_is_left_behind() -> None:
+    model = Shared()
+    record_of(model, lambda m: {t: loss_of(m, t) for t in range(2)})
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+# -- what cannot be ---------------------------------------------------------------------------------------------------
+
+
+class Checkpointed(Shared):
+    def forward(self, data: Tensor) -> Tensor:
+        out: Tensor = checkpoint(self.encoder, data, use_reentrant=True)
+        return out
+
+
+def test_reentrant_checkpointing_switches_it_off_and_training_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    weights = []
+    for watched in (False, True):
+        torch.manual_seed(3)
+        model = Checkpointed()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=2, quantities=[GradientConflict()])
+        for iteration in range(3):
+            optimizer.zero_grad()
+            data = torch.ones(2, 40, requires_grad=True)
+            losses = {t: model.head_value[t](model(data)).square().sum() for t in range(2)}
+            if watched:
+                with monitor.step(iteration) as step:
+                    step.forward_end(losses)
+            sum(losses.values()).backward()
+            optimizer.step()
+        monitor.close()
+        weights.append([parameter.detach().clone() for parameter in model.parameters()])
+        if watched:
+            assert monitor.losses.total == {'quantity_gradient_conflict': 1}
+            assert not [name for r in monitor.take_records() for name in r.scalars if name.startswith('conflict')]
+    assert all(torch.equal(*pair) for pair in zip(*weights, strict=True))
+    said = [entry.getMessage() for entry in caplog.records if 'Gradient conflict is switched off' in entry.getMessage()]
+    assert len(said) == 1
+    assert 'checkpoint' in said[0].lower()
+
+
+def test_losses_that_are_not_given_are_missed_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = Shared()
+    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=2, quantities=[GradientConflict()])
+    for iteration in range(3):
+        with monitor.step(iteration) as step:
+            step.forward_end()
+    monitor.close()
+    said = [entry for entry in caplog.records if 'gives no losses per task' in entry.getMessage()]
+    assert len(said) == 1
+
+
+def test_a_sharded_model_is_refused() -> None:
+    class FSDPModule:
+        pass
+
+    class Sharded(Shared, FSDPModule):
+        pass
+
+    with pytest.raises(ConfigurationError, match=r'cannot be measured under FSDP.*conflict_freq=0'):
+        Monitor(Sharded(), {'monitor_norm_freq': 1}, num_tasks=2, quantities=[GradientConflict()])
+    Monitor(Sharded(), {'monitor_norm_freq': 1, 'conflict_freq': 0}, num_tasks=2, quantities=[GradientConflict()])
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [('conflict_freq', -1), ('conflict_freq', 7), ('conflict_exact', 'yes'), ('sketch_size', 100), ('sketch_size', 0)],
+)
+def test_values_that_cannot_be_are_refused(key: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=f'monitor.{key}'):
+        Monitor(Shared(), {'monitor_norm_freq': 5, key: value}, num_tasks=2)
+
+
+# -- when, and what it costs -----------------------------------------------------------------------------------------
+
+
+def test_it_has_a_frequency_of_its_own_and_repeats_nothing() -> None:
+    policy = tiny_policy(2)
+    config = EasyDict(monitor_norm_freq=1, conflict_freq=3, preset='multitask', plasticity_freq=None, budget=None)
+    middleware = NormMonitor(config, policy, destinations=[])
+    context = SimpleNamespace(train_iter=0, monitor_records=[])
+    records: list[Record] = []
+    for context.train_iter in range(7):
+        middleware(context)
+        records += context.monitor_records
+        policy._forward_learn(batches(policy, context.train_iter))
+    middleware.close()
+    records = [r for r in [*records, *middleware.monitor.take_records()] if 'conflict/encoder/rate' in r.scalars]
+    assert [record.iteration for record in records] == [0, 3, 6]
+
+
+def test_the_cost_is_announced(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger='ding_normmon'):
+        record_of(Shared(), lambda m: {t: loss_of(m, t) for t in range(2)}, sketch_size=64)
+    (said,) = [entry.getMessage() for entry in caplog.records if 'gradient conflict costs' in entry.getMessage()]
+    assert '2 more backward passes every 1 iterations' in said
+    assert 'at most 0.12' in said
+
+
+def test_26_tasks_of_50_million_shared_parameters_keep_less_than_8_megabytes() -> None:
+    class Large(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Linear(2_000, 2_500, device='meta')
+            self.transformer = nn.Linear(9_000, 5_000, device='meta')
+            self.task_embedding = nn.Embedding(26, 768, device='meta')
+            self.pos_emb = nn.Embedding(100, 768, device='meta')
+
+    from ding_normmon.groups import find_groups
+    from ding_normmon.quantities import Setup
+
+    model = Large()
+    from ding_normmon.configuration import MonitorConfig
+
+    groups = find_groups(model, 26)
+    assert sum(parameter.numel() for parameter in model.parameters()) > 50_000_000
+    setup = Setup(
+        model, MonitorConfig(), groups, groups, 26, tuple(range(26)), torch.device('cpu'), rank=0, world_size=1
+    )
+    quantity = GradientConflict()
+    cells = quantity.prepare(setup)
+    from ding_normmon.rows import RowBuffer
+
+    # On an accelerator the cells are there once more for every copy that may be under way.
+    assert 8 * cells * (1 + RowBuffer.SLOTS) + quantity.state_bytes() < 8 * 2**20
