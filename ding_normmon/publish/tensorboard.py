@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from typing import Any
 
 from tensorboardX.proto.summary_pb2 import Summary
 
+from ding_normmon.publish.heatmap import draw_matrix, is_drawn
 from ding_normmon.record import Record
 
 __all__ = ['TensorBoard', 'flush_events', 'write_record']
@@ -17,9 +19,10 @@ _ROOM = 1 << 20
 
 
 def write_record(file_writer: Any, record: Record) -> None:
-    """Write all scalars of a record as one event.
+    """Write all scalars of a record, and its matrices of cosines as pictures, as one event.
 
-    One event that carries all values costs a twentieth of one ``add_scalar`` per value.
+    One event that carries all values costs a twentieth of one ``add_scalar`` per value. Where Matplotlib is not
+    installed there are no pictures.
 
     Arguments:
         file_writer: a ``tensorboardX.FileWriter``, such as ``SummaryWriter.file_writer``.
@@ -30,8 +33,20 @@ def write_record(file_writer: Any, record: Record) -> None:
     """
     _check(file_writer.event_writer)
     values = [Summary.Value(tag=name, simple_value=value) for name, value in record.scalars.items()]
+    values += _pictures(record)
     if values:
         file_writer.add_summary(Summary(value=values), record.iteration)
+
+
+def _pictures(record: Record) -> list[Summary.Value]:
+    values = []
+    with contextlib.suppress(ImportError):
+        for name, matrix in record.matrices.items():
+            if is_drawn(name):
+                png, height, width = draw_matrix(f'{name}, iteration {record.iteration}', matrix)
+                image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+                values.append(Summary.Value(tag=name, image=image))
+    return values
 
 
 def _check(event_writer: Any) -> None:
