@@ -4,10 +4,11 @@ The one way back up: rank 0 posts, every rank's background thread reads, the lea
 step. A decision takes effect right before the learner step of its iteration. What happens when somebody is late:
 
 - A decision that a rank learns of too late is reported by that rank and posted again by rank 0, with twice the lead.
-- ``stop`` and ``checkpoint`` are two-phase. First every rank promises to act at the iteration; only when all have, and
-  early enough, does rank 0 commit. A rank that does not answer within the deadline means that nothing happens, and a
-  note in the next record says so. A rank that learns of a *commitment* too late stops at its next step, because the
-  others have stopped, but does not write a checkpoint, because its weights are those of another iteration.
+- ``stop``, ``checkpoint`` and how much less often a quantity is measured are two-phase. First every rank promises to
+  act at the iteration; only when all have, and early enough, does rank 0 commit. A rank that does not answer within the
+  deadline means that nothing happens, and a note in the next record says so. A rank that learns of a *commitment* too
+  late stops at its next step, because the others have stopped, and measures as often as they do, but does not write a
+  checkpoint, because its weights are those of another iteration.
 """
 
 from __future__ import annotations
@@ -23,18 +24,26 @@ from typing import Any
 
 from ding_normmon.losses import LossCounter
 
-__all__ = ['TWO_PHASE', 'Control', 'ControlError', 'Decision']
+__all__ = ['STRETCH', 'TWO_PHASE', 'Control', 'ControlError', 'Decision', 'is_two_phase']
 
 logger = logging.getLogger('ding_normmon')
 
 TWO_PHASE = frozenset({'stop', 'checkpoint'})
-"""Actions that happen on all ranks or on none."""
+"""Actions that happen on all ranks or on none; those that begin with :data:`STRETCH` do too."""
+
+STRETCH = 'stretch '
+"""``'stretch plasticity 4'``: measure it four times less often than configured."""
 
 LEAD_SECONDS = 4.0
 """How far ahead a decision is placed: several times the period at which ranks read the board."""
 
 _NEVER = math.inf
 _OPEN_DECISIONS = 32
+
+
+def is_two_phase(action: str | None) -> bool:
+    """Tell whether every rank has to promise before rank 0 commits."""
+    return action is not None and (action in TWO_PHASE or action.startswith(STRETCH))
 
 
 class ControlError(ValueError):
@@ -171,7 +180,7 @@ class Control:
             frequency=frequency,
             owners=None if owners is None else tuple(tuple(int(task) for task in tasks) for tasks in owners),
             action=action,
-            committed=action not in TWO_PHASE or self._world_size == 1,
+            committed=not is_two_phase(action) or self._world_size == 1,
         )
         with self._lock:
             if len(self._posted) >= _OPEN_DECISIONS:
@@ -245,7 +254,7 @@ class Control:
             if posted is None:
                 return
             decision = posted.decision
-            if answer.get('said') == 'late' and decision.committed and decision.action in TWO_PHASE:
+            if answer.get('said') == 'late' and decision.committed and is_two_phase(decision.action):
                 self._note(decision, f'rank {rank} learned of it too late, in iteration {iteration}')
                 del self._posted[decision.number]
             elif answer.get('said') == 'late':
@@ -353,7 +362,7 @@ class Control:
             decision.iteration,
             self.iteration,
         )
-        if decision.action == 'stop':
+        if decision.action is not None and (decision.action == 'stop' or decision.action.startswith(STRETCH)):
             self._schedule(replace(decision, iteration=self.iteration + 1))
 
     def _answer(self, number: int, said: str) -> None:

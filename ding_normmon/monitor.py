@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ding_normmon.agreement import agree, announce, owner_of
 from ding_normmon.budget import FACTORS, Budget
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
-from ding_normmon.control import Control, ControlError, Decision
+from ding_normmon.control import STRETCH, Control, ControlError, Decision
 from ding_normmon.groups import find_groups
 from ding_normmon.learner_step import INERT, Clip, InertLearnerStep, LearnerStep, WatchedStep
 from ding_normmon.losses import LossCounter
@@ -124,9 +124,9 @@ class Monitor:
         self._factors = {quantity.name: 1 for quantity in self.quantities if quantity.stretchable}
         for name in self._factors:
             for factor in FACTORS:
-                self.control.on(f'stretch {name} {factor}', self._stretch)
-        # What rank 0 has decided; `_factors` follow when the learner is there.
-        self._announced = dict(self._factors)
+                self.control.on(f'{STRETCH}{name} {factor}', self._stretch)
+        # What rank 0 has decided, and when; `_factors` follow when every rank has promised and the learner is there.
+        self._announced: dict[str, tuple[int, float]] = {}
         frequencies = {quantity.name: quantity.frequency or self.frequency for quantity in self.quantities}
         self._budget = Budget(self.config.budget or 1.0, frequencies, frozenset(self._factors))
         self._reducer = Reducer(
@@ -291,7 +291,9 @@ class Monitor:
             return
         pending.fired = fired
         pending.failed = frozenset(self._failed)
-        pending.active = {quantity.name: quantity.extra_backward for quantity in self._active}
+        pending.active = {
+            quantity.name: quantity.extra_backward for quantity in self._active if quantity.name not in self._failed
+        }
         pending.spent = self._spent
         self._first_due_step = False
         for complaint in self._mistakes:
@@ -476,7 +478,7 @@ class Monitor:
             if not isinstance(vector, tuple) and key.quantity not in pending.failed
         }
         for quantity, span in zip(self.quantities, self._spans, strict=True):
-            if quantity.name not in pending.active or quantity.name in pending.failed:
+            if quantity.name not in pending.active:
                 continue
             if any(point in pending.fired for point in quantity.hook_points):
                 with self._guard(quantity, 'unpack', spent=pending.spent):
@@ -515,14 +517,16 @@ class Monitor:
             return
         costs = {name: scalars.get(f'monitor/cost/{name}/ms') for name in self._budget.frequencies}
         known = {name: cost for name, cost in costs.items() if cost is not None}
-        self._budget.observe(iteration, time.monotonic(), known)
-        for name, factor in self._budget.propose(self._announced).items():
+        now = time.monotonic()
+        self._budget.observe(iteration, now, known)
+        recent = {name: factor for name, (factor, at) in self._announced.items() if now - at < 2 * self.config.deadline}
+        for name, factor in self._budget.propose({**self._factors, **recent}).items():
             try:
-                self.control.post(f'stretch {name} {factor}')
+                self.control.post(f'{STRETCH}{name} {factor}')
             except ControlError:
                 # Too many open decisions, or the learner was faster: proposed again with the next record.
                 continue
-            self._announced[name] = factor
+            self._announced[name] = (factor, now)
             every = self._budget.frequencies[name] * factor
             note = f'{name} is measured every {every} iterations from now on: budget={self.config.budget:g}'
             logger.info('monitor: %s of training time', note)

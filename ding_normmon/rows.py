@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ding_normmon.moments import Row, merge_rows
+from ding_normmon.moments import COUNT, Row, merge_rows
 
 __all__ = ['Batch', 'Pending', 'RowBuffer', 'RowKey', 'RowTable', 'Vector']
 
@@ -77,6 +77,7 @@ class RowTable(Mapping[RowKey, Row]):
     def __init__(self, batches: Iterable[Batch], complete: bool = True, final: bool = True) -> None:
         self.final = final
         batches = list(batches)
+        self._ranks = len(batches)
         self.complete = complete
         collected: dict[RowKey, list[Row]] = {}
         for batch in batches:
@@ -97,6 +98,15 @@ class RowTable(Mapping[RowKey, Row]):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def complete_for(self, quantity: str) -> bool:
+        """Tell whether every rank has measured a quantity in this iteration.
+
+        Ranks may differ for a moment in how often they measure, and a quantity may fail on one of them. Who measures
+        tells what that has cost.
+        """
+        cost = self._rows.get(RowKey('own_cost', quantity, part='ms'))
+        return self.complete and (cost is None or cost[COUNT] == self._ranks)
 
     def of(self, quantity: str, part: str | None = '') -> dict[str, dict[int | None, Row]]:
         """Return the rows of one quantity as name -> task id -> row, task ids ascending.

@@ -168,7 +168,7 @@ class DormantUnits(Quantity):
             samples: dict[str, dict[str, Vector]] = {
                 f'{group}_task{task_id}': layers for task_id, layers in tasks.items() if task_id is not None
             }
-            if table.complete:
+            if table.complete_for(self.name):
                 samples[group] = _total(tasks)
             for key, layers in samples.items():
                 finite = {path: vector for path, vector in layers.items() if np.isfinite(vector).all()}
@@ -182,7 +182,7 @@ class DormantUnits(Quantity):
         for (kind, group), tasks in self._vectors(table).items():
             if kind == 'activation':
                 pairs = [value for _, _, value in self._pairs(tasks)]
-                if pairs and table.complete:
+                if pairs and table.complete_for(self.name):
                     yield f'plasticity/{group}/dormant_overlap_tasks', sum(pairs) / len(pairs)
         if table.final:
             for key, layers_now in sets.items():

@@ -84,7 +84,7 @@ class RepresentationRank(Quantity):
                 features = int(key.part.removeprefix('moment:'))
                 signals.setdefault((key.name, features), {})[key.task_id] = table.vectors[key]
         for (name, features), tasks in signals.items():
-            if table.complete:
+            if table.complete_for(self.name):
                 yield from self._ranks(f'plasticity/{name}', np.sum(list(tasks.values()), axis=0), features)
             for task_id, packed in tasks.items():
                 if task_id is not None:
