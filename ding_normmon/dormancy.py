@@ -61,13 +61,14 @@ def sample_mask(shape: tuple[int, ...], mask: Tensor | None) -> Tensor | None:
     raise ValueError(f'an output of shape {tuple(shape)} does not fit a mask of shape {tuple(mask.shape)}')
 
 
-def activity(output: Tensor, valid: Tensor | None, stride: int = 1) -> Tensor:
+def activity(output: Tensor, valid: Tensor | None, stride: int = 1, on_host: bool = True) -> Tensor:
     """Return the activity vector of a layer's outputs, or of their gradients: float64, 1 + number of units.
 
     Arguments:
         output: units in dimension 1 of four dimensions, else in the last.
         valid: from :func:`sample_mask`.
         stride: keep every so manieth unit; the mean in front is over all of them.
+        on_host: False where selecting would have to wait for an accelerator; what is not valid is then set to 0.
 
     >>> activity(torch.tensor([[1., -2.], [3., 0.], [9., 9.]]), torch.tensor([True, True, False])).tolist()
     [3.0, 4.0, 2.0]
@@ -75,10 +76,9 @@ def activity(output: Tensor, valid: Tensor | None, stride: int = 1) -> Tensor:
     if output.ndim == 4:
         output = output.flatten(2).transpose(1, 2)
     if valid is not None:
-        if output.device.type == 'cpu':
+        if on_host:
             output = output[valid]
         else:
-            # Selecting would have to wait for the device to count.
             kept = valid.to(output.device).reshape(valid.shape + (1,) * (output.ndim - valid.ndim))
             output = torch.where(kept, output, torch.zeros((), dtype=output.dtype, device=output.device))
     flat = output.reshape(-1, output.shape[-1])

@@ -25,7 +25,8 @@ def test_dormant_units_are_those_of_a_direct_count(tau: float) -> None:
     mask = torch.rand(6, 5, generator=generator) > 0.4
     valid = sample_mask(tuple(output.shape), mask)
     samples = np.stack([output[b, t].numpy() for b in range(6) for t in range(10) if mask[b, t // 2]])
-    assert dormant(activity(output, valid).numpy(), tau).tolist() == counted(samples, tau)
+    for on_host in (True, False):
+        assert dormant(activity(output, valid, on_host=on_host).numpy(), tau).tolist() == counted(samples, tau)
 
 
 def test_units_of_a_convolution_are_channels() -> None:

@@ -121,10 +121,11 @@ class DormantUnits(Quantity):
             except ValueError as error:
                 self._unmatched[output.path] = str(error)
                 continue
-            rows.write_vector(key, activity(output.tensor.detach(), valid, self._stride or 1))
+            rows.write_vector(key, activity(output.tensor.detach(), valid, self._stride or 1, rows.on_host))
             if output.tensor.requires_grad:
                 gradient_key = key._replace(part=f'gradient:{output.path}')
-                self._handles.append(output.tensor.register_hook(self._gradient_hook(gradient_key, valid)))
+                hook = self._gradient_hook(gradient_key, valid, rows.on_host)
+                self._handles.append(output.tensor.register_hook(hook))
 
     def _stride_for(self, outputs: list[_Output]) -> int:
         """Return the stride with which all tasks fit into half of ``memory_budget``; the same on every rank."""
@@ -132,7 +133,7 @@ class DormantUnits(Quantity):
         num_bytes = units * len(_KINDS) * 8 * max(1, self.setup.num_tasks or 1)
         return max(1, math.ceil(num_bytes / (self.setup.config.memory_budget / 2)))
 
-    def _gradient_hook(self, key: RowKey, valid: Tensor | None) -> Callable[[Tensor], None]:
+    def _gradient_hook(self, key: RowKey, valid: Tensor | None, on_host: bool) -> Callable[[Tensor], None]:
         def add_up(gradient: Tensor) -> None:
             # Backward passes before `forward_end` are those of other quantities. Nothing may escape into autograd.
             if not self._armed:
@@ -140,7 +141,7 @@ class DormantUnits(Quantity):
             started = time.perf_counter()
             try:
                 with torch.no_grad():
-                    self._gradients[key] = activity(gradient.detach(), valid, self._stride or 1)
+                    self._gradients[key] = activity(gradient.detach(), valid, self._stride or 1, on_host)
             except Exception as error:
                 self._error = error
             self.hook_milliseconds += (time.perf_counter() - started) * 1e3

@@ -15,6 +15,7 @@ from easydict import EasyDict
 from torch import nn
 
 from ding_normmon import NormMonitor, Record
+from ding_normmon.rows import RowBuffer
 from tests.distributed.ranks import run_ranks
 from tests.test_dormancy import counted
 from tests.test_spectral import reference
@@ -267,6 +268,24 @@ def test_training_is_bitwise_the_same_with_everything_on(mixed: bool) -> None:
     from tests.unizero.test_monitored import assert_bitwise_equal
 
     assert_bitwise_equal(*results)
+
+
+@pytest.mark.parametrize('capacity', [4, 4096])
+def test_the_path_of_accelerators_gives_the_same_record(capacity: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = monitored(tiny_policy(TASKS), 2, preset='full')
+    allocate = RowBuffer._allocate
+
+    def not_on_host(self: RowBuffer, cells: int, rows: int) -> None:
+        self.on_host = False
+        allocate(self, cells, max(rows, capacity))
+
+    monkeypatch.setattr(RowBuffer, '_allocate', not_on_host)
+    records = monitored(tiny_policy(TASKS), 2, preset='full')
+    for record, reference_record in zip(records, expected, strict=True):
+        names = {name for name in reference_record.scalars if not name.startswith('monitor/')}
+        assert names == {name for name in record.scalars if not name.startswith('monitor/')}
+        for name in names:
+            assert record.scalars[name] == pytest.approx(reference_record.scalars[name], rel=1e-6, abs=1e-12), name
 
 
 LAYOUTS = ([[0, 1, 2]], [[0, 2], [1]], [[], [2, 1, 0]])
