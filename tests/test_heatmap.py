@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboardX import SummaryWriter
 
 from ding_normmon import Matrix, Record
-from ding_normmon.publish import TensorBoard
+from ding_normmon.publish import TensorBoard, tensorboard
 from ding_normmon.publish.heatmap import draw_matrix
 
 COSINE = Matrix(np.array([[1.0, -0.5], [-0.5, 1.0]]), (0, 3), (0, 3), {0: 'pong', 3: 'breakout'})
@@ -21,6 +22,10 @@ RECORD = Record(
     {'conflict/encoder/rate': 1.0},
     {'conflict/encoder/cosine': COSINE, 'conflict/encoder/standard_error': COSINE},
 )
+
+
+class Recorder:
+    """Stands for a file writer."""
 
 
 def written(folder: Path) -> EventAccumulator:
@@ -71,3 +76,15 @@ def test_without_matplotlib_there_are_scalars_only(tmp_path: Path, monkeypatch: 
     events = written(tmp_path)
     assert events.Tags()['images'] == []
     assert events.Scalars('conflict/encoder/rate')
+
+
+def test_pictures_take_no_more_than_their_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    clock = iter([100.0, 100.5, 149.0, 151.0, 151.5, 160.0])
+    monkeypatch.setattr(tensorboard, 'time', SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(tensorboard, 'draw_matrix', lambda title, matrix: (drawn.append(title), (b'', 1, 1))[1])
+    writer = Recorder()
+    for iteration in (0, 10, 20, 30):
+        tensorboard._pictures(writer, Record(iteration, {}, {'conflict/encoder/cosine': COSINE}))
+    # 0.5 s of drawing are 1% of 50 s.
+    assert drawn == [f'conflict/encoder/cosine, iteration {iteration}' for iteration in (0, 20)]
