@@ -529,7 +529,7 @@ class Monitor:
             self._announced[name] = (factor, now)
             every = self._budget.frequencies[name] * factor
             note = f'{name} is measured every {every} iterations from now on: budget={self.config.budget:g}'
-            logger.info('monitor: %s of training time', note)
+            logger.warning('monitor: %s of training time', note)
             yield f'budget/{name}', note
 
     # -- results and end -------------------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ def test_an_expensive_quantity_is_stretched_and_it_is_logged(
 ) -> None:
     model = nn.Linear(2, 1)
     monitor = Monitor(model, {'monitor_norm_freq': 2, 'budget': limit}, quantities=[*default_quantities(), Slow()])
-    with caplog.at_level(logging.INFO, logger='ding_normmon'):
+    with caplog.at_level(logging.WARNING, logger='ding_normmon'):
         train(monitor, model, range(400), pause=0.002)
         monitor.close()
     records = monitor.take_records()
