@@ -28,7 +28,7 @@ from ding_normmon.message import (
     vectors_of,
 )
 from ding_normmon.rows import Batch
-from ding_normmon.transport import Transport, TransportError
+from ding_normmon.transport import LARGEST_MESSAGE, Transport, TransportError
 
 __all__ = ['Reducer']
 
@@ -42,6 +42,9 @@ _SCHEMA_EVERY = 32
 """A schema is sent again with every so many messages, so that one lost message costs a few records and not all."""
 
 _SCHEMAS_PER_RANK = 16
+
+# The schema and the note need room as well.
+_MOST_OF_A_MESSAGE = LARGEST_MESSAGE * 7 // 8
 
 
 class Reducer:
@@ -215,6 +218,8 @@ class Reducer:
                     f'goes on',
                 )
                 return
+            if sum(vector.nbytes for vector in batch.vectors.values()) + batch.rows.nbytes > _MOST_OF_A_MESSAGE:
+                batch = self._without_vectors(batch)
             _, encoded, digest = self._schema_of(tasks, batch)
             sent = self._sent_schemas.get(digest, 0) % _SCHEMA_EVERY
             new = None if sent else encoded
@@ -223,6 +228,15 @@ class Reducer:
         except TransportError as error:
             self._losses.give_back(losses)
             self._losses.count('send', f'rows could not be sent ({error}); training goes on without them')
+
+    def _without_vectors(self, batch: Batch) -> Batch:
+        size = sum(vector.nbytes for vector in batch.vectors.values())
+        self._losses.count(
+            'too_large',
+            f'{size / 1e6:.1f} MB of vectors (sketches of gradients and the like) do not fit a message; what needs them '
+            f'is left out. Lower sketch_size, or leave out conflict_blocks',
+        )
+        return Batch(batch.iteration, batch.keys, batch.rows)
 
     def _receive(self, now: float) -> None:
         if self._transport.rank != 0:

@@ -74,7 +74,7 @@ class LossContributions(Quantity):
                 self._searched.add(task_id)
                 if any(has_reentrant_checkpoint(part) for part in parts.values()):
                     self._off = True
-                    raise RuntimeError('inside a reentrant checkpoint no parameter has a gradient of one loss; switched off')
+                    raise RuntimeError('parameters inside a reentrant checkpoint have no gradient of a loss; it is off')
             self._measure_task(task_id, {name: part for name, part in parts.items() if part.requires_grad}, rows)
 
     def _measure_task(self, task_id: int, parts: dict[str, Tensor], rows: RowBuffer) -> None:
