@@ -73,16 +73,18 @@ def activity(output: Tensor, valid: Tensor | None, stride: int = 1, on_host: boo
     >>> activity(torch.tensor([[1., -2.], [3., 0.], [9., 9.]]), torch.tensor([True, True, False])).tolist()
     [3.0, 4.0, 2.0]
     """
+    magnitude = output.abs()
     if output.ndim == 4:
-        output = output.flatten(2).transpose(1, 2)
+        # Few enough numbers for float32, which is three times as fast.
+        short = output.dtype == torch.float32 and output.shape[2] * output.shape[3] <= 4096
+        magnitude = magnitude.flatten(2).sum(2, dtype=None if short else torch.float64)
     if valid is not None:
         if on_host:
-            output = output[valid]
+            magnitude = magnitude[valid]
         else:
-            kept = valid.to(output.device).reshape(valid.shape + (1,) * (output.ndim - valid.ndim))
-            output = torch.where(kept, output, torch.zeros((), dtype=output.dtype, device=output.device))
-    flat = output.reshape(-1, output.shape[-1])
-    sums = torch.linalg.vector_norm(flat, ord=1, dim=0, dtype=torch.float64)
+            kept = valid.to(output.device).reshape(valid.shape + (1,) * (magnitude.ndim - valid.ndim))
+            magnitude = torch.where(kept, magnitude, torch.zeros((), dtype=magnitude.dtype, device=output.device))
+    sums = magnitude.reshape(-1, magnitude.shape[-1]).sum(0, dtype=torch.float64)
     return torch.cat([sums.mean().reshape(1), sums[::stride]])
 
 
