@@ -233,7 +233,7 @@ class Reducer:
         size = sum(vector.nbytes for vector in batch.vectors.values())
         self._losses.count(
             'too_large',
-            f'{size / 1e6:.1f} MB of vectors (sketches of gradients and the like) do not fit a message; what needs them '
+            f'{size / 1e6:.1f} MB of vectors (sketches of gradients and the like) do not fit a message; what needs it '
             f'is left out. Lower sketch_size, or leave out conflict_blocks',
         )
         return Batch(batch.iteration, batch.keys, batch.rows)

@@ -404,7 +404,7 @@ MUTATIONS = (
     Mutation(
         'conflict: the last step is repeated',
         'quantities/gradient_conflict.py',
-        '        self.squares.fill_(_ABSENT)\n',
+        '            self.squares.fill_(_ABSENT)\n',
         '',
         CONFLICT,
     ),

@@ -80,8 +80,9 @@ def test_without_matplotlib_there_are_scalars_only(tmp_path: Path, monkeypatch: 
 
 def test_pictures_take_no_more_than_their_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
-    clock = iter([100.0, 100.5, 149.0, 151.0, 151.5, 160.0])
-    monkeypatch.setattr(tensorboard, 'time', SimpleNamespace(monotonic=lambda: next(clock)))
+    clock, used = iter([100.0, 100.5, 150.0, 151.0, 152.0, 160.0]), iter([1.0, 1.5, 2.0, 2.5])
+    both = SimpleNamespace(monotonic=lambda: next(clock), thread_time=lambda: next(used))
+    monkeypatch.setattr(tensorboard, 'time', both)
     monkeypatch.setattr(tensorboard, 'draw_matrix', lambda title, matrix: (drawn.append(title), (b'', 1, 1))[1])
     writer = Recorder()
     for iteration in (0, 10, 20, 30):

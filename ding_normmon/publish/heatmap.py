@@ -6,7 +6,7 @@ import io
 
 from ding_normmon.record import Matrix
 
-__all__ = ['draw_matrix', 'is_drawn']
+__all__ = ['draw_matrix', 'is_drawn', 'load_matplotlib']
 
 _NUMBERED = 12
 """Up to this many tasks the cells are wide enough for their numbers."""
@@ -19,6 +19,16 @@ def is_drawn(name: str) -> bool:
     (True, False)
     """
     return name.endswith('/cosine')
+
+
+def load_matplotlib() -> None:
+    """Import what :func:`draw_matrix` needs.
+
+    Raises:
+        ImportError: Matplotlib is not installed.
+    """
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
 
 
 def draw_matrix(title: str, matrix: Matrix) -> tuple[bytes, int, int]:

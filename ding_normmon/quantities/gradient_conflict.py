@@ -121,7 +121,10 @@ class GradientConflict(Quantity):
         """Differentiate every task's loss and keep a sketch of its gradient."""
         if self._off:
             return
-        self.squares.fill_(_ABSENT)
+        if step.fired.count(hook_point) <= 1:
+            # A policy may fire `forward_end` once per task; what the last step left is wiped once.
+            self.squares.fill_(_ABSENT)
+            self.dots.fill_(math.nan)
         if step.losses is None:
             self._say('the policy gives no losses per task at forward_end, so gradient conflict cannot be measured')
             return
@@ -225,7 +228,8 @@ class GradientConflict(Quantity):
             }
             exact: dict[tuple[int, int], float] = {}
             for key in table if self.exact else ():
-                if key.quantity == self.name and key.name == group.name and key.part.startswith('dot:'):
+                known_exactly = key.part.startswith('dot:') and table[key][COUNT] > 0
+                if key.quantity == self.name and key.name == group.name and known_exactly:
                     _, first, second = key.part.split(':')
                     exact[int(first), int(second)] = float(table[key][MEAN])
             yield group.name, geometry_of(sketches, known, group.sketch.collision, exact)

@@ -152,6 +152,24 @@ def test_the_worst_pair_is_named() -> None:
     assert record.matrices['conflict/encoder/cosine'].labels == {0: 'pong', 1: 'breakout', 2: 'qbert'}
 
 
+@pytest.mark.parametrize('exact', ['never', 'rank'])
+def test_forward_end_may_fire_once_per_task(exact: str) -> None:
+    model = Shared()
+    whole, _ = record_of(model, lambda m: {t: loss_of(m, t) for t in range(3)}, num_tasks=3)
+    config = {'monitor_norm_freq': 1, 'conflict_exact': exact}
+    monitor = Monitor(model, config, num_tasks=3, quantities=[GradientConflict()])
+    for iteration in range(2):
+        with monitor.step(iteration) as step:
+            for task in range(3 if iteration == 0 else 2):
+                step.forward_end({task: loss_of(model, task)})
+    monitor.close()
+    first, second = monitor.take_records()
+    for metric, value in whole.scalars.items():
+        if metric.startswith('conflict/'):
+            assert first.scalars[metric] == pytest.approx(value, abs=1e-6)
+    assert second.matrices['conflict/encoder/cosine'].rows == (0, 1)
+
+
 # -- the training gradient -------------------------------------------------------------------------------------------
 
 
