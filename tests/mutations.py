@@ -51,7 +51,68 @@ class Mutation:
     tests: tuple[str, ...]
 
 
+SPECTRAL = ('tests/test_spectral.py',)
+DORMANCY = ('tests/test_dormancy.py',)
+CLIPPING = ('tests/quantities/test_clipping.py',)
+
 MUTATIONS = (
+    # -- plasticity and clipping
+    Mutation(
+        'effective rank: eigenvalues for singular values',
+        'spectral.py',
+        'return np.sqrt(np.where(squares > floor, squares, 0.0))',
+        'return np.where(squares > floor, squares, 0.0)',
+        SPECTRAL,
+    ),
+    Mutation(
+        'effective rank: second moment taken in float32',
+        'spectral.py',
+        'numbers = vectors.to(torch.float64)',
+        'numbers = vectors.to(torch.float32)',
+        SPECTRAL,
+    ),
+    Mutation(
+        'projection: not scaled to keep lengths',
+        'spectral.py',
+        '* math.sqrt(features / dimensions))',
+        '* 1.0)',
+        SPECTRAL,
+    ),
+    Mutation(
+        'dormant units: padded steps counted',
+        'dormancy.py',
+        'magnitude = magnitude[valid]',
+        'magnitude = magnitude + 0 * valid.sum()',
+        DORMANCY,
+    ),
+    Mutation(
+        'dormant units: activations that cancel out',
+        'dormancy.py',
+        'magnitude = output.abs()',
+        'magnitude = output',
+        DORMANCY,
+    ),
+    Mutation(
+        'dormant units: a dead layer is wide awake',
+        'dormancy.py',
+        'vector[1:] <= tau * vector[0]',
+        'vector[1:] < tau * vector[0]',
+        DORMANCY,
+    ),
+    Mutation(
+        'clipping: coefficients above 1',
+        'quantities/clipping.py',
+        'constant_row(min(1.0, clip.max_norm / (number + _EPSILON))',
+        'constant_row(max(0.0, clip.max_norm / (number + _EPSILON))',
+        CLIPPING,
+    ),
+    Mutation(
+        'clipping: rate of the last step only',
+        'quantities/clipping.py',
+        'self._bites.get(clip.model, 0) + bites',
+        'bites',
+        CLIPPING,
+    ),
     # -- moments
     Mutation(
         'variance: sign of the spread of the means',

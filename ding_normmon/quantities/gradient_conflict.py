@@ -235,14 +235,14 @@ class GradientConflict(Quantity):
             yield group.name, geometry_of(sketches, known, group.sketch.collision, exact)
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
-        """Yield the figures of groups and tasks; only where every rank has reported."""
+        """Yield the figures of groups and tasks; only where every rank has measured them."""
         if self._off:
             return
         for name, tasks in table.of(self.name).items():
             for task_id, row in tasks.items():
                 if row[NONFINITE]:
                     yield f'monitor/nonfinite/conflict/{name}_task{task_id}', float(row[NONFINITE])
-        if not table.complete:
+        if not table.complete_for(self.name):
             return
         for name, geometry in self.geometries(table).items():
             for figure, value in geometry.figures().items():

@@ -88,8 +88,8 @@ class RankAgreement(Quantity):
             start = stop
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
-        """Yield the figures; only where every rank has reported."""
-        if not table.complete:
+        """Yield the figures; only where every rank has measured them."""
+        if not table.complete_for(self.name):
             return
         of_sum = table.of('gradient_norms')
         averaged = table.of(self.name, 'averaged')

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ding_normmon import ConfigurationError, Monitor, Record
+from ding_normmon.moments import square_sum_row
 from ding_normmon.quantities.gradient_conflict import GradientConflict
+from ding_normmon.rows import Batch, RowKey, RowTable
 
 Losses = Mapping[int, Tensor]
 
@@ -287,3 +289,23 @@ def test_26_tasks_of_50_million_shared_parameters_keep_less_than_8_megabytes() -
 
     # On an accelerator the cells are there once more for every copy that may be under way.
     assert 8 * cells * (1 + RowBuffer.SLOTS) + quantity.state_bytes() < 8 * 2**20
+
+
+def test_shares_are_not_those_of_the_ranks_that_happened_to_measure() -> None:
+    quantity = GradientConflict()
+    monitor = Monitor(Shared(), {'monitor_norm_freq': 1}, num_tasks=4, quantities=[quantity])
+    key = RowKey('gradient_conflict', 'encoder')
+    batches = []
+    for rank in range(2):
+        keys = [RowKey('own_cost', 'monitor', part='ms')]
+        vectors = {}
+        if rank == 0:
+            keys = [RowKey('own_cost', 'gradient_conflict', part='ms'), *(key._replace(task_id=t) for t in (0, 1))]
+            vectors = {key._replace(task_id=t, part='sketch'): np.ones(1230, dtype=np.float32) for t in (0, 1)}
+        rows = np.stack([square_sum_row(1, 1230.0) for _ in keys])
+        batches.append(Batch(0, tuple(keys), rows, vectors))
+    table = RowTable(batches)
+    assert table.complete
+    assert not list(quantity.derive(table))
+    assert dict(quantity.matrices(table))['conflict/encoder/cosine'].rows == (0, 1)
+    monitor.close()
