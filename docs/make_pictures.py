@@ -74,7 +74,7 @@ PICTURES: dict[str, tuple[Panel, ...]] = {
         Panel('relative size of a step', r'update/(encoder|transformer)/relative', log=True),
         Panel('cosine of gradient and step', r'update/transformer_task\d+/cosine'),
     ),
-    'clipping': (Panel('clip coefficient', r'clip/.*/(coefficient|rate)', limits=(0, 1.05)),),
+    'clipping': (Panel('clip coefficient', r'clip/.*/(coefficient|fraction)', limits=(0, 1.05)),),
     'dormancy': (
         Panel('dormant units (0.1), encoder', r'plasticity/encoder(_task\d+)?/dormant_tau0\.1'),
         Panel('dormant units (0.1), transformer', r'plasticity/transformer(_task\d+)?/dormant_tau0\.1'),

@@ -102,16 +102,37 @@ MUTATIONS = (
     Mutation(
         'clipping: coefficients above 1',
         'quantities/clipping.py',
-        'constant_row(min(1.0, clip.max_norm / (number + _EPSILON))',
-        'constant_row(max(0.0, clip.max_norm / (number + _EPSILON))',
+        'min(1.0, max_norm / (norm + _EPSILON))',
+        'max(0.0, max_norm / (norm + _EPSILON))',
         CLIPPING,
     ),
     Mutation(
-        'clipping: rate of the last step only',
+        'clipping: fraction of the last step only',
         'quantities/clipping.py',
-        'self._bites.get(clip.model, 0) + bites',
-        'bites',
+        '(clipped + below, steps + 1)',
+        '(below, 1)',
         CLIPPING,
+    ),
+    Mutation(
+        'clipping: counted again where the policy tells of a call that was seen',
+        'quantities/clipping.py',
+        'self._multiply(self._seen, model, coefficient, local)',
+        'self._multiply(self._told, model, coefficient, local)',
+        ('tests/integrations/test_attach.py', '-k', 'told_by_the_policy'),
+    ),
+    Mutation(
+        'updates: measured from the last backward_end of several',
+        'quantities/updates.py',
+        '            if self._begun:\n',
+        '            if False:\n',
+        UPDATES,
+    ),
+    Mutation(
+        'monitor: hooks stay on the model when a step is dropped',
+        'monitor.py',
+        '            self._measuring = False\n            self._release()\n',
+        '            self._measuring = False\n',
+        (*MONITOR, '-k', 'dropped'),
     ),
     # -- moments
     Mutation(
@@ -188,7 +209,7 @@ MUTATIONS = (
     Mutation(
         'non-finite entries hidden',
         'moments.py',
-        '        row[NONFINITE] = numbers.size - finite.size\n',
+        '    row[NONFINITE] = numbers.size - finite.size\n',
         '',
         MOMENTS,
     ),
@@ -302,8 +323,8 @@ MUTATIONS = (
     Mutation(
         'signals: all-tasks figures although a rank is missing',
         'quantities/tensor_statistics.py',
-        'if table.complete:',
-        'if True:',
+        '            if table.complete:\n',
+        '            if True:\n',
         SIGNALS,
     ),
     # -- norms
@@ -359,8 +380,8 @@ MUTATIONS = (
     Mutation(
         'weights: new storage not seen',
         'quantities/parameter_norms.py',
-        'if parameter.data_ptr() != self._weights[index].data_ptr():',
-        'if False:',
+        'self.square(self.parameters)',
+        'self._kept = vars(self).get("_kept") or [p.detach() for p in self.parameters]; self.square(self._kept)',
         (*MONITOR, '-k', 'new_storage'),
     ),
     Mutation(
@@ -374,8 +395,8 @@ MUTATIONS = (
     Mutation(
         'monitor: iteration 0 does not count',
         'monitor.py',
-        'self.frequency > 0 and (iteration % self.frequency == 0 or self._gradient_due)',
-        'self.frequency > 0 and iteration > 0 and (iteration % self.frequency == 0 or self._gradient_due)',
+        'and (iteration % self.frequency == 0 or self._gradient_due)',
+        'and iteration > 0 and (iteration % self.frequency == 0 or self._gradient_due)',
         (*MONITOR, '-k', 'points_stand'),
     ),
     Mutation(

@@ -432,6 +432,18 @@ def test_freezing_a_module_does_not_make_its_norm_jump() -> None:
     assert first['parameters/model/trainable'] == last['parameters/model/trainable'] == everything
 
 
+def test_a_dropped_step_leaves_no_hook() -> None:
+    model = SmallModel()
+    before = sum(len(module._forward_hooks) for module in model.modules())
+    monitor = Monitor(model, {'monitor_norm_freq': 1, 'preset': 'multitask'}, num_tasks=3)
+    step = monitor.begin_step(0)
+    assert sum(len(module._forward_hooks) for module in model.modules()) > before
+    monitor.drop_step(step)
+    assert sum(len(module._forward_hooks) for module in model.modules()) == before
+    monitor.close()
+    assert not monitor.losses.total
+
+
 def test_weights_that_were_given_new_storage_are_seen() -> None:
     model = SmallModel()
     monitor = small_monitor(model)

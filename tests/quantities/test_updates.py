@@ -30,6 +30,22 @@ def test_plain_gradient_descent_on_one_task_serves_it_and_its_opposite_not(budge
     assert scalars['update/encoder_task1/cosine'] == pytest.approx(-1, abs=1e-4)
 
 
+def test_a_weight_that_moved_before_the_last_of_several_backward_passes_has_moved() -> None:
+    model = nn.ModuleDict({'actor': nn.Linear(3, 2), 'critic': nn.Linear(3, 1)})
+    monitor = Monitor(model, {'monitor_norm_freq': 1}, quantities=[Updates()])
+    with monitor.step(0) as step:
+        step.forward_end()
+        for part in model.values():
+            step.backward_end(parameters={id(parameter) for parameter in part.parameters()})
+            with torch.no_grad():
+                for parameter in part.parameters():
+                    parameter.mul_(1.1)
+        step.step_end()
+    monitor.close()
+    scalars = monitor.take_records()[0].scalars
+    assert scalars['update/other/relative'] == pytest.approx(0.1, rel=1e-4)
+
+
 def test_a_step_that_was_not_taken_moved_nothing() -> None:
     model = Shared()
     monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=2, quantities=[GradientConflict(), Updates()])
