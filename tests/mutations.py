@@ -102,8 +102,8 @@ MUTATIONS = (
     Mutation(
         'clipping: coefficients above 1',
         'quantities/clipping.py',
-        'min(1.0, max_norm / (norm + _EPSILON))',
-        'max(0.0, max_norm / (norm + _EPSILON))',
+        '.clamp(max=1.0)',
+        '.clamp(min=0.0)',
         CLIPPING,
     ),
     Mutation(
@@ -118,7 +118,7 @@ MUTATIONS = (
         'quantities/clipping.py',
         'self._multiply(self._seen, model, coefficient, local)',
         'self._multiply(self._told, model, coefficient, local)',
-        ('tests/integrations/test_attach.py', '-k', 'told_by_the_policy'),
+        CLIPPING,
     ),
     Mutation(
         'updates: measured from the last backward_end of several',

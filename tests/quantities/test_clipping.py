@@ -48,6 +48,28 @@ def test_the_fraction_counts_every_step_since_the_last_record(as_tensor: bool) -
     assert not monitor.losses.total
 
 
+@pytest.mark.parametrize('tells', [False, True])
+@pytest.mark.parametrize('frequency', [1, 4])
+def test_a_call_that_was_seen_and_told_counts_once(tells: bool, frequency: int) -> None:
+    model = nn.Linear(2, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    config = {'monitor_norm_freq': frequency, 'clip_fraction': True}
+    norms = [1.0, 5.0, 1.0, 4.0, 3.0, 1.0, 1.0, 1.0, 8.0]
+    with Monitor(model, config, optimizer=optimizer) as monitor:
+        for norm in norms:
+            optimizer.zero_grad()
+            (model.weight[0, 0] * norm).backward()
+            seen = nn.utils.clip_grad_norm_(model.parameters(), 2.0)
+            if tells:
+                monitor.learner_step.clipped(seen, 2.0)
+            optimizer.step()
+    records = monitor.take_records()
+    coefficients = {record.iteration: record.scalars['clip/model/coefficient'] for record in records}
+    assert coefficients == pytest.approx({i: min(1.0, 2.0 / norms[i]) for i in range(0, 9, frequency)}, rel=1e-5)
+    fractions = {record.iteration: record.scalars['clip/model/fraction'] for record in records}
+    assert fractions == ({0: 0.0, 4: 0.75, 8: 0.25} if frequency == 4 else {i: float(norms[i] > 2) for i in range(9)})
+
+
 def test_off_steps_are_inert_unless_the_fraction_was_asked_for() -> None:
     model = nn.Linear(2, 1)
     assert Monitor(model, {'monitor_norm_freq': 2}).begin_step(1) is INERT
