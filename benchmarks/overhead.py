@@ -92,6 +92,9 @@ class Recorder:
     def on_publish_loss(self, name: str, value: Any, task_id: int | None) -> None:
         pass
 
+    def on_clip(self, clip: Any) -> None:
+        pass
+
     def on_hook_point(self, hook_point: str, step: LearnerStep) -> None:
         pass
 

@@ -27,6 +27,23 @@ class MonitorConfig:
             off.
         merge_train_output: also put this rank's own figures of the same step into ``train_output``. It waits for the
             device copy of the step.
+        preset: what is measured: ``'basic'`` (what costs next to nothing), ``'multitask'`` (also gradient conflict,
+            updates and plasticity) or ``'full'`` (everything, also what needs every step or more backward passes).
+        conflict_freq: gradient conflict every so many iterations, a multiple of ``monitor_norm_freq``; None for every
+            monitored iteration, 0 for never.
+        conflict_exact: ``'never'``, or ``'rank'`` for exact cosines between tasks of one rank: it holds the gradients
+            of all of them at the same time, and what it reports then depends on which tasks share a rank.
+        conflict_by_loss: also by the terms of each task's loss (one more backward pass per task and term).
+        conflict_blocks: also for every block of a shared group.
+        sketch_size: numbers that stand for one task's gradient of one group, a multiple of 64; the standard error of a
+            cosine is at most 1/sqrt(sketch_size).
+        update_freq: weight updates every so many iterations, like ``conflict_freq``.
+        plasticity_freq: the same for plasticity.
+        dormant_taus: thresholds of the dormant ratio.
+        memory_budget: bytes that a rank may spend on one record's vectors (second moments, per-unit activity); what
+            would not fit is projected to fewer dimensions, with a stated error.
+        budget: share of training time that the monitor may cost; expensive quantities are measured less often to stay
+            under it. None for no limit.
         detail: ``'group'``, or ``'parameter'`` for one norm per parameter as well.
         top_k: with ``detail='parameter'``, only the so many largest of each group; None for all.
         module_groups: further parameter groups, name to attribute path.
@@ -48,6 +65,17 @@ monitor_norm_freq
 
     monitor_norm_freq: int = 5000
     merge_train_output: bool = False
+    preset: str = 'basic'
+    conflict_freq: int | None = None
+    conflict_exact: str = 'never'
+    conflict_by_loss: bool = False
+    conflict_blocks: bool = False
+    sketch_size: int = 4096
+    update_freq: int | None = None
+    plasticity_freq: int | None = None
+    dormant_taus: tuple[float, ...] = (0.025, 0.1)
+    memory_budget: int = 8 * 2**20
+    budget: float | None = 0.01
     detail: str = 'group'
     top_k: int | None = None
     module_groups: Mapping[str, Any] = field(default_factory=dict)
@@ -77,7 +105,16 @@ monitor_norm_freq
             if key in config and (complaint := check(config[key])):
                 raise ConfigurationError(f'monitor.{key}: expected {complaint}, got {_show(config[key])}')
         values: dict[str, Any] = {key: int(value) if _is_integer(value) else value for key, value in config.items()}
+        if 'dormant_taus' in values:
+            values['dormant_taus'] = tuple(float(tau) for tau in values['dormant_taus'])
         result = cls(**values)
+        for key in ('conflict_freq', 'plasticity_freq', 'update_freq'):
+            frequency, base = getattr(result, key), result.monitor_norm_freq
+            if frequency is not None and base and frequency % base:
+                raise ConfigurationError(
+                    f'monitor.{key}: expected a multiple of monitor_norm_freq, {base}, got {frequency}; the next is '
+                    f'{-(-frequency // base) * base}'
+                )
         if result.top_k is not None and result.detail != 'parameter':
             raise ConfigurationError("monitor.top_k: has a meaning only with detail='parameter'")
         return result
@@ -95,6 +132,24 @@ def _non_negative_integer(value: Any) -> str | None:
     return None if _is_integer(value) and value >= 0 else 'an integer of at least 0 (0 turns the monitor off)'
 
 
+def _positive_integer(value: Any) -> str | None:
+    return None if _is_integer(value) and value > 0 else 'an integer of at least 1'
+
+
+def _non_negative_integer_or_none(value: Any) -> str | None:
+    ok = value is None or (_is_integer(value) and value >= 0)
+    return None if ok else 'an integer of at least 0 (0 for never), or None'
+
+
+def _sketch_size(value: Any) -> str | None:
+    ok = _is_integer(value) and value > 0 and value % 64 == 0
+    return None if ok else 'a multiple of 64, such as 4096'
+
+
+def _exact(value: object) -> str | None:
+    return None if value in ('rank', 'never') else "'rank' or 'never'"
+
+
 def _positive_integer_or_none(value: Any) -> str | None:
     return None if value is None or (_is_integer(value) and value > 0) else 'an integer of at least 1, or None'
 
@@ -108,6 +163,21 @@ def _seconds(value: Any) -> str | None:
     return None if ok and 0 < value < math.inf else 'a number of seconds greater than 0'
 
 
+def _share_or_none(value: Any) -> str | None:
+    ok = isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and 0 < value < 1
+    return None if value is None or ok else 'a share of training time between 0 and 1, such as 0.01, or None'
+
+
+def _thresholds(value: Any) -> str | None:
+    ok = isinstance(value, (list, tuple)) and len(value) > 0
+    ok = ok and all(isinstance(tau, (int, float)) and not isinstance(tau, bool) and 0 <= tau < 1 for tau in value)
+    return None if ok and len(set(value)) == len(value) else 'different thresholds from 0 to below 1, such as (0.025,)'
+
+
+def _preset(value: object) -> str | None:
+    return None if value in ('basic', 'multitask', 'full') else "'basic', 'multitask' or 'full'"
+
+
 def _detail(value: object) -> str | None:
     return None if value in ('group', 'parameter') else "'group' or 'parameter'"
 
@@ -119,6 +189,17 @@ def _mapping(value: object) -> str | None:
 _CHECKS = {
     'monitor_norm_freq': _non_negative_integer,
     'merge_train_output': _boolean,
+    'preset': _preset,
+    'conflict_freq': _non_negative_integer_or_none,
+    'conflict_exact': _exact,
+    'conflict_by_loss': _boolean,
+    'conflict_blocks': _boolean,
+    'sketch_size': _sketch_size,
+    'update_freq': _non_negative_integer_or_none,
+    'plasticity_freq': _positive_integer_or_none,
+    'dormant_taus': _thresholds,
+    'memory_budget': _positive_integer,
+    'budget': _share_or_none,
     'detail': _detail,
     'top_k': _positive_integer_or_none,
     'module_groups': _mapping,

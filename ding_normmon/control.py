@@ -4,10 +4,11 @@ The one way back up: rank 0 posts, every rank's background thread reads, the lea
 step. A decision takes effect right before the learner step of its iteration. What happens when somebody is late:
 
 - A decision that a rank learns of too late is reported by that rank and posted again by rank 0, with twice the lead.
-- ``stop`` and ``checkpoint`` are two-phase. First every rank promises to act at the iteration; only when all have, and
-  early enough, does rank 0 commit. A rank that does not answer within the deadline means that nothing happens, and a
-  note in the next record says so. A rank that learns of a *commitment* too late stops at its next step, because the
-  others have stopped, but does not write a checkpoint, because its weights are those of another iteration.
+- ``stop``, ``checkpoint`` and how much less often a quantity is measured are two-phase. First every rank promises to
+  act at the iteration; only when all have, and early enough, does rank 0 commit. A rank that does not answer within the
+  deadline means that nothing happens, and a note in the next record says so. A rank that learns of a *commitment* too
+  late stops at its next step, because the others have stopped, and measures as often as they do, but does not write a
+  checkpoint, because its weights are those of another iteration.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ding_normmon.agenda import Agenda
-from ding_normmon.decision import TWO_PHASE, ControlError, Decision
+from ding_normmon.decision import STRETCH, TWO_PHASE, ControlError, Decision, is_two_phase
 from ding_normmon.decision_poster import DecisionPoster
 from ding_normmon.decision_reader import DecisionReader
 from ding_normmon.losses import LossCounter
 
-__all__ = ['TWO_PHASE', 'Control', 'ControlError', 'Decision']
+__all__ = ['STRETCH', 'TWO_PHASE', 'Control', 'ControlError', 'Decision', 'is_two_phase']
 
 
 class Control:
@@ -112,7 +113,7 @@ class Control:
             frequency=frequency,
             owners=None if owners is None else tuple(tuple(int(task) for task in tasks) for tasks in owners),
             action=action,
-            committed=action not in TWO_PHASE or self._world_size == 1,
+            committed=not is_two_phase(action) or self._world_size == 1,
         )
         return self._poster.post(decision, iteration)
 

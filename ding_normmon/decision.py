@@ -6,10 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ['TWO_PHASE', 'ControlError', 'Decision', 'read_decision']
+__all__ = ['STRETCH', 'TWO_PHASE', 'ControlError', 'Decision', 'is_two_phase', 'read_decision']
 
 TWO_PHASE = frozenset({'stop', 'checkpoint'})
-"""Actions that happen on all ranks or on none."""
+"""Actions that happen on all ranks or on none; those that begin with :data:`STRETCH` do too."""
+
+STRETCH = 'stretch '
+"""``'stretch plasticity 4'``: measure it four times less often than configured."""
+
+
+def is_two_phase(action: str | None) -> bool:
+    """Tell whether every rank has to promise before rank 0 commits."""
+    return action is not None and (action in TWO_PHASE or action.startswith(STRETCH))
 
 
 class ControlError(ValueError):

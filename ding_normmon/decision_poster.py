@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ding_normmon.agenda import Agenda
-from ding_normmon.decision import TWO_PHASE, ControlError, Decision
+from ding_normmon.decision import ControlError, Decision, is_two_phase
 
 __all__ = ['LEAD_SECONDS', 'DecisionPoster']
 
@@ -93,7 +93,7 @@ class DecisionPoster:
             if posted is None:
                 return
             decision = posted.decision
-            if answer.get('said') == 'late' and decision.committed and decision.action in TWO_PHASE:
+            if answer.get('said') == 'late' and decision.committed and is_two_phase(decision.action):
                 self._note(decision, f'rank {rank} learned of it too late, in iteration {iteration}')
                 del self._posted[decision.number]
             elif answer.get('said') == 'late':

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ding_normmon.agenda import Agenda
-from ding_normmon.decision import Decision, read_decision
+from ding_normmon.decision import STRETCH, Decision, read_decision
 from ding_normmon.losses import LossCounter
 
 __all__ = ['DecisionReader']
@@ -78,7 +78,7 @@ class DecisionReader:
             decision.iteration,
             self._agenda.iteration,
         )
-        if decision.action == 'stop':
+        if decision.action is not None and (decision.action == 'stop' or decision.action.startswith(STRETCH)):
             self._agenda.add(replace(decision, iteration=self._agenda.iteration + 1))
 
     def _answer(self, number: int, said: str) -> None:

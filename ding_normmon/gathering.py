@@ -148,12 +148,14 @@ class Gathering:
 
     def _owned(self, rank: int, batch: Batch) -> Batch:
         keep = self._ownership.own_rows(rank, batch.iteration, batch.keys)
-        if keep is None:
+        vectors = {key: batch.vectors[key] for key in self._ownership.own_keys(rank, batch.iteration, batch.vectors)}
+        if keep is None and len(vectors) == len(batch.vectors):
             return batch
+        keep = list(range(len(batch.keys))) if keep is None else keep
         self._losses.count(
             'foreign_task',
             f'rank {rank} sent rows of tasks it does not train or of parameter groups that another rank reports; they '
             f'were dropped. Tell the monitor of tasks that move with Monitor.reassign(...)',
-            amount=len(batch.keys) - len(keep),
+            amount=len(batch.keys) - len(keep) + len(batch.vectors) - len(vectors),
         )
-        return Batch(batch.iteration, tuple(batch.keys[index] for index in keep), batch.rows[keep])
+        return Batch(batch.iteration, tuple(batch.keys[index] for index in keep), batch.rows[keep], vectors)

@@ -61,6 +61,7 @@ class HookPoints:
         modules: modules that may have imported clip functions by name.
         scalers: ``torch.amp.GradScaler`` objects.
         clipping: the quantity that takes the clip coefficients.
+        local: whether every rank clips its own gradients before they are synchronised.
 
     Attributes:
         evidence: by which evidence each optimizer's gradients were found, by optimizer name; a key of ``EVIDENCE``.
@@ -75,6 +76,7 @@ class HookPoints:
         modules: Callable[[Iterable[Optimizer]], Iterable[ModuleType]] = lambda optimizers: (),
         scalers: Callable[[], Iterable[Any]] = lambda: (),
         clipping: Clipping | None = None,
+        local: bool = False,
     ) -> None:
         self._model = model
         self._group_of = {id(parameter): group.key for group in groups for parameter in group.parameters}
@@ -82,6 +84,7 @@ class HookPoints:
         self._modules = modules
         self._scalers = scalers
         self._clipping = clipping
+        self._local = local
         self.evidence: dict[str, str] = {}
         self.clips: dict[str, bool] = {}
         self._scaled: set[int] = set()
@@ -195,7 +198,7 @@ class HookPoints:
         name = self._name_of(clipped)
         self.clips[name] = coefficient is not None
         if self._clipping is not None and coefficient is not None:
-            self._clipping.add(name, coefficient, self._step.due)
+            self._clipping.add(name, coefficient, self._step.due, self._local)
 
     def _name_of(self, clipped: set[int]) -> str:
         """Return ``model`` for a clip of everything that is trained, else the names of the groups in it."""

@@ -12,28 +12,46 @@ A policy that can be measured looks like this::
             step.publish('logits/value', logits_value, task_id=task_id, mask=mask)   # (B, T, support), (B, T)
         step.forward_end(losses)      # every task's loss is known, the graph is alive
         total_loss.backward()
+        step.local_backward_end()     # optional: this rank's own gradients are final
         self.synchronise_gradients()
         step.backward_end()           # gradients are final; nothing has rescaled them yet
-        clip_grad_norm_(...)
+        norm = clip_grad_norm_(parameters, max_norm)
+        step.clipped(norm, max_norm)
         optimizer.step()
         step.step_end()               # the weights have moved
 
-Three hook points (``forward_end``, ``backward_end``, ``step_end``) are all there is; what happens at each is the
-business of whoever listens.
+Three hook points (``forward_end``, ``backward_end``, ``step_end``) and, where gradients are synchronised over ranks, a
+fourth (``local_backward_end``) are all there is; what happens at each is the business of whoever listens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ['HOOK_POINTS', 'INERT', 'InertLearnerStep', 'LearnerStep', 'LearnerStepListener']
+__all__ = ['HOOK_POINTS', 'INERT', 'Clip', 'InertLearnerStep', 'LearnerStep', 'LearnerStepListener', 'WatchedStep']
 
-HOOK_POINTS = ('forward_end', 'backward_end', 'step_end')
-"""The hook points of one learner step, in the order in which they fire."""
+HOOK_POINTS = ('forward_end', 'local_backward_end', 'backward_end', 'step_end')
+"""The hook points of one learner step, in the order in which they fire; ``local_backward_end`` is optional."""
+
+
+class Clip(NamedTuple):
+    """One clipping of gradients by their norm.
+
+    Arguments:
+        norm: the norm before clipping, on any device.
+        max_norm: the limit.
+        model: which gradients, where a policy clips several sets of them.
+        local: whether every rank clips its own gradients before they are synchronised.
+    """
+
+    norm: Tensor | float
+    max_norm: float
+    model: str = 'model'
+    local: bool = False
 
 
 class LearnerStepListener(Protocol):
@@ -42,6 +60,8 @@ class LearnerStepListener(Protocol):
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None) -> None: ...
 
     def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None) -> None: ...
+
+    def on_clip(self, clip: Clip) -> None: ...
 
     def on_hook_point(self, hook_point: str, step: LearnerStep) -> None: ...
 
@@ -65,7 +85,17 @@ class InertLearnerStep:
     def publish_loss(self, name: str, value: Tensor | float, task_id: int | None = None) -> None:
         """Do nothing."""
 
-    def forward_end(self, losses: Mapping[int, Tensor] | None = None) -> None:
+    def clipped(self, norm: Tensor | float, max_norm: float, model: str = 'model', local: bool = False) -> None:
+        """Do nothing."""
+
+    def forward_end(
+        self,
+        losses: Mapping[int, Tensor] | None = None,
+        parts: Mapping[int, Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        """Do nothing."""
+
+    def local_backward_end(self, averaged_over: int = 1) -> None:
         """Do nothing."""
 
     def backward_end(
@@ -81,11 +111,29 @@ INERT = InertLearnerStep()
 """The one inert learner step; shared by every policy that is not being measured."""
 
 
+class WatchedStep(InertLearnerStep):
+    """A learner step that is not measured, in which only clipping is counted: the price of asking for every step.
+
+    Arguments:
+        on_clip: whoever counts.
+    """
+
+    __slots__ = ('_on_clip',)
+
+    def __init__(self, on_clip: Callable[[Clip], None]) -> None:
+        self._on_clip = on_clip
+
+    def clipped(self, norm: Tensor | float, max_norm: float, model: str = 'model', local: bool = False) -> None:
+        """Count it."""
+        with torch.no_grad():
+            self._on_clip(Clip(norm.detach() if isinstance(norm, Tensor) else norm, float(max_norm), model, local))
+
+
 class LearnerStep(InertLearnerStep):
     """One learner step that is being measured.
 
     Tensors are handed to the listener at the call and are not kept: once a method returns, this object holds no
-    tensor of the step except the ``losses`` mapping between ``forward_end`` and the end of that call.
+    tensor of the step except ``losses`` and ``parts`` between ``forward_end`` and the end of that call.
 
     Arguments:
         iteration: 0-based learner iteration whose forward pass is being measured.
@@ -93,6 +141,7 @@ class LearnerStep(InertLearnerStep):
     """
 
     __slots__ = (
+        'averaged_over',
         'awaited',
         'fired',
         'gradient_scale',
@@ -100,6 +149,7 @@ class LearnerStep(InertLearnerStep):
         'iteration',
         'listener',
         'losses',
+        'parts',
         'replace_gradients',
     )
     due = True
@@ -108,6 +158,8 @@ class LearnerStep(InertLearnerStep):
         self.iteration = iteration
         self.listener = listener
         self.losses: Mapping[int, Tensor] | None = None
+        self.parts: Mapping[int, Mapping[str, Tensor]] | None = None
+        self.averaged_over = 1
         self.fired: list[str] = []
         self.gradient_scale: Tensor | float = 1.0
         self.gradients_of: Collection[int] | None = None
@@ -137,17 +189,47 @@ class LearnerStep(InertLearnerStep):
         with torch.no_grad():
             self.listener.on_publish_loss(name, value.detach() if isinstance(value, Tensor) else value, task_id)
 
-    def forward_end(self, losses: Mapping[int, Tensor] | None = None) -> None:
+    def clipped(self, norm: Tensor | float, max_norm: float, model: str = 'model', local: bool = False) -> None:
+        """Tell that gradients have been scaled by ``min(1, max_norm / norm)``; between backward_end and step_end.
+
+        Arguments:
+            norm: global L2 norm before clipping, as ``clip_grad_norm_`` returns it; a tensor is not waited for.
+            max_norm: the limit.
+            model: name of these gradients in ``clip/{model}/coefficient``, for policies that clip several sets.
+            local: True where every rank clips its own gradients before they are synchronised; the coefficients then
+                differ by rank, and with them the weights of the tasks.
+        """
+        with torch.no_grad():
+            norm = norm.detach() if isinstance(norm, Tensor) else norm
+            self.listener.on_clip(Clip(norm, float(max_norm), model, local))
+
+    def forward_end(
+        self,
+        losses: Mapping[int, Tensor] | None = None,
+        parts: Mapping[int, Mapping[str, Tensor]] | None = None,
+    ) -> None:
         """Fire the hook point before the backward pass.
 
         Arguments:
-            losses: scalar loss of each local task by global task id, with its graph.
+            losses: scalar loss of each local task by global task id, with its graph, as it enters the sum that is
+                differentiated (weighted, divided by the number of tasks).
+            parts: the terms of each task's loss by name (``'value'``, ``'policy'``), with their graphs and weights, so
+                that they add up to the task's loss.
         """
-        self.losses = losses
+        self.losses, self.parts = losses, parts
         try:
             self._fire('forward_end')
         finally:
-            self.losses = None
+            self.losses = self.parts = None
+
+    def local_backward_end(self, averaged_over: int = 1) -> None:
+        """Fire the hook point between the last backward pass and the synchronisation of gradients over the ranks.
+
+        Arguments:
+            averaged_over: what the synchronisation will divide the sum of the ranks' gradients by; 1 where it sums.
+        """
+        self.averaged_over = averaged_over
+        self._fire('local_backward_end')
 
     def backward_end(
         self, scale: Tensor | float = 1.0, parameters: Collection[int] | None = None, replace: bool = False

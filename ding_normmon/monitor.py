@@ -15,19 +15,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ding_normmon.agreement import agree, announce, refusals_told
+from ding_normmon.budget import FACTORS, Budget
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
-from ding_normmon.control import Control, Decision
+from ding_normmon.control import STRETCH, Control, ControlError, Decision
+from ding_normmon.courtesy import in_slices
 from ding_normmon.groups import find_groups
-from ding_normmon.learner_step import INERT, InertLearnerStep, LearnerStep
+from ding_normmon.learner_step import INERT, Clip, InertLearnerStep, LearnerStep, WatchedStep
 from ding_normmon.losses import LossCounter
 from ding_normmon.ownership import Ownership
 from ding_normmon.publish.courier import Courier
 from ding_normmon.publish.destination import Destination
-from ding_normmon.quantities import OwnCost, Quantity, Setup, default_quantities
+from ding_normmon.quantities import OwnCost, Quantity, Setup, preset_quantities
 from ding_normmon.quantities.tensor_statistics import SignalError
 from ding_normmon.record import Record
 from ding_normmon.reduce import Reducer
-from ding_normmon.rows import Batch, Pending, RowBuffer, RowTable
+from ding_normmon.rows import Batch, Pending, RowBuffer, RowKey, RowTable, Vector
 from ding_normmon.sharding import refuse_sharded
 from ding_normmon.transport import Transport, TransportError, default_transport
 
@@ -49,8 +51,9 @@ class Monitor:
         config: an ``EasyDict`` or mapping, see :class:`~ding_normmon.configuration.MonitorConfig`.
         num_tasks: number of tasks of the whole run; None for a single-task policy.
         task_ids: global ids of the tasks this rank trains; all of them by default.
+        task_names: what people call the tasks, by global id.
         destinations: where records go, on rank 0.
-        quantities: what is measured; :func:`~ding_normmon.quantities.default_quantities` by default.
+        quantities: what is measured; by default :func:`~ding_normmon.quantities.preset_quantities` of ``preset``.
         transport: the connection to the other ranks; by default ``torch.distributed``'s rendezvous store.
         optimizer: the optimizer, or several of which the last one ends a learner step: ``with Monitor(...)`` around a
             training loop then measures it, iterations being counted by that optimizer's steps.
@@ -103,6 +106,7 @@ class Monitor:
         *,
         num_tasks: int | None = None,
         task_ids: Sequence[int] | None = None,
+        task_names: Sequence[str] = (),
         destinations: Sequence[Destination] = (),
         quantities: Sequence[Quantity] | None = None,
         transport: Transport | None = None,
@@ -122,6 +126,7 @@ class Monitor:
         self._last_measured = self._resumed_after = -1
         self._closed = False
         self._num_tasks = num_tasks
+        self._task_names = tuple(str(name) for name in task_names)
         self._model = model
         # Every rank opens its connection, also one that is switched off: the others are told and do not wait for it.
         self.transport = default_transport() if transport is None else transport
@@ -138,21 +143,28 @@ class Monitor:
                 raise ConfigurationError(f'monitor: {type(model).__name__} has no parameters to measure')
             refuse_sharded(model)
             self.groups = find_groups(model, num_tasks, self.config.module_groups)
-            self.quantities = list(default_quantities() if quantities is None else quantities)
+            self.quantities = list(preset_quantities(self.config.preset) if quantities is None else quantities)
             names = [quantity.name for quantity in self.quantities]
             if len(set(names)) < len(names):
                 raise ConfigurationError(f'monitor: two quantities have the same name: {names}')
         agreed = agree(self.transport, self.config, self.groups, num_tasks, self._task_ids)
         owner_only = {quantity.name for quantity in self.quantities if quantity.owner_only}
         self._ownership = Ownership(num_tasks, agreed.task_ids, owner_only)
-        # Most quantities listen to few of the calls of a step, and there are dozens of calls.
-        self._signal_quantities = [q for q in self.quantities if type(q).on_publish is not Quantity.on_publish]
-        self._loss_quantities = [q for q in self.quantities if type(q).on_publish_loss is not Quantity.on_publish_loss]
         self._prepare()
+        self._watching = [quantity for quantity in self.quantities if quantity.every_step]
+        self._off_step: InertLearnerStep = WatchedStep(self.on_clip_of_any_step) if self._watching else INERT
         self._agenda = self.control.agenda
         self.control.on('schedule', self._reschedule)
         # The decision takes effect before the step that is about to begin.
         self.control.on('owners', lambda decision: self._reassign(decision.owners or (), self._agenda.iteration))
+        self._factors = {quantity.name: 1 for quantity in self.quantities if quantity.stretchable}
+        for name in self._factors:
+            for factor in FACTORS:
+                self.control.on(f'{STRETCH}{name} {factor}', self._stretch)
+        # What rank 0 has decided, and when; `_factors` follow when every rank has promised and the learner is there.
+        self._announced: dict[str, tuple[int, float]] = {}
+        frequencies = {quantity.name: quantity.frequency or self.frequency for quantity in self.quantities}
+        self._budget = Budget(self.config.budget or 1.0, frequencies, frozenset(self._factors))
         self._reducer = Reducer(
             self.transport,
             self._finish,
@@ -184,8 +196,17 @@ class Monitor:
             device=next(self._model.parameters()).device,
             rank=rank,
             world_size=self.transport.world_size,
+            task_names=self._task_names,
         )
         sizes = [quantity.prepare(self._setup) for quantity in self.quantities]
+        for quantity in self.quantities:
+            if quantity.frequency % self.config.monitor_norm_freq:
+                raise ConfigurationError(
+                    f'monitor: {quantity.name} every {quantity.frequency} iterations is no multiple of '
+                    f'monitor_norm_freq, {self.config.monitor_norm_freq}'
+                )
+        self._spent: dict[str, float] = {}
+        self._activate(self.quantities)
         self._buffer = RowBuffer(self._setup.device, cells=sum(sizes))
         self._spans = [slice(stop - size, stop) for size, stop in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
         for quantity, span in zip(self.quantities, self._spans, strict=True):
@@ -243,6 +264,20 @@ class Monitor:
         if 0 < self.frequency == int(state['monitor_norm_freq']) and state['frequency'] > 0:
             self.frequency = int(state['frequency'])
 
+    def _stretch(self, decision: Decision) -> None:
+        _, name, factor = str(decision.action).split()
+        self._factors[name] = int(factor)
+
+    def _activate(self, quantities: Sequence[Quantity]) -> None:
+        self._active = list(quantities)
+        # Most quantities listen to few of the calls of a step, and there are dozens of calls.
+        self._signal_listeners = [q for q in quantities if type(q).on_publish is not Quantity.on_publish]
+        self._loss_listeners = [q for q in quantities if type(q).on_publish_loss is not Quantity.on_publish_loss]
+
+    def _is_active(self, quantity: Quantity, iteration: int) -> bool:
+        every = quantity.frequency or self.config.monitor_norm_freq
+        return iteration % (every * self._factors.get(quantity.name, 1)) == 0
+
     # -- one learner step ------------------------------------------------------------------------------------------
 
     def due(self, iteration: int) -> bool:
@@ -260,8 +295,12 @@ class Monitor:
         self._agenda.iteration = iteration
         if iteration >= self._agenda.next_iteration:
             self.control.reach(iteration)
-        if self._closed or not self.due(iteration):
+        if self._closed:
             return INERT
+        for quantity in self._watching:
+            quantity.begin_any_step()
+        if not self.due(iteration):
+            return self._off_step
         self._started = time.perf_counter()
         self._milliseconds = 0.0
         self._forward = iteration % self.frequency == 0
@@ -269,15 +308,27 @@ class Monitor:
         self._published.clear()
         self._failed: set[str] = set()
         self._buffer.begin(iteration)
+        if self._forward:
+            # A step that only completes an accumulation cycle measures what the due step of the cycle began.
+            self._activate([quantity for quantity in self.quantities if self._is_active(quantity, iteration)])
+        self._spent = {}
+        step = LearnerStep(iteration, self)
+        for quantity in self._active if self._forward else ():
+            quantity.extra_backward = 0
+            with self._guard(quantity, 'begin', measuring=True):
+                quantity.begin(step)
         self._milliseconds += (time.perf_counter() - self._started) * 1e3
-        return LearnerStep(iteration, self)
+        return step
 
     def end_step(self, step: InertLearnerStep, raised: bool = False) -> None:
         """Finish a step that :meth:`begin_step` began; also one that raised, which completes no accumulation cycle."""
-        if not isinstance(step, LearnerStep) or not self._measuring:
+        if not isinstance(step, LearnerStep):
+            return
+        started = time.perf_counter()
+        self._release()
+        if not self._measuring:
             return
         self._measuring = False
-        started = time.perf_counter()
         # Gradient accumulation: the step that completes the cycle is measured although its iteration is not due.
         # Once the optimizer has stepped there is no cycle to complete.
         self._gradient_due = bool(step.fired) and not raised and not {'backward_end', 'step_end'} & set(step.fired)
@@ -285,7 +336,7 @@ class Monitor:
             return
         # In the step that only completes a cycle, its own forward pass was not measured.
         fired = tuple(point for point in step.fired if self._forward or point != 'forward_end')
-        for quantity in self.quantities:
+        for quantity in self._active:
             if quantity.name not in self._failed and any(point in fired for point in quantity.hook_points):
                 with self._guard(quantity, 'finish', measuring=True):
                     quantity.finish(self._buffer)
@@ -295,6 +346,10 @@ class Monitor:
             return
         pending.fired = fired
         pending.failed = frozenset(self._failed)
+        pending.active = {
+            quantity.name: quantity.extra_backward for quantity in self._active if quantity.name not in self._failed
+        }
+        pending.spent = self._spent
         self._first_due_step = False
         for complaint in self._mistakes:
             self.losses.count('mistake', f'{complaint}; left out')
@@ -308,6 +363,15 @@ class Monitor:
         """Forget a step that :meth:`begin_step` began and that turned out not to take place."""
         if isinstance(step, LearnerStep):
             self._measuring = False
+            self._release()
+
+    def _release(self) -> None:
+        for quantity in self._active:
+            with self._guard(quantity, 'release'):
+                quantity.release()
+            self._spent[quantity.name] += quantity.hook_milliseconds
+            self._milliseconds += quantity.hook_milliseconds
+            quantity.hook_milliseconds = 0.0
 
     def signals_of_step(self) -> set[str]:
         """Return the names of the signals that were published in the current or the last measured step."""
@@ -333,12 +397,14 @@ class Monitor:
         started = time.perf_counter()
         task_id = _plain(task_id)
         if self._accept(name, task_id, 'signal'):
-            for quantity in self._signal_quantities:
+            for quantity in self._signal_listeners:
                 # Not `_guard`: entering a context manager costs as much as the statistics of a small tensor.
+                began = time.perf_counter()
                 try:
                     quantity.on_publish(name, tensor, task_id, mask, self._buffer)
                 except Exception as error:
                     self._failure(quantity, f'signal {name!r}', error)
+                self._spend(quantity, began)
         self._milliseconds += (time.perf_counter() - started) * 1e3
 
     def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None) -> None:
@@ -348,12 +414,33 @@ class Monitor:
         started = time.perf_counter()
         task_id = _plain(task_id)
         if self._accept(name, task_id, 'loss'):
-            for quantity in self._loss_quantities:
+            for quantity in self._loss_listeners:
+                began = time.perf_counter()
                 try:
                     quantity.on_publish_loss(name, value, task_id, self._buffer)
                 except Exception as error:
                     self._failure(quantity, f'loss {name!r}', error)
+                self._spend(quantity, began)
         self._milliseconds += (time.perf_counter() - started) * 1e3
+
+    def on_clip(self, clip: Clip) -> None:
+        """Measure a clipping of gradients."""
+        started = time.perf_counter()
+        for quantity in self._active:
+            with self._guard(quantity, 'clip', measuring=True):
+                quantity.on_clip(clip, self._buffer)
+        self._milliseconds += (time.perf_counter() - started) * 1e3
+
+    @property
+    def watches_every_step(self) -> bool:
+        """Whether a quantity asks for every learner step, monitored or not."""
+        return bool(self._watching)
+
+    def on_clip_of_any_step(self, clip: Clip) -> None:
+        """Tell the quantities that have asked for every step of a clipping in one that is not measured."""
+        for quantity in self._watching:
+            with self._guard(quantity, 'clip', spent={}):
+                quantity.on_clip_of_any_step(clip)
 
     def on_hook_point(self, hook_point: str, step: LearnerStep) -> None:
         """Measure at a hook point.
@@ -367,7 +454,7 @@ class Monitor:
                 self._refuse_mistakes()
             if not self._forward:
                 return
-        for quantity in self.quantities:
+        for quantity in self._active:
             if hook_point in quantity.hook_points:
                 with self._guard(quantity, hook_point, measuring=True):
                     quantity.measure(hook_point, step, self._buffer)
@@ -410,7 +497,12 @@ class Monitor:
             raise SignalError('monitor: ' + '; '.join(found))
 
     @contextlib.contextmanager
-    def _guard(self, quantity: Quantity, where: str, measuring: bool = False) -> Iterator[None]:
+    def _guard(
+        self, quantity: Quantity, where: str, measuring: bool = False, spent: dict[str, float] | None = None
+    ) -> Iterator[None]:
+        """Keep a quantity's exceptions from training, and count its milliseconds."""
+        started = time.perf_counter()
+        spent = self._spent if spent is None else spent
         try:
             yield
         except Exception as error:
@@ -418,6 +510,11 @@ class Monitor:
                 # Its cells may still hold an earlier step; they are not read.
                 self._failed.add(quantity.name)
             self._failure(quantity, where, error)
+        finally:
+            spent[quantity.name] = spent.get(quantity.name, 0.0) + (time.perf_counter() - started) * 1e3
+
+    def _spend(self, quantity: Quantity, since: float) -> None:
+        self._spent[quantity.name] = self._spent.get(quantity.name, 0.0) + (time.perf_counter() - since) * 1e3
 
     def _failure(self, quantity: Quantity, where: str, error: Exception) -> None:
         if isinstance(error, SignalError):
@@ -446,32 +543,55 @@ class Monitor:
                 if isinstance(quantity, OwnCost):
                     messages = 0 if self.transport.rank == 0 else 1
                     rows = list(quantity.rows_of(cost, self._buffer.bytes, messages))
+                    rows += quantity.rows_per_quantity(pending.spent, self._bytes(batch), pending.active)
                     batch = Batch(
                         batch.iteration,
                         batch.keys + tuple(key for key, _ in rows),
                         np.concatenate([batch.rows, np.stack([row for _, row in rows])]),
+                        batch.vectors,
                     )
             if self.config.merge_train_output:
-                self._last_local = self._derive(RowTable([batch]), batch.iteration)
+                self._last_local = self._derive(RowTable([batch], final=False), batch.iteration)
             self._reducer.submit(batch)
+
+    def _bytes(self, batch: Batch) -> dict[str, int]:
+        """Return what every quantity holds between steps and sends for one record."""
+        sizes = {quantity.name: quantity.state_bytes() for quantity in self.quantities}
+        for quantity, span in zip(self.quantities, self._spans, strict=True):
+            sizes[quantity.name] += 8 * (span.stop - span.start)
+        for key in batch.keys:
+            sizes[key.quantity] += 48
+        for key, vector in batch.vectors.items():
+            sizes[key.quantity] += vector.nbytes
+        return sizes
 
     def _unpack(self, pending: Pending) -> Batch:
         rows, cells = self._buffer.read(pending)
         keys = list(pending.keys)
+        vectors: dict[RowKey, Vector] = {
+            key: vector
+            for key, vector in pending.vectors.items()
+            if not isinstance(vector, tuple) and key.quantity not in pending.failed
+        }
         for quantity, span in zip(self.quantities, self._spans, strict=True):
-            if quantity.name not in pending.failed and any(point in pending.fired for point in quantity.hook_points):
-                with self._guard(quantity, 'unpack'):
+            if quantity.name not in pending.active:
+                continue
+            if any(point in pending.fired for point in quantity.hook_points):
+                with self._guard(quantity, 'unpack', spent=pending.spent):
                     for key, row in quantity.unpack(cells[span]):
                         rows.append(row.reshape(6))
                         keys.append(key)
+                    vectors.update(quantity.unpack_vectors(cells[span]))
         table = np.array(rows, dtype=np.float64).reshape(-1, 6)
-        return Batch(pending.iteration, tuple(keys), table)
+        return Batch(pending.iteration, tuple(keys), table, vectors)
 
     def _derive(self, table: RowTable, iteration: int) -> Record:
         record = Record(iteration)
+        spent: dict[str, float] = {}
         for quantity in self.quantities:
-            with self._guard(quantity, 'derive'):
-                record.scalars.update(quantity.derive(table))
+            with self._guard(quantity, 'derive', spent=spent):
+                record.scalars.update(in_slices(quantity.derive(table)))
+                record.matrices.update(quantity.matrices(table))
                 record.notes.update(quantity.notes(table))
         return record
 
@@ -479,16 +599,38 @@ class Monitor:
         table = RowTable(batches, complete=missing == 0)
         record = self._derive(table, iteration)
         for quantity in self.quantities:
-            with self._guard(quantity, 'compare'):
-                record.scalars.update(quantity.compare(table))
+            with self._guard(quantity, 'compare', spent={}):
+                record.scalars.update(in_slices(quantity.compare(table)))
         if self.transport.world_size > 1:
             record.scalars['monitor/missing_ranks'] = float(missing)
         record.notes.update(self.control.take_notes())
+        record.notes.update(self._keep_to_budget(iteration, record.scalars))
         for reason, amount in self.losses.take().items():
             record.scalars[f'monitor/lost/{reason}'] = float(amount)
         self.records.append(record)
         for courier in self._couriers:
             courier.offer(record)
+
+    def _keep_to_budget(self, iteration: int, scalars: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+        """Have quantities that cost too much measured less often, on all ranks; in the background, on rank 0."""
+        if self.config.budget is None or not self._factors:
+            return
+        costs = {name: scalars.get(f'monitor/cost/{name}/ms') for name in self._budget.frequencies}
+        known = {name: cost for name, cost in costs.items() if cost is not None}
+        now = time.monotonic()
+        self._budget.observe(iteration, now, known)
+        recent = {name: factor for name, (factor, at) in self._announced.items() if now - at < 2 * self.config.deadline}
+        for name, factor in self._budget.propose({**self._factors, **recent}).items():
+            try:
+                self.control.post(f'{STRETCH}{name} {factor}')
+            except ControlError:
+                # Too many open decisions, or the learner was faster: proposed again with the next record.
+                continue
+            self._announced[name] = (factor, now)
+            every = self._budget.frequencies[name] * factor
+            note = f'{name} is measured every {every} iterations from now on: budget={self.config.budget:g}'
+            logger.warning('monitor: %s of training time', note)
+            yield f'budget/{name}', note
 
     # -- around a training loop ------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ class ObservedSteps:
     Arguments:
         monitor: who measures.
         points: where the hook points of the current step come from.
-        observe: publishes the signals of one due step while it is open.
+        observe: publishes the signals of one due step while it is open; also given the steps that are merely watched.
         last_optimizer: the optimizer with which a step ends, where that is known from the beginning.
         several: whether one block has several steps, where that is known from the beginning.
         whole: a block is one step, whatever happens in it: the policy says itself what belongs to it.
@@ -38,7 +38,7 @@ class ObservedSteps:
         self,
         monitor: Monitor,
         points: HookPoints,
-        observe: Callable[[LearnerStep], AbstractContextManager[None]],
+        observe: Callable[[InertLearnerStep], AbstractContextManager[None]],
         last_optimizer: str | None = None,
         several: bool | None = None,
         whole: bool = False,
@@ -59,7 +59,7 @@ class ObservedSteps:
     @property
     def idle(self) -> bool:
         """Whether a block that is not due needs no watching."""
-        return self.several is False and not self._monitor.config.clip_fraction
+        return self.several is False and not self._monitor.watches_every_step
 
     @contextlib.contextmanager
     def block(self, iteration: int, step: InertLearnerStep) -> Iterator[None]:
@@ -123,7 +123,7 @@ class ObservedSteps:
         self.step = step
         self._points.set_step(step)
         self._open = contextlib.ExitStack()
-        if isinstance(step, LearnerStep):
+        if step is not INERT:
             self._open.enter_context(self._observe(step))
 
     def _complete(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from ding_normmon.rows import RowKey
@@ -70,8 +70,7 @@ class Ownership:
 
     def own_rows(self, rank: int, iteration: int, keys: tuple[RowKey, ...]) -> list[int] | None:
         """Return the positions of the rows that a rank may report for an iteration; None where it may report all."""
-        divisions = self._divisions
-        division = divisions[max(0, bisect.bisect_right([entry.since for entry in divisions], iteration) - 1)]
+        division = self._division_at(iteration)
         # Ranks send the same keys record after record; an identity is theirs as long as they are kept here.
         identity = (rank, division.since, id(keys))
         if identity not in self._checked:
@@ -80,6 +79,15 @@ class Ownership:
             own = [index for index, key in enumerate(keys) if self._may_report(division, rank, key)]
             self._checked[identity] = (keys, None if len(own) == len(keys) else own)
         return self._checked[identity][1]
+
+    def own_keys(self, rank: int, iteration: int, keys: Iterable[RowKey]) -> list[RowKey]:
+        """Return those of a few keys that a rank may report for an iteration."""
+        division = self._division_at(iteration)
+        return [key for key in keys if self._may_report(division, rank, key)]
+
+    def _division_at(self, iteration: int) -> _Division:
+        divisions = self._divisions
+        return divisions[max(0, bisect.bisect_right([entry.since for entry in divisions], iteration) - 1)]
 
     def _may_report(self, division: _Division, rank: int, key: RowKey) -> bool:
         if key.quantity in self._owner_only:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +19,13 @@ class Matrix:
         values: shape (len(rows), len(columns)).
         rows: what stands on the first axis, such as task ids.
         columns: what stands on the second axis.
+        labels: what people call the entries of both axes, such as the tasks' names; not all need one.
     """
 
     values: npt.NDArray[Any]
     rows: tuple[int | str, ...]
     columns: tuple[int | str, ...]
+    labels: Mapping[int | str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,11 @@ from ding_normmon.message import (
     encode_answer,
     encode_schema,
     schema_digest,
+    vectors_of,
 )
 from ding_normmon.ownership import Ownership
 from ding_normmon.rows import Batch
-from ding_normmon.transport import Transport, TransportError
+from ding_normmon.transport import LARGEST_MESSAGE, Transport, TransportError
 
 __all__ = ['Reducer']
 
@@ -42,6 +43,10 @@ _SCHEMA_EVERY = 32
 """A schema is sent again with every so many messages, so that one lost message costs a few records and not all."""
 
 _SCHEMAS_PER_RANK = 16
+_OWN_SCHEMAS = 4
+
+# The schema and the note need room as well.
+_MOST_OF_A_MESSAGE = LARGEST_MESSAGE * 7 // 8
 
 
 class Reducer:
@@ -91,7 +96,8 @@ class Reducer:
         self._gathering = Gathering(transport.world_size, deadline, losses, ownership)
         self._schemas: dict[bytes, Schema] = {}
         self._sent_schemas: dict[bytes, int] = {}
-        self._last_schema: tuple[Schema, bytes, bytes] | None = None
+        # What is measured differs from record to record where quantities have frequencies of their own.
+        self._own_schemas: deque[tuple[Schema, bytes, bytes]] = deque(maxlen=_OWN_SCHEMAS)
         if not self._alone:
             with self._wake:
                 self._start()
@@ -172,7 +178,8 @@ class Reducer:
             return
         for batch in batches:
             # Equal keys become the same keys, by which merging recognises a layout that it knows.
-            self._gathering.add(0, Batch(batch.iteration, self._schema_of(batch)[0].keys, batch.rows), now)
+            keys = self._schema_of(batch)[0].keys
+            self._gathering.add(0, Batch(batch.iteration, keys, batch.rows, batch.vectors), now)
         if self._gathering and not self._alone:
             # What has arrived is taken before any deadline is judged: this process may have been suspended.
             self._receive(now)
@@ -196,11 +203,14 @@ class Reducer:
             self._losses.count('beat', f'the rendezvous store could not be used ({error}); training goes on')
 
     def _schema_of(self, batch: Batch) -> tuple[Schema, bytes, bytes]:
-        last = self._last_schema
-        if last is None or last[0].keys != batch.keys:
-            encoded = encode_schema(batch.keys)
-            last = self._last_schema = (Schema(batch.keys), encoded, schema_digest(encoded))
-        return last
+        vectors = vectors_of(batch)
+        for known in self._own_schemas:
+            if known[0].keys == batch.keys and known[0].vectors == vectors:
+                return known
+        encoded = encode_schema(batch.keys, batch.vectors)
+        new = (Schema(batch.keys, vectors), encoded, schema_digest(encoded))
+        self._own_schemas.appendleft(new)
+        return new
 
     def _send(self, batch: Batch) -> None:
         losses = self._losses.take()
@@ -221,6 +231,8 @@ class Reducer:
                     f'goes on',
                 )
                 return
+            if sum(vector.nbytes for vector in batch.vectors.values()) + batch.rows.nbytes > _MOST_OF_A_MESSAGE:
+                batch = self._without_vectors(batch)
             _, encoded, digest = self._schema_of(batch)
             sent = self._sent_schemas.get(digest, 0) % _SCHEMA_EVERY
             new = None if sent else encoded
@@ -229,6 +241,15 @@ class Reducer:
         except TransportError as error:
             self._losses.give_back(losses)
             self._losses.count('send', f'rows could not be sent ({error}); training goes on without them')
+
+    def _without_vectors(self, batch: Batch) -> Batch:
+        size = sum(vector.nbytes for vector in batch.vectors.values())
+        self._losses.count(
+            'too_large',
+            f'{size / 1e6:.1f} MB of vectors (sketches of gradients and the like) do not fit a message; what needs it '
+            f'is left out. Lower sketch_size, or leave out conflict_blocks',
+        )
+        return Batch(batch.iteration, batch.keys, batch.rows)
 
     def _receive(self, now: float) -> None:
         if self._transport.rank != 0:
@@ -266,7 +287,8 @@ class Reducer:
                 'unknown_schema', f'rank {rank} sent rows whose keys never arrived; the message before was lost'
             )
             return
-        self._gathering.add(rank, Batch(message.iteration, schema.keys, message.rows), now)
+        vectors = schema.split(message.vectors)
+        self._gathering.add(rank, Batch(message.iteration, schema.keys, message.rows, vectors), now)
 
     def _say_goodbye(self) -> None:
         if self._alone or self._transport.rank != 0:

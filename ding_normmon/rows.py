@@ -8,16 +8,20 @@ copy that nobody waits for.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, cast
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ding_normmon.moments import Row, merge_rows
+from ding_normmon.moments import COUNT, Row, merge_rows
 
-__all__ = ['Batch', 'Pending', 'RowBuffer', 'RowKey', 'RowTable']
+__all__ = ['Batch', 'Pending', 'RowBuffer', 'RowKey', 'RowTable', 'Vector']
+
+Vector = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+"""What six columns cannot hold, such as the sketch of a gradient: one dimension, float32 or float64."""
 
 
 class RowKey(NamedTuple):
@@ -44,11 +48,13 @@ class Batch:
         iteration: 0-based learner iteration that was measured.
         keys: what each row is.
         rows: float64, shape (len(keys), 6).
+        vectors: what six columns cannot hold, by key.
     """
 
     iteration: int
     keys: tuple[RowKey, ...]
     rows: Row
+    vectors: Mapping[RowKey, Vector] = field(default_factory=dict)
 
 
 class _Layout:
@@ -79,18 +85,31 @@ class RowTable(Mapping[RowKey, Row]):
     Arguments:
         batches: what the ranks sent for one iteration, sorted by rank.
         complete: whether every rank's batch is there; figures over all tasks exist only then.
+        final: whether a record will be published from it; False for a rank's own figures in between, of which a
+            quantity that remembers the last record must not take notice.
+
+    Attributes:
+        vectors: what the ranks sent beside rows; those of one key are added up.
+        memo: what a quantity has derived from this table and needs again, by its name.
     """
 
     _layouts: ClassVar[dict[tuple[int, ...], _Layout]] = {}
 
-    def __init__(self, batches: Iterable[Batch], complete: bool = True) -> None:
+    def __init__(self, batches: Iterable[Batch], complete: bool = True, final: bool = True) -> None:
         self.complete = complete
+        self.final = final
         batches = list(batches)
+        self._ranks = len(batches)
         self._layout = self._layout_of(tuple(batch.keys for batch in batches))
         rows = np.concatenate([batch.rows for batch in batches]) if batches else np.zeros((0, 6))
         self._rows = rows[self._layout.first]
         for index, positions in self._layout.repeated:
             self._rows[index] = merge_rows(rows[positions])
+        self.vectors: dict[RowKey, Vector] = {}
+        for batch in batches:
+            for key, vector in batch.vectors.items():
+                self.vectors[key] = self.vectors[key] + vector if key in self.vectors else vector
+        self.memo: dict[str, Any] = {}
 
     @classmethod
     def _layout_of(cls, schemas: tuple[tuple[RowKey, ...], ...]) -> _Layout:
@@ -113,6 +132,15 @@ class RowTable(Mapping[RowKey, Row]):
     def __len__(self) -> int:
         return len(self._layout.index)
 
+    def complete_for(self, quantity: str) -> bool:
+        """Tell whether every rank has measured a quantity in this iteration.
+
+        Ranks may differ for a moment in how often they measure, and a quantity may fail on one of them. Who measures
+        tells what that has cost.
+        """
+        cost = self.get(RowKey('own_cost', quantity, part='ms'))
+        return self.complete and (cost is None or cost[COUNT] == self._ranks)
+
     def of(self, quantity: str, part: str = '') -> dict[str, dict[int | None, Row]]:
         """Return the rows of one quantity as name -> task id -> row, task ids ascending.
 
@@ -123,6 +151,14 @@ class RowTable(Mapping[RowKey, Row]):
         found: dict[str, dict[int | None, Row]] = {}
         for name, task_id, index in self._layout.parts.get((quantity, part), ()):
             found.setdefault(name, {})[task_id] = self._rows[index]
+        return found
+
+    def vectors_of(self, quantity: str, part: str = '') -> dict[str, dict[int | None, Vector]]:
+        """Return the vectors of one quantity as name -> task id -> vector, task ids ascending."""
+        found: dict[str, dict[int | None, Vector]] = {}
+        for key in sorted(self.vectors, key=lambda key: (-1 if key.task_id is None else key.task_id)):
+            if key.quantity == quantity and key.part == part:
+                found.setdefault(key.name, {})[key.task_id] = self.vectors[key]
         return found
 
 
@@ -144,6 +180,9 @@ class Pending:
         fired: the hook points that were measured.
         failed: the quantities that failed at one of them; what their cells hold is not of this step.
         milliseconds: what the step has cost the learner's thread so far.
+        active: the quantities that were measured in this step, with the backward passes they added.
+        spent: milliseconds of the learner's thread by quantity.
+        vectors: each vector, or where it stands in the buffer: first row and number of entries.
     """
 
     iteration: int
@@ -153,6 +192,9 @@ class Pending:
     fired: tuple[str, ...] = ()
     failed: frozenset[str] = frozenset()
     milliseconds: float = 0.0
+    active: dict[str, int] = field(default_factory=dict)
+    spent: dict[str, float] = field(default_factory=dict)
+    vectors: dict[RowKey, Vector | tuple[int, int]] = field(default_factory=dict)
 
     def arrived(self) -> bool:
         """Tell, without waiting, whether everything is on the host."""
@@ -207,6 +249,7 @@ class RowBuffer:
         self._iteration = iteration
         self._keys: list[RowKey] = []
         self._rows: list[Row | int] = []
+        self._vectors: dict[RowKey, Vector | tuple[int, int]] = {}
         self._used = 0
 
     def begin(self, iteration: int) -> None:
@@ -229,23 +272,45 @@ class RowBuffer:
         elif self.on_host:
             self._rows.append(row.numpy().astype(np.float64))
         else:
-            if self._used == self._capacity:
-                self._grow()
+            self._make_room(1)
             start = self._cells + self._used * 6
             self.storage[start : start + 6].copy_(row)
             self._rows.append(self._used)
             self._used += 1
         self._keys.append(key)
 
-    def _grow(self) -> None:
-        old = self.storage
-        self._allocate(self._cells, max(2 * self._capacity, 64))
-        self.storage[: len(old)].copy_(old)
+    def write_vector(self, key: RowKey, vector: Vector | Tensor) -> None:
+        """Write what six columns cannot hold, a float64 vector whose length need not be known before.
+
+        On an accelerator it takes the place of as many rows as it needs, so it travels in the step's one copy.
+
+        Raises:
+            ValueError: not one dimension, or empty.
+        """
+        if vector.ndim != 1 or len(vector) == 0:
+            raise ValueError(f'expected a vector, got shape {tuple(vector.shape)}')
+        if not isinstance(vector, Tensor):
+            self._vectors[key] = vector.astype(np.float64)
+        elif self.on_host:
+            self._vectors[key] = vector.detach().numpy().astype(np.float64)
+        else:
+            size = -(-len(vector) // 6)
+            self._make_room(size)
+            start = self._cells + self._used * 6
+            self.storage[start : start + len(vector)].copy_(vector.detach())
+            self._vectors[key] = (self._used, len(vector))
+            self._used += size
+
+    def _make_room(self, rows: int) -> None:
+        if self._used + rows > self._capacity:
+            old = self.storage
+            self._allocate(self._cells, max(2 * self._capacity, self._used + rows, 64))
+            self.storage[: len(old)].copy_(old)
 
     def end(self) -> Pending | None:
         """Start the one copy of the step to the host and return what will have arrived; None if no slot is free."""
         if self.on_host:
-            return Pending(self._iteration, self._keys, self._rows)
+            return Pending(self._iteration, self._keys, self._rows, vectors=self._vectors)
         if not self._free:
             return None
         slot = self._free.pop()
@@ -255,15 +320,20 @@ class RowBuffer:
         slot.host[:stop].copy_(self.storage[:stop], non_blocking=True)
         if slot.event is not None:
             slot.event.record()
-        return Pending(self._iteration, self._keys, self._rows, slot)
+        return Pending(self._iteration, self._keys, self._rows, slot, vectors=self._vectors)
 
     def read(self, pending: Pending) -> tuple[list[Row], Row]:
-        """Return the rows and the raw cells of a step that has arrived, and free its slot."""
+        """Return the rows and the raw cells of a step that has arrived, and free its slot; ``pending.vectors`` are on
+        the host afterwards."""
         if pending.slot is None:
             return [row for row in pending.rows if not isinstance(row, int)], self.storage[: self._cells].numpy()
         host = pending.slot.host.numpy()
         table = host[self._cells :].reshape(-1, 6)
         rows = [table[row].copy() if isinstance(row, int) else row for row in pending.rows]
+        for key, place in pending.vectors.items():
+            if isinstance(place, tuple):
+                start = self._cells + 6 * place[0]
+                pending.vectors[key] = host[start : start + place[1]].copy()
         cells = host[: self._cells].copy()
         if len(pending.slot.host) == len(self.storage):
             self._free.append(pending.slot)

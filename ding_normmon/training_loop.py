@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from ding_normmon.clip_calls import modules_of
 from ding_normmon.configuration import ConfigurationError
 from ding_normmon.hook_points import HookPoints
-from ding_normmon.learner_step import INERT, LearnerStep
+from ding_normmon.learner_step import INERT, InertLearnerStep
 from ding_normmon.monitor import Monitor
 from ding_normmon.observed_steps import ObservedSteps
 from ding_normmon.quantities import Clipping
@@ -62,7 +62,7 @@ class TrainingLoop:
         self._steps = ObservedSteps(monitor, self._points, self._observe, last_optimizer=holders[-1].name, several=True)
 
     @contextlib.contextmanager
-    def _observe(self, step: LearnerStep) -> Iterator[None]:
+    def _observe(self, step: InertLearnerStep) -> Iterator[None]:
         self._monitor.learner_step = step
         try:
             yield

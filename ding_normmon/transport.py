@@ -30,10 +30,13 @@ import torch.distributed as dist
 if dist.is_available():
     from torch._C._distributed_c10d import HashStore, PrefixStore, TCPStore
 
-__all__ = ['LocalTransport', 'StoreTransport', 'Transport', 'TransportError', 'default_transport']
+__all__ = ['LARGEST_MESSAGE', 'LocalTransport', 'StoreTransport', 'Transport', 'TransportError', 'default_transport']
 
 RETRY_SECONDS = 10.0
 """How long a broken connection rests before it is opened again."""
+
+LARGEST_MESSAGE = (8 << 20) - 4096
+"""Bytes of a message, at most: at 8 MiB the rendezvous store closes the connection."""
 
 WAITING_MESSAGES = 16
 """Messages per rank that may wait for a silent rank 0; this bounds the memory of the store."""

@@ -25,6 +25,10 @@ GROUPS = ('tests/test_groups.py', '-k', 'not compiled')
 MONITOR = ('tests/test_monitor.py',)
 SIGNALS = ('tests/quantities/test_tensor_statistics.py',)
 ROWS = ('tests/test_rows.py',)
+SKETCH = ('tests/test_sketch.py',)
+CONFLICT = ('tests/quantities/test_gradient_conflict.py',)
+UPDATES = ('tests/quantities/test_updates.py',)
+MESSAGE = ('tests/test_message.py',)
 EVERY_METRIC = ('tests/test_monitor.py', '-k', 'every_metric or absent')
 
 
@@ -47,7 +51,89 @@ class Mutation:
     tests: tuple[str, ...]
 
 
+SPECTRAL = ('tests/test_spectral.py',)
+DORMANCY = ('tests/test_dormancy.py',)
+CLIPPING = ('tests/quantities/test_clipping.py',)
+
 MUTATIONS = (
+    # -- plasticity and clipping
+    Mutation(
+        'effective rank: eigenvalues for singular values',
+        'spectral.py',
+        'return np.sqrt(np.where(squares > floor, squares, 0.0))',
+        'return np.where(squares > floor, squares, 0.0)',
+        SPECTRAL,
+    ),
+    Mutation(
+        'effective rank: second moment taken in float32',
+        'spectral.py',
+        'numbers = vectors.to(torch.float64)',
+        'numbers = vectors.to(torch.float32)',
+        SPECTRAL,
+    ),
+    Mutation(
+        'projection: not scaled to keep lengths',
+        'spectral.py',
+        '* math.sqrt(features / dimensions))',
+        '* 1.0)',
+        SPECTRAL,
+    ),
+    Mutation(
+        'dormant units: padded steps counted',
+        'dormancy.py',
+        'magnitude = magnitude[valid]',
+        'magnitude = magnitude + 0 * valid.sum()',
+        DORMANCY,
+    ),
+    Mutation(
+        'dormant units: activations that cancel out',
+        'dormancy.py',
+        'magnitude = output.abs()',
+        'magnitude = output',
+        DORMANCY,
+    ),
+    Mutation(
+        'dormant units: a dead layer is wide awake',
+        'dormancy.py',
+        'vector[1:] <= tau * vector[0]',
+        'vector[1:] < tau * vector[0]',
+        DORMANCY,
+    ),
+    Mutation(
+        'clipping: coefficients above 1',
+        'quantities/clipping.py',
+        '.clamp(max=1.0)',
+        '.clamp(min=0.0)',
+        CLIPPING,
+    ),
+    Mutation(
+        'clipping: fraction of the last step only',
+        'quantities/clipping.py',
+        '(clipped + below, steps + 1)',
+        '(below, 1)',
+        CLIPPING,
+    ),
+    Mutation(
+        'clipping: counted again where the policy tells of a call that was seen',
+        'quantities/clipping.py',
+        'self._multiply(self._seen, model, coefficient, local)',
+        'self._multiply(self._told, model, coefficient, local)',
+        CLIPPING,
+    ),
+    Mutation(
+        'updates: measured from the last backward_end of several',
+        'quantities/updates.py',
+        '            if self._begun:\n',
+        '            if False:\n',
+        UPDATES,
+    ),
+    Mutation(
+        'monitor: hooks stay on the model when a step is dropped',
+        'monitor.py',
+        '            self._measuring = False\n            self._release()\n',
+        '            self._measuring = False\n',
+        (*MONITOR, '-k', 'dropped'),
+    ),
     # -- moments
     Mutation(
         'variance: sign of the spread of the means',
@@ -292,6 +378,13 @@ MUTATIONS = (
         (*MONITOR, '-k', 'two_optimizers'),
     ),
     Mutation(
+        'weights: new storage not seen',
+        'quantities/parameter_norms.py',
+        'self.square(self.parameters)',
+        'self._kept = vars(self).get("_kept") or [p.detach() for p in self.parameters]; self.square(self._kept)',
+        (*MONITOR, '-k', 'new_storage'),
+    ),
+    Mutation(
         'weights: frozen ones counted as trainable',
         'quantities/parameter_norms.py',
         'if not parameter.requires_grad)',
@@ -302,8 +395,8 @@ MUTATIONS = (
     Mutation(
         'monitor: iteration 0 does not count',
         'monitor.py',
-        'self.frequency > 0 and (iteration % self.frequency == 0 or self._gradient_due)',
-        'self.frequency > 0 and iteration > 0 and (iteration % self.frequency == 0 or self._gradient_due)',
+        'and (iteration % self.frequency == 0 or self._gradient_due)',
+        'and iteration > 0 and (iteration % self.frequency == 0 or self._gradient_due)',
         (*MONITOR, '-k', 'points_stand'),
     ),
     Mutation(
@@ -349,6 +442,119 @@ MUTATIONS = (
         'rows[positions[-1]]',
         ROWS,
     ),
+    # -- the interplay of tasks
+    Mutation('sketch: no signs', 'sketch.py', '.mul_(table.signs)', '', SKETCH),
+    Mutation(
+        'sketch: signs of rows forgotten',
+        'sketch.py',
+        '            buffer.view(-1, ROW).mul_(table.row_signs(number))\n',
+        '',
+        SKETCH,
+    ),
+    Mutation(
+        'sketch: chunks not rotated',
+        'sketch.py',
+        'buckets.roll(table.rotations[number % self.size])',
+        'buckets',
+        SKETCH,
+    ),
+    Mutation('sketch: what the last chunk left behind', 'sketch.py', '            buffer[stop:].zero_()\n', '', SKETCH),
+    Mutation('sketch: another seed', 'sketch.py', '_SEED = 20020708', '_SEED = 20020709', SKETCH),
+    Mutation(
+        'cosine: norms of the sketches not used',
+        'conflict_figures.py',
+        ' + first + second - 1) * middle',
+        ' + 1) * middle',
+        SKETCH,
+    ),
+    Mutation(
+        'standard error: without the cosine',
+        'conflict_figures.py',
+        '(1 - cosine**2) / np.sqrt(1 + cosine**2) * ',
+        '1.0 * ',
+        SKETCH,
+    ),
+    Mutation(
+        'conflict: every negative cosine',
+        'conflict_figures.py',
+        'np.mean(cosine < -2 * error)',
+        'np.mean(cosine < 0)',
+        SKETCH,
+    ),
+    Mutation(
+        'conflict: positive cosines',
+        'conflict_figures.py',
+        'np.mean(cosine < -2 * error)',
+        'np.mean(cosine > 2 * error)',
+        SKETCH,
+    ),
+    Mutation(
+        'conflict: share of the squares',
+        'conflict_figures.py',
+        'self.norms[task] / total',
+        'self.norms[task] ** 2 / total',
+        CONFLICT,
+    ),
+    Mutation(
+        'conflict: a task counts itself',
+        'conflict_figures.py',
+        '(row.sum() - 1) / (len(self.tasks) - 1)',
+        'row.mean()',
+        CONFLICT,
+    ),
+    Mutation('conflict: smallest of all pairs is the diagonal', 'conflict_figures.py', 'upper.argmin()', '0', CONFLICT),
+    Mutation(
+        'conflict: the last step is repeated',
+        'quantities/gradient_conflict.py',
+        '            self.squares.fill_(_ABSENT)\n',
+        '',
+        CONFLICT,
+    ),
+    Mutation(
+        'conflict: sketches of one task for all',
+        'quantities/gradient_conflict.py',
+        'start = 2 * position * sum',
+        'start = 0 * position * sum',
+        CONFLICT,
+    ),
+    Mutation(
+        'conflict: gradients are accumulated', 'shared_groups.py', 'retain_graph=True', 'retain_graph=False', CONFLICT
+    ),
+    Mutation(
+        'conflict: reentrant checkpoints are not looked for',
+        'shared_groups.py',
+        "if node.name() == 'CheckpointFunctionBackward':",
+        'if not node:',
+        CONFLICT,
+    ),
+    Mutation(
+        'update: the other way round',
+        'quantities/updates.py',
+        'torch.sub(group.before, out, out=out)',
+        'torch.sub(out, group.before, out=out)',
+        UPDATES,
+    ),
+    Mutation(
+        'update: weights after the step',
+        'quantities/updates.py',
+        'if row[NONFINITE] or before[NONFINITE]:',
+        'if before[NONFINITE]:',
+        UPDATES,
+    ),
+    Mutation(
+        'vectors: the second rank replaces the first',
+        'rows.py',
+        'self.vectors[key] + vector if key in self.vectors else vector',
+        'vector',
+        ROWS,
+    ),
+    Mutation(
+        'vectors: not told apart from rows',
+        'message.py',
+        '        if schema.vector_bytes != max(0, len(data) - vectors_at):',
+        '        if False:',
+        MESSAGE,
+    ),
 )
 
 
@@ -381,7 +587,7 @@ def outcome(mutation: Mutation | None) -> tuple[str, bool, str]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         copy_sources(folder)
-        tests: tuple[str, ...] = (*MOMENTS, *MONITOR, *SIGNALS, *ROWS, *GROUPS)
+        tests: tuple[str, ...] = (*MOMENTS, *MONITOR, *SIGNALS, *ROWS, *SKETCH, *CONFLICT, *UPDATES, *MESSAGE, *GROUPS)
         if mutation is not None:
             try:
                 apply(mutation, folder / 'ding_normmon')

@@ -8,7 +8,7 @@ import pytest
 from ding_normmon.gathering import Gathering
 from ding_normmon.losses import LossCounter
 from ding_normmon.ownership import Ownership
-from ding_normmon.rows import Batch
+from ding_normmon.rows import Batch, RowKey
 
 
 @pytest.fixture
@@ -83,3 +83,16 @@ def test_everything_leaves_at_the_end(losses: LossCounter) -> None:
     add(gathering, 1, 7)
     add(gathering, 0, 3)
     assert ready(gathering, 0, everything=True) == [(3, (1,)), (7, (0,))]
+
+
+def test_vectors_of_foreign_tasks_are_dropped_and_counted() -> None:
+    losses = LossCounter()
+    gathering = Gathering(1, 60, losses, Ownership(3, [[1]]))
+    mine, foreign = RowKey('a', 'x', 1), RowKey('a', 'x', 2)
+    vectors = {mine: np.ones(2), foreign: np.ones(2), RowKey('a', 'y'): np.ones(1)}
+    batch = Batch(0, (mine,), np.zeros((1, 6)), vectors)
+    gathering.add(0, batch, now=0)
+    (ready,) = gathering.ready(now=0)
+    assert set(ready.batches[0].vectors) == {mine, RowKey('a', 'y')}
+    assert ready.batches[0].keys == (mine,)
+    assert losses.total == {'foreign_task': 1}

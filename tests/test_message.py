@@ -177,20 +177,20 @@ def test_a_header_that_announces_too_much_costs_nothing(count: int, schema: int,
         'keys',
         {},
         {'tasks': None},
-        {'tasks': None, 'keys': {}},
+        {'keys': {}},
         {'tasks': 3, 'keys': []},
         {'tasks': [True], 'keys': []},
         {'tasks': ['0'], 'keys': []},
-        {'tasks': None, 'keys': [5]},
-        {'tasks': None, 'keys': [['a', 'b', 3]]},
-        {'tasks': None, 'keys': [['a', 'b', 3, '', '']]},
-        {'tasks': None, 'keys': [['a', 'b', 1.0, '']]},
-        {'tasks': None, 'keys': [['a', 'b', True, '']]},
-        {'tasks': None, 'keys': [['a', 'b', '3', '']]},
-        {'tasks': None, 'keys': [[1, 'b', 3, '']]},
-        {'tasks': None, 'keys': [['a', None, 3, '']]},
-        {'tasks': None, 'keys': [['a', 'b', 3, {}]]},
-        {'tasks': None, 'keys': [{'quantity': 'a'}]},
+        {'keys': [5]},
+        {'keys': [['a', 'b', 3]]},
+        {'keys': [['a', 'b', 3, '', '']]},
+        {'keys': [['a', 'b', 1.0, '']]},
+        {'keys': [['a', 'b', True, '']]},
+        {'keys': [['a', 'b', '3', '']]},
+        {'keys': [[1, 'b', 3, '']]},
+        {'keys': [['a', None, 3, '']]},
+        {'keys': [['a', 'b', 3, {}]]},
+        {'keys': [{'quantity': 'a'}]},
     ],
 )
 def test_a_schema_that_is_none_is_refused(content: object) -> None:
@@ -225,3 +225,101 @@ def test_losses_that_are_no_counts_are_refused(note: dict[str, int]) -> None:
     batch = Batch(0, (), rows_of(0))
     with pytest.raises(MessageError, match='no count of losses'):
         decode(encode(1, SESSION, batch, bytes(8), None, note), SESSION)
+
+
+# -- vectors beside the rows -----------------------------------------------------------------------------------------
+
+VECTORS = {
+    RowKey('gradient_conflict', 'encoder', 3, 'sketch'): np.linspace(-1, 1, 7, dtype=np.float32),
+    RowKey('updates', 'encoder', None, 'sketch'): np.array([math.pi, math.inf, -0.0]),
+}
+
+
+def with_vectors(vectors: dict[RowKey, np.ndarray] = VECTORS, schema: bool = True) -> tuple[bytes, bytes]:
+    encoded = encode_schema(KEYS, vectors)
+    batch = Batch(7, KEYS, rows_of(len(KEYS)), vectors)
+    return encode(3, SESSION, batch, schema_digest(encoded), encoded if schema else None, {}), encoded
+
+
+def test_vectors_arrive_bit_for_bit() -> None:
+    said = decode(with_vectors()[0], SESSION)
+    assert said.schema is not None
+    vectors = said.schema.split(said.vectors)
+    assert list(vectors) == list(VECTORS)
+    for key, vector in VECTORS.items():
+        assert vectors[key].dtype == vector.dtype
+        assert vectors[key].tobytes() == vector.tobytes()
+    assert np.array_equal(said.rows, rows_of(len(KEYS)))
+
+
+def test_vectors_are_split_by_the_schema_of_an_earlier_message() -> None:
+    schema = decode(with_vectors()[0], SESSION).schema
+    later = decode(with_vectors(schema=False)[0], SESSION)
+    assert schema is not None
+    assert later.schema is None
+    assert schema.split(later.vectors)[RowKey('updates', 'encoder', None, 'sketch')][0] == math.pi
+
+
+def test_a_message_without_vectors_is_what_it_was_before_there_were_any() -> None:
+    assert encode_schema(KEYS) == encode_schema(KEYS, {})
+    assert message_of()[6:8] == b'\0\0'
+    assert len(decode(message_of(), SESSION).vectors) == 0
+
+
+def test_every_truncation_of_vectors_is_refused() -> None:
+    data, _ = with_vectors()
+    for length in range(len(data)):
+        with pytest.raises(MessageError):
+            decode(data[:length], SESSION)
+    with pytest.raises(MessageError):
+        decode(data + b'\0', SESSION)
+
+
+@pytest.mark.parametrize('size', [0, 4, 2**32 - 1])
+def test_vectors_of_another_size_are_refused(size: int) -> None:
+    data, _ = with_vectors(schema=False)
+    at = len(data) - 7 * 4 - 3 * 8 - 4
+    with pytest.raises(MessageError, match='where the header announces'):
+        decode(resealed(data[:at] + message._SIZE.pack(size) + data[at + 4 :]), SESSION)
+
+
+def test_vectors_that_do_not_fit_the_schema_are_refused() -> None:
+    data, _ = with_vectors()
+    schema = decode(data, SESSION).schema
+    assert schema is not None
+    with pytest.raises(MessageError, match='48 bytes of vectors where the schema announces 52'):
+        schema.split(decode(data, SESSION).vectors[:-4])
+    encoded = encode_schema(KEYS, VECTORS)
+    batch = Batch(7, KEYS, rows_of(len(KEYS)))
+    with pytest.raises(MessageError, match='vectors of 52 bytes'):
+        decode(encode(3, SESSION, batch, schema_digest(encoded), encoded, {}), SESSION)
+
+
+@pytest.mark.parametrize(
+    'vectors',
+    [
+        {},
+        None,
+        [5],
+        [['a', 'b', 3, '', 'f4']],
+        [['a', 'b', 3, '', 'f2', 5]],
+        [['a', 'b', 3, '', ['f4'], 5]],
+        [['a', 'b', 3, '', 'f4', 0]],
+        [['a', 'b', 3, '', 'f4', -5]],
+        [['a', 'b', 3, '', 'f4', True]],
+        [['a', 'b', 3, '', 'f4', 10**12]],
+        [['a', 'b', 1.0, '', 'f4', 5]],
+        [['a', 'b', 3, '', 'f4', 5], ['a', 'b', 3, '', 'f4', 5]],
+    ],
+)
+def test_a_schema_with_vectors_that_are_none_is_refused(vectors: object) -> None:
+    content = {'keys': [list(KEYS[0])], 'vectors': vectors}
+    with pytest.raises(MessageError):
+        decode(forged(json.dumps(content).encode()), SESSION)
+
+
+def test_unknown_flags_are_refused() -> None:
+    data = bytearray(message_of())
+    data[6] = 2
+    with pytest.raises(MessageError, match='flags'):
+        decode(resealed(bytes(data)), SESSION)

@@ -103,7 +103,7 @@ def test_a_single_task_policy_has_no_task_suffix() -> None:
         signals['logits/value'].sum().backward()
         step.backward_end()
     (record,) = finished(monitor)
-    assert not [name for name in record.scalars if 'task' in name.replace('task_embedding', '')]
+    assert not [name for name in record.scalars if '_task' in name]
     for name in ('norm/head_value/_total_norm', 'norm/encoder/_total_norm', 'logits/value/abs_max'):
         assert name in record.scalars
 
@@ -430,6 +430,18 @@ def test_freezing_a_module_does_not_make_its_norm_jump() -> None:
     assert frozen_record['parameters/transformer/trainable'] == transformer - width
     assert frozen_record['parameters/model/trainable'] == everything - encoder - width
     assert first['parameters/model/trainable'] == last['parameters/model/trainable'] == everything
+
+
+def test_a_dropped_step_leaves_no_hook() -> None:
+    model = SmallModel()
+    before = sum(len(module._forward_hooks) for module in model.modules())
+    monitor = Monitor(model, {'monitor_norm_freq': 1, 'preset': 'multitask'}, num_tasks=3)
+    step = monitor.begin_step(0)
+    assert sum(len(module._forward_hooks) for module in model.modules()) > before
+    monitor.drop_step(step)
+    assert sum(len(module._forward_hooks) for module in model.modules()) == before
+    monitor.close()
+    assert not monitor.losses.total
 
 
 def test_weights_that_were_given_new_storage_are_seen() -> None:

@@ -134,3 +134,16 @@ def test_what_is_no_row_is_refused(row: np.ndarray | Tensor) -> None:
     with pytest.raises(ValueError, match='row of 6 columns'):
         buffer.write(RowKey('a', 'x'), row)
     assert len(buffer) == 0
+
+
+def test_vectors_of_several_ranks_are_added_up() -> None:
+    key, other = RowKey('a', 'x', 1, 'sketch'), RowKey('a', 'x', 0, 'sketch')
+    batches = [
+        Batch(0, (), np.zeros((0, 6)), {key: np.array([1.0, 2.0])}),
+        Batch(0, (), np.zeros((0, 6)), {key: np.array([10.0, 20.0]), other: np.array([5.0])}),
+    ]
+    found = RowTable(iter(batches)).vectors_of('a', 'sketch')
+    assert list(found['x']) == [0, 1]
+    assert found['x'][1].tolist() == [11, 22]
+    assert batches[0].vectors[key].tolist() == [1, 2]
+    assert RowTable(batches).vectors_of('a') == {}

@@ -28,12 +28,12 @@ from ding_normmon.integrations.description import Description, describe
 from ding_normmon.integrations.monitored_forward import MonitoredForward
 from ding_normmon.integrations.policy_model import find_optimizers
 from ding_normmon.integrations.publishing_policy import PublishingAdapter
-from ding_normmon.learner_step import INERT, LearnerStep
+from ding_normmon.learner_step import INERT, InertLearnerStep, LearnerStep
 from ding_normmon.loss_scaling import find_scalers
 from ding_normmon.monitor import Monitor
 from ding_normmon.observed_steps import ObservedSteps
 from ding_normmon.publish.destination import Destination
-from ding_normmon.quantities import Clipping, Quantity, default_quantities
+from ding_normmon.quantities import Clipping, Quantity, preset_quantities
 from ding_normmon.quantities.local_gradients import with_local_gradients
 
 __all__ = ['Attachment', 'attach']
@@ -112,8 +112,9 @@ class Attachment:
             config,
             num_tasks=adapter.num_tasks,
             task_ids=adapter.task_ids,
+            task_names=adapter.task_names if isinstance(adapter, PublishingAdapter) else (),
             destinations=destinations,
-            quantities=_quantities_of(adapter),
+            quantities=_quantities_of(adapter, config.preset),
         )
         self._iteration_source = iteration
         self._last_base = -1
@@ -139,6 +140,7 @@ class Attachment:
             modules=modules,
             scalers=lambda: find_scalers(policy),
             clipping=next(quantity for quantity in self.monitor.quantities if isinstance(quantity, Clipping)),
+            local=adapter.gradient == LOCAL_GRADIENT,
         )
         self._data: Any = None
         whole = isinstance(adapter, PublishingAdapter)
@@ -245,7 +247,14 @@ class Attachment:
         return base + self._steps_done
 
     @contextlib.contextmanager
-    def _observe(self, step: LearnerStep) -> Iterator[None]:
+    def _observe(self, step: InertLearnerStep) -> Iterator[None]:
+        if not isinstance(step, LearnerStep):
+            # Not measured: a policy that publishes may tell of clipping all the same.
+            with contextlib.ExitStack() as undo:
+                if isinstance(self._adapter, PublishingAdapter):
+                    undo.enter_context(self._adapter.observe(step))
+                yield
+            return
         if self._adapter is None:
             yield
             return
@@ -256,8 +265,8 @@ class Attachment:
                 self._seen.update(self.monitor.signals_of_step())
 
 
-def _quantities_of(adapter: Adapter) -> list[Quantity]:
-    quantities = default_quantities()
+def _quantities_of(adapter: Adapter, preset: str) -> list[Quantity]:
+    quantities = preset_quantities(preset)
     return with_local_gradients(quantities) if adapter.gradient == LOCAL_GRADIENT else quantities
 
 

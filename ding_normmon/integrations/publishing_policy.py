@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ding_normmon.integrations.policy_model import model_of
-from ding_normmon.learner_step import INERT, LearnerStep
+from ding_normmon.learner_step import INERT, InertLearnerStep
 
 __all__ = ['PublishingAdapter', 'publishing_adapter']
 
@@ -28,10 +28,11 @@ class PublishingAdapter:
         self.num_tasks: int | None = getattr(policy, 'num_tasks', None)
         task_ids = getattr(policy, 'task_ids', None)
         self.task_ids = None if task_ids is None else tuple(task_ids)
+        self.task_names = tuple(getattr(policy, 'task_names', None) or ())
         self.gradient = 'what the policy has when it fires backward_end (by agreement: synchronised, before clipping)'
 
     @contextlib.contextmanager
-    def observe(self, step: LearnerStep, data: Any = None) -> Iterator[None]:
+    def observe(self, step: InertLearnerStep, data: Any = None) -> Iterator[None]:
         """Hand the step to the policy."""
         self._policy.learner_step = step
         try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from ding_normmon.configuration import MonitorConfig
 from ding_normmon.groups import Group
-from ding_normmon.learner_step import LearnerStep
+from ding_normmon.learner_step import Clip, LearnerStep
 from ding_normmon.moments import Row
-from ding_normmon.rows import RowBuffer, RowKey, RowTable
+from ding_normmon.record import Matrix
+from ding_normmon.rows import RowBuffer, RowKey, RowTable, Vector
 
 __all__ = ['Quantity', 'Setup']
 
@@ -34,6 +35,8 @@ class Setup:
         device: where the model lives.
         rank: this process.
         world_size: number of processes.
+        task_names: what people call the tasks, by global id; empty where nobody has said.
+        common: what quantities share with each other, by name.
     """
 
     model: nn.Module
@@ -45,6 +48,12 @@ class Setup:
     device: torch.device
     rank: int
     world_size: int
+    task_names: tuple[str, ...] = ()
+    common: dict[str, Any] = field(default_factory=dict)
+
+    def task_name(self, task_id: int) -> str:
+        """Return what people call a task: its name, or ``task3``."""
+        return self.task_names[task_id] if task_id < len(self.task_names) else f'task{task_id}'
 
 
 class Quantity:
@@ -58,11 +67,22 @@ class Quantity:
         hook_points: the hook points at which :meth:`measure` is called.
         owner_only: whether its rows are those of parameter groups, which only the rank that owns a group may report
             (``Setup.owned_groups``).
+        stretchable: whether the monitor may measure it less often to stay under ``budget``.
+        every_step: whether it has to hear of every learner step, monitored or not (:meth:`on_clip_of_any_step`).
+        frequency: learner iterations between two measurements, a multiple of ``monitor_norm_freq``; 0 for every
+            monitored iteration. Set in :meth:`prepare`.
+        extra_backward: backward passes that it has added to the step; set while measuring.
+        hook_milliseconds: time spent in hooks of its own, which the monitor does not see; set while measuring.
     """
 
     name: ClassVar[str]
     hook_points: ClassVar[tuple[str, ...]] = ()
     owner_only: ClassVar[bool] = False
+    stretchable: ClassVar[bool] = False
+    every_step: bool = False
+    frequency: int = 0
+    extra_backward: int = 0
+    hook_milliseconds: float = 0.0
 
     def prepare(self, setup: Setup) -> int:
         """Read the set-up; return how many raw float64 cells on the device :meth:`measure` needs (see ``unpack``)."""
@@ -72,11 +92,30 @@ class Quantity:
     def bind(self, cells: Tensor) -> None:
         """Receive the view of the raw cells that ``prepare`` asked for."""
 
+    def state_bytes(self) -> int:
+        """Return the size of what it keeps between steps beside its raw cells."""
+        return 0
+
+    def begin_any_step(self) -> None:
+        """Take note that a learner step begins, monitored or not; only with ``every_step``."""
+
+    def begin(self, step: LearnerStep) -> None:
+        """Prepare for one step in which it is measured; whatever is attached here, :meth:`release` takes off."""
+
+    def release(self) -> None:
+        """Take off every hook and drop every tensor of the step; called however the step ended."""
+
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
         """Measure one published tensor (detached, no gradient mode); called for every ``publish`` of a due step."""
 
     def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None, rows: RowBuffer) -> None:
         """Measure one published scalar."""
+
+    def on_clip(self, clip: Clip, rows: RowBuffer) -> None:
+        """Measure one clipping of gradients."""
+
+    def on_clip_of_any_step(self, clip: Clip) -> None:
+        """Take note of a clipping in a step that is not measured; only with ``every_step``."""
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Measure at one of ``hook_points``."""
@@ -88,12 +127,23 @@ class Quantity:
         """Yield rows made from the raw cells after they have reached the host; only if measured in this step."""
         yield from ()
 
+    def unpack_vectors(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Vector]]:
+        """Yield vectors made from the raw cells: copies, of one dimension, float32 or float64, not empty.
+
+        The vectors that several ranks send under one key are added up on rank 0.
+        """
+        yield from ()
+
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield metric names and values from the merged rows of all ranks."""
         yield from ()
 
     def compare(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield figures that depend on earlier records; called once per record, in the order of iterations."""
+        yield from ()
+
+    def matrices(self, table: RowTable) -> Iterator[tuple[str, Matrix]]:
+        """Yield figures per pair."""
         yield from ()
 
     def notes(self, table: RowTable) -> Iterator[tuple[str, str]]:

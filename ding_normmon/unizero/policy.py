@@ -38,7 +38,13 @@ from ding_normmon.unizero.model import BoundModel, UniZeroMultitaskModel
 from ding_normmon.unizero.policy_config import DEFAULTS, single_task_config, validate_policy_config
 from ding_normmon.unizero.private_state import gather_private_state
 from ding_normmon.unizero.task_batch import TaskBatch, prepare_task_batch
-from ding_normmon.unizero.task_metrics import SHARED_METRICS, TASK_METRICS, publish_training_tensors, task_metrics
+from ding_normmon.unizero.task_metrics import (
+    SHARED_METRICS,
+    TASK_METRICS,
+    loss_terms,
+    publish_training_tensors,
+    task_metrics,
+)
 from ding_normmon.unizero.task_spec import TaskSpec, check_task_ids
 
 __all__ = ['UniZeroMultitaskPolicy']
@@ -169,14 +175,18 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         self._optimizer_world_model.zero_grad(set_to_none=True)
 
         losses: dict[int, Tensor] = {}
+        parts: dict[int, dict[str, Tensor]] = {}
         metrics: dict[str, Tensor] = {}
         for current_batch, target_batch, task_id in data:
-            loss, values = self._task_loss(step, current_batch, target_batch, task_id)
+            loss, values, terms = self._task_loss(step, current_batch, target_batch, task_id)
             losses[task_id] = loss / present
+            parts[task_id] = {name: term / present for name, term in terms.items()}
             metrics.update(values)
-        step.forward_end(losses)
+        step.forward_end(losses, parts)
+        parts.clear()
         if losses:
             torch.stack(list(losses.values())).sum().backward()
+        step.local_backward_end()
         sum_shared_gradients(self._shared_parameters)
         step.backward_end()
 
@@ -188,6 +198,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         norm = clip_gradients(
             [*self._shared_parameters, *self._own_parameters], squared_norm, self._cfg.grad_clip_value
         )
+        step.clipped(norm, self._cfg.grad_clip_value)
         # All ranks have the same norm, so they agree on this. One NaN would make every weight NaN.
         if math.isfinite(norm):
             self._optimizer_world_model.step()
@@ -216,8 +227,8 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         current_batch: Sequence[NDArray[Any]],
         target_batch: Sequence[NDArray[Any]],
         task_id: int,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return a task's weighted loss with its graph, and its metrics by their full names."""
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Return a task's weighted loss with its graph, its metrics by their full names, and its terms if measured."""
         world_model, target = self._learn_model.world_model, self._target_model.world_model
         weight = world_model.task_embedding.weight
         batch = prepare_task_batch(
@@ -236,9 +247,10 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         for name, value in metrics.items():
             step.publish_loss(name, value, task_id)
         weights = self._cfg.task_loss_weight
-        return result.loss_total * (1.0 if weights is None else weights[task_id]), {
-            f'{name}_task{task_id}': value for name, value in metrics.items()
-        }
+        weight_of_task = 1.0 if weights is None else weights[task_id]
+        parts = {name: term * weight_of_task for name, term in loss_terms(result).items()} if step.due else {}
+        named = {f'{name}_task{task_id}': value for name, value in metrics.items()}
+        return result.loss_total * weight_of_task, named, parts
 
     def _count_skipped_step(self, norm: float) -> None:
         if not self.skipped_steps:

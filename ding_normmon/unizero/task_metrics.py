@@ -11,7 +11,7 @@ from ding_normmon.learner_step import InertLearnerStep
 from ding_normmon.unizero.lightzero_classes import LossWithIntermediateLosses
 from ding_normmon.unizero.world_model import TrainingTensors
 
-__all__ = ['SHARED_METRICS', 'TASK_METRICS', 'publish_training_tensors', 'task_metrics']
+__all__ = ['SHARED_METRICS', 'TASK_METRICS', 'loss_terms', 'publish_training_tensors', 'task_metrics']
 
 TASK_METRICS = {
     'noreduce_obs_loss': 'loss_obs',
@@ -50,6 +50,20 @@ def task_metrics(losses: LossWithIntermediateLosses, batch: dict[str, Any]) -> d
     entropy = -(target_policy * (target_policy + 1e-9).log()).sum(-1).mean()
     values = {**losses.intermediate_losses, 'target_policy_entropy': entropy}
     return {name: torch.as_tensor(values[source]).detach() for name, source in TASK_METRICS.items()}
+
+
+def loss_terms(losses: LossWithIntermediateLosses) -> dict[str, Tensor]:
+    """Return the weighted terms of a task's loss that can be differentiated; they add up to ``loss_total``."""
+    weights = {
+        'observation': ('loss_obs', losses.obs_loss_weight),
+        'reward': ('loss_rewards', losses.reward_loss_weight),
+        'policy': ('loss_policy', losses.policy_loss_weight),
+        'value': ('loss_value', losses.value_loss_weight),
+        'reconstruction': ('latent_recon_loss', losses.latent_recon_loss_weight),
+        'perception': ('perceptual_loss', losses.perceptual_loss_weight),
+    }
+    terms = {name: (losses.intermediate_losses[source], weight) for name, (source, weight) in weights.items()}
+    return {name: loss * weight for name, (loss, weight) in terms.items() if loss.requires_grad and weight}
 
 
 def publish_training_tensors(step: InertLearnerStep, kept: TrainingTensors, mask: Tensor, task_id: int) -> None:

@@ -17,6 +17,6 @@ config = EasyDict(
     max_minutes=4.5,
     policy={
         'cuda': True,  # where there is a GPU
-        'monitor': {'monitor_norm_freq': 10},
+        'monitor': {'monitor_norm_freq': 10, 'preset': 'multitask'},
     },
 )

@@ -30,7 +30,7 @@ LAYOUTS: dict[str, tuple[int, Layout]] = {
     '2 tasks on 3 ranks': (2, [[0], [], [1]]),
 }
 
-EXEMPT = re.compile(r'monitor/|grad_local/')
+EXEMPT = re.compile(r'monitor/|grad_local/|agreement/')
 """Names whose definition contains ranks."""
 
 FORWARD = re.compile(r'(norm/x_token|embeddings/|logits/)\S*/(norm_)?(min|max|abs_max)$|noreduce_|parameters/')

@@ -14,6 +14,7 @@ from torch import nn
 
 from ding_normmon import Attachment, ConfigurationError, Monitor, attach
 from ding_normmon.hook_points import HookPoints
+from ding_normmon.learner_step import INERT
 from ding_normmon.record import Record
 from tests.integrations.small_policies import (
     COEFFICIENTS,
@@ -173,6 +174,50 @@ def test_the_fraction_of_clipped_steps_counts_every_step() -> None:
     assert fractions == [0.0, 3 / 4, 3 / 4]
     records, _ = run(Clipping())
     assert not [name for record in records for name in record.scalars if name.endswith('fraction')]
+
+
+class Telling(Clipping):
+    """Clips through torch, and tells of it or not."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__()
+        self.learner_step: Any = INERT
+        self.tells = tells
+        self.coefficients: list[float] = []
+
+    def update(self, loss: torch.Tensor) -> None:
+        """Fire the hook points."""
+        step = self.learner_step
+        self._optimizer.zero_grad()
+        step.forward_end()
+        loss.backward()
+        step.backward_end()
+        norm = torch.nn.utils.clip_grad_norm_(self._learn_model.parameters(), 8.0)
+        self.coefficients.append(min(1.0, 8.0 / (float(norm) + 1e-6)))
+        if self.tells:
+            step.clipped(norm, 8.0)
+        self._optimizer.step()
+        step.step_end()
+
+
+@pytest.mark.parametrize('tells', [False, True])
+@pytest.mark.parametrize('frequency', [1, 4])
+def test_what_is_told_by_the_policy_is_not_counted_again(tells: bool, frequency: int) -> None:
+    policy = Telling(tells)
+    attachment = attach(policy, {'monitor_norm_freq': frequency, 'clip_fraction': True})
+    for data in batches(9):
+        policy._forward_learn(data)
+    attachment.detach()
+    assert {coefficient < 1 for coefficient in policy.coefficients} == {False, True}
+    records = attachment.monitor.take_records()
+    assert [record.iteration for record in records] == list(range(0, 9, frequency))
+    first = 0
+    for record in records:
+        since = policy.coefficients[first : record.iteration + 1]
+        first = record.iteration + 1
+        assert record.scalars['clip/model/coefficient'] == pytest.approx(since[-1], rel=1e-5)
+        assert record.scalars['clip/model/fraction'] == pytest.approx(sum(c < 1 for c in since) / len(since))
+    assert policy.learner_step is INERT
 
 
 def test_an_off_step_hangs_on_nothing() -> None:

@@ -13,7 +13,7 @@ from lzero.mcts.buffer.game_buffer_unizero import UniZeroGameBuffer
 from lzero.mcts.buffer.game_segment import GameSegment
 from torch import Tensor
 
-from ding_normmon.learner_step import LearnerStep
+from ding_normmon.learner_step import Clip, LearnerStep
 from ding_normmon.unizero.gradient_synchronisation import clip_gradients, squared_gradient_norm
 from tests.unizero.builders import random_batch, tiny_policy
 
@@ -35,6 +35,9 @@ class Recorder:
     def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None) -> None:
         self.losses[name, task_id] = float(value)
 
+    def on_clip(self, clip: Clip) -> None:
+        pass
+
     def on_hook_point(self, hook_point: str, step: LearnerStep) -> None:
         self.events.append(hook_point)
         if hook_point == 'forward_end':
@@ -49,7 +52,7 @@ def test_a_step_publishes_and_fires() -> None:
     policy.learner_step = LearnerStep(0, recorder)
     data = [random_batch(policy, 2, 0, batch_size=5), random_batch(policy, 1, 0, batch_size=3)]
     output = policy._forward_learn(data)
-    assert recorder.events == ['forward_end', 'backward_end', 'step_end']
+    assert recorder.events == ['forward_end', 'local_backward_end', 'backward_end', 'step_end']
     assert recorder.tensors['x_token', 2] == ((5, 8, 16), (5, 4), torch.bool)
     assert recorder.tensors['logits/policy', 2][0] == (5, 4, 4)
     assert recorder.tensors['logits/policy', 1][0] == (3, 4, 3)

@@ -62,6 +62,9 @@ class Spy:
     def on_publish_loss(self, name: str, value: Any, task_id: int) -> None:
         pass
 
+    def on_clip(self, clip: Any) -> None:
+        pass
+
     def on_hook_point(self, hook_point: str, step: Any) -> None:
         if hook_point == 'backward_end':
             for name, module in self.groups.items():

@@ -1,0 +1,99 @@
+r"""Which units of a layer sleep: sums of magnitudes per unit that add up, and the sets that follow from them.
+
+For the units :math:`i = 1 \dots H` of a layer with outputs :math:`h_i(x)`, the score of Sokar et al., "The dormant
+neuron phenomenon in deep reinforcement learning" (ICML 2023), equation 1, is
+
+.. math:: s_i = \frac{E_x |h_i(x)|}{\frac{1}{H} \sum_k E_x |h_k(x)|}
+
+and a unit is :math:`\tau`-dormant if :math:`s_i \le \tau`. In a layer that is dead altogether (0/0) every unit is. The
+gradient-based variant puts :math:`|\partial L / \partial h_i|` in the place of :math:`|h_i|` (after GraMa: Liu et al.,
+"Measure gradients, not activations! Enhancing neuronal activity in deep reinforcement learning", NeurIPS 2025): a unit
+whose output the loss does not feel learns nothing, however active it is. Units of a convolution are its channels;
+magnitudes are added over space.
+
+The number of samples cancels, so what is kept of a layer is an **activity vector**: the mean over all units of the
+summed magnitudes, followed by the sums of the units themselves. Vectors of tasks and ranks add up to that of all
+samples, and only then is anything compared; the ratio of all tasks is not an average of ratios.
+
+Worked numbers: sums (0, 1, 3, 8) have mean 3 and scores (0, 1/3, 1, 8/3): one of four units is 0.1-dormant.
+
+>>> vector = np.array([3.0, 0.0, 1.0, 3.0, 8.0])
+>>> dormant(vector, 0.1).tolist()
+[True, False, False, False]
+>>> jaccard(dormant(vector, 0.1), dormant(vector, 0.5))
+0.5
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+__all__ = ['activity', 'dormant', 'jaccard', 'sample_mask']
+
+Mask = npt.NDArray[np.bool_]
+Vector = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+
+
+def sample_mask(shape: tuple[int, ...], mask: Tensor | None) -> Tensor | None:
+    """Return which samples of a layer's output are valid, shaped like its leading dimensions.
+
+    Arguments:
+        shape: of the output: (B, n*T, H) tokens, (B*T, H) or (B*T, ..., H) vectors, (B*T, C, height, width) images.
+        mask: (B, T), true where the time step is data; None means that all of it is.
+
+    Raises:
+        ValueError: the samples cannot be matched to time steps.
+
+    >>> mask = torch.tensor([[True, False]])
+    >>> sample_mask((1, 4, 8), mask).int().tolist(), sample_mask((2, 3, 9, 9), mask).int().tolist()
+    ([[1, 1, 0, 0]], [1, 0])
+    """
+    if mask is None:
+        return None
+    batch, steps = mask.shape
+    if len(shape) == 3 and shape[0] == batch and shape[1] % steps == 0:
+        return mask.bool().repeat_interleave(shape[1] // steps, dim=1)
+    if len(shape) >= 2 and shape[0] == batch * steps:
+        return mask.bool().reshape(-1)
+    raise ValueError(f'an output of shape {tuple(shape)} does not fit a mask of shape {tuple(mask.shape)}')
+
+
+def activity(output: Tensor, valid: Tensor | None, stride: int = 1, on_host: bool = True) -> Tensor:
+    """Return the activity vector of a layer's outputs, or of their gradients: float64, 1 + number of units.
+
+    Arguments:
+        output: units in dimension 1 of four dimensions, else in the last.
+        valid: from :func:`sample_mask`.
+        stride: keep every so manieth unit; the mean in front is over all of them.
+        on_host: False where selecting would have to wait for an accelerator; what is not valid is then set to 0.
+
+    >>> activity(torch.tensor([[1., -2.], [3., 0.], [9., 9.]]), torch.tensor([True, True, False])).tolist()
+    [3.0, 4.0, 2.0]
+    """
+    magnitude = output.abs()
+    if output.ndim == 4:
+        # Few enough numbers for float32, which is three times as fast.
+        short = output.dtype == torch.float32 and output.shape[2] * output.shape[3] <= 4096
+        magnitude = magnitude.flatten(2).sum(2, dtype=None if short else torch.float64)
+    if valid is not None:
+        if on_host:
+            magnitude = magnitude[valid]
+        else:
+            kept = valid.to(output.device).reshape(valid.shape + (1,) * (magnitude.ndim - valid.ndim))
+            magnitude = torch.where(kept, magnitude, torch.zeros((), dtype=magnitude.dtype, device=output.device))
+    sums = magnitude.reshape(-1, magnitude.shape[-1]).sum(0, dtype=torch.float64)
+    return torch.cat([sums.mean().reshape(1), sums[::stride]])
+
+
+def dormant(vector: Vector, tau: float) -> Mask:
+    """Return which units of an activity vector are dormant."""
+    return np.asarray(vector[1:] <= tau * vector[0])
+
+
+def jaccard(first: Mask, second: Mask) -> float | None:
+    """Return the size of the intersection over that of the union; None where both sets are empty."""
+    union = int(np.count_nonzero(first | second))
+    return int(np.count_nonzero(first & second)) / union if union else None

@@ -1,0 +1,56 @@
+"""What a rank sends when there is too much of it."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from ding_normmon.control import Control
+from ding_normmon.losses import LossCounter
+from ding_normmon.message import decode
+from ding_normmon.ownership import Ownership
+from ding_normmon.reduce import Reducer
+from ding_normmon.rows import Batch, RowKey
+from ding_normmon.transport import LARGEST_MESSAGE
+
+SESSION = b'session1'
+KEYS = (RowKey('a', 'x'),)
+
+
+class Post:
+    """A transport of rank 1 that keeps what is sent."""
+
+    rank, world_size = 1, 2
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def send(self, message: bytes) -> None:
+        assert len(message) <= LARGEST_MESSAGE
+        self.sent.append(message)
+
+    def read(self) -> bytes:
+        return b'{"beat":1}'
+
+    def full(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(('megabytes', 'arrives'), [(1, True), (6.9, True), (7.2, False), (30, False)])
+def test_vectors_that_do_not_fit_a_message_are_left_out_and_counted(megabytes: float, arrives: bool) -> None:
+    post, losses = Post(), LossCounter()
+    control = Control(1, 2, 10, losses, deadline=60)
+    reducer = Reducer(post, lambda *_: None, losses, control, 60, SESSION, Ownership(None, [(), ()]))  # type: ignore[arg-type]
+    vector = np.ones(int(megabytes * 2**20 / 8))
+    reducer.submit(Batch(0, KEYS, np.ones((1, 6)), {RowKey('a', 'x', None, 'sketch'): vector}))
+    deadline = time.monotonic() + 10
+    while not post.sent and time.monotonic() < deadline:
+        time.sleep(0.01)
+    reducer.close(5)
+    said = decode(post.sent[0], SESSION)
+    assert said.schema is not None
+    assert said.rows.tolist() == [[1.0] * 6]
+    assert list(said.schema.split(said.vectors)) == ([RowKey('a', 'x', None, 'sketch')] if arrives else [])
+    assert losses.total == ({} if arrives else {'too_large': 1})
