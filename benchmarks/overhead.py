@@ -106,6 +106,9 @@ def measure(size: str, num_tasks: int, args: argparse.Namespace) -> dict[str, An
     policy = make_policy(size, num_tasks, cuda=cuda, batch_size=args.batch_size)
     batches = learner_batches(policy)
     recorder = Recorder()
+    # The last layers begin at zero, and so do the gradients of everything before them.
+    for _ in range(2):
+        policy._forward_learn(batches)
     policy.learner_step = LearnerStep(0, recorder)
     policy._forward_learn(batches)
     policy.learner_step = INERT

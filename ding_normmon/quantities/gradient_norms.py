@@ -38,6 +38,13 @@ class GradientNorms(SquareNorms):
         """Square the gradients; at a later ``backward_end`` of one step, those that were not final before."""
         gradients = [parameter.grad for parameter in self.parameters]
         first = step.fired.count(hook_point) == 1
+        if first and step.gradients_of is None:
+            # The usual step has one call that takes everything: no bookkeeping per parameter.
+            self._awaited = step.awaited
+            self._measured = [gradient is not None for gradient in gradients]
+            self._reached = [True] * len(gradients)
+            self.square(gradients, step.gradient_scale)
+            return
         if first:
             self._awaited = step.awaited
             self._measured = [False] * len(gradients)

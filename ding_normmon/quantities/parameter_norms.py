@@ -24,6 +24,8 @@ class ParameterNorms(SquareNorms):
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Square the weights; count the frozen ones."""
         self.square(self.parameters)
+        if all(parameter.requires_grad for parameter in self.parameters):
+            return
         for span in self.spans:
             frozen = sum(parameter.numel() for parameter in span.group.parameters if not parameter.requires_grad)
             if frozen:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from ding_normmon.groups import Group
-from ding_normmon.moments import COUNT, NONFINITE, Row, constant_row, merge_rows, norm, square_sum_row, std
+from ding_normmon.moments import COUNT, EMPTY, M2, NONFINITE, Row, constant_row, merge_rows, norm, square_sum_row, std
 from ding_normmon.quantities.quantity import Quantity, Setup
 from ding_normmon.rows import RowKey, RowTable
 from ding_normmon.squares import SquareSums
@@ -52,6 +52,8 @@ class SquareNorms(Quantity):
         templates = [parameter.detach() for parameter in self.parameters]
         self.squares = SquareSums(templates)
         self._starts = np.array([span.start for span in self.spans], dtype=np.intp)
+        self._numels = np.array([span.numel for span in self.spans], dtype=np.float64)
+        self._keys = [RowKey(self.name, span.group.name, span.group.task_id) for span in self.spans]
         return 2 * len(self.parameters)
 
     def bind(self, cells: Tensor) -> None:
@@ -78,9 +80,14 @@ class SquareNorms(Quantity):
         sums, nonfinite = cells[:middle], cells[middle : 2 * middle]
         group_sums = np.add.reduceat(sums, self._starts)
         group_nonfinite = np.add.reduceat(nonfinite, self._starts)
-        for span, square_sum, bad in zip(self.spans, group_sums, group_nonfinite, strict=True):
+        # The rows of all groups at once, as `square_sum_row` makes them one by one.
+        table = np.tile(EMPTY, (len(self.spans), 1))
+        table[:, COUNT] = self._numels - group_nonfinite
+        table[:, M2] = group_sums
+        table[:, NONFINITE] = group_nonfinite
+        for span, key, group_row in zip(self.spans, self._keys, table, strict=True):
             group = span.group
-            yield RowKey(self.name, group.name, group.task_id), square_sum_row(span.numel - bad, square_sum, bad)
+            yield key, group_row
             if self.setup.config.detail == 'parameter':
                 for index in self._largest(sums, span):
                     path = group.paths[index - span.start]
