@@ -13,6 +13,7 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -130,7 +131,11 @@ def draw(panels: tuple[Panel, ...], curves: Curves, target: Path) -> list[str]:
                 iterations, values = zip(*curves[name], strict=True)
                 task = TASK.search(name)
                 # A task has its colour in every picture; figures over all tasks are drawn thicker.
-                style = {'color': f'C{int(task[1]) % 10}', 'lw': 1.0} if task else {'lw': 1.8}
+                # Curves of one and the same task are told apart by colours of their own.
+                one_task = len({found[1] for other in chosen[panel] if (found := TASK.search(other))}) == 1
+                style: dict[str, Any] = {'lw': 1.0 if task else 1.8}
+                if task and not (one_task and len(chosen[panel]) > 1):
+                    style['color'] = f'C{int(task[1]) % 10}'
                 if not task and any(TASK.search(other) for other in chosen[panel]):
                     style['color'] = 'black' if 'encoder' not in name else '0.5'
                 axes.plot(iterations, values, label=_label(name, chosen[panel]), **style)
