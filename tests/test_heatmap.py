@@ -64,7 +64,9 @@ def test_the_names_of_the_tasks_stand_on_the_axes(monkeypatch: pytest.MonkeyPatc
     assert texts == ['pong', 'breakout', '4']
 
 
-def test_without_matplotlib_there_are_scalars_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_there_are_scalars_only_and_it_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     original = builtins.__import__
 
     def without(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -76,6 +78,7 @@ def test_without_matplotlib_there_are_scalars_only(tmp_path: Path, monkeypatch: 
     events = written(tmp_path)
     assert events.Tags()['images'] == []
     assert events.Scalars('conflict/encoder/rate')
+    assert caplog.text.count('Matplotlib cannot be imported') == 1
 
 
 def test_pictures_take_no_more_than_their_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:

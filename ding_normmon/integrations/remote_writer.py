@@ -106,6 +106,7 @@ class RecordReceiver:
     def __init__(self, writer: DistributedWriter) -> None:
         self._writer = writer
         self._last: dict[str, int] = {}
+        self._failed: set[str] = set()
         self._lock = threading.Lock()
         writer._router.on(_RECORD, self._on_record)
 
@@ -121,7 +122,14 @@ class RecordReceiver:
                     self._last[name] = number
             self._writer._router.emit(_TAKEN, name, number)
         except Exception as error:
-            logger.warning('monitor: a record of another process could not be written (%s)', error)
+            if name not in self._failed:
+                self._failed.add(name)
+                logger.warning(
+                    'monitor: a record of another process could not be written (%s: %s); said once, the sender counts '
+                    'what is not confirmed',
+                    type(error).__name__,
+                    error,
+                )
 
 
 _receivers: dict[int, RecordReceiver] = {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
+import math
 import os
 import shutil
 import time
@@ -17,6 +18,8 @@ from ding_normmon.publish.selection import for_dashboard
 from ding_normmon.record import Record
 
 __all__ = ['TensorBoard', 'flush_events', 'write_record']
+
+logger = logging.getLogger('ding_normmon')
 
 _SHARE = 0.01
 """Of the time that may be spent on drawing pictures."""
@@ -58,15 +61,19 @@ def _pictures(file_writer: Any, record: Record) -> list[Summary.Value]:
     drawn = {name: matrix for name, matrix in record.matrices.items() if is_drawn(name)}
     if not drawn or time.monotonic() < _next_picture.get(file_writer, 0.0):
         return []
-    values = []
-    with contextlib.suppress(ImportError):
+    try:
         load_matplotlib()  # once, and no part of what a picture costs
-        started = time.thread_time()
-        for name, matrix in drawn.items():
-            png, height, width = draw_matrix(f'{name}, iteration {record.iteration}', matrix)
-            image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
-            values.append(Summary.Value(tag=name, image=image))
-        _next_picture[file_writer] = time.monotonic() + (time.thread_time() - started) / _SHARE
+    except ImportError as error:
+        _next_picture[file_writer] = math.inf
+        logger.warning('monitor: Matplotlib cannot be imported (%s), so matrices are not drawn; install it', error)
+        return []
+    values = []
+    started = time.thread_time()
+    for name, matrix in drawn.items():
+        png, height, width = draw_matrix(f'{name}, iteration {record.iteration}', matrix)
+        image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+        values.append(Summary.Value(tag=name, image=image))
+    _next_picture[file_writer] = time.monotonic() + (time.thread_time() - started) / _SHARE
     return values
 
 
