@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from importlib import import_module
-from typing import Any
 
-__all__ = ['main', 'resolve']
+__all__ = ['COMMANDS', 'main']
+
+COMMANDS = {
+    'inspect': 'Tell what the monitor finds on a policy.',
+    'diagnose': 'Tell what went wrong in a run.',
+    'report': 'Write a run as one page that opens from disk.',
+    'compare': 'Lay runs over each other and tell what changed most.',
+    'watch': 'Follow a run in the terminal.',
+    'export': 'Write a run as CSV, Parquet or JSON.',
+}
+"""Every command and its one line; each is ``ding_normmon/commands/{name}.py`` with a click command ``command``."""
 
 
 def main() -> None:
@@ -17,43 +25,20 @@ def main() -> None:
     except ImportError:
         sys.exit('normmon needs the package click: pip install "ding_normmon[cli]"')
 
-    @click.group()
-    def normmon() -> None:
-        """Norm, gradient, logit and embedding curves for multi-task RL."""
+    class Commands(click.Group):
+        def list_commands(self, ctx: click.Context) -> list[str]:
+            return list(COMMANDS)
 
-    @normmon.command()
-    @click.argument('target', metavar='MODULE:CALLABLE')
-    def inspect(target: str) -> None:
-        """Tell what the monitor finds on the policy that MODULE:CALLABLE returns: groups, signals, optimizers."""
-        from ding_normmon.integrations.attachment import attach
+        def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+            if name not in COMMANDS:
+                return None
+            # Only the command that was typed is imported: the others may need packages that are not installed.
+            command: click.Command = import_module(f'ding_normmon.commands.{name}').command
+            return command
 
-        try:
-            attachment = attach(resolve(target)(), {'monitor_norm_freq': 1})
-            click.echo(attachment.describe())
-            attachment.detach()
-        except (ValueError, TypeError, ImportError, AttributeError, RuntimeError) as error:
-            raise click.ClickException(str(error)) from error
+        def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+            with formatter.section('Commands'):
+                formatter.write_dl(list(COMMANDS.items()))
 
     sys.path.insert(0, '')
-    normmon()
-
-
-def resolve(target: str) -> Callable[[], Any]:
-    """Return the object that ``module:name`` names.
-
-    >>> resolve('math:floor') is __import__('math').floor
-    True
-    >>> resolve('math')
-    Traceback (most recent call last):
-        ...
-    ValueError: expected MODULE:CALLABLE, such as my_project.policies:make_policy, got 'math'
-    """
-    module, separator, path = target.partition(':')
-    if not separator or not module or not path:
-        raise ValueError(f'expected MODULE:CALLABLE, such as my_project.policies:make_policy, got {target!r}')
-    found: Any = import_module(module)
-    for name in path.split('.'):
-        found = getattr(found, name)
-    if not callable(found):
-        raise ValueError(f'{target} is no callable but a {type(found).__name__}')
-    return found
+    Commands('normmon', help='Curves, findings and reports for multi-task RL.')()

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy.typing as npt
 
+from ding_normmon.finding import Finding
+
 __all__ = ['Matrix', 'Record']
 
 
@@ -37,6 +39,7 @@ class Record:
         scalars: metric name to value; a name is there exactly when it was measured.
         matrices: figures per pair; they never become tags.
         notes: short texts, such as where a non-finite value was first seen.
+        findings: what was found, or found to have cleared, in this record.
 
     Example:
         >>> Record(10, {'norm/encoder/_total_norm': 3.5}).scalars['norm/encoder/_total_norm']
@@ -47,3 +50,4 @@ class Record:
     scalars: dict[str, float] = field(default_factory=dict)
     matrices: dict[str, Matrix] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()

@@ -1,0 +1,66 @@
+"""What a rule has to say about a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = ['SEVERITIES', 'Finding', 'Severity']
+
+Severity = Literal['info', 'warning', 'error']
+
+SEVERITIES: tuple[Severity, ...] = ('info', 'warning', 'error')
+"""From the least to the most severe."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that goes wrong in a run: what, with which task, since when, and what to try.
+
+    A finding is published in the record in which it was found and, with ``cleared`` set, once more in the record in
+    which the pattern had gone.
+
+    Arguments:
+        rule: name of the rule, such as ``head_growth``.
+        severity: ``info``, ``warning`` or ``error``.
+        since: iteration at which the pattern began.
+        found: iteration of the record in which the rule spoke.
+        sentence: what is wrong, in plain words, with the task's name.
+        advice: what to try.
+        tasks: global ids of the tasks at fault; empty where shared parts are.
+        task_names: what people call them, in the same order.
+        group: parameter group or signal at fault, such as ``head_value``; None where there is no one.
+        evidence: the figures that led there, by a short description or metric name.
+        cleared: iteration of the record in which the pattern had gone; None while it lasts.
+
+    Example:
+        >>> finding = Finding('no_gradient', 'error', 40, 60, 'Task 1 (Pong): head_value gets no gradient.', 'Look ...',
+        ...                   tasks=(1,), task_names=('Pong',), group='head_value')
+        >>> finding.key
+        ('no_gradient', (1,), 'head_value')
+        >>> finding.is_active
+        True
+    """
+
+    rule: str
+    severity: Severity
+    since: int
+    found: int
+    sentence: str
+    advice: str
+    tasks: tuple[int, ...] = ()
+    task_names: tuple[str, ...] = ()
+    group: str | None = None
+    evidence: Mapping[str, float] = field(default_factory=dict)
+    cleared: int | None = None
+
+    @property
+    def key(self) -> tuple[str, tuple[int, ...], str | None]:
+        """What makes two findings the same one at different times."""
+        return (self.rule, self.tasks, self.group)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the pattern lasted at the last record."""
+        return self.cleared is None

@@ -1,0 +1,5 @@
+"""Runs on disk: the history file of a run, and reading it, or event files of any program, back."""
+
+from ding_normmon.history.run import MatrixSeries, Note, Run, Series
+
+__all__ = ['MatrixSeries', 'Note', 'Run', 'Series']
