@@ -22,7 +22,7 @@ RUN := .venv/bin/python -m
 PYTEST := $(RUN) pytest $(TESTS) --doctest-modules -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test test-fast lint clean
+.PHONY: help env train test test-fast lint docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -63,6 +63,10 @@ test-fast: env  ## the tests that are neither slow nor start several ranks
 lint: env  ## style and types
 	@$(RUN) ruff check .
 	@$(RUN) mypy
+
+docs: env  ## the documentation, as pages in build/docs; a warning is an error
+	@$(RUN) sphinx -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
 
 clean:  ## remove what builds and tests leave behind; runs/ and .venv stay
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

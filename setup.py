@@ -28,6 +28,7 @@ test = [
     'build',
     'packaging',
 ]
+docs = ['sphinx', 'myst-parser', 'furo']
 dev = [
     'ruff',
     'mypy',
@@ -48,7 +49,7 @@ setup(
     python_requires='>=3.10,<3.12',
     # No upper bounds and nothing heavy: this goes into an environment that has torch, DI-engine and LightZero already.
     install_requires=['torch>=2.0', 'numpy', 'easydict', 'tensorboardX', 'crc32c'],
-    extras_require={'cli': cli, 'train': train, 'test': train + test, 'dev': train + test + dev},
+    extras_require={'cli': cli, 'train': train, 'test': train + test, 'docs': docs, 'dev': train + test + docs + dev},
     classifiers=[
         'Intended Audience :: Science/Research',
         'Operating System :: POSIX',

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r'^```python\n(.*?)^```', re.MULTILINE | re.DOTALL)
-PAGES = [ROOT / 'README.md', ROOT / 'README.zh.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [ROOT / 'README.md', ROOT / 'README.zh.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 
 
 def pipeline_names(folder: Path) -> dict[str, Any]:
@@ -44,8 +46,17 @@ def pipeline_names(folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_block_runs(page: Path, tmp_path: Path) -> None:
     for block in BLOCK.findall(page.read_text(encoding='utf-8')):
         names = pipeline_names(tmp_path / 'run') if 'task.use(' in block else {}
         exec(compile(block, str(page), 'exec'), names)
+
+
+@pytest.mark.slow
+def test_the_pages_are_built_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-b', 'html', 'docs', str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {'index.html', 'first_run.html', 'metrics.html', 'api.html'} <= {path.name for path in tmp_path.iterdir()}
+    assert (tmp_path / 'zh' / 'first_run.html').exists()
