@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ['ConfigurationError', 'MonitorConfig']
+__all__ = ['ON_FINDING', 'ConfigurationError', 'MonitorConfig']
+
+ON_FINDING = ('warn', 'checkpoint', 'stop')
+"""What a finding may lead to."""
 
 
 class ConfigurationError(ValueError):
@@ -49,6 +52,11 @@ class MonitorConfig:
         module_groups: further parameter groups, name to attribute path.
         clip_fraction: also report the share of the steps since the last record in which a clip call took something
             away; it looks at every step.
+        diagnose: judge every record by the rules of :mod:`ding_normmon.diagnose`.
+        rules: changes to the rules by name: False switches one off, a mapping sets its options.
+        on_finding: what a new finding leads to, ``'warn'``, ``'checkpoint'`` or ``'stop'``; or a mapping by severity
+            or rule, of which the rule counts more: ``{'error': 'checkpoint', 'non_finite': 'stop'}``. A plain word is
+            for warnings and errors.
         deadline: seconds after which a record is published without the ranks that have not reported.
         setup_timeout: seconds for which the ranks wait for each other once, at construction.
         close_timeout: seconds for which ``close()`` waits for what is still under way.
@@ -80,6 +88,9 @@ monitor_norm_freq
     top_k: int | None = None
     module_groups: Mapping[str, Any] = field(default_factory=dict)
     clip_fraction: bool = False
+    diagnose: bool = True
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    on_finding: str | Mapping[str, str] = 'warn'
     deadline: float = 60.0
     setup_timeout: float = 300.0
     close_timeout: float = 10.0
@@ -107,6 +118,9 @@ monitor_norm_freq
         values: dict[str, Any] = {key: int(value) if _is_integer(value) else value for key, value in config.items()}
         if 'dormant_taus' in values:
             values['dormant_taus'] = tuple(float(tau) for tau in values['dormant_taus'])
+        for key in ('rules', 'on_finding'):
+            if isinstance(values.get(key), Mapping):
+                values[key] = _sorted(values[key])
         result = cls(**values)
         for key in ('conflict_freq', 'plasticity_freq', 'update_freq'):
             frequency, base = getattr(result, key), result.monitor_norm_freq
@@ -174,6 +188,27 @@ def _thresholds(value: Any) -> str | None:
     return None if ok and len(set(value)) == len(value) else 'different thresholds from 0 to below 1, such as (0.025,)'
 
 
+def _rules(value: object) -> str | None:
+    ok = isinstance(value, Mapping) and all(
+        isinstance(name, str) and (isinstance(change, (bool, Mapping))) for name, change in value.items()
+    )
+    return None if ok else "a mapping of rules to False or to their options, such as {'head_growth': False}"
+
+
+def _on_finding(value: object) -> str | None:
+    words = value.values() if isinstance(value, Mapping) else [value]
+    names = value if isinstance(value, Mapping) else ()
+    if all(isinstance(name, str) for name in names) and all(word in ON_FINDING for word in words):
+        return None
+    return "'warn', 'checkpoint' or 'stop', or a mapping of severities and rules to these, such as {'error': 'stop'}"
+
+
+def _sorted(value: Mapping[str, Any]) -> dict[str, Any]:
+    # Ranks compare configurations as text.
+    entries = sorted(value.items(), key=lambda entry: str(entry[0]))
+    return {key: _sorted(entry) if isinstance(entry, Mapping) else entry for key, entry in entries}
+
+
 def _preset(value: object) -> str | None:
     return None if value in ('basic', 'multitask', 'full') else "'basic', 'multitask' or 'full'"
 
@@ -204,6 +239,9 @@ _CHECKS = {
     'top_k': _positive_integer_or_none,
     'module_groups': _mapping,
     'clip_fraction': _boolean,
+    'diagnose': _boolean,
+    'rules': _rules,
+    'on_finding': _on_finding,
     'deadline': _seconds,
     'setup_timeout': _seconds,
     'close_timeout': _seconds,

@@ -17,6 +17,9 @@ WRONG: dict[str, list[Any]] = {
     'detail': ['groups', None, 1, True, ['group'], {}],
     'top_k': [0, -1, 1.5, '3', True],
     'module_groups': [None, 'transformer', [('a', 'b')], 5],
+    'diagnose': [1, 0, 'yes', None],
+    'rules': [None, 'head_growth', ['head_growth'], {'head_growth': None}, {'head_growth': 3}, {3: False}],
+    'on_finding': [None, 'halt', True, ['stop'], {'error': 'halt'}, {'error': None}, {3: 'stop'}],
     'deadline': [0, -1.0, '60', None, True, float('nan'), float('inf')],
     'setup_timeout': [0, -1.0, '60', None, True, float('nan'), float('inf')],
     'close_timeout': [0, -1.0, '60', None, True, float('nan'), float('inf')],
@@ -99,6 +102,18 @@ def test_top_k_needs_norms_of_single_parameters() -> None:
     assert MonitorConfig.read({'top_k': None}).top_k is None
     with pytest.raises(ConfigurationError, match=r"monitor\.top_k: .*detail='parameter'"):
         MonitorConfig.read({'top_k': 3})
+
+
+def test_what_a_finding_leads_to_is_a_word_or_a_mapping() -> None:
+    assert MonitorConfig.read({'on_finding': 'stop'}).on_finding == 'stop'
+    wanted = {'error': 'checkpoint', 'non_finite': 'stop'}
+    assert MonitorConfig.read({'on_finding': EasyDict(wanted)}).on_finding == wanted
+
+
+def test_the_order_of_rules_does_not_matter_to_ranks_that_compare() -> None:
+    one = MonitorConfig.read({'rules': {'a': {'x': 1, 'y': 2}, 'b': False}})
+    other = MonitorConfig.read({'rules': EasyDict({'b': False, 'a': {'y': 2, 'x': 1}})})
+    assert repr(one) == repr(other)
 
 
 def test_a_configuration_that_was_read_is_taken_as_it_is() -> None:

@@ -38,7 +38,12 @@ RUN_DEFAULTS: dict[str, Any] = {
     'policy': {},  # keys of multitask_policy_config
 }
 
-OPEN = ('environment_options', 'policy.monitor.module_groups')
+OPEN = (
+    'environment_options',
+    'policy.monitor.module_groups',
+    'policy.monitor.rules',
+    'policy.monitor.on_finding',
+)
 """Mappings whose keys are the user's own."""
 
 INTEGER_OR_LIST = ('policy.batch_size',)
@@ -214,7 +219,10 @@ def _apply(tree: dict[str, Any], known: Mapping[str, Any], key: str, value: Any)
             is_checked_elsewhere = is_open or name.startswith('policy.monitor.')
             tree[part] = value if is_checked_elsewhere else _check(key, known, value)
         else:
-            tree = tree.setdefault(part, {})
+            if not isinstance(tree.get(part), dict):
+                # Where one word may stand for a mapping, what is said in detail takes its place.
+                tree[part] = {}
+            tree = tree[part]
 
 
 def _relatives(known: Any, prefix: str) -> list[str]:

@@ -42,6 +42,7 @@ def run(*arguments):
         (['--set', 'policy.monitor.monitor_norm_freq=-1'], ['policy.monitor.monitor_norm_freq', 'at least 0', '-1']),
         (['--set', 'policy.monitor.monitor_norm_freq=2.5'], ['policy.monitor.monitor_norm_freq', 'integer', '2.5']),
         (['--set', 'policy.monitor.monitor_norm_frequency=5'], ['monitor_norm_frequency', 'monitor_norm_freq']),
+        (['--set', 'policy.monitor.on_finding=halt'], ['policy.monitor.on_finding', "'stop'", "'halt'"]),
         (['--set', "tasks=['MiniGrid-Emty-8x8-v0']"], ['tasks[0]', 'MiniGrid-Emty-8x8-v0', 'MiniGrid-Empty-8x8-v0']),
         (['--set', 'tasks=[]'], ['tasks', 'a list of environment names']),
         (['--set', 'task_split=[[0, 1, 2, 7]]'], ['task_split', '7 is out of range', '0 to 3']),
@@ -95,6 +96,17 @@ def test_every_key_that_a_complete_configuration_has_can_be_named():
     )
     assert again.policy.num_simulations == 4
     assert again.policy.task_ids == [2]
+
+
+def test_what_a_finding_leads_to_is_set_as_a_word_or_in_detail():
+    _, _, config = run('--set', 'policy.monitor.on_finding=stop', '--set', 'policy.monitor.rules.head_growth=false')
+    assert config.policy.monitor.on_finding == 'stop'
+    assert config.policy.monitor.rules == {'head_growth': False}
+    _, _, config = run(
+        '--set', 'policy.monitor.on_finding=warn', '--set', 'policy.monitor.on_finding.error=checkpoint',
+        '--set', 'policy.monitor.on_finding.non_finite=stop',
+    )  # fmt: skip
+    assert config.policy.monitor.on_finding == {'error': 'checkpoint', 'non_finite': 'stop'}
 
 
 def test_options_of_the_environments_change_the_tasks():
