@@ -24,7 +24,7 @@ from ding_normmon.learner_step import INERT, Clip, InertLearnerStep, LearnerStep
 from ding_normmon.losses import LossCounter
 from ding_normmon.ownership import Ownership
 from ding_normmon.publish.courier import Courier
-from ding_normmon.publish.destination import Destination
+from ding_normmon.publish.destination import Destination, RunDescription
 from ding_normmon.quantities import OwnCost, Quantity, Setup, preset_quantities
 from ding_normmon.quantities.tensor_statistics import SignalError
 from ding_normmon.record import Record
@@ -119,7 +119,7 @@ class Monitor:
         self.losses = LossCounter()
         # Whoever never takes the records keeps the last ones.
         self.records: deque[Record] = deque(maxlen=_RECORDS_KEPT)
-        self._couriers = [Courier(destination, self.losses) for destination in destinations]
+        self._couriers: list[Courier] = []
         self._measuring = False
         self._pending: deque[Pending] = deque()
         self._gradient_due = False
@@ -143,6 +143,8 @@ class Monitor:
                 raise ConfigurationError(f'monitor: {type(model).__name__} has no parameters to measure')
             refuse_sharded(model)
             self.groups = find_groups(model, num_tasks, self.config.module_groups)
+            description = self._describe_run()
+            self._couriers += [Courier(entry, self.losses, description=description) for entry in destinations]
             self.quantities = list(preset_quantities(self.config.preset) if quantities is None else quantities)
             names = [quantity.name for quantity in self.quantities]
             if len(set(names)) < len(names):
@@ -182,6 +184,11 @@ class Monitor:
             from ding_normmon.training_loop import TrainingLoop
 
             self._loop = TrainingLoop(self, optimizer, scaler)
+
+    def _describe_run(self) -> RunDescription:
+        named = dict(enumerate(self._task_names))
+        tasks = {task_id: named.get(task_id, f'task {task_id}') for task_id in range(self._num_tasks or 0)}
+        return RunDescription(tasks, dict(vars(self.config)))
 
     def _prepare(self) -> None:
         """Give every quantity its groups and its cells of the row buffer."""

@@ -7,7 +7,7 @@ import time
 from collections import deque
 
 from ding_normmon.losses import LossCounter
-from ding_normmon.publish.destination import Destination
+from ding_normmon.publish.destination import Destination, RunDescription
 from ding_normmon.record import Record
 
 __all__ = ['Courier']
@@ -24,6 +24,7 @@ class Courier:
         destination: who takes the records.
         losses: where losses are counted.
         queue_size: records that may wait; the oldest is dropped beyond that.
+        description: of the run, for a destination with a ``begin``.
 
     Example:
         >>> from ding_normmon.record import Record
@@ -39,7 +40,14 @@ class Courier:
         closed
     """
 
-    def __init__(self, destination: Destination, losses: LossCounter, queue_size: int = 64) -> None:
+    def __init__(
+        self,
+        destination: Destination,
+        losses: LossCounter,
+        queue_size: int = 64,
+        description: RunDescription | None = None,
+    ) -> None:
+        self._description = RunDescription() if description is None else description
         self._destination = destination
         self._losses = losses
         self._name = type(destination).__name__
@@ -81,7 +89,17 @@ class Courier:
     def _lose(self, what: str, amount: int = 1) -> None:
         self._losses.count(f'destination_{self._name}', f'{self._name} {what}', amount)
 
+    def _begin(self) -> None:
+        begin = getattr(self._destination, 'begin', None)
+        if begin is None:
+            return
+        try:
+            begin(self._description)
+        except Exception as error:
+            self._lose(f'could not begin ({type(error).__name__}: {error})')
+
     def _run(self) -> None:
+        begun = False
         while True:
             with self._wake:
                 while not self._queue and not self._closing:
@@ -92,6 +110,9 @@ class Courier:
                 if record is None:
                     self._destination.close()
                     return
+                if not begun:
+                    begun = True
+                    self._begin()
                 self._destination.publish(record)
             except Exception as error:
                 what = 'could not be closed' if record is None else 'could not take a record'
