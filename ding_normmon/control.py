@@ -75,6 +75,10 @@ class Control:
         """
         self._callbacks.setdefault(action, []).append(callback)
 
+    def is_heard(self, action: str) -> bool:
+        """Tell whether anything is registered for an action on this rank."""
+        return bool(self._callbacks.get(action))
+
     def post(
         self,
         action: str | None = None,

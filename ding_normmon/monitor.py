@@ -7,7 +7,7 @@ import logging
 import operator
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -19,6 +19,8 @@ from ding_normmon.budget import FACTORS, Budget
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
 from ding_normmon.control import STRETCH, Control, ControlError, Decision
 from ding_normmon.courtesy import in_slices
+from ding_normmon.diagnosis_stage import DiagnosisStage, FindingCallback
+from ding_normmon.finding import Finding
 from ding_normmon.groups import find_groups
 from ding_normmon.learner_step import INERT, Clip, InertLearnerStep, LearnerStep, WatchedStep
 from ding_normmon.losses import LossCounter
@@ -54,6 +56,8 @@ class Monitor:
         task_names: what people call the tasks, by global id.
         destinations: where records go, on rank 0.
         quantities: what is measured; by default :func:`~ding_normmon.quantities.preset_quantities` of ``preset``.
+        rules: further rules that judge records, see :mod:`ding_normmon.diagnose`; the same on every rank.
+        callback: called on rank 0, in a background thread, with every finding: raised, and again when it cleared.
         transport: the connection to the other ranks; by default ``torch.distributed``'s rendezvous store.
         optimizer: the optimizer, or several of which the last one ends a learner step: ``with Monitor(...)`` around a
             training loop then measures it, iterations being counted by that optimizer's steps.
@@ -61,6 +65,7 @@ class Monitor:
 
     Attributes:
         learner_step: the learner step that is being measured in such a loop, for whoever wants to publish into it.
+        diagnosis: ``diagnosis.active`` are the findings that last, ``diagnosis.findings`` all of the run (on rank 0).
 
     Raises:
         ConfigurationError: a key or value that cannot be, a task id out of range, ranks that disagree.
@@ -109,6 +114,8 @@ class Monitor:
         task_names: Sequence[str] = (),
         destinations: Sequence[Destination] = (),
         quantities: Sequence[Quantity] | None = None,
+        rules: Sequence[Any] = (),
+        callback: Callable[[Finding], object] | None = None,
         transport: Transport | None = None,
         optimizer: Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer] | None = None,
         scaler: Any = None,
@@ -120,6 +127,7 @@ class Monitor:
         # Whoever never takes the records keeps the last ones.
         self.records: deque[Record] = deque(maxlen=_RECORDS_KEPT)
         self._couriers: list[Courier] = []
+        self.diagnosis = DiagnosisStage()
         self._measuring = False
         self._pending: deque[Pending] = deque()
         self._gradient_due = False
@@ -144,6 +152,10 @@ class Monitor:
             refuse_sharded(model)
             self.groups = find_groups(model, num_tasks, self.config.module_groups)
             description = self._describe_run()
+            self.diagnosis = DiagnosisStage.of(
+                self.config, description.tasks, rules, self.control, self.losses, rank
+            )
+            destinations = [*destinations, *([] if callback is None else [FindingCallback(callback)])]
             self._couriers += [Courier(entry, self.losses, description=description) for entry in destinations]
             self.quantities = list(preset_quantities(self.config.preset) if quantities is None else quantities)
             names = [quantity.name for quantity in self.quantities]
@@ -614,6 +626,7 @@ class Monitor:
         record.notes.update(self._keep_to_budget(iteration, record.scalars))
         for reason, amount in self.losses.take().items():
             record.scalars[f'monitor/lost/{reason}'] = float(amount)
+        record = self.diagnosis.judge(record)
         self.records.append(record)
         for courier in self._couriers:
             courier.offer(record)

@@ -1,0 +1,181 @@
+"""Between a finished record and its destinations, on rank 0: the rules judge it, and what they find is told once."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from ding_normmon.configuration import MonitorConfig
+from ding_normmon.control import Control
+from ding_normmon.finding import Finding
+from ding_normmon.finding_actions import FindingActions
+from ding_normmon.losses import LossCounter
+from ding_normmon.record import Record
+
+__all__ = ['DiagnosisStage', 'FindingCallback', 'Judge', 'tell']
+
+logger = logging.getLogger('ding_normmon')
+
+_LEVELS = {'info': logging.INFO, 'warning': logging.WARNING, 'error': logging.ERROR}
+
+
+class Judge(Protocol):
+    """What judges records; :class:`ding_normmon.diagnose.Diagnosis` is one."""
+
+    @property
+    def active(self) -> Sequence[Finding]:
+        """The findings that last."""
+        ...
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """All findings ever, in their latest state."""
+        ...
+
+    def observe(self, record: Record) -> Sequence[Finding]:
+        """Return the findings that were raised or have cleared in this record."""
+        ...
+
+
+class DiagnosisStage:
+    """Judges the records of a run in the order of iterations; without a judge it hands them on untouched.
+
+    Everything happens in the monitor's background thread on rank 0; ``active`` and ``findings`` may be read from any.
+
+    Arguments:
+        judge: the rules; None where records are not judged: switched off, or not rank 0.
+        losses: where it is counted that records could not be judged.
+        actions: what findings lead to besides being told.
+
+    Attributes:
+        active: the findings that lasted at the last record.
+        findings: every finding of the run, in its latest state.
+
+    Example:
+        >>> class Judge:
+        ...     active = findings = (Finding('odd', 'warning', since=3, found=5, sentence='Odd.', advice='Wait.'),)
+        ...     def observe(self, record):
+        ...         return self.active
+        >>> stage = DiagnosisStage(Judge(), LossCounter())
+        >>> record = stage.judge(Record(5))
+        >>> [finding.rule for finding in record.findings], list(record.scalars)
+        (['odd'], ['monitor/cost/ms_diagnosis'])
+    """
+
+    def __init__(
+        self,
+        judge: Judge | None = None,
+        losses: LossCounter | None = None,
+        actions: FindingActions | None = None,
+    ) -> None:
+        self._judge = judge
+        self._losses = LossCounter() if losses is None else losses
+        self._actions = actions
+        self.active: tuple[Finding, ...] = ()
+        self.findings: tuple[Finding, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        config: MonitorConfig,
+        tasks: Mapping[int, str],
+        rules: Sequence[object],
+        control: Control,
+        losses: LossCounter,
+        rank: int,
+    ) -> DiagnosisStage:
+        """Return the stage that a configuration asks for; ranks other than 0 only check it.
+
+        Raises:
+            ConfigurationError: a rule or an option that does not exist.
+        """
+        if not config.diagnose:
+            return cls()
+        # Not imported where it is switched off.
+        import ding_normmon.diagnose as diagnose
+
+        if not hasattr(diagnose, 'Diagnosis'):
+            return cls()
+        judge: Judge = diagnose.Diagnosis(tasks, rules=rules, options=config.rules)
+        if rank != 0:
+            return cls()
+        return cls(judge, losses, FindingActions(config.on_finding, control, losses))
+
+    @property
+    def is_on(self) -> bool:
+        """Whether records are judged on this rank."""
+        return self._judge is not None
+
+    @property
+    def asked(self) -> dict[str, Finding]:
+        """The finding that first asked for a ``'stop'`` or a ``'checkpoint'``, by action."""
+        return {} if self._actions is None else dict(self._actions.asked)
+
+    def judge(self, record: Record) -> Record:
+        """Return the record with what was found in it, told and acted upon."""
+        if self._judge is None:
+            return record
+        begin = time.perf_counter()
+        found: tuple[Finding, ...] = ()
+        try:
+            found = tuple(self._judge.observe(record))
+            self.active, self.findings = tuple(self._judge.active), tuple(self._judge.findings)
+        except Exception as error:
+            self._losses.count('diagnosis', f'a record could not be judged: {type(error).__name__}: {error}')
+        for finding in found:
+            logger.log(_LEVELS[finding.severity], 'monitor: %s', tell(finding))
+        if self._actions is not None:
+            record.notes.update(self._actions.take(found))
+        record.scalars['monitor/cost/ms_diagnosis'] = (time.perf_counter() - begin) * 1e3
+        return dataclasses.replace(record, findings=found)
+
+
+class FindingCallback:
+    """A destination that calls a function of the user's with every finding: raised, and once more when it cleared.
+
+    Like every destination it has a thread of its own, so that a slow function holds up nothing.
+
+    Arguments:
+        callback: is called on rank 0 with one finding at a time.
+
+    Example:
+        >>> callback = FindingCallback(lambda finding: print(finding.rule, finding.is_active))
+        >>> callback.publish(Record(5, findings=(Finding('odd', 'info', 3, 5, 'Odd.', 'Wait.'),)))
+        odd True
+    """
+
+    def __init__(self, callback: Callable[[Finding], object]) -> None:
+        self._callback = callback
+
+    def publish(self, record: Record) -> None:
+        """Hand on the record's findings."""
+        raised: Exception | None = None
+        for finding in record.findings:
+            try:
+                self._callback(finding)
+            except Exception as error:
+                raised = raised or error
+        if raised is not None:
+            # The others have been told; whoever calls counts it.
+            raise raised
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+
+def tell(finding: Finding) -> str:
+    """Return a finding as one line of text.
+
+    Example:
+        >>> tell(Finding('odd', 'warning', since=3, found=5, sentence='Task 1 (Pong): odd.', advice='Wait.'))
+        'iteration 5: Task 1 (Pong): odd. [odd, since iteration 3] Wait.'
+        >>> tell(Finding('odd', 'warning', 3, 5, 'Task 1 (Pong): odd.', 'Wait.', cleared=9))
+        'iteration 9: cleared: Task 1 (Pong): odd. [odd, since iteration 3]'
+    """
+    what = f'{finding.sentence} [{finding.rule}, since iteration {finding.since}]'
+    if finding.cleared is not None:
+        return f'iteration {finding.cleared}: cleared: {what}'
+    return f'iteration {finding.found}: {what} {finding.advice}'
