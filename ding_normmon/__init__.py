@@ -48,5 +48,12 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         from importlib import import_module
 
-        return getattr(import_module(_LAZY[name]), name)
+        try:
+            return getattr(import_module(_LAZY[name]), name)
+        except ModuleNotFoundError as error:
+            if (error.name or '').partition('.')[0] != 'ding':
+                raise
+            raise ImportError(
+                f'{name} needs DI-engine, and the package ding is missing: pip install "ding_normmon[train]"'
+            ) from error
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -103,6 +103,82 @@ class TestArchives:
             assert listed[need.name.lower()] in need.specifier, f'requirements.txt does not meet {need}'
 
 
+def _with_all_it_needs(name: str, found: set[str]) -> set[str]:
+    """The distributions that one needs, itself included, as far as they are installed."""
+    if name.lower() in found:
+        return found
+    try:
+        needs = importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        return found
+    found.add(name.lower())
+    for need in map(Requirement, needs):
+        if need.marker is None or need.marker.evaluate({'extra': ''}):
+            _with_all_it_needs(need.name, found)
+    return found
+
+
+def _link(name: str, site_packages: Path) -> None:
+    """Make one installed distribution visible in another environment."""
+    distribution = importlib.metadata.distribution(name)
+    for file in {Path(str(path)).parts[0] for path in distribution.files or ()} - {'..', '__pycache__'}:
+        target = site_packages / file
+        if not target.exists():
+            target.symlink_to(Path(str(distribution.locate_file(file))).resolve())
+
+
+@pytest.fixture(scope='module')
+def clean_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a new environment that holds torch, as its users' environments do, and nothing else."""
+    folder = tmp_path_factory.mktemp('clean')
+    subprocess.run([sys.executable, '-m', 'venv', str(folder)], check=True, timeout=120)
+    python = folder / 'bin' / 'python'
+    site_packages = next((folder / 'lib').glob('python3*')) / 'site-packages'
+    for name in _with_all_it_needs('torch', set()) - {'setuptools', 'pip'}:
+        _link(name, site_packages)
+    return python
+
+
+def _run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True, check=False, timeout=240)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group('packaging')
+class TestCleanEnvironment:
+    """In an environment with torch and without DI-engine, LightZero and everything that reads runs."""
+
+    def test_the_wheel_brings_little_and_measures(self, built: Path, clean_python: Path, tmp_path: Path) -> None:
+        done = _run(clean_python, '-m', 'pip', 'install', next(built.glob('*.whl')), cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert 'Installing collected packages:' in done.stdout
+        brought = done.stdout.partition('Installing collected packages:')[2].splitlines()[0].split(',')
+        small = {'crc32c', 'easydict', 'numpy', 'packaging', 'protobuf', 'setuptools', 'tensorboardx'}
+        assert {name.strip().lower().replace('_', '-') for name in brought} <= small | {'ding-normmon'}
+        readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+        loop = readme.partition('Without DI-engine:')[2].partition('```python')[2].partition('```')[0]
+        assert 'Monitor(model' in loop
+        done = _run(clean_python, '-c', loop, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert float(done.stdout) > 0
+
+    def test_a_missing_extra_is_a_sentence(self, clean_python: Path, tmp_path: Path) -> None:
+        done = _run(clean_python.parent / 'normmon', 'report', '.', cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr == 'normmon needs the package click: pip install "ding_normmon[cli]"\n'
+        done = _run(clean_python, '-c', 'from ding_normmon import NormMonitor', cwd=tmp_path)
+        assert done.returncode == 1
+        needs = 'NormMonitor needs DI-engine, and the package ding is missing: pip install "ding_normmon[train]"'
+        assert done.stderr.splitlines()[-1] == f'ImportError: {needs}'
+
+    def test_the_source_archive_installs(self, built: Path, clean_python: Path, tmp_path: Path) -> None:
+        archive = next(built.glob('*.tar.gz'))
+        done = _run(clean_python, '-m', 'pip', 'install', '--force-reinstall', '--no-deps', archive, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        done = _run(clean_python, '-c', 'import ding_normmon; print(ding_normmon.__version__)', cwd=tmp_path)
+        assert done.stdout.strip() == VERSION, done.stderr
+
+
 def test_this_environment_is_the_pinned_one() -> None:
     found = {name: importlib.metadata.version(name).partition('+')[0] for name in pins()}
     assert found == pins()
