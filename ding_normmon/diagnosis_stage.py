@@ -171,11 +171,12 @@ def tell(finding: Finding) -> str:
 
     Example:
         >>> tell(Finding('odd', 'warning', since=3, found=5, sentence='Task 1 (Pong): odd.', advice='Wait.'))
-        'iteration 5: Task 1 (Pong): odd. [odd, since iteration 3] Wait.'
+        'iteration 5: Task 1 (Pong): odd. (odd, since iteration 3) Wait.'
         >>> tell(Finding('odd', 'warning', 3, 5, 'Task 1 (Pong): odd.', 'Wait.', cleared=9))
-        'iteration 9: cleared: Task 1 (Pong): odd. [odd, since iteration 3]'
+        'iteration 9: cleared: Task 1 (Pong): odd. (odd, since iteration 3)'
     """
-    what = f'{finding.sentence} [{finding.rule}, since iteration {finding.since}]'
+    # No square brackets: the handler that DI-engine gives to the root logger takes them for markup and swallows them.
+    what = f'{finding.sentence} ({finding.rule}, since iteration {finding.since})'
     if finding.cleared is not None:
         return f'iteration {finding.cleared}: cleared: {what}'
     return f'iteration {finding.found}: {what} {finding.advice}'

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from ding_normmon.agreement import refusals_told
 from ding_normmon.clip_calls import modules_of
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
+from ding_normmon.finding import Finding
 from ding_normmon.groups import GroupError, find_groups
 from ding_normmon.hook_points import HookPoints
 from ding_normmon.integrations.adapter import LOCAL_GRADIENT, Adapter, find_adapter
@@ -45,6 +46,8 @@ def attach(
     *,
     destinations: Sequence[Destination] = (),
     iteration: Callable[[], int] | None = None,
+    rules: Sequence[Any] = (),
+    callback: Callable[[Finding], object] | None = None,
 ) -> Attachment:
     """Put a monitor on a policy: models, groups, signals, optimizers and hook points are found by looking at it.
 
@@ -56,6 +59,8 @@ def attach(
         destinations: where records go, on rank 0; ``attachment.monitor.take_records()`` has them too.
         iteration: tells the learner iteration that the next call begins with, for policies whose data does not; by
             default learner steps are counted from 0.
+        rules: further rules that judge records, the same on every rank.
+        callback: called with every finding, see :class:`~ding_normmon.monitor.Monitor`.
 
     Raises:
         TypeError: an object that is no policy.
@@ -82,7 +87,9 @@ def attach(
         >>> [name for name in record.scalars if name.startswith('grad/')]
         ['grad/body/_total_norm', 'grad/head/_total_norm', 'grad/model/_total_norm']
     """
-    return Attachment(policy, cfg, destinations=destinations, iteration=iteration)
+    return Attachment(
+        policy, cfg, destinations=destinations, iteration=iteration, rules=rules, callback=callback
+    )
 
 
 class Attachment:
@@ -99,6 +106,8 @@ class Attachment:
         *,
         destinations: Sequence[Destination] = (),
         iteration: Callable[[], int] | None = None,
+        rules: Sequence[Any] = (),
+        callback: Callable[[Finding], object] | None = None,
     ) -> None:
         with refusals_told():
             if isinstance(getattr(policy, '_forward_learn', None), MonitoredForward):
@@ -115,6 +124,8 @@ class Attachment:
             task_names=adapter.task_names if isinstance(adapter, PublishingAdapter) else (),
             destinations=destinations,
             quantities=_quantities_of(adapter, config.preset),
+            rules=rules,
+            callback=callback,
         )
         self._iteration_source = iteration
         self._last_base = -1

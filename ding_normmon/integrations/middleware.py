@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ding.framework import task
@@ -10,7 +11,10 @@ from torch import nn
 
 from ding_normmon.agreement import refusals_told
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
+from ding_normmon.decision import Decision
+from ding_normmon.finding import Finding
 from ding_normmon.integrations.attachment import Attachment
+from ding_normmon.integrations.finding_checkpoint import FindingCheckpoint
 from ding_normmon.integrations.writer import DIEngineWriter
 from ding_normmon.monitor import Monitor
 from ding_normmon.publish.destination import Destination
@@ -33,6 +37,13 @@ class NormMonitor:
             enough, and 0 turns everything off.
         policy: a policy that publishes through ``self.learner_step``, or any other that is seen from outside.
         destinations: where records go, on rank 0; DI-engine's writer by default.
+        rules: further rules that judge records, the same on every rank; see :mod:`ding_normmon.diagnose`.
+        callback: called on rank 0, in a background thread, with every finding: raised, and again when it cleared.
+        stop: called with the context on every rank, before the same learner step, where ``on_finding`` says
+            ``'stop'``; by default the task is finished.
+        checkpoint: the same for ``'checkpoint'``; by default rank 0 saves ``policy.learn_mode.state_dict()``, see
+            :class:`~ding_normmon.integrations.finding_checkpoint.FindingCheckpoint`. DI-engine's ``CkptSaver`` may
+            stand here.
 
     Attributes:
         monitor: the monitor; one that is switched off on processes of another role than the learner's.
@@ -47,6 +58,11 @@ class NormMonitor:
         cfg: Mapping[str, Any] | MonitorConfig | None,
         policy: Any,
         destinations: Sequence[Destination] | None = None,
+        *,
+        rules: Sequence[Any] = (),
+        callback: Callable[[Finding], object] | None = None,
+        stop: Callable[[Any], object] | None = None,
+        checkpoint: Callable[[Any], object] | None = None,
     ) -> None:
         self._context: Any = None
         self._running: Any = None
@@ -63,12 +79,21 @@ class NormMonitor:
                 cfg,
                 destinations=self._destinations,
                 iteration=self._iteration,
+                rules=rules,
+                callback=callback,
             )
             self.monitor = self._attachment.monitor
         self._active = self.monitor.frequency > 0
+        self._stop: Callable[[Any], object] | None = stop or _finish_task
+        self._checkpoint: Callable[[Any], object] | None = checkpoint or FindingCheckpoint(policy)
+        for action in ('stop', 'checkpoint'):
+            self.monitor.control.on(action, _Act(self))
 
     def __call__(self, ctx: Any) -> None:
-        """Take the context; put the records that became complete since the last loop on ``ctx.monitor_records``."""
+        """Take the context; put the records that became complete since the last loop on ``ctx.monitor_records``.
+
+        On rank 0 ``ctx.findings`` are the findings that lasted at the last of them.
+        """
         if self._running is None and (self._active or _is_other_role()):
             self._refuse_async()
             self._close_with_task()
@@ -76,10 +101,11 @@ class NormMonitor:
                 if isinstance(destination, DIEngineWriter):
                     destination.open()
         if not self._active:
-            ctx.monitor_records = []
+            ctx.monitor_records, ctx.findings = [], []
             return
         self._context = ctx
         ctx.monitor_records = self.monitor.take_records()
+        ctx.findings = list(self.monitor.diagnosis.active)
 
     def describe(self) -> str:
         """Return what was found on the policy, as a table."""
@@ -97,7 +123,13 @@ class NormMonitor:
         if self._active:
             self._active = False
             self._attachment.detach()
-            self._context = None
+            self._context = self._stop = self._checkpoint = None
+
+    def act(self, action: str) -> None:
+        """Stop, or write a checkpoint: what the ranks have agreed upon takes effect here."""
+        function = self._stop if action == 'stop' else self._checkpoint
+        if function is not None and self._context is not None:
+            function(self._context)
 
     def _iteration(self) -> int:
         if self._context is None:
@@ -131,6 +163,22 @@ class NormMonitor:
                 stop()
 
         task.stop = stop_and_close
+
+
+class _Act:
+    """Hands a decision on to a middleware that it does not keep alive, nor with it the policy."""
+
+    def __init__(self, middleware: NormMonitor) -> None:
+        self._middleware = weakref.ref(middleware)
+
+    def __call__(self, decision: Decision) -> None:
+        middleware = self._middleware()
+        if middleware is not None:
+            middleware.act(str(decision.action))
+
+
+def _finish_task(ctx: Any) -> None:
+    task.finish = True
 
 
 def _is_other_role() -> bool:
