@@ -7,7 +7,8 @@ and the running means of ``TickMonitor`` stay as they are without the monitor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ding.utils import DistributedWriter
@@ -15,6 +16,7 @@ from ding.worker.learner.learner_hook import LearnerHook, register_learner_hook
 
 from ding_normmon.agreement import refusals_told
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
+from ding_normmon.finding import Finding
 from ding_normmon.integrations.attachment import Attachment
 from ding_normmon.integrations.writer import DIEngineWriter
 from ding_normmon.monitor import Monitor
@@ -31,12 +33,17 @@ class NormMonitorHook(LearnerHook):
     of it. In a configuration file: ``learner=dict(hook=dict(monitor=dict(name='monitor', type='norm_monitor',
     position='before_iter', ext_args=dict(monitor_norm_freq=100))))``, after an ``import`` of this module.
 
+    ``on_finding='checkpoint'`` has the learner save its checkpoint. Nothing stops a ``BaseLearner`` from inside, so
+    ``'stop'`` needs a function of the user's: ``hook.monitor.control.on('stop', ...)``.
+
     Arguments:
         cfg: see :class:`~ding_normmon.configuration.MonitorConfig`.
         name: the hook's name.
         priority: order among the learner's hooks.
         position: ``before_iter``, the only one that makes sense.
         ext_args: the configuration, where DI-engine makes the hook from a configuration file.
+        rules: further rules that judge records, the same on every rank.
+        callback: called with every finding, see :class:`~ding_normmon.monitor.Monitor`.
 
     Raises:
         ConfigurationError: a key or value that cannot be; ``merge_train_output``, because the learner knows no names
@@ -50,6 +57,9 @@ class NormMonitorHook(LearnerHook):
         position: str = 'before_iter',
         ext_args: Mapping[str, Any] | None = None,
         name: str = 'norm_monitor',
+        *,
+        rules: Sequence[Any] = (),
+        callback: Callable[[Finding], object] | None = None,
     ) -> None:
         # DI-engine calls it with the hook's name first.
         if isinstance(cfg, str):
@@ -64,6 +74,7 @@ class NormMonitorHook(LearnerHook):
                     'monitor.merge_train_output: BaseLearner raises on names that are not in monitor_vars(); figures '
                     'are in its TensorBoard writer without it'
                 )
+        self._rules, self._callback = rules, callback
         self._attachment: Attachment | None = None
         self._engine: Any = None
         self._view: Any = None
@@ -101,10 +112,17 @@ class NormMonitorHook(LearnerHook):
         elif writer is not None:
             destinations.append(TensorBoard(writer))
         self._attachment = Attachment(
-            policy, self._config, destinations=destinations, iteration=lambda: int(engine.last_iter.val)
+            policy,
+            self._config,
+            destinations=destinations,
+            iteration=lambda: int(engine.last_iter.val),
+            rules=self._rules,
+            callback=self._callback,
         )
         if not self._attachment.attached:
             return
+        learner = weakref.ref(engine)  # a monitor that is never closed keeps nothing alive
+        self._attachment.monitor.control.on('checkpoint', lambda decision: _save(learner()))
         self._engine, self._view = engine, view
         # The view was taken before the policy was monitored. Not `engine.policy = ...`: that makes a new TickMonitor.
         engine._policy = view._replace(forward=self._attachment.forward)
@@ -122,6 +140,11 @@ class NormMonitorHook(LearnerHook):
                 engine._hooks['before_iter'].remove(self)
             self._view = self._closing = None
             self._attachment.detach()
+
+
+def _save(learner: Any) -> None:
+    if learner is not None:
+        learner.save_checkpoint()
 
 
 class _CloseHook(LearnerHook):
