@@ -53,6 +53,7 @@ class DiagnosisStage:
     Attributes:
         active: the findings that lasted at the last record.
         findings: every finding of the run, in its latest state.
+        judged: number of records that were judged.
 
     Example:
         >>> class Judge:
@@ -76,6 +77,7 @@ class DiagnosisStage:
         self._actions = actions
         self.active: tuple[Finding, ...] = ()
         self.findings: tuple[Finding, ...] = ()
+        self.judged = 0
 
     @classmethod
     def of(
@@ -122,6 +124,7 @@ class DiagnosisStage:
         found: tuple[Finding, ...] = ()
         try:
             found = tuple(self._judge.observe(record))
+            self.judged += 1
             self.active, self.findings = tuple(self._judge.active), tuple(self._judge.findings)
         except Exception as error:
             self._losses.count('diagnosis', f'a record could not be judged: {type(error).__name__}: {error}')

@@ -25,8 +25,10 @@ def main(cfg: EasyDict) -> int:
     prepare_folder(cfg)
     init_writer(cfg)
     with MultiTaskRun(cfg) as run, task.start(ctx=OnlineRLContext()):
-        monitor = NormMonitor(cfg.policy.monitor, run.policy)
-        run.checkpointer.keep(monitor.monitor)
+        monitor = NormMonitor(
+            cfg.policy.monitor, run.policy, stop=run.stop_agreement.ask, checkpoint=run.checkpointer.ask
+        )
+        run.watch(monitor)
         run.begin(task.ctx)
         task.use(run.collector)
         task.use(run.pusher)

@@ -66,7 +66,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if is_distributed():
         dist.broadcast_object_list(message, src=0, device=torch.device('cpu'))
     if message[0] is None:
-        raise ConfigurationError(f'--resume: there is no checkpoint {path}')
+        others = sorted(path.parent.glob('finding_*.pth.tar')) if rank() == 0 else []
+        hint = f'; {others[-1].name} beside it was saved because of a finding: copy it there' if others else ''
+        raise ConfigurationError(f'--resume: there is no checkpoint {path}{hint}')
     state: dict[str, Any] = message[0]
     return state
 

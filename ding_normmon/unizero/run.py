@@ -15,6 +15,8 @@ from ding.framework.context import OnlineRLContext
 from ding.utils import DistributedWriter
 from easydict import EasyDict
 
+from ding_normmon.integrations.middleware import NormMonitor
+from ding_normmon.unizero.console_log import ConsoleLog
 from ding_normmon.unizero.environments import TaskEnvironment, make_environment
 from ding_normmon.unizero.middleware import (
     FinishWhenAgreed,
@@ -35,10 +37,13 @@ from ding_normmon.unizero.ranks import gather_objects, rank
 from ding_normmon.unizero.replay_buffer import TaskReplayBuffer
 from ding_normmon.unizero.summary import print_summary
 
-__all__ = ['INTERRUPTED', 'MultiTaskRun', 'prepare_folder']
+__all__ = ['INTERRUPTED', 'STOPPED_BY_FINDING', 'MultiTaskRun', 'prepare_folder']
 
 INTERRUPTED = 130
 """The exit code of a run that was stopped by a signal, as shells have it."""
+
+STOPPED_BY_FINDING = 3
+"""The exit code of a run that the monitor stopped because of what it found (``on_finding``)."""
 
 EVALUATION_SEED = 1_000_000
 """Added to the seed of evaluation environments, so that none of them repeats a training environment's episodes."""
@@ -94,10 +99,14 @@ class MultiTaskRun:
         self.stop_agreement = StopAgreement(config.max_train_iter, config.max_minutes, lambda: bool(self.interrupt))
         self.show_progress = Progress(self.return_tracker, config.max_train_iter, config.log.progress_seconds)
         self.finish = FinishWhenAgreed()
+        self._monitor: NormMonitor | None = None
+        self._log = ConsoleLog()
         self._start = time.monotonic()
 
     def __enter__(self) -> MultiTaskRun:
         self.interrupt.install()
+        if rank() == 0:
+            self._log.install()
         return self
 
     def __exit__(
@@ -107,7 +116,13 @@ class MultiTaskRun:
         self.collector.close()
         self.evaluator.close()
         self.show_progress.close()
+        self._log.uninstall()
         DistributedWriter.get_instance().close()
+
+    def watch(self, monitor: NormMonitor) -> None:
+        """Keep the monitor's state in the checkpoints, and tell at the end what it found."""
+        self._monitor = monitor
+        self.checkpointer.keep(monitor.monitor)
 
     def begin(self, ctx: OnlineRLContext) -> None:
         """Load the checkpoint if the configuration says so, else measure the random policy; a collective."""
@@ -118,8 +133,10 @@ class MultiTaskRun:
         self.show_progress.start(ctx)
 
     def end(self, ctx: OnlineRLContext) -> int:
-        """Print, on rank 0, how every task fared and where to look; return the exit code."""
+        """Print, on rank 0, how every task fared, what was found and where to look; return the exit code."""
         self.show_progress.close()
+        if self._monitor is not None:
+            self._monitor.close()  # the last records may be under way, and they may hold findings
         reason = getattr(ctx, 'stop_reason', '')
         if rank() == 0:
             print_summary(
@@ -129,9 +146,10 @@ class MultiTaskRun:
                 seconds=time.monotonic() - self._start,
                 stop_reason=reason,
                 folder=Path(self.config.exp_name),
-                checkpoint=self.checkpointer.path,
+                checkpoint=self.checkpointer.newest,
+                diagnosis=None if self._monitor is None else self._monitor.monitor.diagnosis,
             )
-        return INTERRUPTED if reason == 'interrupted' else 0
+        return {'interrupted': INTERRUPTED, 'finding': STOPPED_BY_FINDING}.get(reason, 0)
 
     def _environments(self, task_id: int, number: int, seed_offset: int) -> list[TaskEnvironment]:
         first = self.config.seed * 10_000 + task_id * 100 + seed_offset

@@ -1,19 +1,28 @@
-"""What a run prints at its end: a table of the tasks, and where to look next."""
+"""What a run prints at its end: a table of the tasks, one of what was found, and where to look next."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from ding_normmon.diagnosis_stage import DiagnosisStage
+from ding_normmon.finding import SEVERITIES, Finding
 from ding_normmon.unizero.middleware.return_tracker import TaskReturns
 
-__all__ = ['event_files', 'print_summary']
+__all__ = ['event_files', 'findings_table', 'print_summary']
 
-ENDINGS = {'finished': 'finished', 'time': 'stopped: the time is up', 'interrupted': 'stopped by a signal'}
+COLOURS = {'info': 'blue', 'warning': 'yellow', 'error': 'red'}
+ENDINGS = {
+    'finished': 'finished',
+    'time': 'stopped: the time is up',
+    'interrupted': 'stopped by a signal',
+    'finding': 'stopped by a finding',
+}
 
 
 def print_summary(
@@ -25,18 +34,20 @@ def print_summary(
     folder: Path,
     checkpoint: Path,
     console: Console | None = None,
+    diagnosis: DiagnosisStage | None = None,
 ) -> None:
-    """Print how every task fared.
+    """Print how every task fared and what was found.
 
     Arguments:
         tasks: the returns of every task, by global task id.
         iterations: learner iterations so far.
         environment_steps: environment steps so far, of all tasks and ranks.
         seconds: wall clock of this process.
-        stop_reason: ``'finished'``, ``'time'`` or ``'interrupted'``.
+        stop_reason: ``'finished'``, ``'time'``, ``'interrupted'`` or ``'finding'``.
         folder: the run's folder.
         checkpoint: the newest checkpoint.
         console: where to print; standard output by default.
+        diagnosis: has the findings of the run.
     """
     console = console or Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True)
     table = Table(title=f'{ENDINGS.get(stop_reason, "ended")} after {iterations} iterations, {seconds:.0f} s')
@@ -49,10 +60,38 @@ def print_summary(
     console.print(table)
     window = tasks[0].recent.maxlen if tasks else 0
     console.print(f'train return: mean of the last {window} episodes; {environment_steps} environment steps in all')
+    if diagnosis is not None:
+        _print_findings(diagnosis, stop_reason == 'finding', console)
     for path in event_files(folder):
         console.print(f'event file:   {path}', highlight=False)
     console.print(f'checkpoint:   {checkpoint}', highlight=False)
     console.print(f'to look:      tensorboard --logdir {folder}', highlight=False)
+
+
+def _print_findings(diagnosis: DiagnosisStage, stopped: bool, console: Console) -> None:
+    if not diagnosis.is_on:
+        console.print('findings:     not looked for, policy.monitor.diagnose is off', highlight=False)
+        return
+    if not diagnosis.findings:
+        console.print(f'findings:     none in {diagnosis.judged} records', highlight=False)
+        return
+    console.print(findings_table(diagnosis.findings, f'findings in {diagnosis.judged} records'))
+    cause = diagnosis.asked.get('stop')
+    if stopped and cause is not None:
+        console.print(f'stopped by:   {cause.rule}: {cause.sentence} {cause.advice}', highlight=False, markup=False)
+
+
+def findings_table(findings: Iterable[Finding], title: str) -> Table:
+    """Return findings as a table, the most severe first, then the oldest."""
+    table = Table(title=title, show_lines=True)
+    for heading in ('severity', 'rule', 'task', 'since', 'cleared', 'what'):
+        table.add_column(heading, overflow='fold')
+    for finding in sorted(findings, key=lambda finding: (-SEVERITIES.index(finding.severity), finding.since)):
+        tasks = ', '.join(map(str, finding.tasks)) or '-'
+        cleared = '-' if finding.cleared is None else str(finding.cleared)
+        severity = Text(finding.severity, style=COLOURS[finding.severity])
+        table.add_row(severity, finding.rule, tasks, str(finding.since), cleared, Text(finding.sentence))
+    return table
 
 
 def event_files(folder: Path) -> list[Path]:

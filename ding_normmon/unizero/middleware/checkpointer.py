@@ -19,7 +19,7 @@ from ding_normmon.unizero.checkpoint import (
     save_file,
 )
 from ding_normmon.unizero.middleware.return_tracker import ReturnTracker
-from ding_normmon.unizero.ranks import gather_objects, rank
+from ding_normmon.unizero.ranks import any_rank, gather_objects, rank
 
 __all__ = ['MultiTaskCheckpointer']
 
@@ -27,9 +27,11 @@ KEPT = ('train_iter', 'env_step', 'env_episode', 'total_step', 'last_eval_iter',
 
 
 class MultiTaskCheckpointer:
-    """Save every ``frequency`` iterations and when ``ctx.stop_reason`` says that the run ends.
+    """Save every ``frequency`` iterations, when ``ctx.stop_reason`` says that the run ends, and when asked to.
 
     Rank 0 writes one file, ``{folder}/ckpt/latest.pth.tar``, after the policy has gathered what the other ranks own.
+    What is saved because of a finding may be spoiled already, so it is a file of its own,
+    ``{folder}/ckpt/finding_{iteration}.pth.tar``; the latest one, from which ``--resume`` goes on, stays what it is.
 
     Arguments:
         policy: has ``gather_private_parameters``, ``_state_dict_learn`` and ``_load_state_dict_learn``.
@@ -37,6 +39,10 @@ class MultiTaskCheckpointer:
         frequency: in learner iterations; 0 saves at the end only.
         returns: the tracker whose figures are kept in the checkpoint.
         task_names: the tasks of the run, by which a checkpoint of another run is told apart.
+
+    Attributes:
+        path: the file from which ``--resume`` goes on.
+        newest: the file that was saved last; ``path`` before there is one.
     """
 
     def __init__(
@@ -49,26 +55,35 @@ class MultiTaskCheckpointer:
     ) -> None:
         self._policy = policy
         self._folder = Path(folder)
-        self.path = checkpoint_path(folder)
+        self.path = self.newest = checkpoint_path(folder)
         self._frequency = frequency
         self._returns = returns
         self._task_names = task_names
         self._last_iteration = -1
         self._monitor: Monitor | None = None
+        self._is_asked = False
+
+    def ask(self, ctx: OnlineRLContext) -> None:
+        """Save at the end of the loop, because of what the monitor has found; one rank is enough."""
+        self._is_asked = True
 
     def keep(self, monitor: Monitor) -> None:
         """Keep the schedule and the history of a monitor in the checkpoints as well."""
         self._monitor = monitor
 
     def __call__(self, ctx: OnlineRLContext) -> None:
-        is_last = bool(getattr(ctx, 'stop_reason', ''))
+        reason = getattr(ctx, 'stop_reason', '')
         is_due = self._frequency > 0 and ctx.train_iter - max(self._last_iteration, 0) >= self._frequency
-        if is_last or is_due:
-            self.save(ctx)
+        is_asked = any_rank(self._is_asked) or reason == 'finding'
+        if is_asked:
+            self._is_asked = False
+            self.save(ctx, self.path.with_name(f'finding_{ctx.train_iter}.pth.tar'))
+        if reason not in ('', 'finding') or (is_due and not is_asked):
+            self._last_iteration = ctx.train_iter
+            self.save(ctx, self.path)
 
-    def save(self, ctx: OnlineRLContext) -> None:
+    def save(self, ctx: OnlineRLContext, path: Path) -> None:
         """Save now; a collective."""
-        self._last_iteration = ctx.train_iter
         self._policy.gather_private_parameters()
         states = gather_objects(random_states())
         shared_digests = gather_objects(digest(self._policy._learn_model.shared_parameters()))
@@ -83,8 +98,9 @@ class MultiTaskCheckpointer:
                     'task_names': self._task_names,
                     'monitor': None if self._monitor is None else self._monitor.state_dict(),
                 },
-                self.path,
+                path,
             )
+        self.newest = path
 
     def resume(self, ctx: OnlineRLContext) -> None:
         """Load the newest checkpoint into the policy, the context, the returns and the generators; a collective.

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from ding.framework.context import OnlineRLContext
 
+from ding_normmon.integrations.announced import announce
+from ding_normmon.publish.charts import tag_of
+
 __all__ = ['ReturnWriter']
 
 
@@ -25,6 +28,14 @@ class ReturnWriter:
     def __init__(self, writer: Any, task_names: Sequence[str]) -> None:
         self._writer = writer
         self._task_names = task_names
+        announce(
+            writer,
+            [
+                tag_of(f'{where}/{name}/{what}')
+                for name in task_names
+                for where, what in (('eval', 'return'), ('collect', 'return'), ('collect', 'episode_length'))
+            ],
+        )
         self._last_iteration = 0
 
     def __call__(self, ctx: OnlineRLContext) -> None:

@@ -1,4 +1,4 @@
-"""Middleware by which all ranks stop at the same loop: at the last iteration, on time, or on a signal."""
+"""Middleware by which all ranks stop at the same loop: at the last iteration, on time, on a signal or a finding."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ class InterruptFlag:
 class StopAgreement:
     """Set ``ctx.stop_reason`` on every rank as soon as one rank has a reason; '' means to go on.
 
-    One exchange per loop. Reasons: ``'finished'`` (the last iteration is done), ``'time'``, ``'interrupted'``.
+    One exchange per loop. Reasons: ``'finished'`` (the last iteration is done), ``'time'``, ``'interrupted'``,
+    ``'finding'`` (the monitor asked for it).
 
     Arguments:
         max_train_iter: learner iteration to stop at; None for no such end.
@@ -76,14 +77,22 @@ class StopAgreement:
         self._max_seconds = 60.0 * max_minutes
         self._is_interrupted = is_interrupted
         self._start = time.monotonic() if start is None else start
+        self._is_asked = False
+
+    def ask(self, ctx: OnlineRLContext) -> None:
+        """Stop at the end of the loop, because of what the monitor has found; one rank is enough."""
+        self._is_asked = True
 
     def __call__(self, ctx: OnlineRLContext) -> None:
         reasons = gather_objects(self._reason(ctx))
-        ctx.stop_reason = next((name for name in ('interrupted', 'finished', 'time') if name in reasons), '')
+        order = ('interrupted', 'finding', 'finished', 'time')
+        ctx.stop_reason = next((name for name in order if name in reasons), '')
 
     def _reason(self, ctx: OnlineRLContext) -> str:
         if self._is_interrupted():
             return 'interrupted'
+        if self._is_asked:
+            return 'finding'
         if self._max_train_iter is not None and ctx.train_iter >= self._max_train_iter:
             return 'finished'
         if self._max_seconds and time.monotonic() - self._start >= self._max_seconds:

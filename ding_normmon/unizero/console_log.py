@@ -1,0 +1,51 @@
+"""What the monitor says, in colour above the progress bar of a terminal, as plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+__all__ = ['ConsoleLog']
+
+_COLOURS = {'WARNING': '\x1b[33m', 'ERROR': '\x1b[31m'}
+_RESET = '\x1b[0m'
+
+
+class ConsoleLog(logging.Handler):
+    """Writes the lines of the logger ``ding_normmon`` to standard error, wherever that leads at the moment.
+
+    While a progress bar is shown it leads to the bar's own console, which keeps the bar below the lines. The handler
+    that DI-engine gives to the root logger has kept the standard error of before, and would write into the bar.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._logger = logging.getLogger('ding_normmon')
+        self._before: tuple[int, bool] | None = None
+
+    def install(self) -> None:
+        """Take over what the monitor says, from informative lines on."""
+        self._before = (self._logger.level, self._logger.propagate)
+        self._logger.addHandler(self)
+        self._logger.setLevel(logging.INFO)
+        self._logger.propagate = False
+
+    def uninstall(self) -> None:
+        """Give it back."""
+        if self._before is not None:
+            self._logger.removeHandler(self)
+            level, self._logger.propagate = self._before
+            self._logger.setLevel(level)
+            self._before = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        try:
+            name = record.levelname
+            if sys.__stderr__ is not None and sys.__stderr__.isatty() and name in _COLOURS:
+                name = f'{_COLOURS[name]}{name}{_RESET}'
+            # In one piece, because other threads write too.
+            sys.stderr.write(f'{name} {self.format(record)}\n')
+            sys.stderr.flush()
+        except Exception:
+            self.handleError(record)
