@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 from ding.utils import DistributedWriter
+from tensorboardX.proto.summary_pb2 import Summary
 
 from ding_normmon.publish.tensorboard import flush_events, write_record
 from ding_normmon.record import Record
@@ -58,14 +59,19 @@ class RecordSender:
         self._ever_confirmed = False
         self._router.on(_TAKEN, self._on_taken)
 
-    def send(self, scalars: dict[str, float], iteration: int) -> None:
+    def send(self, scalars: dict[str, float], iteration: int, beside: bytes = b'') -> None:
         """Send one record and wait until it has been written.
+
+        Arguments:
+            scalars: its figures.
+            iteration: of the record.
+            beside: a serialised ``Summary`` of what else goes into its event; lost where scalars go one by one.
 
         Raises:
             RuntimeError: the owner of the event file, which has confirmed earlier records, does not confirm this one.
         """
         if not self._one_by_one:
-            if self._send_whole(scalars, iteration):
+            if self._send_whole(scalars, iteration, beside):
                 return
             if self._ever_confirmed:
                 raise RuntimeError(
@@ -80,12 +86,12 @@ class RecordSender:
             self._writer.add_scalar(name, value, iteration)
             time.sleep(PAUSE_SECONDS)
 
-    def _send_whole(self, scalars: dict[str, float], iteration: int) -> bool:
+    def _send_whole(self, scalars: dict[str, float], iteration: int, beside: bytes) -> bool:
         self._confirmed.clear()
         self._awaited = next(self._numbers)
         end = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < end:
-            self._router.emit(_RECORD, self._name, self._awaited, iteration, scalars)
+            self._router.emit(_RECORD, self._name, self._awaited, iteration, scalars, beside)
             if self._confirmed.wait(AGAIN_SECONDS):
                 self._ever_confirmed = True
                 return True
@@ -110,13 +116,16 @@ class RecordReceiver:
         self._lock = threading.Lock()
         writer._router.on(_RECORD, self._on_record)
 
-    def _on_record(self, name: str, number: int, iteration: int, scalars: dict[str, float]) -> None:
+    def _on_record(
+        self, name: str, number: int, iteration: int, scalars: dict[str, float], beside: bytes = b''
+    ) -> None:
         # DI-engine's event loop stops for good when a callback raises.
         try:
             with self._lock:
                 if number > self._last.get(name, -1):
                     file_writer = self._writer._get_file_writer()
-                    write_record(file_writer, Record(iteration, scalars))
+                    values = list(Summary.FromString(beside).value)
+                    write_record(file_writer, Record(iteration, scalars), lambda *_: values)
                     # This process may end at any time, and what its writer holds back would be lost.
                     flush_events(file_writer)
                     self._last[name] = number

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch.distributed as dist
 from ding.framework import task
 from ding.utils import DistributedWriter
+from tensorboardX.proto.summary_pb2 import Summary
 
+from ding_normmon.integrations.announced import announce, announced
 from ding_normmon.integrations.remote_writer import RecordSender, accept_records
+from ding_normmon.publish.dashboard import Dashboard
+from ding_normmon.publish.destination import RunDescription
 from ding_normmon.publish.selection import for_dashboard
 from ding_normmon.publish.tensorboard import flush_events, write_record
 from ding_normmon.record import Record
 
 __all__ = ['DIEngineWriter', 'init_writer']
+
+_RETURNS = (
+    'basic/eval_episode_return_mean',
+    'basic/eval_episode_return_mean-env_step',
+    'basic/eval_episode_return_mean-train_iter',
+    'evaluator_iter/eval_episode_return_mean',
+    'evaluator_iter/reward_mean',
+)
+"""Under one of these DI-engine's loggers write how the policy fares."""
 
 
 def init_writer(cfg: Any, owns_file: bool | None = None) -> DistributedWriter:
@@ -23,7 +37,8 @@ def init_writer(cfg: Any, owns_file: bool | None = None) -> DistributedWriter:
     accepts everything and writes nothing.
 
     Arguments:
-        cfg: has ``exp_name``, the folder of the event file.
+        cfg: has ``exp_name``, the folder of the event file; what else it has is written to it as the run's
+            configuration.
         owns_file: under ``ditask``, whether this process owns the one event file to which those of all processes write,
             as with ``DistributedWriter.plugin``. None: every process has a writer of its own, as with ``ding_init``.
     """
@@ -31,6 +46,8 @@ def init_writer(cfg: Any, owns_file: bool | None = None) -> DistributedWriter:
     # `get_instance` keeps the first writer of the process; a second run in one process needs its own folder.
     DistributedWriter.root = None
     writer = DistributedWriter.get_instance(cfg.exp_name, write_to_disk=rank == 0)
+    if isinstance(cfg, Mapping):
+        announce(writer, configuration=cfg)
     if owns_file is not None:
         writer.plugin(task.router, is_writer=owns_file)
         accept_records(writer)
@@ -41,8 +58,9 @@ class DIEngineWriter:
     """A destination that writes through DI-engine's ``DistributedWriter``.
 
     A record is one event of the file that this process owns, or under ``ditask`` one message to the process that owns
-    it (:mod:`ding_normmon.integrations.remote_writer`). Above 64 tasks the file gets the figures over all tasks and
-    those of the worst 16 (:mod:`ding_normmon.publish.selection`); ``ctx.monitor_records`` has everything.
+    it (:mod:`ding_normmon.integrations.remote_writer`). Beside the figures the file gets charts, the tasks' names, the
+    findings and the configuration (:mod:`ding_normmon.publish.dashboard`). Of many tasks it gets a selection
+    (:mod:`ding_normmon.publish.selection`); ``ctx.monitor_records`` has everything.
 
     Arguments:
         writer: the writer; by default the one that exists when the first record is published.
@@ -51,6 +69,7 @@ class DIEngineWriter:
     def __init__(self, writer: DistributedWriter | None = None) -> None:
         self._writer = writer
         self._sender: RecordSender | None = None
+        self._dashboard = Dashboard(written_elsewhere=self._written_elsewhere)
 
     def open(self) -> None:
         """Make the event file, if this process owns it and it is not there yet.
@@ -62,6 +81,13 @@ class DIEngineWriter:
         if writer is not None and not writer._lazy_initialized and (writer._is_writer or not writer._in_parallel):
             writer.initialize()
         accept_records(writer)
+
+    def begin(self, description: RunDescription) -> None:
+        """Take the tasks' names, and the configuration that :func:`init_writer` was given."""
+        self._dashboard.begin(description, announced(self._writer or DistributedWriter.get_instance()).configuration)
+
+    def _written_elsewhere(self) -> set[str]:
+        return announced(self._writer or DistributedWriter.get_instance()).names.union(_RETURNS)
 
     def publish(self, record: Record) -> None:
         """Write the record's scalars under their own names at the record's iteration.
@@ -76,11 +102,13 @@ class DIEngineWriter:
         if writer._in_parallel and not writer._is_writer:
             if self._sender is None:
                 self._sender = RecordSender(writer)
-            self._sender.send(for_dashboard(record.scalars), record.iteration)
+            shown = for_dashboard(record.scalars)
+            beside = Summary(value=self._dashboard.values(record, shown))
+            self._sender.send(shown, record.iteration, beside.SerializeToString())
             return
         if not writer._lazy_initialized:
             writer.initialize()
-        write_record(writer._get_file_writer(), record)
+        write_record(writer._get_file_writer(), record, self._dashboard.values)
 
     def close(self) -> None:
         """Bring everything to the disk; the writer itself belongs to DI-engine."""

@@ -6,7 +6,10 @@ import math
 import re
 from collections.abc import Mapping
 
-__all__ = ['MANY_TASKS', 'WORST_TASKS', 'for_dashboard', 'worst_tasks']
+__all__ = ['FEW_TASKS', 'MANY_TASKS', 'WORST_TASKS', 'for_dashboard', 'is_main_figure', 'worst_tasks']
+
+FEW_TASKS = 12
+"""Up to so many tasks a dashboard shows every figure of each task; above, the main ones."""
 
 MANY_TASKS = 64
 """Up to so many tasks a dashboard shows all of them."""
@@ -15,6 +18,13 @@ WORST_TASKS = 16
 """Above, it shows the figures over all tasks and so many single ones."""
 
 _TASK = re.compile(r'_task(\d+)(?=/|$)')
+
+_LESSER = re.compile(
+    r'(?:plasticity|update|clip)/'  # those of the shared groups stay
+    r'|conflict/embeddings_task|conflict/[^/]+_task\d+/(?!mean_cosine$)'
+    r'|noreduce_(?!(?:obs|value|reward|policy)_loss_task)'
+)
+"""Of one task, and found in the history file and in reports; without them 26 tasks stay below 1,500 tags."""
 
 
 def worst_tasks(scalars: Mapping[str, float], count: int = WORST_TASKS) -> list[int]:
@@ -49,25 +59,46 @@ def worst_tasks(scalars: Mapping[str, float], count: int = WORST_TASKS) -> list[
     return sorted(worst, key=lambda task: (-worst[task], task))[:count]
 
 
-def for_dashboard(scalars: Mapping[str, float], many: int = MANY_TASKS, count: int = WORST_TASKS) -> dict[str, float]:
-    """Return the figures that a dashboard gets: all of them up to ``many`` tasks, else aggregates and the worst tasks.
+def is_main_figure(name: str) -> bool:
+    """Tell whether a dashboard shows a figure however many tasks there are; a name without a task always is one.
 
-    A figure of a task that is not among the worst is left out of this record; ``ctx.monitor_records`` has it.
+    >>> is_main_figure('logits/value_task3/abs_max'), is_main_figure('update/head_value_task3/relative')
+    (True, False)
+    """
+    return _TASK.search(name) is None or _LESSER.match(name) is None
+
+
+def for_dashboard(
+    scalars: Mapping[str, float], many: int = MANY_TASKS, count: int = WORST_TASKS, few: int = FEW_TASKS
+) -> dict[str, float]:
+    """Return the figures that a dashboard gets, so that their number stays within what one can look at.
+
+    Up to ``few`` tasks that is all of them. Above, the main figures of each task: its norms, gradient norms, logits and
+    embeddings, its four losses and the mean cosine of its gradients with those of others. Above ``many``, the figures
+    over all tasks and those of the worst ones; what is left out of this record then depends on the record.
+    ``ctx.monitor_records`` and the history file have everything.
 
     Arguments:
         scalars: of one record.
-        many: up to so many tasks nothing is left out.
+        many: up to so many tasks each one is shown.
         count: tasks that are shown above that.
+        few: up to so many tasks nothing is left out.
 
     >>> scalars = {f'grad/head_task{task}/_total_norm': float(task) for task in range(5)} | {'grad/encoder': 1.}
     >>> sorted(for_dashboard(scalars, many=4, count=1))
     ['grad/encoder', 'grad/head_task0/_total_norm']
     """
     task_of = {name: int(match.group(1)) for name in scalars if (match := _TASK.search(name)) is not None}
-    if len(set(task_of.values())) <= many:
+    tasks = set(task_of.values())
+    if len(tasks) <= min(few, many):
         return dict(scalars)
-    shown = set(worst_tasks(scalars, count))
-    return {name: value for name, value in scalars.items() if name not in task_of or task_of[name] in shown}
+    shown = set(worst_tasks(scalars, count)) if len(tasks) > many else tasks
+    lesser = len(tasks) > few
+    return {
+        name: value
+        for name, value in scalars.items()
+        if name not in task_of or (task_of[name] in shown and not (lesser and _LESSER.match(name)))
+    }
 
 
 def _median(values: list[float]) -> float:

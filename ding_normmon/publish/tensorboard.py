@@ -7,12 +7,15 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from tensorboardX.proto.summary_pb2 import Summary
 
 from ding_normmon.courtesy import in_slices
+from ding_normmon.publish.dashboard import Dashboard
+from ding_normmon.publish.destination import RunDescription
 from ding_normmon.publish.heatmap import draw_matrix, is_drawn, load_matplotlib
 from ding_normmon.publish.selection import for_dashboard
 from ding_normmon.record import Record
@@ -30,17 +33,24 @@ _ROOM = 1 << 20
 """Bytes that must be free: more than a writer may hold back before it notices that its disk is full."""
 
 
-def write_record(file_writer: Any, record: Record) -> None:
+Beside = Callable[[Record, Collection[str]], list[Summary.Value]]
+"""Returns what goes into a record's event beside the figures of these names."""
+
+
+def write_record(file_writer: Any, record: Record, beside: Beside | None = None) -> None:
     """Write the scalars of a record, and its matrices of cosines as pictures, as one event.
 
-    One event that carries all values costs a twentieth of one ``add_scalar`` per value. Above 64 tasks the file gets
-    the figures over all tasks and those of the worst 16, see :func:`~ding_normmon.publish.selection.for_dashboard`.
+    One event that carries all values costs a twentieth of one ``add_scalar`` per value. Above 12 tasks the file gets
+    the main figures of each task, above 64 the figures over all tasks and those of the worst 16, see
+    :func:`~ding_normmon.publish.selection.for_dashboard`.
     Where Matplotlib is not installed there are no pictures, and where drawing would take more than 1% of the time, not
     of every record.
 
     Arguments:
         file_writer: a ``tensorboardX.FileWriter``, such as ``SummaryWriter.file_writer``.
         record: what to write, at step ``record.iteration``.
+        beside: what else to write in the same event, such as :meth:`Dashboard.values
+            <ding_normmon.publish.dashboard.Dashboard.values>`.
 
     Raises:
         OSError: the disk is full, the folder was removed, or the writer's own thread has died of something else.
@@ -49,6 +59,8 @@ def write_record(file_writer: Any, record: Record) -> None:
     shown = for_dashboard(record.scalars)
     values = [Summary.Value(tag=name, simple_value=value) for name, value in in_slices(shown.items())]
     values += _pictures(file_writer, record)
+    if beside is not None:
+        values += beside(record, shown)
     if values:
         file_writer.add_summary(Summary(value=values), record.iteration)
 
@@ -118,16 +130,25 @@ def flush_events(file_writer: Any) -> None:
 class TensorBoard:
     """A destination that writes through a ``tensorboardX.SummaryWriter`` of the user's.
 
+    Beside the figures the event file gets charts (under *Custom Scalars*), the tasks' names and the findings (*Text*)
+    and the configuration (*HParams*).
+
     Arguments:
         writer: the writer; it stays the user's to close.
+        configuration: of the run, nested; the monitor's own where there is none.
     """
 
-    def __init__(self, writer: Any) -> None:
+    def __init__(self, writer: Any, configuration: Mapping[str, Any] | None = None) -> None:
         self._writer = writer
+        self._dashboard = Dashboard(configuration)
+
+    def begin(self, description: RunDescription) -> None:
+        """Take the tasks' names."""
+        self._dashboard.begin(description)
 
     def publish(self, record: Record) -> None:
         """Write the record's scalars under their own names at the record's iteration."""
-        write_record(self._writer._get_file_writer(), record)
+        write_record(self._writer._get_file_writer(), record, self._dashboard.values)
 
     def close(self) -> None:
         """Bring everything to the disk."""
