@@ -1,0 +1,133 @@
+"""All rules over the records of one run."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ding_normmon.configuration import ConfigurationError
+from ding_normmon.diagnose.ledger import Ledger
+from ding_normmon.diagnose.rule import Rule
+from ding_normmon.diagnose.rules import RULES
+from ding_normmon.diagnose.window import Window
+from ding_normmon.finding import Finding
+from ding_normmon.history.run import Run
+from ding_normmon.record import Record
+
+__all__ = ['Diagnosis', 'diagnose']
+
+logger = logging.getLogger('ding_normmon')
+
+ECHO = 12
+"""Records after a finding about one task in which what other rules find is taken for its consequence."""
+
+
+class Diagnosis:
+    """Judges the records of a run one after another.
+
+    Arguments:
+        tasks: global task id to name.
+        rules: further rules, after those of :data:`~ding_normmon.diagnose.rules.RULES`.
+        options: changes by rule: False switches it off, a mapping sets its options.
+
+    Attributes:
+        switched_off: rules that raised an exception, and what it was; a rule that does is not asked again.
+
+    Raises:
+        ConfigurationError: a rule or an option that does not exist.
+
+    Example:
+        >>> diagnosis = Diagnosis({0: 'Pong'}, options={'non_finite': {'warmup': 0}})
+        >>> finding, = diagnosis.observe(Record(7, {'monitor/nonfinite/grad/head_value_task0': 3.0}))
+        >>> finding.rule, finding.severity, finding.sentence
+        ('non_finite', 'error', 'Task 0 (Pong): 3 entries of the gradient of head_value are NaN or infinite.')
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[int, str],
+        rules: Sequence[Rule] = (),
+        options: Mapping[str, Mapping[str, Any] | bool] | None = None,
+    ) -> None:
+        self._window = Window(tasks)
+        self._ledgers = [Ledger(rule) for rule in _configured(rules, options or {})]
+        self._findings: dict[tuple[Any, ...], Finding] = {}
+        self._named_at = -ECHO - 1
+        self.switched_off: dict[str, str] = {}
+
+    @property
+    def rules(self) -> list[Rule]:
+        """The rules that judge."""
+        return [ledger.rule for ledger in self._ledgers]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Every finding of the run in its latest state, in the order in which they were found."""
+        return list(self._findings.values())
+
+    @property
+    def active(self) -> list[Finding]:
+        """The findings that lasted at the last record."""
+        return [finding for finding in self._findings.values() if finding.is_active]
+
+    def observe(self, record: Record) -> tuple[Finding, ...]:
+        """Judge one record; return the findings that were raised or have cleared in it."""
+        window = self._window
+        window.add(record)
+        number = window.points.records
+        found: list[Finding] = []
+        for ledger in list(self._ledgers):
+            rule = ledger.rule
+            if number <= rule.warmup:
+                continue
+            try:
+                signs = list(rule.signs(window))
+            except Exception as error:
+                self.switched_off[rule.name] = f'{type(error).__name__}: {error}'
+                logger.warning(
+                    'monitor: the rule %s failed at iteration %d and is switched off: %s',
+                    rule.name,
+                    record.iteration,
+                    self.switched_off[rule.name],
+                )
+                self._ledgers.remove(ledger)
+                continue
+            for finding in ledger.observe(window, signs, is_echo=number - self._named_at <= ECHO):
+                found.append(finding)
+                self._findings[(*finding.key, finding.found)] = finding
+                # Rules stand in order: those that name a task beyond doubt come first, in the same record too.
+                if finding.is_active and finding.tasks and finding.severity != 'info':
+                    self._named_at = number
+        return tuple(found)
+
+
+def _configured(further: Sequence[Rule], options: Mapping[str, Mapping[str, Any] | bool]) -> list[Rule]:
+    known = {rule.name for rule in RULES} | {rule.name for rule in further}
+    for name in options:
+        if name not in known:
+            nearest = difflib.get_close_matches(str(name), sorted(known), n=1, cutoff=0.0)[0]
+            raise ConfigurationError(f'monitor.rules.{name}: no such rule; the nearest is {nearest}')
+    chosen = []
+    for kind in RULES:
+        changes = options.get(kind.name, {})
+        if changes is not False:
+            chosen.append(kind.configured({} if changes is True else changes))  # type: ignore[arg-type]
+    for rule in further:
+        changes = options.get(rule.name, {})
+        if changes is not False:
+            chosen.append(type(rule).configured(dict(changes)) if isinstance(changes, Mapping) and changes else rule)
+    return chosen
+
+
+def diagnose(
+    run: Run,
+    rules: Sequence[Rule] = (),
+    options: Mapping[str, Mapping[str, Any] | bool] | None = None,
+) -> list[Finding]:
+    """Apply the rules to a finished run; return every finding in its latest state."""
+    diagnosis = Diagnosis(run.tasks, rules, options)
+    for record in run.records():
+        diagnosis.observe(record)
+    return diagnosis.findings

@@ -1,0 +1,120 @@
+"""What a rule is, and what it says of one record."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+from ding_normmon.configuration import ConfigurationError
+from ding_normmon.diagnose.window import Window
+from ding_normmon.finding import Severity
+
+__all__ = ['Rule', 'Sign']
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A pattern as a rule sees it in one record; the engine makes findings of signs that stay.
+
+    Arguments:
+        sentence: what is wrong, in plain words and with figures.
+        strength: 1 at the rule's threshold, more beyond. Above 1 it may become a finding; a finding stays while there
+            are signs of at least ``Rule.release``.
+        tasks: global ids of the tasks at fault.
+        group: parameter group or signal at fault.
+        evidence: the figures.
+        metrics: names whose past is to stay what it is while the finding lasts.
+        severity: where it is not the rule's own.
+    """
+
+    sentence: str
+    strength: float = 1.0
+    tasks: tuple[int, ...] = ()
+    group: str | None = None
+    evidence: Mapping[str, float] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
+    severity: Severity | None = None
+
+    @property
+    def key(self) -> tuple[tuple[int, ...], str | None]:
+        """What makes two signs of a rule the same one in different records."""
+        return (self.tasks, self.group)
+
+
+@dataclass
+class Rule:
+    """Base of all rules: a dataclass whose fields are its options, each with a default.
+
+    Attributes:
+        name: how configuration and findings call it.
+        severity: of its findings.
+        advice: what to try.
+        reads: families of metrics without which it cannot judge, by their beginnings.
+        follows: whether its findings are only information where another rule has just named a task: what happens to
+            one task shakes shared parts and other tasks as well.
+        release: a finding stays while there are signs of at least this strength.
+
+    Options of every rule:
+        severity: takes the place of the rule's own.
+        confirm: records in a row in which there must be a sign before it is a finding.
+        clear: records in a row without one before the finding has cleared.
+        warmup: records at the beginning, and after a resumption, that are not judged.
+
+    Example:
+        >>> @dataclass
+        ... class LargeLoss(Rule):
+        ...     name: ClassVar[str] = 'large_loss'
+        ...     advice: ClassVar[str] = 'Look at the data.'
+        ...     limit: float = 10.0
+        ...     def signs(self, window):
+        ...         for name, value in window.matching('loss').items():
+        ...             yield Sign(f'The loss is {value:g}.', strength=value / self.limit)
+        >>> LargeLoss.configured({'limit': 3.0}).limit
+        3.0
+        >>> LargeLoss.configured({'limits': 3.0})
+        Traceback (most recent call last):
+            ...
+        ding_normmon.configuration.ConfigurationError: monitor.rules.large_loss.limits: no such option; the nearest is \
+limit
+    """
+
+    name: ClassVar[str]
+    advice: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]] = ()
+    follows: ClassVar[bool] = True
+    release: ClassVar[float] = 0.5
+
+    severity: Severity = 'warning'
+    confirm: int = 3
+    clear: int = 8
+    warmup: int = 30
+
+    @classmethod
+    def configured(cls, options: Mapping[str, Any]) -> Rule:
+        """Return the rule with some options set.
+
+        Raises:
+            ConfigurationError: an option that does not exist, or a value of another type.
+        """
+        known = {option.name: option for option in fields(cls)}
+        for key, value in options.items():
+            where = f'monitor.rules.{cls.name}.{key}'
+            if key not in known:
+                nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+                raise ConfigurationError(f'{where}: no such option; the nearest is {nearest}')
+            default = known[key].default
+            if key == 'severity':
+                if value not in ('info', 'warning', 'error'):
+                    raise ConfigurationError(f"{where}: expected 'info', 'warning' or 'error', got {value!r}")
+            elif isinstance(value, bool) or not isinstance(value, (int, float) if isinstance(default, float) else int):
+                expected = 'a number' if isinstance(default, float) else 'an integer'
+                raise ConfigurationError(f'{where}: expected {expected}, got {value!r} ({type(value).__name__})')
+            elif value < 0:
+                raise ConfigurationError(f'{where}: expected at least 0, got {value!r}')
+        return cls(**options)
+
+    def signs(self, window: Window) -> Iterable[Sign]:
+        """Yield what is to be seen in the newest record; called once per record, in the order of iterations."""
+        return ()

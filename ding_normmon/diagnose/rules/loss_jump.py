@@ -1,0 +1,65 @@
+"""A loss of one task goes up all at once and stays up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ding_normmon.diagnose.contrast import contrast
+from ding_normmon.diagnose.rule import Rule, Sign
+from ding_normmon.diagnose.window import Window
+
+__all__ = ['LossJump']
+
+_LOSSES = ('value', 'policy', 'reward', 'obs')
+
+
+@dataclass
+class LossJump(Rule):
+    """A loss of one task is suddenly far above what it was before, and above the other tasks'.
+
+    A task that first meets a reward has a rising loss too; it rises from next to nothing to what the others have.
+
+    Options:
+        factor: rise against the median before.
+        spreads: the same rise in spreads of the past.
+    """
+
+    name: ClassVar[str] = 'loss_jump'
+    advice: ClassVar[str] = (
+        "Look at this task's targets and rewards (scale, noise, NaN), at its replay data, and at the sign and weight "
+        'of its losses.'
+    )
+    reads: ClassVar[tuple[str, ...]] = ('noreduce_',)
+
+    factor: float = 1.6
+    spreads: float = 5.0
+
+    def signs(self, window: Window) -> Iterable[Sign]:
+        """One sign per task and loss."""
+        for loss in _LOSSES:
+            family = f'noreduce_{loss}_loss'
+            compared = contrast(window, family, baseline=24, floor=0.1)
+            for index, task_id in enumerate(compared.tasks):
+                change = compared.least_change(index)
+                if change <= 0:
+                    continue
+                others = np.delete(compared.level, index)
+                above_past = change / math.log(self.factor)
+                above_others = compared.level[index] / max(others.max(initial=0.0), 1e-30)
+                strength = min(above_past, above_others, change / compared.spread[index] / self.spreads)
+                if strength < self.release:
+                    continue
+                yield Sign(
+                    f'{window.call(task_id)}: its {loss} loss has risen from {compared.past[index]:.3g} to '
+                    f'{compared.level[index]:.3g} within a few steps and stays there.',
+                    strength,
+                    (task_id,),
+                    f'{loss} loss',
+                    {compared.names[index]: compared.level[index], 'usual level': compared.past[index]},
+                    (compared.names[index],),
+                )

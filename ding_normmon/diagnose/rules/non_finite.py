@@ -1,0 +1,82 @@
+"""NaN and infinite values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ding_normmon.diagnose.rule import Rule, Sign
+from ding_normmon.diagnose.window import Window
+from ding_normmon.finding import Severity
+
+__all__ = ['NonFinite']
+
+_NAME = re.compile(r'monitor/nonfinite/(?:(norm|grad|update|conflict|clip)/)?(.+?)(?:_task(\d+))?')
+
+_KINDS = {
+    'norm': 'the parameters of ',
+    'grad': 'the gradient of ',
+    'update': 'the update of ',
+    'conflict': 'the gradient on ',
+}
+
+
+@dataclass
+class NonFinite(Rule):
+    """Something is NaN or infinite that was not so from the beginning; the task is named whose own it is.
+
+    NaN spreads from one task's loss to every shared parameter within the step, so what shared parts have is told only
+    where no task has any of its own. Minus infinity as the logit of an impossible action is how some policies mask it:
+    logits count from the second record on at which their number has changed.
+    """
+
+    name: ClassVar[str] = 'non_finite'
+    advice: ClassVar[str] = (
+        "Look at this task's rewards, targets and losses in the iteration named; clip or drop what is not finite "
+        'before the loss, and go back to the last checkpoint if weights are affected.'
+    )
+    follows: ClassVar[bool] = False
+
+    severity: Severity = 'error'
+    confirm: int = 1
+    clear: int = 20
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        self._masked: dict[str, float] = {}
+
+    def signs(self, window: Window) -> Iterable[Sign]:
+        """One sign per task with non-finite values of its own, else one for shared parts."""
+        of_tasks: dict[int, list[tuple[str, str, float]]] = {}
+        of_shared: list[tuple[str, str, float]] = []
+        for name, count in window.matching(r'monitor/nonfinite/.*').items():
+            found = _NAME.fullmatch(name)
+            if not count or found is None or found[1] == 'clip' or self._is_mask(window, name, count):
+                continue
+            entry = (name, f'{_KINDS.get(found[1] or "", "")}{found[2]}', count)
+            if found[3] is None:
+                of_shared.append(entry)
+            else:
+                of_tasks.setdefault(int(found[3]), []).append(entry)
+        for task_id, entries in sorted(of_tasks.items()):
+            _, what, count = min(entries, key=lambda entry: ('loss' not in entry[0], 'conflict' in entry[0]))
+            yield Sign(
+                f'{window.call(task_id)}: {count:g} entries of {what} are NaN or infinite.',
+                tasks=(task_id,),
+                evidence={name: count for name, _, count in entries},
+            )
+        if of_shared and not of_tasks:
+            _, what, count = of_shared[0]
+            evidence = {name: count for name, _, count in of_shared}
+            yield Sign(f'{count:g} entries of {what} are NaN or infinite.', group=of_shared[0][1], evidence=evidence)
+
+    def _is_mask(self, window: Window, name: str, count: float) -> bool:
+        """Tell whether these are the impossible actions of a policy's logits: there from the first record on."""
+        if '/logits/policy' not in name:
+            return False
+        if window.points.records <= 1 or name in self._masked:
+            self._masked[name] = count
+            return True
+        return False
