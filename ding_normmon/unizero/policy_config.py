@@ -43,6 +43,7 @@ DEFAULTS: dict[str, Any] = {
     'td_steps': 5,
     'discount_factor': 0.98,
     'learning_rate': 1e-3,
+    'weight_decay': 1e-2,  # AdamW's usual one; LightZero's 1e-4 does nothing within a few thousand steps
     'model': {
         'norm_type': 'LN',
         'support_scale': 10,
