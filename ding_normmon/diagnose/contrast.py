@@ -31,6 +31,7 @@ class Contrast:
         spread: what the logarithm of the task's past spreads over, as a standard deviation.
         level: median of the newest points.
         past: what the level was.
+        first: the first point of the run.
     """
 
     tasks: list[int]
@@ -40,6 +41,7 @@ class Contrast:
     spread: npt.NDArray[np.float64]
     level: npt.NDArray[np.float64]
     past: npt.NDArray[np.float64]
+    first: npt.NDArray[np.float64]
 
     def least_change(self, index: int) -> float:
         """Return the smaller of both changes of a task, with its sign; 0 where they disagree in direction."""
@@ -59,7 +61,7 @@ def contrast(window: Window, family: str, baseline: int = 40, floor: float = 0.1
     tasks, rows = window.ready(family, RECENT + _FEWEST)
     if not tasks:
         nothing = np.zeros(0)
-        return Contrast([], [], nothing, nothing, nothing, nothing, nothing)
+        return Contrast([], [], nothing, nothing, nothing, nothing, nothing, nothing)
     own, spread = window.points.shift(rows, baseline, floor)
     relative = own.copy()
     if len(tasks) > 1:
@@ -67,4 +69,5 @@ def contrast(window: Window, family: str, baseline: int = 40, floor: float = 0.1
             relative[index] -= np.median(np.delete(own, index))
     level = np.median(window.points.last(rows, RECENT), axis=1)
     names = window.points.names
-    return Contrast(tasks, [names[row] for row in rows.tolist()], own, relative, spread, level, level / np.exp(own))
+    full = [names[row] for row in rows.tolist()]
+    return Contrast(tasks, full, own, relative, spread, level, level / np.exp(own), window.points.first[rows])

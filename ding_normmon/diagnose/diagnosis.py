@@ -21,7 +21,7 @@ __all__ = ['Diagnosis', 'diagnose']
 logger = logging.getLogger('ding_normmon')
 
 ECHO = 12
-"""Records after a finding about one task in which what other rules find is taken for its consequence."""
+"""Records after a finding that names a cause in which what other rules find is taken for its consequence."""
 
 
 class Diagnosis:
@@ -98,7 +98,7 @@ class Diagnosis:
                 found.append(finding)
                 self._findings[(*finding.key, finding.found)] = finding
                 # Rules stand in order: those that name a task beyond doubt come first, in the same record too.
-                if finding.is_active and finding.tasks and finding.severity != 'info':
+                if finding.is_active and finding.severity != 'info' and (finding.tasks or not rule.follows):
                     self._named_at = number
         return tuple(found)
 

@@ -30,6 +30,7 @@ class Points:
 
     Attributes:
         counts: int64, shape (M,): how many points each metric has had.
+        first: float64, shape (M,): the first point each metric has had.
         latest: int64, shape (M,): number of the record that holds the metric's last point; records count from 0.
         records: how many records there have been.
 
@@ -46,6 +47,7 @@ class Points:
         self._values: Values = np.full((0, KEPT), np.nan)
         self._iterations: npt.NDArray[np.int64] = np.zeros((0, KEPT), np.int64)
         self.counts: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        self.first: Values = np.zeros(0)
         self.latest: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         self._frozen: dict[int, tuple[float, float]] = {}
         self.records = 0
@@ -71,6 +73,8 @@ class Points:
             table[rows, :-1] = table[rows, 1:]
         self._values[rows, -1] = np.fromiter(finite.values(), np.float64, len(finite))
         self._iterations[rows, -1] = iteration
+        begun = self.counts[rows] == 0
+        self.first[rows[begun]] = self._values[rows[begun], -1]
         self.counts[rows] += 1
         self.latest[rows] = self.records
         self.records += 1
@@ -81,11 +85,12 @@ class Points:
             self._values = np.concatenate([self._values, np.full((missing, KEPT), np.nan)])
             self._iterations = np.concatenate([self._iterations, np.zeros((missing, KEPT), np.int64)])
             self.counts = np.concatenate([self.counts, np.zeros(missing, np.int64)])
+            self.first = np.concatenate([self.first, np.zeros(missing)])
             self.latest = np.concatenate([self.latest, np.full(missing, -1, np.int64)])
 
-    def is_fresh(self, rows: Rows) -> npt.NDArray[np.bool_]:
-        """Tell which metrics have a point in the newest record."""
-        return self.latest[rows] == self.records - 1
+    def is_fresh(self, rows: Rows, age: int = 0) -> npt.NDArray[np.bool_]:
+        """Tell which metrics have a point in the newest record, or in one of so many before it."""
+        return self.latest[rows] >= self.records - 1 - age
 
     def last(self, rows: Rows, number: int) -> Values:
         """Return the newest points, shape (len(rows), number), oldest first; NaN where there were fewer."""

@@ -74,18 +74,24 @@ class Window:
         """
         return dict(sorted(self._families.get(family, {}).items()))
 
-    def ready(self, family: str, points: int) -> tuple[list[int], Rows]:
-        """Return tasks and rows of a per-task metric that is in the newest record and has had enough points."""
+    def ready(self, family: str, points: int, age: int = 0) -> tuple[list[int], Rows]:
+        """Return tasks and rows of a per-task metric that has had enough points and is not too old.
+
+        Arguments:
+            family: the name without its task.
+            points: the fewest.
+            age: records for which the newest point may have been missing; more than 0 for what is measured rarely.
+        """
         found = self.by_task(family)
         rows = np.fromiter(found.values(), np.intp, len(found))
-        enough = self.points.is_fresh(rows) & (self.points.counts[rows] >= points)
+        enough = self.points.is_fresh(rows, age) & (self.points.counts[rows] >= points)
         return [task_id for task_id, good in zip(found, enough, strict=True) if good], rows[enough]
 
-    def shared(self, name: str, points: int) -> Rows:
-        """Return the row of a metric in an array, empty unless it is in the newest record and has had enough points."""
+    def shared(self, name: str, points: int, age: int = 0) -> Rows:
+        """Return the row of one metric in an array, which is empty where :meth:`ready` would leave it out."""
         row = self.points.row(name)
         rows = np.array([] if row is None else [row], np.intp)
-        return rows[self.points.is_fresh(rows) & (self.points.counts[rows] >= points)]
+        return rows[self.points.is_fresh(rows, age) & (self.points.counts[rows] >= points)]
 
     def matching(self, pattern: str) -> dict[str, float]:
         """Return the newest record's scalars whose whole name matches a regular expression."""

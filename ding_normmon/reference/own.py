@@ -70,6 +70,11 @@ SECTION = Section(
             unit='ms',
         ),
         Metric(
+            pattern='monitor/cost/ms_diagnosis',
+            definition='milliseconds that the rules took for this record, in the background, on rank 0',
+            unit='ms',
+        ),
+        Metric(
             pattern='monitor/cost/bytes',
             definition='fixed row storage, largest rank',
             unit='bytes',

@@ -33,6 +33,20 @@ With `_task{i}` the figures of one task, without it those of all: one task leave
             bad_value='drift or collapse of the encoder',
         ),
         Metric(
+            pattern='data/{reward,value_target}[_task{i}]/{mean,std,max,min,abs_max}',
+            definition='rewards and value targets of the valid steps of the batch, as they come from the replay buffer',
+            unit='reward',
+            hook_point='`publish`',
+            bad_value='a jump: the reward scale of the task has changed; always 0: it has met no reward',
+        ),
+        Metric(
+            pattern='data/observation_change[_task{i}]/{mean,std,max,min,abs_max}',
+            definition='mean absolute difference of successive observations, of eight sequences of the batch',
+            unit='observation',
+            hook_point='`publish`',
+            bad_value='falling to 0: the environment shows the same picture for ever',
+        ),
+        Metric(
             pattern='outputs/{head}[/{key}]/{mean,std,max,min,abs_max}',
             definition='entries of what a head of a DI-engine policy returns, in the first pass with a graph',
             unit='its own',

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ding_normmon.learner_step import INERT, InertLearnerStep
 from ding_normmon.unizero.acting_policy import ActingPolicy
+from ding_normmon.unizero.data_signals import publish_data
 from ding_normmon.unizero.dropout_stream import DropoutStream
 from ding_normmon.unizero.gradient_synchronisation import (
     all_gather_object,
@@ -243,6 +244,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
             result = world_model.compute_loss(batch, target.tokenizer, self.inverse_scalar_transform_handle)
             if kept is not None:
                 publish_training_tensors(step, kept, batch['mask_padding'], task_id)
+                publish_data(step, current_batch, target_batch, batch['mask_padding'], task_id)
         metrics = task_metrics(result, batch)
         for name, value in metrics.items():
             step.publish_loss(name, value, task_id)

@@ -54,7 +54,8 @@ class Spy:
 
     def on_publish(self, name: str, tensor: torch.Tensor, task_id: int, mask: torch.Tensor) -> None:
         batch, steps = mask.shape
-        tensor = tensor.double().reshape(batch, -1, tensor.shape[-1])
+        width = tensor.shape[-1] if tensor.dim() > 2 else 1
+        tensor = tensor.double().reshape(batch, -1, width)
         repeats = tensor.shape[1] // steps
         rows = [tensor[b, t] for b in range(batch) for t in range(tensor.shape[1]) if mask[b, t // repeats]]
         self.signals[name, task_id] = torch.stack(rows)
@@ -124,7 +125,7 @@ def expected_statistics(name: str, suffix: str, values: torch.Tensor) -> dict[st
         name, f'{name}{suffix}/'
     )
     statistics = {'mean': values.mean(), 'std': values.std(), 'max': values.max(), 'min': values.min()}
-    if name.startswith('logits'):
+    if name.startswith(('logits', 'data')):
         statistics['abs_max'] = values.abs().max()
     return {prefix + statistic: float(value) for statistic, value in statistics.items()}
 
@@ -191,7 +192,7 @@ def test_no_tensor_of_the_step_stays_alive() -> None:
     monitor(SimpleNamespace(train_iter=0, monitor_records=[]))
     policy._forward_learn(batches(policy, 0))
     gc.collect()
-    assert len(seen) == 5 * TASKS
+    assert len(seen) == 8 * TASKS
     assert not [reference for reference in seen if reference() is not None]
     assert monitor.monitor._buffer.bytes < 64 * 1024 * TASKS
     monitor.close()

@@ -27,6 +27,7 @@ class LossJump(Rule):
     Options:
         factor: rise against the median before.
         spreads: the same rise in spreads of the past.
+        of_first: the loss must be at least this part of what it was at the beginning of the run.
     """
 
     name: ClassVar[str] = 'loss_jump'
@@ -38,6 +39,7 @@ class LossJump(Rule):
 
     factor: float = 1.6
     spreads: float = 5.0
+    of_first: float = 0.1
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task and loss."""
@@ -51,7 +53,8 @@ class LossJump(Rule):
                 others = np.delete(compared.level, index)
                 above_past = change / math.log(self.factor)
                 above_others = compared.level[index] / max(others.max(initial=0.0), 1e-30)
-                strength = min(above_past, above_others, change / compared.spread[index] / self.spreads)
+                back = compared.level[index] / max(compared.first[index], 1e-30) / self.of_first
+                strength = min(above_past, above_others, back, change / compared.spread[index] / self.spreads)
                 if strength < self.release:
                     continue
                 yield Sign(

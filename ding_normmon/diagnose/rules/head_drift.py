@@ -1,0 +1,68 @@
+"""The weights of one task's head grow or shrink while those of the others stay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ding_normmon.diagnose.contrast import HEADS
+from ding_normmon.diagnose.rule import Rule, Sign
+from ding_normmon.diagnose.window import Window
+
+__all__ = ['HeadDrift']
+
+
+@dataclass
+class HeadDrift(Rule):
+    """Within a few records the norm of a head has changed by a lot, and that of the other tasks' same head has not.
+
+    Options:
+        factor: change within ``records`` records against the other tasks' change.
+        records: over how many records.
+    """
+
+    name: ClassVar[str] = 'head_drift'
+    advice: ClassVar[str] = (
+        'Growth: lower the learning rate or raise the weight decay of this task, or lower its loss weight. Shrinking: '
+        'look at the weight decay of its parameters, and at whether its loss still reaches them.'
+    )
+    reads: ClassVar[tuple[str, ...]] = ('norm/head_',)
+
+    factor: float = 1.3
+    records: int = 8
+
+    def signs(self, window: Window) -> Iterable[Sign]:
+        """One sign per task: that of the head that has changed most."""
+        best: dict[int, tuple[float, Sign]] = {}
+        for head in HEADS:
+            tasks, rows = window.ready(f'norm/{head}/_total_norm', self.records + 20)
+            if len(tasks) < 2:
+                continue
+            points = np.log(np.maximum(window.points.last(rows, self.records + 1), 1e-30))
+            change = points[:, -1] - points[:, 0]
+            for index, task_id in enumerate(tasks):
+                others = np.delete(change, index)
+                relative = float(change[index] - np.median(others))
+                # The others must agree with each other: at the beginning every head goes its own way.
+                apart = float(np.abs(others - np.median(others)).max(initial=0.0))
+                own = float(change[index])
+                least = 0.0 if own * relative <= 0 else min(abs(own), abs(relative))
+                strength = min(least / math.log(self.factor), least / max(3 * apart, 1e-12))
+                if strength < self.release or strength <= best.get(task_id, (0.0,))[0]:
+                    continue
+                now = math.exp(points[index, -1])
+                verb = 'grown' if own > 0 else 'shrunk'
+                sentence = (
+                    f'{window.call(task_id)}: the norm of its {head} has {verb} from {math.exp(points[index, 0]):.3g} to '
+                    f"{now:.3g} within {self.records} records; the other tasks' has not."
+                )
+                evidence = {
+                    f'norm/{head}_task{task_id}/_total_norm': now,
+                    'change of the others': math.exp(np.median(others)),
+                }
+                best[task_id] = strength, Sign(sentence, strength, (task_id,), None, evidence)
+        return [sign for _, sign in best.values()]

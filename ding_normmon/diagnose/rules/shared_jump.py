@@ -1,0 +1,80 @@
+"""The gradient of a shared group explodes or vanishes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ding_normmon.diagnose.points import RECENT
+from ding_normmon.diagnose.rule import Rule, Sign
+from ding_normmon.diagnose.window import Window
+from ding_normmon.finding import Severity
+
+__all__ = ['ExplodingGradient', 'VanishingGradient']
+
+_GROUPS = ('encoder', 'transformer', 'model')
+
+
+@dataclass
+class _SharedJump(Rule):
+    reads: ClassVar[tuple[str, ...]] = ('grad/',)
+    direction: ClassVar[int]
+    verb: ClassVar[str]
+
+    severity: Severity = 'warning'
+    factor: float = 30.0
+    spreads: float = 6.0
+
+    def signs(self, window: Window) -> Iterable[Sign]:
+        """One sign, of the group that has changed most."""
+        best: tuple[float, Sign] | None = None
+        for group in _GROUPS:
+            name = f'grad/{group}/_total_norm'
+            rows = window.shared(name, RECENT + 8)
+            if not rows.size:
+                continue
+            shift, spread = window.points.shift(rows, 60, 0.2)
+            change = self.direction * float(shift[0])
+            strength = min(change / math.log(self.factor), change / float(spread[0]) / self.spreads)
+            if strength >= self.release and (best is None or strength > best[0]):
+                level = float(np.median(window.points.last(rows, RECENT)))
+                past = level / math.exp(float(shift[0]))
+                sentence = f'The gradient norm of the {group} has {self.verb} from {past:.3g} to {level:.3g}.'
+                best = strength, Sign(sentence, strength, (), None, {name: level, 'usual level': past}, (name,))
+        return [] if best is None else [best[1]]
+
+
+@dataclass
+class ExplodingGradient(_SharedJump):
+    """The gradient norm of a shared group, before clipping, is far above its past.
+
+    Options:
+        factor: rise against the median of the past.
+        spreads: the same in spreads of the past.
+    """
+
+    name: ClassVar[str] = 'exploding_gradient'
+    advice: ClassVar[str] = (
+        'Lower the learning rate, clip harder, and look at which task dominates the shared gradient.'
+    )
+    direction: ClassVar[int] = 1
+    verb: ClassVar[str] = 'risen'
+
+
+@dataclass
+class VanishingGradient(_SharedJump):
+    """The gradient norm of a shared group is far below its past.
+
+    Options:
+        factor: fall against the median of the past.
+        spreads: the same in spreads of the past.
+    """
+
+    name: ClassVar[str] = 'vanishing_gradient'
+    advice: ClassVar[str] = 'Look at loss weights, at detached or frozen parts, and at saturated activations.'
+    direction: ClassVar[int] = -1
+    verb: ClassVar[str] = 'fallen'
