@@ -8,11 +8,12 @@ here = Path(__file__).resolve().parent
 readme = here / 'README.md'
 
 cli = ['click', 'tabulate']
+history = ['pyarrow']
+report = [*cli, *history, 'jinja2', 'plotly', 'rich', 'tensorboard']
 train = [
-    *cli,
+    *report,
     'DI-engine>=0.5.3',
     'LightZero>=0.2.0',
-    'rich',
     'gymnasium',
     'minigrid',
     'MinAtar',
@@ -24,7 +25,6 @@ test = [
     'pytest-timeout',
     'pytest-xdist',
     'hypothesis',
-    'tensorboard',
     'build',
     'packaging',
 ]
@@ -49,7 +49,16 @@ setup(
     python_requires='>=3.10,<3.12',
     # No upper bounds and nothing heavy: this goes into an environment that has torch, DI-engine and LightZero already.
     install_requires=['torch>=2.0', 'numpy', 'easydict', 'tensorboardX', 'crc32c'],
-    extras_require={'cli': cli, 'train': train, 'test': train + test, 'docs': docs, 'dev': train + test + docs + dev},
+    extras_require={
+        'cli': cli,
+        'history': history,
+        'report': report,
+        'wandb': ['wandb'],
+        'train': train,
+        'test': train + test,
+        'docs': docs,
+        'dev': train + test + docs + dev,
+    },
     classifiers=[
         'Intended Audience :: Science/Research',
         'Operating System :: POSIX',

@@ -52,6 +52,7 @@ class MonitorConfig:
         module_groups: further parameter groups, name to attribute path.
         clip_fraction: also report the share of the steps since the last record in which a clip call took something
             away; it looks at every step.
+        history: also write every record, complete, to ``history.arrows`` beside DI-engine's event file.
         diagnose: judge every record by the rules of :mod:`ding_normmon.diagnose`.
         rules: changes to the rules by name: False switches one off, a mapping sets its options.
         on_finding: what a new finding leads to, ``'warn'``, ``'checkpoint'`` or ``'stop'``; or a mapping by severity
@@ -88,6 +89,7 @@ monitor_norm_freq
     top_k: int | None = None
     module_groups: Mapping[str, Any] = field(default_factory=dict)
     clip_fraction: bool = False
+    history: bool = True
     diagnose: bool = True
     rules: Mapping[str, Any] = field(default_factory=dict)
     on_finding: str | Mapping[str, str] = 'warn'
@@ -240,6 +242,7 @@ _CHECKS = {
     'module_groups': _mapping,
     'clip_fraction': _boolean,
     'diagnose': _boolean,
+    'history': _boolean,
     'rules': _rules,
     'on_finding': _on_finding,
     'deadline': _seconds,

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ding_normmon.configuration import MonitorConfig
 from ding_normmon.control import Control
@@ -14,6 +14,9 @@ from ding_normmon.finding import Finding
 from ding_normmon.finding_actions import FindingActions
 from ding_normmon.losses import LossCounter
 from ding_normmon.record import Record
+
+if TYPE_CHECKING:
+    from ding_normmon.diagnose import Rule
 
 __all__ = ['DiagnosisStage', 'FindingCallback', 'Judge', 'tell']
 
@@ -84,7 +87,7 @@ class DiagnosisStage:
         cls,
         config: MonitorConfig,
         tasks: Mapping[int, str],
-        rules: Sequence[object],
+        rules: Sequence[Rule],
         control: Control,
         losses: LossCounter,
         rank: int,

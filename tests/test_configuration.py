@@ -18,6 +18,7 @@ WRONG: dict[str, list[Any]] = {
     'top_k': [0, -1, 1.5, '3', True],
     'module_groups': [None, 'transformer', [('a', 'b')], 5],
     'diagnose': [1, 0, 'yes', None],
+    'history': [1, 0, 'yes', None],
     'rules': [None, 'head_growth', ['head_growth'], {'head_growth': None}, {'head_growth': 3}, {3: False}],
     'on_finding': [None, 'halt', True, ['stop'], {'error': 'halt'}, {'error': None}, {3: 'stop'}],
     'deadline': [0, -1.0, '60', None, True, float('nan'), float('inf')],

@@ -72,6 +72,16 @@ class Diagnosis:
         """The findings that lasted at the last record."""
         return [finding for finding in self._findings.values() if finding.is_active]
 
+    @property
+    def not_judged(self) -> dict[str, str]:
+        """Rules whose metrics are nowhere in the records so far, and which those are."""
+        names = self._window.points.names
+        missing = {}
+        for rule in self.rules:
+            if rule.reads and not any(name.startswith(rule.reads) for name in names):
+                missing[rule.name] = ', '.join(f'{family}*' for family in rule.reads)
+        return missing
+
     def observe(self, record: Record) -> tuple[Finding, ...]:
         """Judge one record; return the findings that were raised or have cleared in it."""
         window = self._window
@@ -96,7 +106,7 @@ class Diagnosis:
                 continue
             for finding in ledger.observe(window, signs, is_echo=number - self._named_at <= ECHO):
                 found.append(finding)
-                self._findings[(*finding.key, finding.found)] = finding
+                self._findings[finding.key, finding.found] = finding
                 # Rules stand in order: those that name a task beyond doubt come first, in the same record too.
                 if finding.is_active and finding.severity != 'info' and (finding.tasks or not rule.follows):
                     self._named_at = number
@@ -113,7 +123,7 @@ def _configured(further: Sequence[Rule], options: Mapping[str, Mapping[str, Any]
     for kind in RULES:
         changes = options.get(kind.name, {})
         if changes is not False:
-            chosen.append(kind.configured({} if changes is True else changes))  # type: ignore[arg-type]
+            chosen.append(kind.configured({} if changes is True else changes))
     for rule in further:
         changes = options.get(rule.name, {})
         if changes is not False:

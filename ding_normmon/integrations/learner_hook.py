@@ -18,6 +18,7 @@ from ding_normmon.agreement import refusals_told
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
 from ding_normmon.finding import Finding
 from ding_normmon.integrations.attachment import Attachment
+from ding_normmon.integrations.run_history import history_beside
 from ding_normmon.integrations.writer import DIEngineWriter
 from ding_normmon.monitor import Monitor
 from ding_normmon.publish.destination import Destination
@@ -109,6 +110,8 @@ class NormMonitorHook(LearnerHook):
             own = DIEngineWriter(writer)
             own.open()
             destinations.append(own)
+            if self._config.history:
+                destinations.append(history_beside(writer))
         elif writer is not None:
             destinations.append(TensorBoard(writer))
         self._attachment = Attachment(

@@ -15,6 +15,7 @@ from ding_normmon.decision import Decision
 from ding_normmon.finding import Finding
 from ding_normmon.integrations.attachment import Attachment
 from ding_normmon.integrations.finding_checkpoint import FindingCheckpoint
+from ding_normmon.integrations.run_history import history_beside
 from ding_normmon.integrations.writer import DIEngineWriter
 from ding_normmon.monitor import Monitor
 from ding_normmon.publish.destination import Destination
@@ -36,7 +37,7 @@ class NormMonitor:
         cfg: an ``EasyDict``, see :class:`~ding_normmon.configuration.MonitorConfig`; ``monitor_norm_freq`` alone is
             enough, and 0 turns everything off.
         policy: a policy that publishes through ``self.learner_step``, or any other that is seen from outside.
-        destinations: where records go, on rank 0; DI-engine's writer by default.
+        destinations: where records go, on rank 0; by default DI-engine's writer, and the history file beside its own.
         rules: further rules that judge records, the same on every rank; see :mod:`ding_normmon.diagnose`.
         callback: called on rank 0, in a background thread, with every finding: raised, and again when it cleared.
         stop: called with the context on every rank, before the same learner step, where ``on_finding`` says
@@ -66,10 +67,12 @@ class NormMonitor:
     ) -> None:
         self._context: Any = None
         self._running: Any = None
-        self._destinations = [DIEngineWriter()] if destinations is None else list(destinations)
+        self._destinations: list[Destination] = [DIEngineWriter()] if destinations is None else list(destinations)
         self._attachment: Attachment | None = None
         with refusals_told():
             self._refuse_async()
+            if destinations is None and not _is_other_role() and MonitorConfig.read(cfg).history:
+                self._destinations.append(history_beside())
         if _is_other_role():
             self.monitor = Monitor(nn.Module(), _OFF, transport=LocalTransport())
         else:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ding_normmon.diagnose.points import Rows
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 
@@ -42,7 +43,7 @@ class RepresentationCollapse(Rule):
                 full = f'plasticity/{signal}_task{task_id}/effective_rank'
                 yield from self._fallen(window, full, np.array([row]), task_id, signal)
 
-    def _fallen(self, window: Window, name: str, rows: np.ndarray, task_id: int | None, signal: str) -> Iterable[Sign]:
+    def _fallen(self, window: Window, name: str, rows: Rows, task_id: int | None, signal: str) -> Iterable[Sign]:
         if not rows.size:
             return
         points = window.points.last(rows, 12)[0]
