@@ -36,8 +36,7 @@ class _Command(click.Command):
         try:
             return super().make_context(*args, **kwargs)
         except click.UsageError as error:
-            error.exit_code = UNREADABLE
-            raise
+            raise _Refused(error.format_message()) from error
 
 
 @click.command('diagnose', cls=_Command)
@@ -52,6 +51,7 @@ def command(run: str, form: str, names: str) -> None:
     """
     from ding_normmon.configuration import ConfigurationError
     from ding_normmon.diagnose import Diagnosis
+    from ding_normmon.diagnose.diagnosis import measured_records
     from ding_normmon.history import RunError, read_run
 
     try:
@@ -60,7 +60,7 @@ def command(run: str, form: str, names: str) -> None:
     except (RunError, ConfigurationError, ImportError) as error:
         raise _Refused(str(error)) from error
     records = 0
-    for record in found.records():
+    for record in measured_records(found):
         diagnosis.observe(record)
         records += 1
     findings = list(diagnosis.findings)

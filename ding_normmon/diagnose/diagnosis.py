@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ding_normmon.configuration import ConfigurationError
@@ -16,7 +16,7 @@ from ding_normmon.finding import Finding
 from ding_normmon.history.run import Run
 from ding_normmon.record import Record
 
-__all__ = ['Diagnosis', 'diagnose']
+__all__ = ['Diagnosis', 'diagnose', 'measured_records']
 
 logger = logging.getLogger('ding_normmon')
 
@@ -138,6 +138,17 @@ def diagnose(
 ) -> list[Finding]:
     """Apply the rules to a finished run; return every finding in its latest state."""
     diagnosis = Diagnosis(run.tasks, rules, options)
-    for record in run.records():
+    for record in measured_records(run):
         diagnosis.observe(record)
     return diagnosis.findings
+
+
+_MEASURED = ('norm/', 'grad/', 'grad_local/', 'logits/', 'monitor/')
+
+
+def measured_records(run: Run) -> Iterator[Record]:
+    """Yield the records of a run as the monitor made them, without the iterations at which only others wrote."""
+    has_ours = any(name.startswith(_MEASURED) for name in run.series)
+    for record in run.records():
+        if not has_ours or any(name.startswith(_MEASURED) for name in record.scalars):
+            yield record

@@ -1,18 +1,29 @@
-"""The rules, one class in one file each; those that name a task beyond doubt come first."""
+"""The rules, one idea in one file; those that name a task beyond doubt come first."""
 
 from ding_normmon.diagnose.rule import Rule
+from ding_normmon.diagnose.rules.always_clipped import AlwaysClipped
+from ding_normmon.diagnose.rules.conflicting_pair import ConflictingPair
 from ding_normmon.diagnose.rules.constant_data import ConstantData
 from ding_normmon.diagnose.rules.dormant_units import DormantUnits
 from ding_normmon.diagnose.rules.gradient_jump import GradientJump
+from ding_normmon.diagnose.rules.gradient_noise import GradientNoise
 from ding_normmon.diagnose.rules.head_drift import HeadDrift
+from ding_normmon.diagnose.rules.head_gap import HeadGradientGap, HeadNormGap
+from ding_normmon.diagnose.rules.head_growth import HeadGrowth
+from ding_normmon.diagnose.rules.logit_runaway import LogitRunaway
+from ding_normmon.diagnose.rules.losing_points import LosingPoints
 from ding_normmon.diagnose.rules.loss_jump import LossJump
+from ding_normmon.diagnose.rules.missing_data import MissingData
 from ding_normmon.diagnose.rules.no_gradient import NoGradient
 from ding_normmon.diagnose.rules.non_finite import NonFinite
 from ding_normmon.diagnose.rules.representation_collapse import RepresentationCollapse
 from ding_normmon.diagnose.rules.reward_scale import RewardScale
+from ding_normmon.diagnose.rules.shared_growth import SharedGrowth
 from ding_normmon.diagnose.rules.shared_jump import ExplodingGradient, VanishingGradient
+from ding_normmon.diagnose.rules.task_share import TaskDominates, TaskStarves
 from ding_normmon.diagnose.rules.twin_tasks import TwinTasks
 from ding_normmon.diagnose.rules.update_jump import UpdateJump
+from ding_normmon.diagnose.rules.update_range import UpdateRange
 
 __all__ = ['RULES']
 
@@ -20,6 +31,7 @@ RULES: tuple[type[Rule], ...] = (
     NonFinite,
     NoGradient,
     TwinTasks,
+    MissingData,
     RewardScale,
     DormantUnits,
     UpdateJump,
@@ -27,8 +39,20 @@ RULES: tuple[type[Rule], ...] = (
     HeadDrift,
     LossJump,
     ConstantData,
+    LogitRunaway,
     RepresentationCollapse,
     ExplodingGradient,
     VanishingGradient,
+    TaskDominates,
+    TaskStarves,
+    ConflictingPair,
+    HeadGrowth,
+    SharedGrowth,
+    GradientNoise,
+    UpdateRange,
+    HeadGradientGap,
+    HeadNormGap,
+    AlwaysClipped,
+    LosingPoints,
 )
 """Every rule, in the order in which they are asked."""

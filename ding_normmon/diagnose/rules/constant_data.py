@@ -27,7 +27,7 @@ class ConstantData(Rule):
 
     name: ClassVar[str] = 'constant_data'
     advice: ClassVar[str] = (
-        "Look at what this task's environment shows: a constant picture, a stuck process, a policy that no longer moves."
+        "Look at what this task's environment shows: a constant picture, a stuck process, a policy that stands still."
     )
     reads: ClassVar[tuple[str, ...]] = ('data/observation_change',)
 
@@ -42,8 +42,8 @@ class ConstantData(Rule):
             strength = min(change / math.log(self.factor), change / compared.spread[index] / self.spreads)
             if strength >= self.release:
                 yield Sign(
-                    f'{window.call(task_id)}: successive observations differ by {compared.level[index]:.3g} on average, '
-                    f"before by {compared.past[index]:.3g}; the other tasks' differ as before.",
+                    f'{window.call(task_id)}: successive observations differ by {compared.level[index]:.3g}, '
+                    f"before by {compared.past[index]:.3g}, on average; the other tasks' differ as before.",
                     strength,
                     (task_id,),
                     'data/observation_change',

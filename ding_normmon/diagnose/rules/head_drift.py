@@ -57,8 +57,8 @@ class HeadDrift(Rule):
                 now = math.exp(points[index, -1])
                 verb = 'grown' if own > 0 else 'shrunk'
                 sentence = (
-                    f'{window.call(task_id)}: the norm of its {head} has {verb} from {math.exp(points[index, 0]):.3g} to '
-                    f"{now:.3g} within {self.records} records; the other tasks' has not."
+                    f'{window.call(task_id)}: the norm of its {head} has {verb} from {math.exp(points[index, 0]):.3g} '
+                    f"to {now:.3g} within {self.records} records; the other tasks' has not."
                 )
                 evidence = {
                     f'norm/{head}_task{task_id}/_total_norm': now,

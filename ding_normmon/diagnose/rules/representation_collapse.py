@@ -26,8 +26,8 @@ class RepresentationCollapse(Rule):
 
     name: ClassVar[str] = 'representation_collapse'
     advice: ClassVar[str] = (
-        'Look at the encoder (dead units, learning rate, normalisation) and, where it is one task, at its observations; '
-        'lower the learning rate or go back to a checkpoint from before.'
+        'Look at the encoder (dead units, learning rate, normalisation) and, where it is one task, at its '
+        'observations; lower the learning rate or go back to a checkpoint from before.'
     )
     reads: ClassVar[tuple[str, ...]] = ('plasticity/',)
 

@@ -51,7 +51,8 @@ class RewardScale(Rule):
                     told.add(task_id)
                     what = signal.replace('_', ' ')
                     yield Sign(
-                        f'{window.call(task_id)}: the largest {what} of its batches has risen from {past:.3g} to {now:.3g}.',
+                        f'{window.call(task_id)}: the largest {what} of its batches has risen from {past:.3g} to '
+                        f'{now:.3g}.',
                         strength,
                         (task_id,),
                         f'data/{signal}',

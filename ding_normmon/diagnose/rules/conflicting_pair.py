@@ -1,0 +1,71 @@
+"""Two tasks whose gradients point against each other, for long."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ding_normmon.diagnose.rule import Rule, Sign
+from ding_normmon.diagnose.window import Window
+
+__all__ = ['ConflictingPair']
+
+
+@dataclass
+class ConflictingPair(Rule):
+    """The median cosine of two tasks' gradients on a shared group is clearly below 0.
+
+    Options:
+        cosine: how far below 0.
+        measurements: the median over how many measurements of the conflict.
+    """
+
+    name: ClassVar[str] = 'conflicting_pair'
+    advice: ClassVar[str] = (
+        'Project the gradients of the two tasks (PCGrad, CAGrad, MoCo), give one of them a larger private part, or '
+        'train them apart.'
+    )
+    reads: ClassVar[tuple[str, ...]] = ('conflict/',)
+
+    cosine: float = 0.5
+    measurements: int = 6
+    clear: int = 20
+
+    def __post_init__(self) -> None:
+        self._recent: dict[str, deque[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]] = {}
+
+    def signs(self, window: Window) -> Iterable[Sign]:
+        """One sign per pair, on the first group on which they conflict."""
+        told: set[tuple[int, ...]] = set()
+        for name, matrix in window.record.matrices.items():
+            if name.endswith('/cosine'):
+                kept = self._recent.setdefault(name, deque(maxlen=self.measurements))
+                if kept and kept[-1].shape != matrix.values.shape:
+                    kept.clear()
+                kept.append(np.asarray(matrix.values, np.float64))
+                self._tasks = matrix.rows
+        for name, kept in self._recent.items():
+            if len(kept) < self.measurements:
+                continue
+            group = name.removeprefix('conflict/').removesuffix('/cosine')
+            with np.errstate(all='ignore'):
+                middle = np.median(np.stack(list(kept)), axis=0)
+            for first in range(len(middle)):
+                for second in range(first + 1, len(middle)):
+                    strength = -float(middle[first, second]) / self.cosine
+                    pair = (int(self._tasks[first]), int(self._tasks[second]))
+                    if not strength >= self.release or pair in told:
+                        continue
+                    told.add(pair)
+                    yield Sign(
+                        f'{window.call(pair[0])} and {window.call(pair[1]).lower()} pull the {group} in opposite '
+                        f'directions: the cosine of their gradients is {middle[first, second]:.2f}.',
+                        strength,
+                        pair,
+                        group,
+                        {f'{name} of {pair[0]} and {pair[1]}': float(middle[first, second])},
+                    )

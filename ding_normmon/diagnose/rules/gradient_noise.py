@@ -1,0 +1,58 @@
+"""The gradient of a shared group fluctuates strongly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ding_normmon.diagnose.points import SPREAD_OF_MAD
+from ding_normmon.diagnose.rule import Rule, Sign
+from ding_normmon.diagnose.window import Window
+
+__all__ = ['GradientNoise']
+
+
+@dataclass
+class GradientNoise(Rule):
+    """From record to record the gradient norm of a shared group changes by a factor of about e, or more.
+
+    The figure is a robust coefficient of variation without trend: 1.4826 median(|Δ log g|) / √2.
+
+    Options:
+        variation: the coefficient.
+        records: over how many records.
+    """
+
+    name: ClassVar[str] = 'gradient_noise'
+    advice: ClassVar[str] = (
+        'Use larger batches or a smaller learning rate; where tasks alternate in driving the gradient, correct it '
+        '(MoCo averages the directions of the tasks over steps).'
+    )
+    reads: ClassVar[tuple[str, ...]] = ('grad/',)
+
+    variation: float = 1.0
+    records: int = 40
+
+    def signs(self, window: Window) -> Iterable[Sign]:
+        """One sign per group."""
+        for group in ('encoder', 'transformer'):
+            name = f'grad/{group}/_total_norm'
+            rows = window.shared(name, self.records + 10)
+            if not rows.size:
+                continue
+            points = window.points.last(rows, self.records)[0]
+            middle = float(np.median(points))
+            # Differences of neighbours leave out the slow growth that gradients have while something is learnt.
+            steps = np.diff(np.log(np.maximum(points, 1e-30)))
+            variation = SPREAD_OF_MAD * float(np.median(np.abs(steps))) / math.sqrt(2)
+            if variation / self.variation >= self.release:
+                yield Sign(
+                    f'The gradient norm of the {group} fluctuates by a factor of {math.exp(variation):.2g} from record to record.',
+                    variation / self.variation,
+                    group=group,
+                    evidence={name: middle, 'robust coefficient of variation': variation},
+                )

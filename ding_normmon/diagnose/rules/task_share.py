@@ -1,0 +1,89 @@
+"""One task dominates the shared gradient, or is not heard in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ding_normmon.diagnose.rule import Rule, Sign
+from ding_normmon.diagnose.window import Window
+from ding_normmon.finding import Severity
+
+__all__ = ['TaskDominates', 'TaskStarves']
+
+_GROUPS = ('encoder', 'transformer')
+
+
+@dataclass
+class _TaskShare(Rule):
+    reads: ClassVar[tuple[str, ...]] = ('conflict/',)
+
+    clear: int = 20
+    measurements: int = 6
+
+    def shares(self, window: Window, group: str) -> list[tuple[int, float, int]]:
+        """Return the tasks, their median share of a group's gradient norms, and how many tasks there are."""
+        tasks, rows = window.ready(f'conflict/{group}/share', self.measurements, age=64)
+        if len(tasks) < 2:
+            return []
+        shares = np.median(window.points.last(rows, self.measurements), axis=1)
+        return [(task_id, float(share), len(tasks)) for task_id, share in zip(tasks, shares, strict=True)]
+
+
+@dataclass
+class TaskDominates(_TaskShare):
+    """The gradient of one task makes up nearly all of the tasks' gradient norms on a shared group.
+
+    Options:
+        share: of the sum of the tasks' norms.
+        measurements: the median over how many.
+    """
+
+    name: ClassVar[str] = 'task_dominates'
+    advice: ClassVar[str] = "Lower this task's loss weight, or normalise the gradients of the tasks (GradNorm, IMTL)."
+
+    share: float = 0.9
+
+    def signs(self, window: Window) -> Iterable[Sign]:
+        """One sign per task."""
+        for group in _GROUPS:
+            for task_id, share, number in self.shares(window, group):
+                # Of two tasks one may well have 90%; what matters is what the others have left.
+                strength = (share - 1 / number) / (self.share - 1 / number)
+                if strength >= self.release:
+                    sentence = f'{window.call(task_id)} makes up {share:.0%} of the gradient of the {group}.'
+                    evidence = {f'conflict/{group}_task{task_id}/share': share}
+                    yield Sign(sentence, strength, (task_id,), group, evidence)
+                    return
+
+
+@dataclass
+class TaskStarves(_TaskShare):
+    """The gradient of one task is next to nothing beside those of the others, on every shared group.
+
+    Options:
+        part: of an equal share.
+        measurements: the median over how many.
+    """
+
+    name: ClassVar[str] = 'task_starves'
+    advice: ClassVar[str] = (
+        "Raise this task's loss weight if it is not solved; look at whether its data is still varied and its rewards "
+        'are met.'
+    )
+
+    severity: Severity = 'info'
+    part: float = 0.05
+
+    def signs(self, window: Window) -> Iterable[Sign]:
+        """One sign per task."""
+        for group in _GROUPS:
+            for task_id, share, number in self.shares(window, group):
+                strength = self.part / max(share * number, 1e-12)
+                if strength >= 0.8:
+                    sentence = f'{window.call(task_id)} makes up only {share:.2%} of the gradient of the {group}.'
+                    evidence = {f'conflict/{group}_task{task_id}/share': share}
+                    yield Sign(sentence, strength, (task_id,), group, evidence)
