@@ -8,6 +8,7 @@ EXP := runs/$(CONFIG)
 NPROC := 2
 ARGS :=
 WORKERS := 2
+JOBS := 2
 TESTS := tests ding_normmon
 PYTEST_ARGS :=
 
@@ -22,7 +23,7 @@ RUN := .venv/bin/python -m
 PYTEST := $(RUN) pytest $(TESTS) --doctest-modules -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test test-fast lint docs clean
+.PHONY: help env train test test-fast lint faults docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -63,6 +64,9 @@ test-fast: env  ## the tests that are neither slow nor start several ranks
 lint: env  ## style and types
 	@$(RUN) ruff check .
 	@$(RUN) mypy
+
+faults: env  ## record runs with planted faults (54, resumable) and print how many the rules find: JOBS
+	@$(RUN) benchmarks.planted_faults --jobs $(JOBS)
 
 docs: env  ## the documentation, as pages in build/docs; a warning is an error
 	@$(RUN) sphinx -W --keep-going -q -b html docs build/docs

@@ -1,7 +1,7 @@
 """Record real runs with planted faults, and say how many of them the rules find.
 
-    make faults                       # record what is missing (54 runs), then print the table
-    python -m benchmarks.planted_faults --jobs 4 --full
+make faults                       # record what is missing (54 runs), then print the table
+python -m benchmarks.planted_faults --jobs 4 --full
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ def file_of(name: str, held_out: bool, data: Path = DATA) -> Path:
 @click.option('--jobs', default=2, help='Runs at a time, one core each.')
 @click.option('--only', default='', help='Only scenarios whose name contains this.')
 @click.option('--full', is_flag=True, help='Unshortened runs, into runs/faults instead of tests/data/faults.')
+@click.option('--table', is_flag=True, help='Only judge what is recorded.')
 @click.option('--one', default='', hidden=True, help='Record one scenario in this process.')
-def main(jobs: int, only: str, full: bool, one: str) -> None:
+def main(jobs: int, only: str, full: bool, table: bool, one: str) -> None:
     """Record what is missing, then print the table."""
     from benchmarks.faults.scenarios import all_scenarios
 
@@ -48,7 +49,7 @@ def main(jobs: int, only: str, full: bool, one: str) -> None:
     missing = [
         name
         for name, scenario in scenarios.items()
-        if only in name and not file_of(name, scenario.is_held_out, data).exists()
+        if not table and only in name and not file_of(name, scenario.is_held_out, data).exists()
     ]
     running: dict[str, subprocess.Popen[bytes]] = {}
     failed = []
@@ -65,6 +66,24 @@ def main(jobs: int, only: str, full: bool, one: str) -> None:
         time.sleep(0.5)
     if failed:
         raise click.ClickException(f'not recorded: {", ".join(failed)}; see above')
+    print_table(data)
+
+
+def print_table(data: Path) -> None:
+    """Judge every run that is recorded, those for tuning and those held out apart."""
+    from benchmarks.faults.judge import judge
+    from benchmarks.faults.scenarios import HELD_OUT_FAULTS
+    from benchmarks.faults.storage import load_run
+    from benchmarks.faults.table import render
+
+    for part, title in (('tuning', 'Tuning: seeds 0 and 1'), ('held_out', 'Held out: seed 2')):
+        verdicts = [judge(*load_run(path)) for path in sorted((data / part).glob('*.npz'))]
+        unseen = [verdict for verdict in verdicts if verdict.scenario.fault in HELD_OUT_FAULTS]
+        rest = [verdict for verdict in verdicts if verdict.scenario.fault not in HELD_OUT_FAULTS]
+        if rest:
+            click.echo(f'{render(rest, title)}\n')
+        if unseen:
+            click.echo(f'{render(unseen, "Held out: faults that were never looked at")}\n')
 
 
 if __name__ == '__main__':

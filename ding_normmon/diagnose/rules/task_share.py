@@ -45,7 +45,7 @@ class TaskDominates(_TaskShare):
     name: ClassVar[str] = 'task_dominates'
     advice: ClassVar[str] = "Lower this task's loss weight, or normalise the gradients of the tasks (GradNorm, IMTL)."
 
-    share: float = 0.9
+    share: float = 0.95
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task."""
