@@ -53,8 +53,8 @@ def render(verdicts: Sequence[Verdict], title: str) -> str:
     )
     if healthy:
         lines.append(
-            f'- healthy runs: {len(healthy)}, with errors: {sum(verdict.false_errors > 0 for verdict in healthy)}, with '
-            f'more than one warning: {sum(verdict.false_warnings > 1 for verdict in healthy)}, with one: '
+            f'- healthy runs: {len(healthy)}, with errors: {sum(verdict.false_errors > 0 for verdict in healthy)}, '
+            f'with more than one warning: {sum(verdict.false_warnings > 1 for verdict in healthy)}, with one: '
             f'{sum(verdict.false_warnings == 1 for verdict in healthy)}'
         )
     return '\n'.join(lines)

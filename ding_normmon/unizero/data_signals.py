@@ -14,7 +14,7 @@ from ding_normmon.learner_step import InertLearnerStep
 __all__ = ['publish_data']
 
 _SEQUENCES = 8
-"""Sequences of a batch whose observations are compared: a mean over thousands of entries needs no more."""
+"""Sequences of a batch whose observations are compared, from all over it."""
 
 
 def publish_data(
@@ -43,7 +43,8 @@ def publish_data(
     for name, target in (('reward', target_batch[0]), ('value_target', target_batch[1])):
         values = np.asarray(target, dtype=np.float32).reshape(batch_size, -1)[:, :steps]
         step.publish(f'data/{name}', tensor(values), task_id=task_id, mask=mask)
-    rows = min(batch_size, _SEQUENCES)
-    frames = np.asarray(current_batch[0][:rows], dtype=np.float32).reshape(rows, steps + 1, -1)
+    # LightZero sorts a batch by age, so that its first sequences are the oldest ones.
+    rows = np.unique(np.linspace(0, batch_size - 1, _SEQUENCES).astype(np.intp))
+    frames = np.asarray(current_batch[0], dtype=np.float32)[rows].reshape(len(rows), steps + 1, -1)
     change = np.abs(frames[:, 1:] - frames[:, :-1]).mean(axis=-1)
-    step.publish('data/observation_change', tensor(change), task_id=task_id, mask=mask[:rows])
+    step.publish('data/observation_change', tensor(change), task_id=task_id, mask=mask[torch.from_numpy(rows)])
