@@ -52,6 +52,8 @@ class DiagnosisStage:
         judge: the rules; None where records are not judged: switched off, or not rank 0.
         losses: where it is counted that records could not be judged.
         actions: what findings lead to besides being told.
+        share: of the time that judging may take, in the background of a training that also needs the interpreter;
+            records are left out to stay under it, those with non-finite values never. None for no limit.
 
     Attributes:
         active: the findings that lasted at the last record.
@@ -74,8 +76,11 @@ class DiagnosisStage:
         judge: Judge | None = None,
         losses: LossCounter | None = None,
         actions: FindingActions | None = None,
+        share: float | None = None,
     ) -> None:
         self._judge = judge
+        self._share = share
+        self._rests_until = 0.0
         self._losses = LossCounter() if losses is None else losses
         self._actions = actions
         self.active: tuple[Finding, ...] = ()
@@ -107,7 +112,7 @@ class DiagnosisStage:
         judge: Judge = diagnose.Diagnosis(tasks, rules=rules, options=config.rules)
         if rank != 0:
             return cls()
-        return cls(judge, losses, FindingActions(config.on_finding, control, losses))
+        return cls(judge, losses, FindingActions(config.on_finding, control, losses), config.budget)
 
     @property
     def is_on(self) -> bool:
@@ -124,6 +129,8 @@ class DiagnosisStage:
         if self._judge is None:
             return record
         begin = time.perf_counter()
+        if begin < self._rests_until and not any(name.startswith('monitor/nonfinite/') for name in record.scalars):
+            return record
         found: tuple[Finding, ...] = ()
         try:
             found = tuple(self._judge.observe(record))
@@ -135,7 +142,10 @@ class DiagnosisStage:
             logger.log(_LEVELS[finding.severity], 'monitor: %s', tell(finding))
         if self._actions is not None:
             record.notes.update(self._actions.take(found))
-        record.scalars['monitor/cost/ms_diagnosis'] = (time.perf_counter() - begin) * 1e3
+        spent = time.perf_counter() - begin
+        record.scalars['monitor/cost/ms_diagnosis'] = spent * 1e3
+        if self._share is not None:
+            self._rests_until = begin + spent / self._share
         return dataclasses.replace(record, findings=found)
 
 

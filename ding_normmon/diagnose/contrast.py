@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ding_normmon.diagnose.points import RECENT
+from ding_normmon.diagnose.points import RECENT, median_of_rows
 from ding_normmon.diagnose.window import Window
 
-__all__ = ['HEADS', 'Contrast', 'contrast']
+__all__ = ['HEADS', 'Contrast', 'contrast', 'median_of_others']
 
 HEADS = ('head_value', 'head_reward', 'head_policy', 'head_observation')
 """The heads of a UniZero model, as groups."""
@@ -49,6 +49,25 @@ class Contrast:
         return 0.0 if own * relative <= 0 else float(np.sign(own)) * min(abs(own), abs(relative))
 
 
+def median_of_others(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return, for each of at least two values, the median of all the others.
+
+    Example:
+        >>> median_of_others(np.array([5.0, 1.0, 3.0, 2.0])).tolist()
+        [2.0, 3.0, 2.0, 3.0]
+    """
+    order = np.argsort(values)
+    place = np.empty(len(values), np.intp)
+    place[order] = np.arange(len(values))
+    ascending = values[order]
+
+    def remaining(position: int) -> npt.NDArray[np.float64]:
+        return np.where(position < place, ascending[position], ascending[min(position + 1, len(values) - 1)])
+
+    others = len(values) - 1
+    return (remaining((others - 1) // 2) + remaining(others // 2)) / 2
+
+
 def contrast(window: Window, family: str, baseline: int = 40, floor: float = 0.15) -> Contrast:
     """Compare each task's newest points of a metric with its past and with the other tasks'.
 
@@ -63,11 +82,8 @@ def contrast(window: Window, family: str, baseline: int = 40, floor: float = 0.1
         nothing = np.zeros(0)
         return Contrast([], [], nothing, nothing, nothing, nothing, nothing, nothing)
     own, spread = window.points.shift(rows, baseline, floor)
-    relative = own.copy()
-    if len(tasks) > 1:
-        for index in range(len(tasks)):
-            relative[index] -= np.median(np.delete(own, index))
-    level = np.median(window.points.last(rows, RECENT), axis=1)
+    relative = own - median_of_others(own) if len(tasks) > 1 else own.copy()
+    level = median_of_rows(window.points.last(rows, RECENT))
     names = window.points.names
     full = [names[row] for row in rows.tolist()]
     return Contrast(tasks, full, own, relative, spread, level, level / np.exp(own), window.points.first[rows])

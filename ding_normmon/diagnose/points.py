@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ['KEPT', 'RECENT', 'SPREAD_OF_MAD', 'Points']
+__all__ = ['KEPT', 'RECENT', 'SPREAD_OF_MAD', 'Points', 'median_of_rows']
 
 KEPT = 96
 """Points of each metric that are remembered."""
@@ -63,7 +64,7 @@ class Points:
 
     def add(self, iteration: int, scalars: Mapping[str, float]) -> None:
         """Take the points of one record."""
-        finite = {name: value for name, value in scalars.items() if np.isfinite(value)}
+        finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
         for name in finite:
             if name not in self._rows:
                 self._rows[name] = len(self._rows)
@@ -123,10 +124,11 @@ class Points:
                 middle[same], spread[same] = _robust(past[same, absent:])
         else:
             middle, spread = _robust(past)
-        for index, row in enumerate(rows.tolist()):
-            if row in self._frozen:
-                middle[index], spread[index] = self._frozen[row]
-        return np.median(recent, axis=1) - middle, np.maximum(spread, floor)
+        if self._frozen:
+            for index, row in enumerate(rows.tolist()):
+                if row in self._frozen:
+                    middle[index], spread[index] = self._frozen[row]
+        return median_of_rows(recent) - middle, np.maximum(spread, floor)
 
     def freeze(self, names: Sequence[str], baseline: int, before: int) -> None:
         """Keep what is now the past of some metrics, so that a new level does not become its own past.
@@ -151,6 +153,19 @@ class Points:
             self._frozen.pop(self._rows.get(name, -1), None)
 
 
+def median_of_rows(values: Values) -> Values:
+    """Return the median of each row; NumPy's own spends most of its time on cases that are not here.
+
+    Example:
+        >>> median_of_rows(np.array([[3.0, 1.0, 2.0], [6.0, 4.0, 5.0]])).tolist()
+        [2.0, 5.0]
+    """
+    low, high = (values.shape[1] - 1) // 2, values.shape[1] // 2
+    ordered = np.partition(values, (low, high), axis=1)
+    middle: Values = (ordered[:, low] + ordered[:, high]) / 2
+    return middle
+
+
 def _robust(values: Values) -> tuple[Values, Values]:
-    middle = np.median(values, axis=1)
-    return middle, SPREAD_OF_MAD * np.median(np.abs(values - middle[:, None]), axis=1)
+    middle = median_of_rows(values)
+    return middle, SPREAD_OF_MAD * median_of_rows(np.abs(values - middle[:, None]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 
 import numpy as np
 
@@ -41,6 +40,7 @@ class Window:
         self.record = Record(-1)
         self._families: dict[str, dict[int, int]] = {}
         self._known = 0
+        self._matched: dict[str, tuple[re.Pattern[str], dict[str, None], set[str]]] = {}
 
     def add(self, record: Record) -> None:
         """Take the next record."""
@@ -95,18 +95,23 @@ class Window:
 
     def matching(self, pattern: str) -> dict[str, float]:
         """Return the newest record's scalars whose whole name matches a regular expression."""
-        expression = _expression(pattern)
-        return {name: value for name, value in self.record.scalars.items() if expression.fullmatch(name)}
+        expression, names, seen = self._matched.setdefault(pattern, (re.compile(pattern), {}, set()))
+        scalars = self.record.scalars
+        # Names come back record after record: each is compared with an expression once.
+        for name in scalars.keys() - seen:
+            seen.add(name)
+            if expression.fullmatch(name):
+                names[name] = None
+        return {name: scalars[name] for name in names if name in scalars}
 
     def call(self, task_id: int) -> str:
         """Return what a sentence calls a task."""
         name = self.tasks.get(task_id, '')
         return f'Task {task_id}' if name in ('', f'task {task_id}', f'task{task_id}') else f'Task {task_id} ({name})'
 
-
-@lru_cache(maxsize=256)
-def _expression(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern)
+    def mention(self, task_id: int) -> str:
+        """Return what the middle of a sentence calls a task."""
+        return f't{self.call(task_id)[1:]}'
 
 
 def _split(name: str) -> tuple[str, int | None]:

@@ -62,7 +62,7 @@ class ConflictingPair(Rule):
                         continue
                     told.add(pair)
                     yield Sign(
-                        f'{window.call(pair[0])} and {window.call(pair[1]).lower()} pull the {group} in opposite '
+                        f'{window.call(pair[0])} and {window.mention(pair[1])} pull the {group} in opposite '
                         f'directions: the cosine of their gradients is {middle[first, second]:.2f}.',
                         strength,
                         pair,

@@ -51,7 +51,8 @@ class GradientNoise(Rule):
             variation = SPREAD_OF_MAD * float(np.median(np.abs(steps))) / math.sqrt(2)
             if variation / self.variation >= self.release:
                 yield Sign(
-                    f'The gradient norm of the {group} varies by a factor of {math.exp(variation):.2g} between records.',
+                    f'The gradient norm of the {group} varies by a factor of {math.exp(variation):.2g} from record '
+                    'to record.',
                     variation / self.variation,
                     group=group,
                     evidence={name: middle, 'robust coefficient of variation': variation},

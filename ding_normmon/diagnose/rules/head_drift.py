@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ding_normmon.diagnose.contrast import HEADS
+from ding_normmon.diagnose.contrast import HEADS, median_of_others
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 
@@ -44,11 +44,13 @@ class HeadDrift(Rule):
                 continue
             points = np.log(np.maximum(window.points.last(rows, self.records + 1), 1e-30))
             change = points[:, -1] - points[:, 0]
+            usual = median_of_others(change)
             for index, task_id in enumerate(tasks):
-                others = np.delete(change, index)
-                relative = float(change[index] - np.median(others))
+                relative = float(change[index] - usual[index])
+                if abs(relative) < self.release * math.log(self.factor):
+                    continue
                 # The others must agree with each other: at the beginning every head goes its own way.
-                apart = float(np.abs(others - np.median(others)).max(initial=0.0))
+                apart = float(np.abs(np.delete(change, index) - usual[index]).max(initial=0.0))
                 own = float(change[index])
                 least = 0.0 if own * relative <= 0 else min(abs(own), abs(relative))
                 strength = min(least / math.log(self.factor), least / max(3 * apart, 1e-12))
@@ -62,7 +64,7 @@ class HeadDrift(Rule):
                 )
                 evidence = {
                     f'norm/{head}_task{task_id}/_total_norm': now,
-                    'change of the others': math.exp(np.median(others)),
+                    'change of the others': math.exp(usual[index]),
                 }
                 best[task_id] = strength, Sign(sentence, strength, (task_id,), None, evidence)
         return [sign for _, sign in best.values()]

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from ding_normmon.diagnose.contrast import HEADS
+from ding_normmon.diagnose.points import median_of_rows
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 from ding_normmon.finding import Severity
@@ -34,7 +35,7 @@ class _HeadGap(Rule):
             tasks, rows = window.ready(f'{self.family}/{head}/_total_norm', self.records)
             if len(tasks) < 2:
                 continue
-            levels = np.log(np.maximum(np.median(window.points.last(rows, self.records), axis=1), 1e-30))
+            levels = np.log(np.maximum(median_of_rows(window.points.last(rows, self.records)), 1e-30))
             apart = float(levels.max() - levels.min())
             strength = apart / math.log(self.factor)
             if strength < 0.8:
@@ -47,7 +48,7 @@ class _HeadGap(Rule):
             which = 'above' if levels[index] > levels[tasks.index(other)] else 'below'
             yield Sign(
                 f'{window.call(task_id)}: the {self.what} norm of its {head} has been {math.exp(apart):.3g} times '
-                f'{which} that of {window.call(other).lower()} for {self.records} records.',
+                f'{which} that of {window.mention(other)} for {self.records} records.',
                 strength,
                 (task_id,),
                 head,

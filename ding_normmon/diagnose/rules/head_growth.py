@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ding_normmon.diagnose.contrast import HEADS
+from ding_normmon.diagnose.contrast import HEADS, median_of_others
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 
@@ -45,8 +45,9 @@ class HeadGrowth(Rule):
             growth = points[:, -1] - points[:, 0]
             # Growth that has come to an end is no longer growing.
             lately = points[:, -1] - points[:, -self.records // 4]
+            usual = median_of_others(growth)
             for index, task_id in enumerate(tasks):
-                relative = float(growth[index] - np.median(np.delete(growth, index)))
+                relative = float(growth[index] - usual[index])
                 strength = relative / math.log(self.factor) if lately[index] > 0.02 else 0.0
                 if strength >= self.release:
                     yield Sign(

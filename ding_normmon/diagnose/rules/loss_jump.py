@@ -50,9 +50,8 @@ class LossJump(Rule):
                 change = compared.least_change(index)
                 if change <= 0:
                     continue
-                others = np.delete(compared.level, index)
                 above_past = change / math.log(self.factor)
-                above_others = compared.level[index] / max(others.max(initial=0.0), 1e-30)
+                above_others = compared.level[index] / max(np.delete(compared.level, index).max(initial=0.0), 1e-30)
                 back = compared.level[index] / max(compared.first[index], 1e-30) / self.of_first
                 strength = min(above_past, above_others, back, change / compared.spread[index] / self.spreads)
                 if strength < self.release:

@@ -37,16 +37,26 @@ class RewardScale(Rule):
     confirm: int = 2
     factor: float = 10.0
 
+    def __post_init__(self) -> None:
+        self._before: dict[tuple[str, int], float] = {}
+
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task, of rewards or else of value targets."""
         told: set[int] = set()
         for signal in ('reward', 'value_target'):
             tasks, rows = window.ready(f'data/{signal}/abs_max', _NEW + 12)
             for task_id, points in zip(tasks, window.points.last(rows, 96), strict=True):
-                now, past = np.nanmax(points[-_NEW:]), np.nanmax(points[:-_NEW])
-                if past <= 0 or now <= past or task_id in told:
+                # What was usual when the scale changed: the new one does not become its own past.
+                now = np.nanmax(points[-_NEW:])
+                past = self._before.get((signal, task_id), np.nanmax(points[:-_NEW]))
+                if past <= 0 or now <= past:
+                    self._before.pop((signal, task_id), None)
+                    continue
+                if task_id in told:
                     continue
                 strength = math.log(now / past) / math.log(self.factor)
+                if strength >= 1:
+                    self._before[signal, task_id] = float(past)
                 if strength >= self.release:
                     told.add(task_id)
                     what = signal.replace('_', ' ')

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
+from ding_normmon.diagnose.points import median_of_rows
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 from ding_normmon.finding import Severity
@@ -29,7 +28,7 @@ class _TaskShare(Rule):
         tasks, rows = window.ready(f'conflict/{group}/share', self.measurements, age=64)
         if len(tasks) < 2:
             return []
-        shares = np.median(window.points.last(rows, self.measurements), axis=1)
+        shares = median_of_rows(window.points.last(rows, self.measurements))
         return [(task_id, float(share), len(tasks)) for task_id, share in zip(tasks, shares, strict=True)]
 
 

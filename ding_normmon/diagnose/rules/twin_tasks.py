@@ -38,6 +38,9 @@ class TwinTasks(Rule):
     warmup: int = 10
     tolerance: float = 1e-6
 
+    def __post_init__(self) -> None:
+        self._decided: dict[tuple[int, int], tuple[int, int]] = {}
+
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per pair."""
         figures: dict[int, list[float]] = {}
@@ -52,9 +55,11 @@ class TwinTasks(Rule):
                 same = all(abs(a - b) <= self.tolerance * max(abs(a), abs(b)) for a, b in pairs)
                 # Figures that do not differ at all say nothing: an encoder that gives a constant is another rule's.
                 if same and figures[first][1] > figures[first][2]:
-                    odd, other = self._stranger(window, first, second)
+                    # Once both have been alike for a while, neither has changed any more.
+                    pair = (first, second)
+                    odd, other = self._decided.setdefault(pair, self._stranger(window, first, second))
                     yield Sign(
-                        f'{window.call(odd)} is trained on the same observations as {window.call(other).lower()}.',
+                        f'{window.call(odd)} is trained on the same observations as {window.mention(other)}.',
                         tasks=(odd,),
                         group='embeddings/obs',
                         evidence={f'embeddings/obs_task{odd}/norm_mean': figures[odd][0]},

@@ -1,0 +1,195 @@
+"""Every rule: it speaks on its pattern, names the task, is quiet on healthy noise, and clears."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ding_normmon.diagnose import Diagnosis
+from ding_normmon.diagnose.rules import RULES
+from ding_normmon.finding import Finding
+from ding_normmon.record import Matrix, Record
+from tests.diagnose.synthetic import (
+    EVERY,
+    HEADS,
+    PLANTED,
+    TASKS,
+    Change,
+    growing,
+    healthy,
+    setting,
+    times,
+    with_fault,
+    without,
+)
+
+
+def findings(records: list[Record], **options: bool) -> list[Finding]:
+    diagnosis = Diagnosis(TASKS)
+    for record in records:
+        diagnosis.observe(record)
+    assert not diagnosis.switched_off
+    return diagnosis.findings
+
+
+def twins(_: int, scalars: dict[str, float], __: dict[str, Matrix]) -> None:
+    for figure in ('norm_mean', 'norm_max', 'norm_min'):
+        # Batches of task 3 are given to task 2.
+        scalars[f'embeddings/obs_task2/{figure}'] = scalars[f'embeddings/obs_task3/{figure}']
+
+
+def frozen(_: int, scalars: dict[str, float], __: dict[str, Matrix]) -> None:
+    del scalars['grad/head_policy_task1/_total_norm']
+    scalars['monitor/no_gradient/head_policy_task1'] = 1.0
+
+
+def opposed(_: int, scalars: dict[str, float], matrices: dict[str, Matrix]) -> None:
+    for matrix in matrices.values():
+        matrix.values[1, 3] = matrix.values[3, 1] = -0.8
+
+
+def noise(since: int, scalars: dict[str, float], _: dict[str, Matrix]) -> None:
+    for group in ('encoder', 'transformer'):
+        scalars[f'grad/{group}/_total_norm'] *= 20.0 ** ((-1) ** since)
+
+
+def dominating(_: int, scalars: dict[str, float], __: dict[str, Matrix]) -> None:
+    if 'conflict/encoder_task0/share' in scalars:
+        scalars.update({f'conflict/encoder_task{task}/share': 0.98 if task == 3 else 0.02 / 3 for task in range(4)})
+
+
+PATTERNS: list[tuple[str, Change, tuple[int, ...] | None]] = [
+    ('non_finite', setting(monitor__nonfinite__grad__head_value_task2=4.0), (2,)),
+    ('non_finite', setting(monitor__nonfinite__grad__encoder=4.0), ()),
+    ('no_gradient', frozen, (1,)),
+    ('no_gradient', times('grad/head_value_task2', 0.0), (2,)),
+    ('twin_tasks', twins, (2,)),
+    ('missing_data', without('_task3'), (3,)),
+    ('reward_scale', times('data/reward_task1', 1000.0), (1,)),
+    ('dormant_units', times('dormant_tau', 15.0), ()),
+    ('update_jump', times('update/head_value_task0', 30.0), (0,)),
+    ('gradient_jump', times('_task1/_total_norm', 1.0), None),
+    ('gradient_jump', times('grad/head_policy_task2', 100.0), (2,)),
+    ('gradient_jump', times('grad/head_observation_task3', 0.01), (3,)),
+    ('head_drift', growing('norm/head_value_task1', -0.05), (1,)),
+    ('head_drift', growing('norm/head_policy_task0', 0.06), (0,)),
+    ('loss_jump', times('noreduce_value_loss_task2', 4.0), (2,)),
+    ('constant_data', times('data/observation_change_task1', 0.4), (1,)),
+    ('logit_runaway', growing('logits/policy_task3', 0.08), (3,)),
+    ('representation_collapse', times('x_token/effective_rank', 0.2), ()),
+    ('representation_collapse', times('x_token_task2/effective_rank', 0.2), (2,)),
+    ('exploding_gradient', times('grad/transformer', 100.0), ()),
+    ('vanishing_gradient', times('grad/encoder', 1e-3), ()),
+    ('task_dominates', dominating, (3,)),
+    ('task_starves', dominating, (0,)),
+    ('conflicting_pair', opposed, (1, 3)),
+    ('head_growth', growing('norm/head_reward_task2', 0.02), (2,)),
+    ('shared_growth', growing('norm/encoder', 0.02), ()),
+    ('gradient_noise', noise, ()),
+    ('update_range', times('update/head_policy_task1', 200.0), (1,)),
+    ('head_gradient_gap', times('grad/head_observation_task0', 300.0), (0,)),
+    ('head_norm_gap', growing('norm/head_value_task1', 0.1), (1,)),
+    ('always_clipped', setting(clip__model__coefficient=0.05), ()),
+    ('losing_points', setting(monitor__missing_ranks=1.0), ()),
+    ('losing_points', setting(monitor__lost__queue=3.0), ()),
+]
+
+
+def test_every_rule_has_a_pattern() -> None:
+    assert {name for name, *_ in PATTERNS} == {rule.name for rule in RULES}
+
+
+@pytest.mark.parametrize(('name', 'change', 'tasks'), PATTERNS, ids=[f'{name}-{tasks}' for name, _, tasks in PATTERNS])
+def test_a_rule_speaks_on_its_pattern_and_names_the_task(
+    name: str, change: Change, tasks: tuple[int, ...] | None
+) -> None:
+    found = [
+        finding for finding in findings(with_fault(change)) if finding.rule == name and finding.found >= EVERY * PLANTED
+    ]
+    if tasks is None:
+        assert found == []
+        return
+    assert tasks in [finding.tasks for finding in found]
+    finding = next(finding for finding in found if finding.tasks == tasks)
+    assert finding.since >= EVERY * PLANTED
+    assert finding.advice
+    assert all(np.isfinite(list(finding.evidence.values())))
+    for task in tasks:
+        assert TASKS[task] in finding.sentence
+    assert finding.task_names == tuple(TASKS[task] for task in tasks)
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_a_healthy_run_has_neither_warnings_nor_errors(seed: int) -> None:
+    assert [finding for finding in findings(healthy(seed)) if finding.severity != 'info'] == []
+
+
+@pytest.mark.parametrize('name', ['gradient_jump', 'loss_jump', 'no_gradient', 'reward_scale'])
+def test_a_finding_clears_when_the_pattern_has_gone(name: str) -> None:
+    change = next(change for rule, change, tasks in PATTERNS if rule == name and tasks)
+
+    def for_a_while(since: int, scalars: dict[str, float], matrices: dict[str, Matrix]) -> None:
+        if since < 20:
+            change(since, scalars, matrices)
+
+    finding = next(finding for finding in findings(with_fault(for_a_while)) if finding.rule == name)
+    assert finding.cleared is not None
+    assert finding.cleared > EVERY * (PLANTED + 20)
+
+
+def test_a_level_that_stays_changed_stays_a_finding() -> None:
+    finding = next(f for f in findings(with_fault(times('grad/head_policy_task2', 100.0))) if f.rule == 'gradient_jump')
+    assert finding.cleared is None
+
+
+@pytest.mark.parametrize(('name', 'change', 'tasks'), [pattern for pattern in PATTERNS if pattern[2]][::3])
+def test_renumbering_the_tasks_renumbers_the_findings(name: str, change: Change, tasks: tuple[int, ...]) -> None:
+    order = [2, 0, 3, 1]  # task i becomes order[i]
+    before = findings(with_fault(change))
+    renamed = []
+    for record in with_fault(change):
+        scalars = {}
+        for metric, value in record.scalars.items():
+            for task in range(4):
+                if f'_task{task}' in metric:
+                    metric = metric.replace(f'_task{task}', f'_task{order[task]}')
+                    break
+            scalars[metric] = value
+        matrices = {}
+        for key, matrix in record.matrices.items():
+            values = np.empty_like(matrix.values)
+            values[np.ix_(order, order)] = matrix.values
+            matrices[key] = Matrix(values, matrix.rows, matrix.columns)
+        renamed.append(Record(record.iteration, scalars, matrices))
+    diagnosis = Diagnosis({order[task]: label for task, label in TASKS.items()})
+    for record in renamed:
+        diagnosis.observe(record)
+    of_rule = {tuple(sorted(f.tasks)) for f in diagnosis.findings if f.rule == name}
+    assert tuple(sorted(order[task] for task in tasks)) in of_rule
+    assert len(of_rule) == len({f.tasks for f in before if f.rule == name})
+
+
+def test_the_size_of_a_model_does_not_matter() -> None:
+    change = times('grad/head_policy_task2', 100.0)
+    small = findings(with_fault(change))
+    records = with_fault(change)
+    for record in records:
+        for name in record.scalars:
+            if name.startswith(('norm/', 'grad/')):
+                record.scalars[name] *= 1000.0
+    assert [(f.rule, f.tasks, f.found) for f in findings(records)] == [(f.rule, f.tasks, f.found) for f in small]
+
+
+def test_nothing_is_judged_during_the_warm_up() -> None:
+    records = healthy()
+    for number, record in enumerate(records[:20]):
+        if number >= 12:
+            times('grad/', 1e4)(0, record.scalars, record.matrices)
+    assert not [finding for finding in findings(records[:20]) if finding.rule == 'exploding_gradient']
+
+
+def test_heads_are_those_of_the_model() -> None:
+    assert len(HEADS) == 4
+    assert dataclasses.is_dataclass(RULES[0])
