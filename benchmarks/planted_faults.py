@@ -81,9 +81,9 @@ def print_table(data: Path) -> None:
         unseen = [verdict for verdict in verdicts if verdict.scenario.fault in HELD_OUT_FAULTS]
         rest = [verdict for verdict in verdicts if verdict.scenario.fault not in HELD_OUT_FAULTS]
         if rest:
-            click.echo(f'{render(rest, title)}\n')
+            print(f'{render(rest, title)}\n')
         if unseen:
-            click.echo(f'{render(unseen, "Held out: faults that were never looked at")}\n')
+            print(f'{render(unseen, "Held out: faults that were never looked at")}\n')
 
 
 if __name__ == '__main__':

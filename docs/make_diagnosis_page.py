@@ -1,0 +1,181 @@
+"""Write docs/diagnosis.md and the pictures of its rules from the rules themselves and the recorded runs.
+
+python docs/make_diagnosis_page.py
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import io
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('agg')
+import matplotlib.pyplot as plt
+import numpy as np
+
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS.parent))
+
+from benchmarks.faults.scenarios import Scenario  # noqa: E402
+from benchmarks.faults.storage import load_run  # noqa: E402
+from benchmarks.planted_faults import DATA, print_table  # noqa: E402
+from ding_normmon.diagnose import Rule, diagnose  # noqa: E402
+from ding_normmon.diagnose.rules import RULES  # noqa: E402
+from ding_normmon.finding import Finding  # noqa: E402
+from ding_normmon.history import Run  # noqa: E402
+
+INTRODUCTION = """\
+# Diagnosis
+
+Nobody watches 300 curves. On rank 0, rules look at every record and say what goes wrong, with which task, since when,
+and what to try. What they find goes
+
+- to the console, once when it is found and once when it has cleared;
+- to `ctx.findings` (those that last) and `record.findings` (raised or cleared in that record);
+- to TensorBoard as text, to the history file, and to a function of yours: `NormMonitor(cfg, policy, callback=print)`;
+- at the end of `make train`, into a table.
+
+`monitor.on_finding` says what else a finding leads to, by severity or rule, on all ranks at the same iteration:
+
+```python
+monitor = dict(
+    monitor_norm_freq=100,
+    on_finding={'error': 'checkpoint', 'non_finite': 'stop'},
+    rules={'head_gradient_gap': False, 'gradient_jump': {'factor': 10.0}},
+)
+```
+
+`diagnose=False` switches all rules off. `normmon diagnose RUN` applies today's rules to a finished run: a history
+file, event files of ours, or those that LightZero's in-tree monitor wrote, as far as their tags go. Its exit code is 0
+without findings, 1 with warnings, 2 with errors, 3 where there is nothing to read.
+
+Rules compare a task with its own past and with the other tasks, in logarithms, with medians and median absolute
+deviations, so that no threshold depends on a model's size. A pattern must be there in several records before it is a
+finding, and gone for several before it has cleared; the first 30 records are not judged. All counts are of records, so
+`monitor_norm_freq` does not matter. Shortly after a finding that names a cause, what other rules find is only
+information: what happens to one task shakes shared parts and other tasks too. The rules take at most the share `budget`
+of the time; where records come faster they judge some of them, and always those with NaN.
+
+## How good they are
+
+`make faults` trains 54 real runs of the default tasks, 42 with one fault planted at a known iteration in one known
+task and 12 healthy ones, and judges them. They are recorded under `tests/data/faults`, shortened to 800 iterations with small
+batches (`benchmarks/faults/record_run.py`; monitored every 5 iterations, conflict and plasticity every 25), and
+`make test` replays the rules on all of them. Thresholds were set on seeds 0 and 1 of eleven faults and eight healthy
+runs. Seed 2, three kinds of fault and four healthy runs were held out: nobody looked at them before the rules were
+final. A fault counts as found if a warning or an error about the right task (for faults of shared parts: of a right
+rule) comes after it was planted.
+
+"""
+
+AFTER_TABLE = """
+A weight decay of 1,000 times the usual one is planted on a usual one of 0.01; a NaN reward behind LightZero's own check
+of its targets, which ends a run with an error of its own. The unlearnt task of `make train`, FourRooms, is no fault: it
+hardly ever meets a reward, so its value head has a small gradient, which `head_gradient_gap` tells as information.
+
+## The rules
+
+Options that every rule has: `severity`, `confirm` (records with the pattern before it is a finding), `clear` (records
+without it before it has cleared), `warmup` (records that are not judged). [Add a rule](add_a_rule.md) shows how to
+write one.
+"""
+
+
+def find_examples() -> dict[str, tuple[Scenario, Run, Finding]]:
+    """Return, for every rule that speaks in some recorded run, the clearest such run."""
+    examples: dict[str, tuple[Scenario, Run, Finding]] = {}
+    rank = {'error': 0, 'warning': 1, 'info': 2}
+    for path in sorted(DATA.glob('*/*.npz')):
+        scenario, run = load_run(path)
+        for finding in diagnose(run):
+            if scenario.planted is not None and finding.found < scenario.planted:
+                continue
+            known = examples.get(finding.rule)
+            # A fault that is planted and found at once makes the clearest picture.
+            if known is None or _order(rank, scenario, finding) < _order(rank, known[0], known[2]):
+                examples[finding.rule] = scenario, run, finding
+    return examples
+
+
+def _order(rank: dict[str, int], scenario: Scenario, finding: Finding) -> tuple[int, bool, int]:
+    return rank[finding.severity], scenario.planted is None, finding.found - (scenario.planted or 0)
+
+
+def draw(rule: str, scenario: Scenario, run: Run, finding: Finding) -> Path | None:
+    """Draw the metric of a finding, of all tasks where it is one of a task."""
+    name = next((key for key in finding.evidence if key in run.series), None)
+    if name is None:
+        return None
+    family = name
+    for task in finding.tasks:
+        family = name.replace(f'_task{task}', '_task{}')
+    names = [family.format(task) for task in run.tasks] if '{}' in family else [name]
+    figure, axes = plt.subplots(figsize=(6.4, 2.6), dpi=90)
+    positive = True
+    for task, each in enumerate(names):
+        if each in run.series:
+            series = run.series[each]
+            positive = positive and bool(np.all(series.values > 0))
+            label = run.tasks[task].removeprefix('MiniGrid-') if len(names) > 1 else None
+            at_fault = len(names) == 1 or task in finding.tasks
+            axes.plot(series.iterations, series.values, lw=1.6 if at_fault else 0.9, label=label, marker='.', ms=2.5)
+    if positive:
+        axes.set_yscale('log')
+    if scenario.planted is not None:
+        axes.axvline(scenario.planted, color='grey', ls=':', label='planted')
+    axes.axvline(finding.found, color='crimson', lw=1, label='found')
+    axes.set_title(f'{family.replace("_task{}", "")}   ({scenario.fault.replace("_", " ")})', fontsize=9)
+    axes.set_xlabel('iteration', fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.legend(fontsize=6.5, loc='center left', bbox_to_anchor=(1, 0.5))
+    path = DOCS / 'pictures' / 'rules' / f'{rule}.png'
+    path.parent.mkdir(exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(path, metadata={'Software': None})
+    plt.close(figure)
+    return path
+
+
+def section(rule: type[Rule], example: tuple[Scenario, Run, Finding] | None) -> str:
+    """Return what the page says of one rule."""
+    text = inspect.cleandoc(rule.__doc__ or '')
+    what, _, options = text.partition('\nOptions:\n')
+    own = [f for f in dataclasses.fields(rule) if f.name not in ('severity', 'confirm', 'clear', 'warmup')]
+    told = {}
+    for line in options.splitlines():
+        key, separator, meaning = line.strip().partition(': ')
+        if separator and key.isidentifier():
+            told[key] = meaning.rstrip('.')
+        elif told:
+            told[list(told)[-1]] += ' ' + line.strip().rstrip('.')
+    lines = [f'### {rule.name}', '', what.strip(), '', f'**What to try.** {rule.advice}', '']
+    defaults = ', '.join(f'`{f.name}={f.default}` ({told.get(f.name, f.name)})' for f in own)
+    severity = next(f.default for f in dataclasses.fields(rule) if f.name == 'severity')
+    lines += [f'Severity: {severity}.' + (f' Options: {defaults}.' if own else ''), '']
+    if example is None:
+        return '\n'.join([*lines, 'None of the recorded runs shows this pattern.', ''])
+    path = draw(rule.name, *example)
+    if path is not None:
+        lines += [f'![{rule.name}](pictures/rules/{path.name})', '']
+    lines += [f'> {example[2].sentence.removesuffix(" It may follow from what was just found.")}', '']
+    return '\n'.join(lines)
+
+
+def main() -> None:
+    """Write the page."""
+    table = io.StringIO()
+    with contextlib.redirect_stdout(table):
+        print_table(DATA)
+    examples = find_examples()
+    sections = [section(rule, examples.get(rule.name)) for rule in RULES]
+    page = INTRODUCTION + table.getvalue().strip() + '\n' + AFTER_TABLE + '\n' + '\n'.join(sections)
+    (DOCS / 'diagnosis.md').write_text(page.rstrip() + '\n', encoding='utf-8')
+
+
+if __name__ == '__main__':
+    main()
