@@ -107,8 +107,9 @@ def lay_out(runs: Sequence[Run]) -> list[Section]:
         if found:
             sections[section].charts.append(Chart(key, title, found, scale, small))
 
-    add('returns', 'returns', 'train return', of_tasks('collect/return{}'))
-    add('returns', 'evaluations', 'evaluation return', of_tasks('evaluate/return{}'))
+    called = {task_id: name for run in runs for task_id, name in run.tasks.items()}
+    for key, family, title in (('returns', 'collect', 'train return'), ('evaluations', 'eval', 'evaluation return')):
+        add('returns', key, title, lines([(f'{family}/{called[task]}/return', task, called[task]) for task in tasks]))
     for loss in ('value', 'policy', 'reward', 'obs'):
         add('returns', f'loss-{loss}', f'{loss} loss', of_tasks(f'noreduce_{loss}_loss{{}}'))
 

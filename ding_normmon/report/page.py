@@ -11,7 +11,7 @@ from ding_normmon.history import Run
 from ding_normmon.report.changes import Change
 from ding_normmon.report.charts import lay_out
 from ding_normmon.report.payload import pack, payload_of
-from ding_normmon.report.texts import TEXTS
+from ding_normmon.report.texts import TERMS, TEXTS
 
 __all__ = ['render_page', 'write_page']
 
@@ -50,7 +50,7 @@ def render_page(runs: Sequence[Run], language: str = 'en', changes: Sequence[Cha
         # What comes from the run is compressed and in base64, so that no name in it can end the element.
         library=pack(get_plotlyjs().encode()),
         payload=pack(payload_of(runs, sections, findings)),
-        texts=pack(TEXTS),
+        texts=pack({**TEXTS, 'terms': TERMS}),
     )
 
 

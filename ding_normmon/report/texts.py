@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ['TEXTS']
+__all__ = ['TERMS', 'TEXTS']
 
 TEXTS: dict[str, dict[str, str]] = {
     'en': {
@@ -101,3 +101,29 @@ TEXTS: dict[str, dict[str, str]] = {
     },
 }
 """Every text of the page by language and key; both languages have the same keys."""
+
+TERMS = {
+    'evaluation return': '评估回报',
+    'train return': '训练回报',
+    'observation embeddings': '观测嵌入',
+    'parameter norm': '参数范数',
+    'gradient norm': '梯度范数',
+    'share of the gradient': '占梯度的份额',
+    'cosine of step and gradient': '更新与梯度的余弦',
+    'step relative to weights': '更新量相对于权重',
+    'effective rank by task': '各任务的有效秩',
+    'largest reward of a batch': '一批中的最大奖励',
+    'change of observations': '观测的变化',
+    'milliseconds per record': '每条记录的毫秒数',
+    'norm of': '范数：',
+    'largest': '最大绝对值',
+    'value loss': '价值损失',
+    'policy loss': '策略损失',
+    'reward loss': '奖励损失',
+    'obs loss': '观测损失',
+    'effective tasks': '有效任务数',
+    'imbalance': '不平衡度',
+    'mean cosine': '平均余弦',
+    'min cosine': '最小余弦',
+}
+"""Pieces of chart titles in Chinese, longer ones first where one is part of another."""

@@ -35,7 +35,11 @@
   const fade = (hex, alpha) => `rgba(${[1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)).join(',')},${alpha})`;
   const escaped = (name) => name.replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;');
 
-  const titleOf = (chart) => chart.title.replace(/^\{task (\d+)\}$/, (_, task) => `${task} ${nameOf(Number(task))}`);
+  const titleOf = (chart) => {
+    const title = chart.title.replace(/^\{task (\d+)\}$/, (_, task) => `${task} ${nameOf(Number(task))}`);
+    if (state.language === 'en' || title !== chart.title) return title;
+    return Object.entries(texts.terms).reduce((so, [english, chinese]) => so.replaceAll(english, chinese), title);
+  };
   const findingsOf = (chart) => runs.flatMap((run) => run.findings.filter((finding) =>
     finding.metrics.some((metric) => chart.lines.some((line) => line[0] === metric)) ));
 
@@ -142,6 +146,8 @@
     plots.push(plot);
     const link = element('a', { href: `#${id}`, 'aria-label': text('link') }, '#');
     const title = element('span', { title: chart.about ?? '' }, caption ?? titleOf(chart));
+    if (!caption) title.chart = chart;
+    title.className = 'title';
     return element('figure', { id }, element('figcaption', {}, title, link), plot);
   };
   const contents = document.getElementById('contents');
@@ -212,7 +218,7 @@
     const number = (value) => (value === undefined ? '–' : Number(value).toPrecision(3));
     const head = ['', ...(runs.length > 1 ? ['run'] : []), 'task', 'first', 'last', 'best', 'value loss', 'worst'];
     const rows = tasks.flatMap((task) => runs.filter((run) => task in run.tasks).map((run) => {
-      const returns = (run.series[`collect/return_task${task}`]?.[1] ?? []).filter((v) => typeof v === 'number');
+      const returns = (run.series[`collect/${run.tasks[task]}/return`]?.[1] ?? []).filter((v) => typeof v === 'number');
       const loss = (run.series[`noreduce_value_loss_task${task}`]?.[1] ?? []).filter((v) => typeof v === 'number');
       const about = run.findings.filter((finding) => finding.tasks.includes(task) && finding.severity !== 'info').length;
       const cells = [...(runs.length > 1 ? [run.name] : []), run.tasks[task], number(returns[0]), number(returns.at(-1)),
@@ -249,6 +255,7 @@
   const translate = () => {
     document.documentElement.lang = state.language;
     document.querySelectorAll('[data-text]').forEach((node) => { node.textContent = text(node.dataset.text); });
+    document.querySelectorAll('.title').forEach((node) => { if (node.chart) node.textContent = titleOf(node.chart); });
     writeFindings();
     writeTasks();
   };

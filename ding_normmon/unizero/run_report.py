@@ -1,0 +1,24 @@
+"""The report page that a run ends with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ['print_report']
+
+
+def print_report(folder: Path) -> None:
+    """Write ``report.html`` into a run's folder and print where it is, or in one sentence why it is not there."""
+    try:
+        from ding_normmon.history import read_run
+        from ding_normmon.report.page import write_page
+
+        path = folder / 'report.html'
+        write_page(path, [read_run(folder)])
+    except ImportError as error:
+        print(f'report:       not written ({error}); pip install "ding_normmon[report]"', flush=True)
+    except Exception as error:
+        # Whatever is wrong with the page, the run has ended well.
+        print(f'report:       not written ({type(error).__name__}: {error})', flush=True)
+    else:
+        print(f'report:       {path}', flush=True)
