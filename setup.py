@@ -21,6 +21,7 @@ train = [
     'opencv-python-headless',
 ]
 test = [
+    'playwright',
     'pytest',
     'pytest-timeout',
     'pytest-xdist',
@@ -45,7 +46,7 @@ setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=find_packages(include=['ding_normmon', 'ding_normmon.*']),
-    package_data={'ding_normmon': ['py.typed']},
+    package_data={'ding_normmon': ['py.typed', 'report/template/*']},
     python_requires='>=3.10,<3.12',
     # No upper bounds and nothing heavy: this goes into an environment that has torch, DI-engine and LightZero already.
     install_requires=['torch>=2.0', 'numpy', 'easydict', 'tensorboardX', 'crc32c'],

@@ -44,7 +44,9 @@ def frame(run: Run, now: float | None = None) -> RenderableType:
     reference = run.series.get('grad/model/_total_norm') or next(iter(run.series.values()))
     seconds = float(reference.times[-1] - reference.times[0])
     speed = (int(reference.iterations[-1]) - int(reference.iterations[0])) / seconds if seconds > 0 else 0.0
-    title = f'{escape(run.name)}   iteration {int(reference.iterations[-1])}   {speed:.1f}/s   last point {max(0.0, now - latest):.0f} s ago'
+    age = max(0.0, now - latest)
+    at = int(reference.iterations[-1])
+    title = f'{escape(run.name)}   iteration {at}   {speed:.1f}/s   last point {age:.0f} s ago'
 
     tasks = Table(expand=True)
     for heading in ('task', 'return', 'value loss', 'grad head_value', 'grad head_policy'):
