@@ -16,6 +16,7 @@ from ding_normmon.configuration import ConfigurationError
 from ding_normmon.conflict_figures import TaskGeometry, geometry_of
 from ding_normmon.learner_step import LearnerStep
 from ding_normmon.moments import COUNT, M2, MEAN, NONFINITE, Row, constant_row, square_sum_row
+from ding_normmon.quantities.explained_gradient import sketch_gradients, unexplained_part
 from ding_normmon.quantities.quantity import Quantity, Setup
 from ding_normmon.record import Matrix
 from ding_normmon.rows import RowBuffer, RowKey, RowTable, Vector
@@ -26,6 +27,9 @@ __all__ = ['GradientConflict', 'refuse_sharded_models']
 logger = logging.getLogger('ding_normmon')
 
 _ABSENT = -1.0
+
+_UNEXPLAINED = 0.1
+"""Part of a gradient above which the losses per task are not what it is made of."""
 
 
 def refuse_sharded_models(setup: Setup) -> None:
@@ -67,7 +71,7 @@ class GradientConflict(Quantity):
     """
 
     name: ClassVar[str] = 'gradient_conflict'
-    hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
+    hook_points: ClassVar[tuple[str, ...]] = ('forward_end', 'local_backward_end', 'backward_end')
     stretchable: ClassVar[bool] = True
 
     def prepare(self, setup: Setup) -> int:
@@ -84,6 +88,9 @@ class GradientConflict(Quantity):
         self._position = {task_id: position for position, task_id in enumerate(setup.task_ids)}
         self._said: set[str] = set()
         self._searched: set[int] = set()
+        self._is_checked = False
+        self._before: Tensor | None = None
+        self._given: list[int] = []
         self._dots_at = tasks * groups
         self._sketches_at = self._dots_at + (tasks * tasks * groups if self.exact else 0)
         # Two float32 numbers share the bits of a float64 cell.
@@ -121,7 +128,15 @@ class GradientConflict(Quantity):
         """Differentiate every task's loss and keep a sketch of its gradient."""
         if self._off:
             return
+        if hook_point != 'forward_end':
+            # Gradients of other ranks are no part of what this rank's losses explain.
+            if not self._is_checked and (hook_point == 'local_backward_end' or self.setup.world_size == 1):
+                self._check()
+            return
         if step.fired.count(hook_point) <= 1:
+            self._given = []
+            if not self._is_checked:
+                self._before = sketch_gradients(self.shared.groups, self.shared.parameters)
             # A policy may fire `forward_end` once per task; what the last step left is wiped once.
             self.squares.fill_(_ABSENT)
             self.dots.fill_(math.nan)
@@ -142,6 +157,7 @@ class GradientConflict(Quantity):
                         'parameters inside a reentrant checkpoint have no gradient of one task; use '
                         'checkpoint(..., use_reentrant=False). Gradient conflict is switched off'
                     )
+            self._given.append(task_id)
             gradients = self.shared.gradients(loss)
             self.extra_backward += 1
             with torch.no_grad():
@@ -150,6 +166,43 @@ class GradientConflict(Quantity):
                     self._multiply(self._position[task_id], gradients, held)
                     held[self._position[task_id]] = gradients
             del gradients
+
+    def _check(self) -> None:
+        """Compare, in the first step that can tell, the gradient of this rank with that of the losses it was given.
+
+        It waits for the device once.
+
+        Raises:
+            RuntimeError: the losses do not explain the gradient; the quantity is off from then on.
+        """
+        before, self._before = self._before, None
+        if before is None or not self._given or len(set(self._given)) < len(self._given):
+            # Nothing was measured in this step, or the gradient is accumulated over several passes of a task.
+            return
+        squares = self.squares.cpu()
+        parts = []
+        start = 0
+        for index, (group, size) in enumerate(zip(self.shared.groups, self._sizes, strict=True)):
+            total = torch.zeros(group.sketch.size, dtype=torch.float64)
+            for task_id in self._given:
+                position = self._position[task_id]
+                if squares[position, index] != _ABSENT:
+                    at = 2 * position * sum(self._sizes) + start
+                    total += self.floats[at : at + group.sketch.size].double().cpu()
+            parts.append(total)
+            start += 2 * size
+        after = sketch_gradients(self.shared.groups, self.shared.parameters)
+        left = unexplained_part(torch.cat(parts), before, after)
+        if left is None:
+            return
+        self._is_checked = True
+        if left > _UNEXPLAINED:
+            self._off = True
+            raise RuntimeError(
+                f'{left:.0%} of the gradient of this step is not explained by the losses per task that the policy '
+                'gives at forward_end: it is made by several backward passes that depend on each other, or of losses '
+                'that are not given. Gradient conflict is switched off'
+            )
 
     def _say(self, what: str) -> None:
         if what not in self._said:
