@@ -67,9 +67,9 @@ of the time; where records come faster they judge some of them, and always those
 task and 12 healthy ones, and judges them. They are recorded under `tests/data/faults`, shortened to 800
 iterations with small batches (`benchmarks/faults/record_run.py`; monitored every 5 iterations, conflict and plasticity
 every 25), and `make test` replays the rules on all of them.
-Thresholds were set on seeds 0 and 1 of eleven faults and eight healthy runs. Seed 2, three kinds of fault and four
-healthy runs were held out: nobody looked at them before the rules were final. A fault counts as found if a warning or
-an error about the right task (for faults of shared parts: of a right rule) comes after it was planted.
+Thresholds were set on seeds 0 and 1 of eleven faults and the twelve healthy runs. Seed 2 and three kinds of fault
+were held out: nobody looked at them before the rules were final. A fault counts as found if a warning or an error
+about the right task (for faults of shared parts: of a right rule) comes after it was planted.
 
 """
 

@@ -128,8 +128,8 @@ Matrices, in the record (and as pictures in TensorBoard, drawn for at most 1% of
 the pair with the smallest cosine by name. `agreement/*` depends on which tasks share a rank, and so do cosines with
 `conflict_exact='rank'`; everything else is the same in every layout. A policy whose forward pass uses reentrant
 checkpoints (`use_reentrant=True`) has no `conflict/*`: parameters inside them have no gradient of one task. Nor has one
-whose gradient is not made of the losses it gives (several backward passes that depend on each other): the first measured
-step compares the two, and says so once. `agreement/*` needs a policy that fires `local_backward_end`, so under
+whose gradient is not made of the losses it gives (several backward passes that depend on each other): the first
+measured step compares the two, and says so once. `agreement/*` needs a policy that fires `local_backward_end`, so under
 `DistributedDataParallel`, which averages while it goes backward, there is none.
 
 [1] Yu et al., Gradient surgery for multi-task learning (PCGrad), NeurIPS 2020. [2] Charikar, Chen & Farach-Colton,

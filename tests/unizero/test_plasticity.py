@@ -78,6 +78,8 @@ class Watcher:
         return hook
 
     def publish(self, name: str, tensor: torch.Tensor, task_id: int, mask: torch.Tensor) -> None:
+        if name.startswith('data/'):
+            return  # numbers of the batch, no representations
         self.masks[task_id] = mask.bool()
         self.signals[name, task_id] = self.valid(tensor.detach(), mask.bool())
 

@@ -7,7 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ding_normmon.diagnose.contrast import contrast
+import numpy as np
+
+from ding_normmon.diagnose.contrast import median_of_others
+from ding_normmon.diagnose.points import KEPT, median_of_rows
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 
@@ -22,7 +25,7 @@ class ConstantData(Rule):
 
     Options:
         factor: fall against the past and against the other tasks.
-        spreads: the same in spreads of the past.
+        records: the newest points, whose median is compared with that of those before.
     """
 
     name: ClassVar[str] = 'constant_data'
@@ -30,23 +33,29 @@ class ConstantData(Rule):
         "Look at what this task's environment shows: a constant picture, a stuck process, a policy that stands still."
     )
     reads: ClassVar[tuple[str, ...]] = ('data/observation_change',)
+    release: ClassVar[float] = 0.8
 
-    factor: float = 1.4
-    spreads: float = 3.0
+    factor: float = 1.35
+    records: int = 24
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task."""
-        compared = contrast(window, 'data/observation_change/mean', baseline=60, floor=0.08)
-        for index, task_id in enumerate(compared.tasks):
-            change = -compared.least_change(index)
-            strength = min(change / math.log(self.factor), change / compared.spread[index] / self.spreads)
+        tasks, rows = window.ready('data/observation_change/mean', 2 * self.records)
+        if not tasks:
+            return
+        points = np.log(np.maximum(window.points.last(rows, KEPT), 1e-30))
+        now, past = median_of_rows(points[:, -self.records :]), np.nanmedian(points[:, : -self.records], axis=1)
+        own = now - past
+        relative = own - median_of_others(own) if len(tasks) > 1 else own
+        for index, task_id in enumerate(tasks):
+            strength = -max(float(own[index]), float(relative[index])) / math.log(self.factor)
             if strength >= self.release:
+                level, usual = math.exp(now[index]), math.exp(past[index])
                 yield Sign(
-                    f'{window.call(task_id)}: successive observations differ by {compared.level[index]:.3g}, '
-                    f"before by {compared.past[index]:.3g}, on average; the other tasks' differ as before.",
+                    f'{window.call(task_id)}: successive observations differ by {level:.3g}, before by {usual:.3g}, on '
+                    "average; the other tasks' differ as before.",
                     strength,
                     (task_id,),
                     'data/observation_change',
-                    {compared.names[index]: compared.level[index], 'usual level': compared.past[index]},
-                    (compared.names[index],),
+                    {f'data/observation_change_task{task_id}/mean': level, 'usual level': usual},
                 )

@@ -1,4 +1,4 @@
-"""The rewards or value targets of one task are suddenly on another scale."""
+"""The rewards of one task are suddenly on another scale."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ding_normmon.diagnose.points import KEPT
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 
@@ -35,36 +36,29 @@ class RewardScale(Rule):
     follows: ClassVar[bool] = False
 
     confirm: int = 2
-    factor: float = 10.0
+    factor: float = 30.0
 
     def __post_init__(self) -> None:
-        self._before: dict[tuple[str, int], float] = {}
+        self._before: dict[int, float] = {}
 
     def signs(self, window: Window) -> Iterable[Sign]:
-        """One sign per task, of rewards or else of value targets."""
-        told: set[int] = set()
-        for signal in ('reward', 'value_target'):
-            tasks, rows = window.ready(f'data/{signal}/abs_max', _NEW + 12)
-            for task_id, points in zip(tasks, window.points.last(rows, 96), strict=True):
-                # What was usual when the scale changed: the new one does not become its own past.
-                now = np.nanmax(points[-_NEW:])
-                past = self._before.get((signal, task_id), np.nanmax(points[:-_NEW]))
-                if past <= 0 or now <= past:
-                    self._before.pop((signal, task_id), None)
-                    continue
-                if task_id in told:
-                    continue
-                strength = math.log(now / past) / math.log(self.factor)
-                if strength >= 1:
-                    self._before[signal, task_id] = float(past)
-                if strength >= self.release:
-                    told.add(task_id)
-                    what = signal.replace('_', ' ')
-                    yield Sign(
-                        f'{window.call(task_id)}: the largest {what} of its batches has risen from {past:.3g} to '
-                        f'{now:.3g}.',
-                        strength,
-                        (task_id,),
-                        f'data/{signal}',
-                        {f'data/{signal}_task{task_id}/abs_max': float(now), 'largest before': float(past)},
-                    )
+        """One sign per task."""
+        tasks, rows = window.ready('data/reward/abs_max', _NEW + 12)
+        for task_id, points in zip(tasks, window.points.last(rows, KEPT), strict=True):
+            # What was usual when the scale changed: the new one does not become its own past.
+            now = float(np.nanmax(points[-_NEW:]))
+            past = self._before.get(task_id, float(np.nanmax(points[:-_NEW])))
+            if past <= 0 or now <= past:
+                self._before.pop(task_id, None)
+                continue
+            strength = math.log(now / past) / math.log(self.factor)
+            if strength >= 1:
+                self._before[task_id] = past
+            if strength >= self.release:
+                yield Sign(
+                    f'{window.call(task_id)}: the largest reward of a batch has risen from {past:.3g} to {now:.3g}.',
+                    strength,
+                    (task_id,),
+                    'data/reward',
+                    {f'data/reward_task{task_id}/abs_max': now, 'largest before': past},
+                )
