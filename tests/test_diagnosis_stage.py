@@ -1,0 +1,174 @@
+"""Between a record and its destinations: judged once, told once, acted upon, within the budget."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from ding_normmon import Monitor, command_line
+from ding_normmon.diagnose import Rule, Sign, Window
+from ding_normmon.diagnosis_stage import DiagnosisStage, FindingCallback
+from ding_normmon.finding import Finding
+from ding_normmon.losses import LossCounter
+from ding_normmon.publish.history_file import HistoryFile
+from ding_normmon.record import Record
+
+
+@dataclass
+class LargeNorm(Rule):
+    """The norm of the model is above a limit."""
+
+    name: ClassVar[str] = 'large_norm'
+    advice: ClassVar[str] = 'Nothing.'
+    limit: float = 0.0
+    confirm: int = 1
+    clear: int = 1
+    warmup: int = 0
+
+    def signs(self, window: Window) -> Iterable[Sign]:
+        norm = window.record.scalars['norm/model/_total_norm']
+        if norm > self.limit:
+            yield Sign(f'The norm is {norm:.3g}.')
+
+
+def train(monitor: Monitor, model: nn.Module, steps: int = 6) -> list[Record]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for iteration in range(steps):
+        with monitor.step(iteration) as step:
+            loss = model(torch.ones(2, 3)).square().mean()
+            step.forward_end()
+            optimizer.zero_grad()
+            loss.backward()
+            step.backward_end()
+            optimizer.step()
+    monitor.close()
+    return monitor.take_records()
+
+
+def test_findings_are_in_their_record_in_the_log_once_and_with_the_callback(caplog: pytest.LogCaptureFixture) -> None:
+    told: list[Finding] = []
+    model = nn.Linear(3, 1)
+    config = {'monitor_norm_freq': 1, 'budget': None}
+    monitor = Monitor(model, config, rules=[LargeNorm()], destinations=[FindingCallback(told.append)])
+    with caplog.at_level(logging.INFO):
+        records = train(monitor, model)
+    assert [[finding.rule for finding in record.findings] for record in records] == [['large_norm'], [], [], [], [], []]
+    assert [finding.rule for finding in monitor.diagnosis.active] == ['large_norm']
+    assert [finding.rule for finding in told] == ['large_norm']
+    lines = [record for record in caplog.records if 'large_norm' in record.getMessage()]
+    assert [line.levelno for line in lines] == [logging.WARNING]
+    assert 'monitor/cost/ms_diagnosis' in records[0].scalars
+
+
+def test_switched_off_nothing_is_judged() -> None:
+    model = nn.Linear(3, 1)
+    monitor = Monitor(model, {'monitor_norm_freq': 1, 'diagnose': False})
+    records = train(monitor, model)
+    assert not monitor.diagnosis.is_on
+    assert 'monitor/cost/ms_diagnosis' not in records[0].scalars
+
+
+def test_a_stop_is_asked_for_once_and_reaches_whoever_registered(caplog: pytest.LogCaptureFixture) -> None:
+    model, stopped = nn.Linear(3, 1), []
+    config = {'monitor_norm_freq': 1, 'budget': None, 'on_finding': {'large_norm': 'stop'}}
+    monitor = Monitor(model, config, rules=[LargeNorm()])
+    monitor.control.on('stop', lambda decision: stopped.append(decision.iteration))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    for iteration in range(400):
+        with monitor.step(iteration) as step:
+            loss = model(torch.ones(2, 3)).square().mean()
+            step.forward_end()
+            loss.backward()
+            step.backward_end()
+            optimizer.step()
+        time.sleep(0.002)
+        if stopped:
+            break
+    monitor.close()
+    assert len(stopped) == 1
+    assert stopped[0] <= iteration + 1
+    assert monitor.diagnosis.asked['stop'].rule == 'large_norm'
+
+
+class Slow:
+    """Takes 20 ms for a record."""
+
+    active: tuple[Finding, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def observe(self, record: Record) -> tuple[Finding, ...]:
+        self.seen.append(record.iteration)
+        time.sleep(0.02)
+        return ()
+
+
+def test_records_are_left_out_to_stay_within_the_budget_but_not_those_with_nan() -> None:
+    judge = Slow()
+    stage = DiagnosisStage(judge, LossCounter(), share=0.01)
+    for iteration in range(20):
+        scalars = {'monitor/nonfinite/grad/encoder': 1.0} if iteration == 7 else {}
+        stage.judge(Record(iteration, scalars))
+    assert judge.seen == [0, 7]
+
+
+def test_a_judge_that_fails_costs_a_count_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Slow):
+        def observe(self, record: Record) -> tuple[Finding, ...]:
+            raise KeyError('nonsense')
+
+    losses = LossCounter()
+    stage = DiagnosisStage(Failing(), losses)
+    records = [stage.judge(Record(iteration, {'a': 1.0})) for iteration in range(3)]
+    assert [record.scalars['a'] for record in records] == [1.0] * 3
+    assert losses.total == {'diagnosis': 3}
+
+
+@pytest.mark.parametrize(('values', 'code'), [([1.0] * 60, 0), ([1.0] * 40 + [300.0] * 20, 1)])
+@pytest.mark.parametrize('form', ['text', 'json'])
+def test_diagnose_ends_with_what_is_the_matter(
+    values: list[float], code: int, form: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    file = HistoryFile(tmp_path / 'history.arrows')
+    for number, value in enumerate(values):
+        file.publish(Record(10 * number, {'grad/encoder/_total_norm': value, 'norm/encoder/_total_norm': 3.0}))
+    file.close()
+    monkeypatch.setattr(sys, 'argv', ['normmon', 'diagnose', str(tmp_path), '--format', form])
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    with pytest.raises(SystemExit) as left:
+        command_line.main()
+    assert (left.value.code or 0) == code
+    printed = capsys.readouterr().out
+    assert ('exploding_gradient' in printed.split('not_judged')[0].split('Not judged')[0]) == bool(code)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--rules', 'exploding'], 'the nearest is exploding_gradient'),
+        (['--format', 'xml'], 'xml'),
+        (['--nonsense'], 'nonsense'),
+    ],
+)
+def test_diagnose_says_what_it_cannot_do(
+    arguments: list[str], message: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    file = HistoryFile(tmp_path / 'history.arrows')
+    file.publish(Record(0, {'norm/encoder/_total_norm': 3.0}))
+    file.close()
+    monkeypatch.setattr(sys, 'argv', ['normmon', 'diagnose', str(tmp_path), *arguments])
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    with pytest.raises(SystemExit) as left:
+        command_line.main()
+    assert left.value.code == 3
+    assert message in capsys.readouterr().err
