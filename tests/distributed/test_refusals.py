@@ -33,12 +33,16 @@ def middleware(config: dict[str, Any]) -> Any:
     return NormMonitor(config, Policy(), destinations=[])
 
 
+class Engine(SimpleNamespace):
+    """Stands in for a BaseLearner; a plain namespace cannot be referred to weakly."""
+
+
 def learner_hook(config: dict[str, Any]) -> Any:
     from ding_normmon.integrations.learner_hook import NormMonitorHook
     from tests.integrations.small_policies import Policy
 
     view = View(Policy()._forward_learn)
-    engine = SimpleNamespace(
+    engine = Engine(
         policy=view, tb_logger=None, last_iter=SimpleNamespace(val=0), register_hook=lambda hook: None
     )
     hook = NormMonitorHook(config)
