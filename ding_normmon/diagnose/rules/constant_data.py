@@ -35,7 +35,7 @@ class ConstantData(Rule):
     reads: ClassVar[tuple[str, ...]] = ('data/observation_change',)
     release: ClassVar[float] = 0.8
 
-    factor: float = 1.35
+    factor: float = 1.5
     records: int = 24
 
     def signs(self, window: Window) -> Iterable[Sign]:
