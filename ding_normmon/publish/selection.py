@@ -22,7 +22,7 @@ _TASK = re.compile(r'_task(\d+)(?=/|$)')
 _LESSER = re.compile(
     r'(?:plasticity|update|clip)/'  # those of the shared groups stay
     r'|conflict/embeddings_task|conflict/[^/]+_task\d+/(?!mean_cosine$)'
-    r'|data/(?!reward_task\d+/abs_max$|observation_change_task\d+/mean$)'
+    r'|data/(?!reward_task\d+/abs_max$)'
     r'|noreduce_(?!(?:obs|value|reward|policy)_loss_task)'
 )
 """Of one task, and found in the history file and in reports; without them 26 tasks stay below 1,500 tags."""
