@@ -68,12 +68,16 @@ task and 12 healthy ones, and judges them. They are recorded under `tests/data/f
 iterations with small batches (`benchmarks/faults/record_run.py`; monitored every 5 iterations, conflict and plasticity
 every 25), and `make test` replays the rules on all of them.
 Thresholds were set on seeds 0 and 1 of eleven faults and the twelve healthy runs. Seed 2 and three kinds of fault
-were held out: nobody looked at them before the rules were final. A fault counts as found if a warning or an error
-about the right task (for faults of shared parts: of a right rule) comes after it was planted.
+were held out: no threshold was set with them. A fault counts as found if a warning or an error about the right task
+(for faults of shared parts: of a right rule) comes after it was planted.
 
 """
 
 AFTER_TABLE = """
+The threshold of `constant_data` was raised once after the held-out runs had been judged, because it spoke in a healthy
+run of `make train`; with the lower one the held-out run with constant observations was found too. What an environment
+shows reaches the batches only as the replay buffer fills with it, so that fault, and wrong rewards, are found late.
+
 A weight decay of 1,000 times the usual one is planted on a usual one of 0.01; a NaN reward behind LightZero's own check
 of its targets, which ends a run with an error of its own. The unlearnt task of `make train`, FourRooms, is no fault: it
 hardly ever meets a reward, so its value head has a small gradient, which `head_gradient_gap` tells as information.
