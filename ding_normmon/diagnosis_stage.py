@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from ding_normmon.configuration import MonitorConfig
+from ding_normmon.configuration import ConfigurationError, MonitorConfig
 from ding_normmon.control import Control
-from ding_normmon.finding import Finding
+from ding_normmon.finding import SEVERITIES, Finding
 from ding_normmon.finding_actions import FindingActions
 from ding_normmon.losses import LossCounter
 from ding_normmon.record import Record
@@ -18,7 +19,7 @@ from ding_normmon.record import Record
 if TYPE_CHECKING:
     from ding_normmon.diagnose import Rule
 
-__all__ = ['DiagnosisStage', 'FindingCallback', 'Judge', 'tell']
+__all__ = ['DiagnosisStage', 'FindingCallback', 'Judge', 'check_rules', 'tell']
 
 logger = logging.getLogger('ding_normmon')
 
@@ -36,6 +37,11 @@ class Judge(Protocol):
     @property
     def findings(self) -> Sequence[Finding]:
         """All findings ever, in their latest state."""
+        ...
+
+    @property
+    def switched_off(self) -> Mapping[str, str]:
+        """Rules that raised an exception and are not asked again, and what it was."""
         ...
 
     def observe(self, record: Record) -> Sequence[Finding]:
@@ -63,6 +69,7 @@ class DiagnosisStage:
     Example:
         >>> class Judge:
         ...     active = findings = (Finding('odd', 'warning', since=3, found=5, sentence='Odd.', advice='Wait.'),)
+        ...     switched_off = {}
         ...     def observe(self, record):
         ...         return self.active
         >>> stage = DiagnosisStage(Judge(), LossCounter())
@@ -86,6 +93,7 @@ class DiagnosisStage:
         self.active: tuple[Finding, ...] = ()
         self.findings: tuple[Finding, ...] = ()
         self.judged = 0
+        self._failed: set[str] = set()
 
     @classmethod
     def of(
@@ -105,11 +113,10 @@ class DiagnosisStage:
         if not config.diagnose:
             return cls()
         # Not imported where it is switched off.
-        import ding_normmon.diagnose as diagnose
+        from ding_normmon.diagnose import Diagnosis
 
-        if not hasattr(diagnose, 'Diagnosis'):
-            return cls()
-        judge: Judge = diagnose.Diagnosis(tasks, rules=rules, options=config.rules)
+        check_rules(config, rules)
+        judge = Diagnosis(tasks, rules=rules, options=config.rules)
         if rank != 0:
             return cls()
         return cls(judge, losses, FindingActions(config.on_finding, control, losses), config.budget)
@@ -138,6 +145,10 @@ class DiagnosisStage:
             self.active, self.findings = tuple(self._judge.active), tuple(self._judge.findings)
         except Exception as error:
             self._losses.count('diagnosis', f'a record could not be judged: {type(error).__name__}: {error}')
+        for name in self._judge.switched_off.keys() - self._failed:
+            self._failed.add(name)
+            # The judge has said so.
+            self._losses.count(f'rule_{name}', f'the rule {name} judges no more', level=logging.DEBUG)
         for finding in found:
             logger.log(_LEVELS[finding.severity], 'monitor: %s', tell(finding))
         if self._actions is not None:
@@ -147,6 +158,34 @@ class DiagnosisStage:
         if self._share is not None:
             self._rests_until = begin + spent / self._share
         return dataclasses.replace(record, findings=found)
+
+
+def check_rules(config: MonitorConfig, rules: Sequence[Rule] = ()) -> None:
+    """See to it that every rule and option that a configuration names exists.
+
+    Arguments:
+        config: has ``rules`` and ``on_finding``.
+        rules: further rules that the run will have.
+
+    Raises:
+        ConfigurationError: one does not; the message has the nearest that does.
+
+    Example:
+        >>> check_rules(MonitorConfig.read({'on_finding': {'eror': 'stop'}}))
+        Traceback (most recent call last):
+            ...
+        ding_normmon.configuration.ConfigurationError: monitor.on_finding.eror: no such severity or rule; the nearest \
+is error
+    """
+    from ding_normmon.diagnose import Diagnosis
+
+    every_rule = [rule.name for rule in Diagnosis({}, rules=rules).rules]
+    Diagnosis({}, rules=rules, options=config.rules)
+    known = [*SEVERITIES, *every_rule]
+    for name in config.on_finding if isinstance(config.on_finding, Mapping) else ():
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise ConfigurationError(f'monitor.on_finding.{name}: no such severity or rule; the nearest is {nearest}')
 
 
 class FindingCallback:

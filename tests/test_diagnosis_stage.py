@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from ding_normmon import Monitor, command_line
+from ding_normmon import ConfigurationError, Monitor, command_line
 from ding_normmon.diagnose import Rule, Sign, Window
 from ding_normmon.diagnosis_stage import DiagnosisStage, FindingCallback
 from ding_normmon.finding import Finding
@@ -103,6 +103,7 @@ class Slow:
 
     active: tuple[Finding, ...] = ()
     findings: tuple[Finding, ...] = ()
+    switched_off: ClassVar[dict[str, str]] = {}
 
     def __init__(self) -> None:
         self.seen: list[int] = []
@@ -132,6 +133,67 @@ def test_a_judge_that_fails_costs_a_count_and_nothing_else(caplog: pytest.LogCap
     records = [stage.judge(Record(iteration, {'a': 1.0})) for iteration in range(3)]
     assert [record.scalars['a'] for record in records] == [1.0] * 3
     assert losses.total == {'diagnosis': 3}
+
+
+@dataclass
+class Broken(LargeNorm):
+    """Raises in its third record."""
+
+    name: ClassVar[str] = 'broken'
+
+    def signs(self, window: Window) -> Iterable[Sign]:
+        if window.iteration == 2:
+            raise KeyError('nonsense')
+        return ()
+
+
+def test_a_rule_that_raises_is_said_and_counted_once_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Linear(3, 1)
+    config = {'monitor_norm_freq': 1, 'budget': None, 'rules': {'large_norm': {'warmup': 3}}}
+    monitor = Monitor(model, config, rules=[Broken(), LargeNorm()])
+    records = train(monitor, model)
+    assert [record.scalars.get('monitor/lost/rule_broken') for record in records] == [None, None, None, 1.0, None, None]
+    assert [[finding.rule for finding in record.findings] for record in records][3] == ['large_norm']
+    assert sum('broken' in line.getMessage() and 'switched off' in line.getMessage() for line in caplog.records) == 1
+
+
+def test_a_callback_that_raises_is_counted_and_hears_of_the_next() -> None:
+    told: list[str] = []
+
+    def callback(finding: Finding) -> None:
+        told.append(finding.rule)
+        raise OSError('no network')
+
+    model = nn.Linear(3, 1)
+    monitor = Monitor(model, {'monitor_norm_freq': 1, 'budget': None}, rules=[LargeNorm()], callback=callback)
+    records = train(monitor, model)
+    assert told == ['large_norm']
+    assert len(records) == 6
+    assert monitor.losses.total['destination_FindingCallback'] == 1
+
+
+def test_an_action_that_nobody_does_is_said_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Linear(3, 1)
+    config = {'monitor_norm_freq': 1, 'budget': None, 'on_finding': {'warning': 'checkpoint'}}
+    monitor = Monitor(model, config, rules=[LargeNorm()])
+    train(monitor, model)
+    assert monitor.losses.total['finding_checkpoint'] == 1
+    assert "monitor.control.on('checkpoint', ...)" in caplog.text
+    assert monitor.diagnosis.asked == {}
+
+
+@pytest.mark.parametrize(
+    ('config', 'message'),
+    [
+        ({'rules': {'large_nrm': False}}, r'monitor\.rules\.large_nrm: no such rule; the nearest is large_norm'),
+        ({'rules': {'large_norm': {'limt': 1.0}}}, r'monitor\.rules\.large_norm\.limt: .* the nearest is limit'),
+        ({'on_finding': {'eror': 'stop'}}, r'monitor\.on_finding\.eror: .* the nearest is error'),
+        ({'on_finding': {'large_nrm': 'stop'}}, r'monitor\.on_finding\.large_nrm: .* the nearest is large_norm'),
+    ],
+)
+def test_what_no_rule_is_called_is_refused_at_set_up(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Monitor(nn.Linear(3, 1), {'monitor_norm_freq': 1, **config}, rules=[LargeNorm()])
 
 
 @pytest.mark.parametrize(('values', 'code'), [([1.0] * 60, 0), ([1.0] * 40 + [300.0] * 20, 1)])
