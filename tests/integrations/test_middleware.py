@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import torch
 from ding.framework import task
 from ding.framework.context import OnlineRLContext
-from ding.framework.middleware import online_logger
+from ding.framework.middleware import CkptSaver, online_logger
 from ding.utils import DistributedWriter
 from easydict import EasyDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ding_normmon import ConfigurationError, GroupError, NormMonitor, init_writer
+from ding_normmon.diagnose import Rule, Sign, Window
 from ding_normmon.record import Record
 from tests.unizero.builders import random_batch, tiny_policy
 
@@ -125,3 +130,80 @@ def test_bad_configuration_is_refused_at_construction(config: Any, error: type[E
     with pytest.raises(error, match=message):
         NormMonitor(EasyDict(config), policy)
     assert '_forward_learn' not in vars(policy)
+
+
+@dataclass
+class Always(Rule):
+    """Finds something in every record."""
+
+    name: ClassVar[str] = 'always'
+    advice: ClassVar[str] = 'Nothing.'
+    confirm: int = 1
+    warmup: int = 0
+
+    def signs(self, window: Window) -> Iterable[Sign]:
+        yield Sign('It is so.', tasks=(1,))
+
+
+def judged(
+    policy: Any, folder: Path, steps: int, further: Any = (), *, on_finding: str, **arguments: Any
+) -> tuple[int, list[list[str]], Any]:
+    """Run a pipeline whose rule always finds something; return its last iteration and what its context had."""
+    init_writer(EasyDict(exp_name=str(folder)))
+    seen: list[list[str]] = []
+    config = EasyDict(monitor_norm_freq=1, budget=None, on_finding=on_finding)
+    with task.start(ctx=OnlineRLContext()):
+        monitor = NormMonitor(config, policy, rules=[Always()], **arguments)
+        task.use(monitor)
+        task.use(trainer(policy))
+        task.use(lambda ctx: seen.append([finding.rule for finding in ctx.findings]))
+        task.use(lambda ctx: time.sleep(0.02))  # the rules judge in the background
+        for middleware in further:
+            task.use(middleware)
+        task.run(max_step=steps)
+        return task.ctx.train_iter, seen, monitor
+
+
+def test_a_finding_is_on_the_context_and_stops_the_task(folder: Path) -> None:
+    policy, told = tiny_policy(2), []
+    saver = CkptSaver(policy, str(folder))
+    done, seen, _ = judged(policy, folder, 200, [saver], on_finding='stop', callback=told.append)
+    assert done < 200
+    assert seen[0] == []
+    assert seen[-1] == ['always']
+    assert [finding.tasks for finding in told] == [(1,)]
+    # DI-engine's own middleware sees that the task is finished.
+    assert (folder / 'ckpt' / 'final.pth.tar').exists()
+
+
+def test_a_finding_saves_the_policy_of_one_iteration(folder: Path) -> None:
+    policy = tiny_policy(2)
+    done, _, _ = judged(policy, folder, 30, on_finding='checkpoint')
+    assert done == 30
+    [path] = (folder / 'ckpt').glob('finding_*.pth.tar')
+    assert 0 < int(path.name.split('_')[1].split('.')[0]) < 30
+    state = torch.load(path, weights_only=False)
+    assert state.keys() == policy.learn_mode.state_dict().keys()
+
+
+def test_functions_of_the_users_stop_and_save(folder: Path) -> None:
+    policy, called = tiny_policy(2), []
+    for action in ('stop', 'checkpoint'):
+        judged(
+            policy, folder.with_name(action), 15, on_finding=action,
+            stop=lambda ctx: called.append(('stop', ctx.train_iter)),
+            checkpoint=lambda ctx: called.append(('checkpoint', ctx.train_iter)),
+        )  # fmt: skip
+    assert [action for action, _ in called] == ['stop', 'checkpoint']
+    assert all(0 < iteration < 15 for _, iteration in called)
+
+
+def test_switched_off_the_context_has_no_findings(folder: Path) -> None:
+    policy, seen = tiny_policy(2), []
+    init_writer(EasyDict(exp_name=str(folder)))
+    with task.start(ctx=OnlineRLContext()):
+        task.use(NormMonitor({'monitor_norm_freq': 1, 'diagnose': False}, policy))
+        task.use(trainer(policy))
+        task.use(lambda ctx: seen.append(ctx.findings))
+        task.run(max_step=3)
+    assert seen == [[], [], []]
