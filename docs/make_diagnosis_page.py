@@ -50,6 +50,9 @@ monitor = dict(
 )
 ```
 
+A plain word, `on_finding='stop'`, is for warnings and errors; a rule's name counts more than a severity. What stops and
+saves is said in [Many ranks](ranks.md#what-a-finding-stops-and-saves).
+
 `diagnose=False` switches all rules off. `normmon diagnose RUN` applies today's rules to a finished run: a history
 file, event files of ours, or those that LightZero's in-tree monitor wrote, as far as their tags go. Its exit code is 0
 without findings, 1 with warnings, 2 with errors, 3 where there is nothing to read.
