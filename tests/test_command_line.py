@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,9 @@ def test_a_missing_package_is_one_sentence(capsys: pytest.CaptureFixture[str], m
 def test_a_missing_table_package_is_one_sentence(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # DI-engine needs it too, and may not have been imported in this process yet.
+    importlib.import_module('ding_normmon.integrations.attachment')
+    importlib.import_module('tests.integrations.small_policies')
     monkeypatch.setitem(sys.modules, 'tabulate', None)
     code, text = normmon(capsys, monkeypatch, 'inspect', 'tests.integrations.small_policies:Policy')
     assert code == 1
