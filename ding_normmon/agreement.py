@@ -11,6 +11,7 @@ from typing import Any
 
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
 from ding_normmon.groups import Group
+from ding_normmon.sharding import counted_elements, is_sharded
 from ding_normmon.transport import Transport, TransportError, default_transport
 
 __all__ = ['Agreement', 'agree', 'announce', 'refusals_told']
@@ -47,7 +48,8 @@ def agree(
     statement = {
         'config': _config(config),
         'num_tasks': num_tasks,
-        'groups': [f'{group.key}:{sum(parameter.numel() for parameter in group.parameters)}' for group in groups],
+        'groups': [_layout(group) for group in groups],
+        'shards': {group.key: counted_elements(group) for group in groups},
         'task_ids': list(task_ids),
         'session': os.urandom(8).hex(),
     }
@@ -60,6 +62,7 @@ def agree(
             if other.get(topic) != statements[0].get(topic):
                 difference = _difference(topic, statements[0].get(topic), other.get(topic), rank)
                 raise ConfigurationError(f'monitor: ranks disagree on {difference}')
+    _check_shards(groups, [other['shards'] for other in statements])
     return Agreement(
         tuple(tuple(int(task) for task in other['task_ids']) for other in statements),
         bytes.fromhex(statements[0]['session']),
@@ -88,6 +91,22 @@ def refusals_told(transport: Transport | None = None) -> Iterator[None]:
     except Exception as error:
         announce(default_transport() if transport is None else transport, None, error)
         raise
+
+
+def _layout(group: Group) -> str:
+    sharded = any(is_sharded(parameter) for parameter in group.parameters)
+    return f'{group.key}:{sum(parameter.numel() for parameter in group.parameters)}{":sharded" if sharded else ""}'
+
+
+def _check_shards(groups: Sequence[Group], counted: Sequence[Mapping[str, int]]) -> None:
+    for group in groups:
+        whole = sum(parameter.numel() for parameter in group.parameters if is_sharded(parameter))
+        found = sum(int(of_rank[group.key]) for of_rank in counted)
+        if found != whole:
+            raise ConfigurationError(
+                f'monitor: the {len(counted)} ranks of the monitor hold {found} of the {whole} sharded elements of '
+                f'{group.key}; the device mesh has to be made of just these ranks'
+            )
 
 
 def _config(config: MonitorConfig) -> dict[str, str]:

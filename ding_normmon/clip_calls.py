@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ding_normmon.quantities.clipping import clip_coefficient
+from ding_normmon.sharding import replicated_value
 
 __all__ = ['ClipListener', 'clip_calls_observed', 'modules_of']
 
@@ -77,6 +78,8 @@ def _announced(original: Callable[..., Any], name: str, listener: ClipListener, 
 
 def _coefficient(name: str, norm: Any, max_norm: Any) -> Tensor | float | None:
     if 'norm' not in name or not isinstance(norm, (Tensor, int, float)) or not isinstance(max_norm, (int, float)):
+        return None
+    if isinstance(norm, Tensor) and replicated_value(norm) is None:
         return None
     with torch.no_grad():
         coefficient = clip_coefficient(norm, float(max_norm))

@@ -32,7 +32,7 @@ from ding_normmon.quantities.tensor_statistics import SignalError
 from ding_normmon.record import Record
 from ding_normmon.reduce import Reducer
 from ding_normmon.rows import Batch, Pending, RowBuffer, RowKey, RowTable, Vector
-from ding_normmon.sharding import refuse_sharded
+from ding_normmon.sharding import ShardedGroups, local_share, refuse_unreadable
 from ding_normmon.transport import Transport, TransportError, default_transport
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Monitor:
             self._task_ids = _checked_task_ids(num_tasks, task_ids)
             if not any(True for _ in model.parameters()):
                 raise ConfigurationError(f'monitor: {type(model).__name__} has no parameters to measure')
-            refuse_sharded(model)
+            refuse_unreadable(model)
             self.groups = find_groups(model, num_tasks, self.config.module_groups)
             description = self._describe_run()
             self.diagnosis = DiagnosisStage.of(
@@ -163,7 +163,8 @@ class Monitor:
                 raise ConfigurationError(f'monitor: two quantities have the same name: {names}')
         agreed = agree(self.transport, self.config, self.groups, num_tasks, self._task_ids)
         owner_only = {quantity.name for quantity in self.quantities if quantity.owner_only}
-        self._ownership = Ownership(num_tasks, agreed.task_ids, owner_only)
+        self._sharded = ShardedGroups(self.groups, owner_only, world_size)
+        self._ownership = Ownership(num_tasks, agreed.task_ids, owner_only, self._sharded.keys)
         self._prepare()
         self._watching = [quantity for quantity in self.quantities if quantity.every_step]
         self._off_step: InertLearnerStep = WatchedStep(self.on_clip_of_any_step) if self._watching else INERT
@@ -205,11 +206,12 @@ class Monitor:
     def _prepare(self) -> None:
         """Give every quantity its groups and its cells of the row buffer."""
         rank = self.transport.rank
+        shares = [local_share(group, self._ownership.owner(group.task_id) == rank) for group in self.groups]
         self._setup = Setup(
             model=self._model,
             config=self.config,
             groups=self.groups,
-            owned_groups=tuple(group for group in self.groups if self._ownership.owner(group.task_id) == rank),
+            owned_groups=tuple(group for group in shares if group is not None),
             num_tasks=self._num_tasks,
             task_ids=self._task_ids,
             device=next(self._model.parameters()).device,
@@ -570,7 +572,8 @@ class Monitor:
                         batch.vectors,
                     )
             if self.config.merge_train_output:
-                self._last_local = self._derive(RowTable([batch], final=False), batch.iteration)
+                local = RowTable(self._sharded.whole([batch]), final=False)
+                self._last_local = self._derive(local, batch.iteration)
             self._reducer.submit(batch)
 
     def _bytes(self, batch: Batch) -> dict[str, int]:
@@ -615,7 +618,7 @@ class Monitor:
         return record
 
     def _finish(self, iteration: int, batches: list[Batch], missing: int) -> None:
-        table = RowTable(batches, complete=missing == 0)
+        table = RowTable(self._sharded.whole(batches), complete=missing == 0)
         record = self._derive(table, iteration)
         for quantity in self.quantities:
             with self._guard(quantity, 'compare', spent={}):

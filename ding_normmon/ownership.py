@@ -29,13 +29,14 @@ class Ownership:
     Signals of a task come from whoever trains it, and those of several ranks are merged. A parameter group has one
     owner: rank 0 where it is shared, else the lowest rank that trains its task, else the rank that trained it last. A
     second report of a group would double its squared norm, so whatever another rank says of it is refused, whatever
-    that rank believes itself to own. Rows are judged by the division of their own iteration, because messages of before
-    a change arrive after it.
+    that rank believes itself to own. Of a group whose parameters are sharded every rank reports its part. Rows are
+    judged by the division of their own iteration, because messages of before a change arrive after it.
 
     Arguments:
         num_tasks: number of tasks of the whole run; None for a single-task policy.
         task_ids: global task ids of every rank, by rank.
         owner_only: names of the quantities whose rows are those of parameter groups.
+        sharded: name and task id of the groups that every rank reports its part of.
 
     Example:
         >>> ownership = Ownership(3, [[0], [1, 2]], owner_only={'gradient_norms'})
@@ -46,9 +47,14 @@ class Ownership:
     """
 
     def __init__(
-        self, num_tasks: int | None, task_ids: Sequence[Sequence[int]], owner_only: Collection[str] = ()
+        self,
+        num_tasks: int | None,
+        task_ids: Sequence[Sequence[int]],
+        owner_only: Collection[str] = (),
+        sharded: Collection[tuple[str, int | None]] = (),
     ) -> None:
         self._owner_only = frozenset(owner_only)
+        self._sharded = frozenset(sharded)
         self._has_tasks = num_tasks is not None
         trained = tuple(frozenset(ids) for ids in task_ids)
         # What nobody trains from the start is reported by rank 0.
@@ -92,7 +98,7 @@ class Ownership:
     def _may_report(self, division: _Division, rank: int, key: RowKey) -> bool:
         if key.quantity in self._owner_only:
             owner = 0 if key.task_id is None else division.owners.get(key.task_id)
-            return owner == rank
+            return owner == rank or (key.name, key.task_id) in self._sharded
         return key.task_id is None or (self._has_tasks and key.task_id in division.trained[rank])
 
 

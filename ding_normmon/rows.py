@@ -89,6 +89,7 @@ class RowTable(Mapping[RowKey, Row]):
             quantity that remembers the last record must not take notice.
 
     Attributes:
+        ranks: number of batches.
         vectors: what the ranks sent beside rows; those of one key are added up.
         memo: what a quantity has derived from this table and needs again, by its name.
     """
@@ -99,7 +100,7 @@ class RowTable(Mapping[RowKey, Row]):
         self.complete = complete
         self.final = final
         batches = list(batches)
-        self._ranks = len(batches)
+        self.ranks = len(batches)
         self._layout = self._layout_of(tuple(batch.keys for batch in batches))
         rows = np.concatenate([batch.rows for batch in batches]) if batches else np.zeros((0, 6))
         self._rows = rows[self._layout.first]
@@ -139,7 +140,7 @@ class RowTable(Mapping[RowKey, Row]):
         tells what that has cost.
         """
         cost = self.get(RowKey('own_cost', quantity, part='ms'))
-        return self.complete and (cost is None or cost[COUNT] == self._ranks)
+        return self.complete and (cost is None or cost[COUNT] == self.ranks)
 
     def of(self, quantity: str, part: str = '') -> dict[str, dict[int | None, Row]]:
         """Return the rows of one quantity as name -> task id -> row, task ids ascending.

@@ -53,9 +53,32 @@ class Mutation:
 
 SPECTRAL = ('tests/test_spectral.py',)
 DORMANCY = ('tests/test_dormancy.py',)
+SHARDING = ('tests/test_sharding.py',)
 CLIPPING = ('tests/quantities/test_clipping.py',)
 
 MUTATIONS = (
+    # -- sharded parameters
+    Mutation(
+        'an element that several ranks hold is counted by each',
+        'sharding.py',
+        'if placement.is_replicate() and position > 0:',
+        'if placement.is_replicate() and position > 9:',
+        SHARDING,
+    ),
+    Mutation(
+        'a sharded norm is shown without the share of a rank',
+        'sharding.py',
+        'if count < self._world_size}',
+        'if count < 1}',
+        SHARDING,
+    ),
+    Mutation(
+        'only the owner may report its share',
+        'ownership.py',
+        'return owner == rank or (key.name, key.task_id) in self._sharded',
+        'return owner == rank',
+        SHARDING,
+    ),
     # -- plasticity and clipping
     Mutation(
         'effective rank: eigenvalues for singular values',

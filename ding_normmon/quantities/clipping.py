@@ -13,6 +13,7 @@ from ding_normmon.learner_step import Clip, LearnerStep
 from ding_normmon.moments import COUNT, MAXIMUM, MEAN, MINIMUM, NONFINITE, Row, constant_row, device_row_of
 from ding_normmon.quantities.quantity import Quantity, Setup
 from ding_normmon.rows import RowBuffer, RowKey, RowTable
+from ding_normmon.sharding import replicated_value
 
 __all__ = ['Clipping', 'clip_coefficient']
 
@@ -23,14 +24,20 @@ _EPSILON = 1e-6
 def clip_coefficient(norm: Tensor | float, max_norm: float) -> Tensor | float:
     """Return min(1, max_norm / (norm + 1e-6)), the factor of ``torch.nn.utils.clip_grad_norm_``; NaN without a norm.
 
+    Raises:
+        ValueError: a ``DTensor`` whose value the ranks have not added up yet.
+
     >>> round(clip_coefficient(4.0, 0.5), 6)
     0.125
     >>> clip_coefficient(0.25, 0.5)
     1.0
     """
-    # An infinite norm would give 0 and look like a figure.
     if isinstance(norm, Tensor):
-        number = norm.detach().reshape(()).to(torch.float64)
+        whole = replicated_value(norm)
+        if whole is None:
+            raise ValueError('the norm is a DTensor that the ranks have not added up; pass norm.full_tensor()')
+        # An infinite norm would give 0 and look like a figure.
+        number = whole.detach().reshape(()).to(torch.float64)
         number = torch.where(torch.isfinite(number), number, torch.full_like(number, math.nan))
         return (max_norm / (number + _EPSILON)).clamp(max=1.0)
     return min(1.0, max_norm / (norm + _EPSILON)) if math.isfinite(norm) else math.nan

@@ -20,6 +20,7 @@ from ding_normmon.quantities.explained_gradient import sketch_gradients, unexpla
 from ding_normmon.quantities.quantity import Quantity, Setup
 from ding_normmon.record import Matrix
 from ding_normmon.rows import RowBuffer, RowKey, RowTable, Vector
+from ding_normmon.sharding import is_sharded
 from ding_normmon.shared_groups import has_reentrant_checkpoint, shared_parameters
 
 __all__ = ['GradientConflict', 'refuse_sharded_models']
@@ -36,19 +37,12 @@ def refuse_sharded_models(setup: Setup) -> None:
     """Raise where a rank does not hold whole parameters.
 
     Raises:
-        ConfigurationError: the model is sharded (FSDP, DTensor).
+        ConfigurationError: the model has ``DTensor`` parameters (FSDP2, tensor parallelism).
     """
-    sharded = {'FullyShardedDataParallel', 'FSDPModule'}
-    for module in setup.model.modules():
-        if sharded & {base.__name__ for base in type(module).__mro__}:
-            raise ConfigurationError(
-                'monitor.conflict_freq: gradient conflict cannot be measured under FSDP, where a backward pass per '
-                'task would gather and scatter the parameters once more per task; set conflict_freq=0'
-            )
-    if any(type(parameter.data).__name__ == 'DTensor' for parameter in setup.model.parameters()):
+    if any(map(is_sharded, setup.model.parameters())):
         raise ConfigurationError(
-            'monitor.conflict_freq: gradient conflict needs whole parameters on every rank, and this model has DTensor '
-            'parameters; set conflict_freq=0'
+            'monitor.conflict_freq: gradient conflict cannot be measured on sharded parameters (DTensor), where a '
+            'backward pass per task would gather and scatter them once more per task; set conflict_freq=0'
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from typing import ClassVar
 
 from ding_normmon.learner_step import LearnerStep
-from ding_normmon.moments import MEAN, constant_row
+from ding_normmon.moments import COUNT, MAXIMUM, constant_row
 from ding_normmon.quantities.quantity import Setup
 from ding_normmon.quantities.square_norms import SquareNorms
 from ding_normmon.rows import RowBuffer, RowKey, RowTable
@@ -111,14 +111,23 @@ class GradientNorms(SquareNorms):
 
     def absent(self, table: RowTable) -> set[tuple[str, int | None]]:
         """Return the groups that had no gradient at all, and those whose optimizer rested."""
-        without = {(name, task_id) for name, tasks in table.of(self.name, 'no_gradient').items() for task_id in tasks}
+        without = {
+            (name, task_id)
+            for name, tasks in table.of(self.name, 'no_gradient').items()
+            for task_id, row in tasks.items()
+            # Every rank speaks of its own share of a sharded group.
+            if (name, task_id) not in self.sharded_groups or row[COUNT] == table.ranks
+        }
         return without | self.unreached(table)
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the norms and what was missing."""
         yield from super().derive(table)
+        absent = self.absent(table)
         for part in ('no_gradient', 'without_gradient'):
             for name, tasks in table.of(self.name, part).items():
                 for task_id, row in tasks.items():
+                    if part == 'no_gradient' and (name, task_id) not in absent:
+                        continue
                     key = name if task_id is None else f'{name}_task{task_id}'
-                    yield f'monitor/{part}/{key}', 1.0 if part == 'no_gradient' else float(row[MEAN])
+                    yield f'monitor/{part}/{key}', 1.0 if part == 'no_gradient' else float(row[MAXIMUM])

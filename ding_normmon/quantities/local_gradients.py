@@ -17,12 +17,14 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from ding_normmon.configuration import ConfigurationError
 from ding_normmon.learner_step import LearnerStep
 from ding_normmon.moments import MAXIMUM, MEAN, MINIMUM, Row, constant_row
 from ding_normmon.quantities.gradient_norms import GradientNorms
 from ding_normmon.quantities.quantity import Quantity, Setup
 from ding_normmon.quantities.square_norms import SquareNorms
 from ding_normmon.rows import RowBuffer, RowKey, RowTable
+from ding_normmon.sharding import is_sharded
 
 __all__ = ['HeadGradientNorms', 'LocalGradients', 'SynchronisedGradientNorms', 'with_local_gradients']
 
@@ -70,7 +72,18 @@ class LocalGradients(GradientNorms):
     family = 'grad_local'
 
     def prepare(self, setup: Setup) -> int:
-        """Lay out the parameters of every shared group, on every rank."""
+        """Lay out the parameters of every shared group, on every rank.
+
+        Raises:
+            ConfigurationError: sharded parameters, of whose gradients no rank ever has its own whole.
+        """
+        for group in setup.groups:
+            if group.task_id is None and any(is_sharded(parameter) for parameter in group.parameters):
+                raise ConfigurationError(
+                    f'monitor: the policy clips the gradients of each rank before they are synchronised, and '
+                    f'{group.name} has sharded parameters (DTensor), whose gradients are synchronised in the backward '
+                    f'pass; it has to clip after it'
+                )
         return super().prepare(_shared(setup))
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from ding_normmon.learner_step import LearnerStep
-from ding_normmon.moments import COUNT, MEAN, NONFINITE, constant_row
+from ding_normmon.moments import COUNT, MAXIMUM, NONFINITE, constant_row
 from ding_normmon.quantities.square_norms import SquareNorms
 from ding_normmon.rows import RowBuffer, RowKey, RowTable
 
@@ -35,7 +35,8 @@ class ParameterNorms(SquareNorms):
         """Yield the norms and the number of trainable elements of the model and of partly frozen groups."""
         yield from super().derive(table)
         frozen = {
-            (name, task_id): row[MEAN]
+            # Of a sharded group every rank says how much of its share is frozen; the group's owner has all of it.
+            (name, task_id): row[MAXIMUM]
             for name, tasks in table.of(self.name, 'frozen').items()
             for task_id, row in tasks.items()
         }

@@ -29,7 +29,8 @@ class Setup:
         model: the model that is being trained.
         config: the monitor's configuration.
         groups: every parameter group of the model.
-        owned_groups: the groups this rank reports: shared ones on rank 0, a task's where the task is trained.
+        owned_groups: the groups this rank reports: shared ones on rank 0, a task's where the task is trained; of groups
+            with sharded parameters each rank's own share (:mod:`ding_normmon.sharding`).
         num_tasks: number of tasks of the whole run, None for a single-task policy.
         task_ids: global ids of the tasks that this rank trains.
         device: where the model lives.

@@ -14,6 +14,7 @@ from ding_normmon.learner_step import LearnerStep
 from ding_normmon.moments import COUNT, M2, MAXIMUM, NONFINITE, Row, constant_row, square_sum_row
 from ding_normmon.quantities.quantity import Quantity, Setup
 from ding_normmon.rows import RowBuffer, RowKey, RowTable
+from ding_normmon.sharding import is_sharded
 from ding_normmon.squares import SquareSums
 
 __all__ = ['RankAgreement', 'agreement_of']
@@ -43,7 +44,8 @@ class RankAgreement(Quantity):
 
     A policy that fires ``local_backward_end`` shows every rank's gradients before they are added up; the norm of the
     sum is that of :class:`~ding_normmon.quantities.gradient_norms.GradientNorms`. Only ranks that have a gradient on
-    the group count; with fewer than two there is no figure. The figures depend on which tasks share a rank.
+    the group count; with fewer than two there is no figure. The figures depend on which tasks share a rank. Where
+    gradients are added up within the backward pass (DistributedDataParallel, FSDP2) no rank ever has its own.
     """
 
     name: ClassVar[str] = 'rank_agreement'
@@ -52,7 +54,10 @@ class RankAgreement(Quantity):
     def prepare(self, setup: Setup) -> int:
         """Lay out one squared norm and one count of non-finite entries per shared parameter."""
         super().prepare(setup)
-        self._groups = [group for group in setup.groups if group.task_id is None] if setup.world_size > 1 else []
+        # Gradients of sharded parameters are added up within the backward pass, as those of DDP are.
+        shared = [group for group in setup.groups if group.task_id is None]
+        whole = [group for group in shared if not any(map(is_sharded, group.parameters))]
+        self._groups = whole if setup.world_size > 1 else []
         self._parameters = [parameter for group in self._groups for parameter in group.parameters]
         self._squares = SquareSums([parameter.detach() for parameter in self._parameters]) if self._groups else None
         return 2 * len(self._parameters)

@@ -8,12 +8,14 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from ding_normmon.groups import Group
 from ding_normmon.moments import COUNT, EMPTY, M2, NONFINITE, Row, constant_row, merge_rows, norm, square_sum_row, std
 from ding_normmon.quantities.quantity import Quantity, Setup
 from ding_normmon.rows import RowKey, RowTable
+from ding_normmon.sharding import counted_part, is_sharded
 from ding_normmon.squares import SquareSums
 
 __all__ = ['SquareNorms']
@@ -26,7 +28,7 @@ class _Span:
     group: Group
     start: int
     stop: int
-    numel: int
+    sharded: bool
 
 
 class SquareNorms(Quantity):
@@ -34,6 +36,7 @@ class SquareNorms(Quantity):
 
     Attributes:
         family: first part of the metric names, ``norm`` or ``grad``.
+        sharded_groups: name and task id of the groups of which every rank reports its share.
     """
 
     owner_only: ClassVar[bool] = True
@@ -47,12 +50,17 @@ class SquareNorms(Quantity):
         for group in setup.owned_groups:
             start = len(self.parameters)
             self.parameters += group.parameters
-            numel = sum(parameter.numel() for parameter in group.parameters)
-            self.spans.append(_Span(group, start, len(self.parameters), numel))
-        templates = [parameter.detach() for parameter in self.parameters]
+            sharded = any(is_sharded(parameter) for parameter in group.parameters)
+            self.spans.append(_Span(group, start, len(self.parameters), sharded))
+        self.sharded_groups = frozenset((g.name, g.task_id) for g in setup.groups if any(map(is_sharded, g.parameters)))
+        self._sharded = [index for index, parameter in enumerate(self.parameters) if is_sharded(parameter)]
+        nothing = torch.zeros(0, device=setup.device)
+        parts = [counted_part(parameter) for parameter in self.parameters]
+        templates = [nothing if part is None else part.detach() for part in parts]
         self.squares = SquareSums(templates)
         self._starts = np.array([span.start for span in self.spans], dtype=np.intp)
-        self._numels = np.array([span.numel for span in self.spans], dtype=np.float64)
+        self._elements = [template.numel() for template in templates]
+        self._numels = np.array([sum(self._elements[span.start : span.stop]) for span in self.spans], dtype=np.float64)
         self._keys = [RowKey(self.name, span.group.name, span.group.task_id) for span in self.spans]
         return 2 * len(self.parameters)
 
@@ -65,12 +73,19 @@ class SquareNorms(Quantity):
     def square(self, tensors: Sequence[Tensor | None], scale: Tensor | float = 1.0) -> None:
         """Write the sums of squares of one tensor per parameter (None counts as nothing) into the cells."""
         if self.parameters:
-            self.squares(tensors, self.sums, self.nonfinite)
+            self.squares(self._counted(tensors) if self._sharded else tensors, self.sums, self.nonfinite)
             # A scale that lies on the device is not looked at: that would wait for the device.
             if isinstance(scale, Tensor):
                 self.sums.div_(scale.double()).div_(scale.double())
             elif scale != 1.0:
                 self.sums.mul_(1.0 / scale / scale)
+
+    def _counted(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+        counted = list(tensors)
+        for index in self._sharded:
+            tensor = tensors[index]
+            counted[index] = None if tensor is None else counted_part(tensor)
+        return counted
 
     def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
         """Yield one row per group, and per parameter where asked for."""
@@ -91,13 +106,14 @@ class SquareNorms(Quantity):
             if self.setup.config.detail == 'parameter':
                 for index in self._largest(sums, span):
                     path = group.paths[index - span.start]
-                    count = self.parameters[index].numel() - nonfinite[index]
+                    count = self._elements[index] - nonfinite[index]
                     row = square_sum_row(count, sums[index], nonfinite[index])
                     yield RowKey(self.name, group.name, group.task_id, f'parameter:{path}'), row
 
     def _largest(self, sums: npt.NDArray[np.float64], span: _Span) -> Sequence[int]:
         indices = range(span.start, span.stop)
-        if self.setup.config.top_k is None:
+        # The largest shards are not those of the largest parameters: rank 0 chooses.
+        if self.setup.config.top_k is None or span.sharded:
             return indices
         return sorted(indices, key=lambda index: (-sums[index], index))[: self.setup.config.top_k]
 
@@ -135,10 +151,14 @@ class SquareNorms(Quantity):
         return set()
 
     def _per_parameter(self, table: RowTable, absent: set[tuple[str, int | None]]) -> Iterator[tuple[str, float]]:
+        found: dict[str, list[tuple[float, str]]] = {}
         for key in table:
             if key.quantity != self.name or (key.name, key.task_id) in absent:
                 continue
             path = key.part.removeprefix('parameter:')
             if path != key.part and key._replace(part=f'absent:{path}') not in table:
                 group = key.name if key.task_id is None else f'{key.name}_task{key.task_id}'
-                yield f'{self.family}/{group}/{path.replace(".", "/")}', norm(table[key])
+                found.setdefault(group, []).append((norm(table[key]), path.replace('.', '/')))
+        for group, norms in found.items():
+            for value, path in sorted(norms, key=lambda entry: -entry[0])[: self.setup.config.top_k]:
+                yield f'{self.family}/{group}/{path}', value

@@ -14,6 +14,7 @@ from ding_normmon.moments import Row
 from ding_normmon.quantities.presence import Presence
 from ding_normmon.quantities.quantity import Quantity
 from ding_normmon.rows import RowBuffer, RowKey, RowTable
+from ding_normmon.sharding import is_sharded
 
 __all__ = ['SignalError', 'TensorStatistics', 'align_mask']
 
@@ -81,6 +82,8 @@ class TensorStatistics(Quantity):
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             raise SignalError(f'{name}: expected a floating-point tensor, got {got}')
+        if is_sharded(tensor):
+            raise SignalError(f'{name}: a DTensor; publish what this rank has of it, {name}.to_local()')
         if mask is not None and not isinstance(mask, Tensor):
             raise SignalError(f'{name}: expected a mask that is a tensor, got {type(mask).__name__}')
         if tensor.device.type != rows.device.type:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,6 +18,7 @@ from ding_normmon.learner_step import LearnerStep
 from ding_normmon.moments import COUNT, M2, NONFINITE, Row, constant_row, square_sum_row
 from ding_normmon.quantities.quantity import Quantity, Setup
 from ding_normmon.rows import RowBuffer, RowKey, RowTable, Vector
+from ding_normmon.sharding import counted_part, is_sharded
 from ding_normmon.shared_groups import shared_parameters
 from ding_normmon.sketch import ChunkTable, Sketch
 
@@ -28,7 +29,10 @@ logger = logging.getLogger('ding_normmon')
 
 @dataclass
 class _Moving:
-    """A group whose step is measured; ``copies`` are the weights before it, ``before`` their sketch where none fit."""
+    """A group whose step is measured; ``copies`` are the weights before it, ``before`` their sketch where none fit.
+
+    ``parameters`` are those of which this rank counts elements.
+    """
 
     name: str
     task_id: int | None
@@ -37,6 +41,10 @@ class _Moving:
     travels: bool
     copies: list[Tensor]
     before: Tensor | None
+
+    def weights(self) -> list[Tensor]:
+        """Return what this rank counts of the parameters."""
+        return _counted(self.parameters)
 
 
 class Updates(Quantity):
@@ -69,13 +77,16 @@ class Updates(Quantity):
         if setup.config.update_freq == 0:
             return 0
         size, device = setup.config.sketch_size, setup.device
-        shared = shared_parameters(setup) if setup.rank == 0 else None
+        # Of a sharded model there are no gradients by task to compare a step with, hence no sketches.
+        sharded = any(map(is_sharded, setup.model.parameters()))
+        shared = shared_parameters(setup) if setup.rank == 0 and not sharded else None
         plans = {group.name: group for group in (shared.groups if shared else ())}
         for group in setup.owned_groups:
             if group.task_id is None and group.name in plans:
                 continue
-            sketch = Sketch([parameter.numel() for parameter in group.parameters], size, device, self._tables)
-            self._moving.append(_Moving(group.name, group.task_id, group.parameters, sketch, False, [], None))
+            counted = tuple(parameter for parameter in group.parameters if counted_part(parameter) is not None)
+            sketch = Sketch([weight.numel() for weight in _counted(counted)], size, device, self._tables)
+            self._moving.append(_Moving(group.name, group.task_id, counted, sketch, False, [], None))
         for plan in plans.values():
             assert shared is not None
             parameters = tuple(shared.parameters[index] for index in plan.indices)
@@ -87,12 +98,13 @@ class Updates(Quantity):
     def _allocate(self, budget: int) -> int:
         used, sketched = 0, []
         copies: dict[int, Tensor] = {}
-        for group in sorted(self._moving, key=lambda group: sum(p.nbytes for p in group.parameters)):
-            fresh = sum(parameter.nbytes for parameter in group.parameters if id(parameter) not in copies)
+        for group in sorted(self._moving, key=lambda group: sum(weight.nbytes for weight in group.weights())):
+            named = list(zip(group.parameters, group.weights(), strict=True))
+            fresh = sum(weight.nbytes for parameter, weight in named if id(parameter) not in copies)
             if used + fresh <= budget:
-                for parameter in group.parameters:
+                for parameter, weight in named:
                     if id(parameter) not in copies:
-                        copies[id(parameter)] = torch.empty_like(parameter, requires_grad=False)
+                        copies[id(parameter)] = torch.empty_like(weight, requires_grad=False)
                 group.copies = [copies[id(parameter)] for parameter in group.parameters]
                 used += fresh
             else:
@@ -101,7 +113,7 @@ class Updates(Quantity):
                 sketched.append(group.name)
         self._copies = list(copies.values())
         originals = {id(parameter): parameter for group in self._moving for parameter in group.parameters}
-        self._originals: list[Tensor] = [originals[key] for key in copies]
+        self._copied = [originals[key] for key in copies]
         logger.info(
             'monitor: updates keep %.1f MB of weights%s',
             used / 1e6,
@@ -132,10 +144,10 @@ class Updates(Quantity):
                 return
             self._begun = True
             if self._copies:
-                torch._foreach_copy_(self._copies, self._originals)
+                torch._foreach_copy_(self._copies, _counted(self._copied))
             for index, group in enumerate(self._moving):
                 if group.before is not None:
-                    group.sketch(group.parameters, group.before, self.squares[index, 0])
+                    group.sketch(group.weights(), group.before, self.squares[index, 0])
             return
         if not self._begun:
             raise RuntimeError('step_end without a backward_end')
@@ -145,7 +157,7 @@ class Updates(Quantity):
                 self.squares[index, 0].copy_(_square(group.copies))
         # `copies` become w - w', once each, also those that two groups share.
         if self._copies:
-            torch._foreach_sub_(self._copies, self._originals)
+            torch._foreach_sub_(self._copies, _counted(self._copied))
         start = 0
         for index, group in enumerate(self._moving):
             moved = self.squares[index, 1]
@@ -157,7 +169,7 @@ class Updates(Quantity):
             if group.copies:
                 group.sketch(group.copies, out, moved)
             elif group.before is not None:
-                group.sketch(group.parameters, out)
+                group.sketch(group.weights(), out)
                 torch.sub(group.before, out, out=out)
                 moved.copy_(torch.dot(out, out))
             if group.travels:
@@ -224,3 +236,9 @@ def _square(tensors: list[Tensor]) -> Tensor:
         for piece in tensor.detach().reshape(-1).split(1 << 17):
             total += piece.to(torch.float64).square_().sum()
     return total
+
+
+def _counted(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    """Return what this rank holds of the parameters of which it counts elements."""
+    parts = [counted_part(parameter) for parameter in parameters]
+    return [part for part in parts if part is not None]

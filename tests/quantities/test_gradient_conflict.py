@@ -231,18 +231,6 @@ def test_losses_that_are_not_given_are_missed_once(caplog: pytest.LogCaptureFixt
     assert len(said) == 1
 
 
-def test_a_sharded_model_is_refused() -> None:
-    class FSDPModule:
-        pass
-
-    class Sharded(Shared, FSDPModule):
-        pass
-
-    with pytest.raises(ConfigurationError, match=r'cannot be measured under FSDP.*conflict_freq=0'):
-        Monitor(Sharded(), {'monitor_norm_freq': 1}, num_tasks=2, quantities=[GradientConflict()])
-    Monitor(Sharded(), {'monitor_norm_freq': 1, 'conflict_freq': 0}, num_tasks=2, quantities=[GradientConflict()])
-
-
 @pytest.mark.parametrize(
     ('key', 'value'),
     [('conflict_freq', -1), ('conflict_freq', 7), ('conflict_exact', 'yes'), ('sketch_size', 100), ('sketch_size', 0)],
