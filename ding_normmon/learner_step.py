@@ -77,6 +77,7 @@ class InertLearnerStep:
 
     __slots__ = ()
     due = False
+    reads_parts = False
     iteration = -1
 
     def publish(self, name: str, tensor: Tensor | None, task_id: int | None = None, mask: Tensor | None = None) -> None:
@@ -150,6 +151,8 @@ class LearnerStep(InertLearnerStep):
         'listener',
         'losses',
         'parts',
+        'publishes_output',
+        'reads_parts',
         'replace_gradients',
     )
     due = True
@@ -160,6 +163,10 @@ class LearnerStep(InertLearnerStep):
         self.losses: Mapping[int, Tensor] | None = None
         self.parts: Mapping[int, Mapping[str, Tensor]] | None = None
         self.averaged_over = 1
+        self.reads_parts = True
+        """Whether anybody reads ``parts`` at ``forward_end``; a policy that makes them for that alone need not."""
+        self.publishes_output = False
+        """Whether the tensor that is being published has come out of the graph that will be differentiated."""
         self.fired: list[str] = []
         self.gradient_scale: Tensor | float = 1.0
         self.gradients_of: Collection[int] | None = None
@@ -181,7 +188,10 @@ class LearnerStep(InertLearnerStep):
         """
         if tensor is not None:
             with torch.no_grad():
-                value = tensor.detach() if isinstance(tensor, Tensor) else tensor
+                value = tensor
+                if isinstance(tensor, Tensor):
+                    self.publishes_output = tensor.grad_fn is not None
+                    value = tensor.detach()
                 self.listener.on_publish(name, value, task_id, mask)
 
     def publish_loss(self, name: str, value: Tensor | float, task_id: int | None = None) -> None:

@@ -334,6 +334,7 @@ class Monitor:
             self._activate([quantity for quantity in self.quantities if self._is_active(quantity, iteration)])
         self._spent = {}
         step = LearnerStep(iteration, self)
+        step.reads_parts = self._forward and any(quantity.reads_parts for quantity in self._active)
         for quantity in self._active if self._forward else ():
             quantity.extra_backward = 0
             with self._guard(quantity, 'begin', measuring=True):
@@ -589,6 +590,7 @@ class Monitor:
 
     def _unpack(self, pending: Pending) -> Batch:
         rows, cells = self._buffer.read(pending)
+        tables = [rows]
         keys = list(pending.keys)
         vectors: dict[RowKey, Vector] = {
             key: vector
@@ -600,12 +602,13 @@ class Monitor:
                 continue
             if any(point in pending.fired for point in quantity.hook_points):
                 with self._guard(quantity, 'unpack', spent=pending.spent):
-                    for key, row in quantity.unpack(cells[span]):
-                        rows.append(row.reshape(6))
-                        keys.append(key)
+                    own_keys, own_rows = quantity.unpack_rows(cells[span])
+                    if own_rows.shape != (len(own_keys), 6):
+                        raise ValueError(f'{len(own_keys)} keys for rows of shape {own_rows.shape}')
+                    keys.extend(own_keys)
+                    tables.append(own_rows)
                     vectors.update(quantity.unpack_vectors(cells[span]))
-        table = np.array(rows, dtype=np.float64).reshape(-1, 6)
-        return Batch(pending.iteration, tuple(keys), table, vectors)
+        return Batch(pending.iteration, tuple(keys), np.concatenate(tables), vectors)
 
     def _derive(self, table: RowTable, iteration: int) -> Record:
         record = Record(iteration)

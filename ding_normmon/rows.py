@@ -7,7 +7,7 @@ copy that nobody waits for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -176,7 +176,7 @@ class Pending:
     Arguments:
         iteration: 0-based learner iteration that was measured.
         keys: what each row is.
-        rows: each row, or where it stands in the buffer.
+        rows: tables of rows in the order of the keys, or where a single row stands in the buffer.
         slot: the host memory that the copy goes to; None where the rows are on the host already.
         fired: the hook points that were measured.
         failed: the quantities that failed at one of them; what their cells hold is not of this step.
@@ -269,9 +269,9 @@ class RowBuffer:
         if tuple(row.shape) != (6,):
             raise ValueError(f'expected a row of 6 columns, got shape {tuple(row.shape)}')
         if not isinstance(row, Tensor):
-            self._rows.append(row)
+            self._rows.append(row.reshape(1, 6))
         elif self.on_host:
-            self._rows.append(row.numpy().astype(np.float64))
+            self._rows.append(row.numpy().astype(np.float64).reshape(1, 6))
         else:
             self._make_room(1)
             start = self._cells + self._used * 6
@@ -279,6 +279,17 @@ class RowBuffer:
             self._rows.append(self._used)
             self._used += 1
         self._keys.append(key)
+
+    def write_rows(self, keys: Sequence[RowKey], table: Row) -> None:
+        """Write several rows that are on the host already, shape (len(keys), 6).
+
+        Raises:
+            ValueError: a table of another shape.
+        """
+        if table.shape != (len(keys), 6):
+            raise ValueError(f'expected {len(keys)} rows of 6 columns, got shape {table.shape}')
+        self._rows.append(table)
+        self._keys.extend(keys)
 
     def write_vector(self, key: RowKey, vector: Vector | Tensor) -> None:
         """Write what six columns cannot hold, a float64 vector whose length need not be known before.
@@ -323,14 +334,13 @@ class RowBuffer:
             slot.event.record()
         return Pending(self._iteration, self._keys, self._rows, slot, vectors=self._vectors)
 
-    def read(self, pending: Pending) -> tuple[list[Row], Row]:
-        """Return the rows and the raw cells of a step that has arrived, and free its slot; ``pending.vectors`` are on
-        the host afterwards."""
+    def read(self, pending: Pending) -> tuple[Row, Row]:
+        """Return the rows, shape (len(keys), 6), and the raw cells of a step that has arrived, and free its slot;
+        ``pending.vectors`` are on the host afterwards."""
         if pending.slot is None:
-            return [row for row in pending.rows if not isinstance(row, int)], self.storage[: self._cells].numpy()
+            return _joined(pending.rows, None), self.storage[: self._cells].numpy()
         host = pending.slot.host.numpy()
-        table = host[self._cells :].reshape(-1, 6)
-        rows = [table[row].copy() if isinstance(row, int) else row for row in pending.rows]
+        rows = _joined(pending.rows, host[self._cells :].reshape(-1, 6))
         for key, place in pending.vectors.items():
             if isinstance(place, tuple):
                 start = self._cells + 6 * place[0]
@@ -339,3 +349,13 @@ class RowBuffer:
         if len(pending.slot.host) == len(self.storage):
             self._free.append(pending.slot)
         return rows, cells
+
+
+def _joined(rows: Sequence[Row | int], table: Row | None) -> Row:
+    tables = []
+    for entry in rows:
+        if isinstance(entry, np.ndarray):
+            tables.append(entry)
+        elif table is not None:
+            tables.append(table[entry : entry + 1])
+    return np.concatenate(tables) if tables else np.zeros((0, 6))

@@ -97,6 +97,8 @@ class LocalGradients(GradientNorms):
     def finish(self, rows: RowBuffer) -> None:
         """Write nothing further: what was missing is in the cells."""
 
+    unpack_rows = Quantity.unpack_rows
+
     def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
         """Yield this rank's norm of every group as one number."""
         middle = len(self.parameters)

@@ -40,6 +40,7 @@ class LossContributions(Quantity):
         config = setup.config
         self.frequency = config.conflict_freq or 0
         self._off = config.conflict_freq == 0 or not config.conflict_by_loss
+        self.reads_parts = not self._off
         self._said = False
         self._searched: set[int] = set()
         if not self._off:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -69,6 +69,7 @@ class Quantity:
         owner_only: whether its rows are those of parameter groups, which only the rank that owns a group may report
             (``Setup.owned_groups``).
         stretchable: whether the monitor may measure it less often to stay under ``budget``.
+        reads_parts: whether it reads ``step.parts``, the terms of the losses, which policies make for nobody else.
         every_step: whether it has to hear of every learner step, monitored or not (:meth:`on_clip_of_any_step`).
         frequency: learner iterations between two measurements, a multiple of ``monitor_norm_freq``; 0 for every
             monitored iteration. Set in :meth:`prepare`.
@@ -81,6 +82,7 @@ class Quantity:
     owner_only: ClassVar[bool] = False
     stretchable: ClassVar[bool] = False
     every_step: bool = False
+    reads_parts: bool = False
     frequency: int = 0
     extra_backward: int = 0
     hook_milliseconds: float = 0.0
@@ -127,6 +129,14 @@ class Quantity:
     def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
         """Yield rows made from the raw cells after they have reached the host; only if measured in this step."""
         yield from ()
+
+    def unpack_rows(self, cells: npt.NDArray[np.float64]) -> tuple[Sequence[RowKey], Row]:
+        """Return what :meth:`unpack` yields, as keys and a table of shape (len(keys), 6).
+
+        A quantity with hundreds of rows may have them as a table already.
+        """
+        pairs = list(self.unpack(cells))
+        return [key for key, _ in pairs], np.array([row for _, row in pairs], dtype=np.float64).reshape(-1, 6)
 
     def unpack_vectors(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Vector]]:
         """Yield vectors made from the raw cells: copies, of one dimension, float32 or float64, not empty.

@@ -61,7 +61,8 @@ class SquareNorms(Quantity):
         self._starts = np.array([span.start for span in self.spans], dtype=np.intp)
         self._elements = [template.numel() for template in templates]
         self._numels = np.array([sum(self._elements[span.start : span.stop]) for span in self.spans], dtype=np.float64)
-        self._keys = [RowKey(self.name, span.group.name, span.group.task_id) for span in self.spans]
+        self._keys = tuple(RowKey(self.name, span.group.name, span.group.task_id) for span in self.spans)
+        self._empty = np.tile(EMPTY, (len(self.spans), 1))
         return 2 * len(self.parameters)
 
     def bind(self, cells: Tensor) -> None:
@@ -87,28 +88,33 @@ class SquareNorms(Quantity):
             counted[index] = None if tensor is None else counted_part(tensor)
         return counted
 
-    def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
-        """Yield one row per group, and per parameter where asked for."""
+    def unpack_rows(self, cells: npt.NDArray[np.float64]) -> tuple[Sequence[RowKey], Row]:
+        """Return one row per group, and per parameter where asked for."""
         if not self.parameters:
-            return
+            return (), np.zeros((0, 6))
         middle = len(self.parameters)
         sums, nonfinite = cells[:middle], cells[middle : 2 * middle]
-        group_sums = np.add.reduceat(sums, self._starts)
         group_nonfinite = np.add.reduceat(nonfinite, self._starts)
         # The rows of all groups at once, as `square_sum_row` makes them one by one.
-        table = np.tile(EMPTY, (len(self.spans), 1))
+        table = self._empty.copy()
         table[:, COUNT] = self._numels - group_nonfinite
-        table[:, M2] = group_sums
+        table[:, M2] = np.add.reduceat(sums, self._starts)
         table[:, NONFINITE] = group_nonfinite
-        for span, key, group_row in zip(self.spans, self._keys, table, strict=True):
+        if self.setup.config.detail != 'parameter':
+            return self._keys, table
+        pairs = list(self._unpack_parameters(sums, nonfinite))
+        return (*self._keys, *(key for key, _ in pairs)), np.concatenate([table, np.stack([row for _, row in pairs])])
+
+    def _unpack_parameters(
+        self, sums: npt.NDArray[np.float64], nonfinite: npt.NDArray[np.float64]
+    ) -> Iterator[tuple[RowKey, Row]]:
+        for span in self.spans:
             group = span.group
-            yield key, group_row
-            if self.setup.config.detail == 'parameter':
-                for index in self._largest(sums, span):
-                    path = group.paths[index - span.start]
-                    count = self._elements[index] - nonfinite[index]
-                    row = square_sum_row(count, sums[index], nonfinite[index])
-                    yield RowKey(self.name, group.name, group.task_id, f'parameter:{path}'), row
+            for index in self._largest(sums, span):
+                path = group.paths[index - span.start]
+                count = self._elements[index] - nonfinite[index]
+                row = square_sum_row(count, sums[index], nonfinite[index])
+                yield RowKey(self.name, group.name, group.task_id, f'parameter:{path}'), row
 
     def _largest(self, sums: npt.NDArray[np.float64], span: _Span) -> Sequence[int]:
         indices = range(span.start, span.stop)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
+import numpy as np
 from torch import Tensor
 
-from ding_normmon.moments import MEAN, constant_row, device_row_of
+from ding_normmon.learner_step import LearnerStep
+from ding_normmon.moments import COUNT, MAXIMUM, MEAN, MINIMUM, constant_row, device_row_of
 from ding_normmon.quantities.quantity import Quantity
 from ding_normmon.rows import RowBuffer, RowKey, RowTable
 
@@ -18,14 +20,44 @@ class TaskLosses(Quantity):
     """The per-task losses of every rank under the names the policy gave them: ``noreduce_obs_loss_task3``."""
 
     name: ClassVar[str] = 'task_losses'
+    hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[str, int | None], float] = {}
+        self._keys: tuple[RowKey, ...] = ()
+        self._rows: RowBuffer | None = None
 
     def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None, rows: RowBuffer) -> None:
-        """Write the row of one number."""
-        key = RowKey(self.name, name, task_id)
+        """Take a number; on an accelerator write its row at once."""
         if isinstance(value, Tensor) and not rows.on_host:
-            rows.write(key, device_row_of(value))
+            rows.write(RowKey(self.name, name, task_id), device_row_of(value))
         else:
-            rows.write(key, constant_row(float(value)))
+            self._values[name, task_id] = float(value)
+            self._rows = rows
+
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        """Write the rows of all numbers."""
+        self._write(rows)
+
+    def _write(self, rows: RowBuffer) -> None:
+        if not self._values:
+            return
+        names, self._values = self._values, {}
+        if [key[1:3] for key in self._keys] != list(names):
+            self._keys = tuple(RowKey(self.name, name, task_id) for name, task_id in names)
+        values = np.array(list(names.values()))
+        table = np.zeros((len(values), 6))
+        table[:, COUNT] = 1.0
+        table[:, MEAN] = table[:, MINIMUM] = table[:, MAXIMUM] = values
+        for index in np.flatnonzero(~np.isfinite(values)):
+            table[index] = constant_row(values[index])
+        rows.write_rows(self._keys, table)
+
+    def release(self) -> None:
+        """Write what was published in a step that had no end of its forward pass, or after it."""
+        if self._rows is not None:
+            self._write(self._rows)
+        self._rows = None
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield ``{name}_task{i}``; a loss that was NaN or infinite is a count instead."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from ding.utils import POLICY_REGISTRY
@@ -49,6 +49,22 @@ from ding_normmon.unizero.task_metrics import (
 from ding_normmon.unizero.task_spec import TaskSpec, check_task_ids
 
 __all__ = ['UniZeroMultitaskPolicy']
+
+
+class _TaskLoss(NamedTuple):
+    """What a task's forward pass has come to.
+
+    Arguments:
+        loss: weighted, with its graph.
+        metrics: scalars by name, detached.
+        terms: what the loss is made of, weighted, with their graphs; only where somebody reads them.
+        mask: (B, T), true where a step is data and not padding.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    terms: dict[str, Tensor]
+    mask: Tensor
 
 
 class UniZeroMultitaskPolicy(ActingPolicy):
@@ -178,11 +194,17 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         losses: dict[int, Tensor] = {}
         parts: dict[int, dict[str, Tensor]] = {}
         metrics: dict[str, Tensor] = {}
+        masks: dict[int, Tensor] = {}
         for current_batch, target_batch, task_id in data:
-            loss, values, terms = self._task_loss(step, current_batch, target_batch, task_id)
-            losses[task_id] = loss / present
-            parts[task_id] = {name: term / present for name, term in terms.items()}
-            metrics.update(values)
+            found = self._task_loss(step, current_batch, target_batch, task_id)
+            losses[task_id] = found.loss / present
+            parts[task_id] = {name: term / present for name, term in found.terms.items()}
+            metrics.update({f'{name}_task{task_id}': value for name, value in found.metrics.items()})
+            masks[task_id] = found.mask
+        if step.due:
+            # Of all tasks one after the other: among their forward passes it would cost four times as much.
+            for current_batch, target_batch, task_id in data:
+                publish_data(step, current_batch, target_batch, masks[task_id], task_id)
         step.forward_end(losses, parts)
         parts.clear()
         if losses:
@@ -228,8 +250,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         current_batch: Sequence[NDArray[Any]],
         target_batch: Sequence[NDArray[Any]],
         task_id: int,
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Return a task's weighted loss with its graph, its metrics by their full names, and its terms if measured."""
+    ) -> _TaskLoss:
         world_model, target = self._learn_model.world_model, self._target_model.world_model
         weight = world_model.task_embedding.weight
         batch = prepare_task_batch(
@@ -244,15 +265,13 @@ class UniZeroMultitaskPolicy(ActingPolicy):
             result = world_model.compute_loss(batch, target.tokenizer, self.inverse_scalar_transform_handle)
             if kept is not None:
                 publish_training_tensors(step, kept, batch['mask_padding'], task_id)
-                publish_data(step, current_batch, target_batch, batch['mask_padding'], task_id)
         metrics = task_metrics(result, batch)
         for name, value in metrics.items():
             step.publish_loss(name, value, task_id)
         weights = self._cfg.task_loss_weight
         weight_of_task = 1.0 if weights is None else weights[task_id]
-        parts = {name: term * weight_of_task for name, term in loss_terms(result).items()} if step.due else {}
-        named = {f'{name}_task{task_id}': value for name, value in metrics.items()}
-        return result.loss_total * weight_of_task, named, parts
+        terms = {name: term * weight_of_task for name, term in loss_terms(result).items()} if step.reads_parts else {}
+        return _TaskLoss(result.loss_total * weight_of_task, metrics, terms, batch['mask_padding'])
 
     def _count_skipped_step(self, norm: float) -> None:
         if not self.skipped_steps:

@@ -76,12 +76,14 @@ def test_heads_and_optimizer_state_of_absent_tasks_stay_as_they_are() -> None:
 def test_the_task_embedding_tells_tasks_apart() -> None:
     policy = tiny_policy(2, model={'world_model_cfg': {'share_head': True}})
     embeddings = policy._model.world_model.task_embedding
-    loss = [policy._task_loss(policy.learner_step, *random_batch(policy, 0, 0)[:2], task)[0].item() for task in (0, 1)]
+    batch = random_batch(policy, 0, 0)[:2]
+    loss = [policy._task_loss(policy.learner_step, *batch, task).loss.item() for task in (0, 1)]
     assert loss[0] != loss[1]
     with torch.no_grad():
         embeddings.weight.zero_()
     policy._target_model.load_state_dict(policy._model.state_dict())
-    loss = [policy._task_loss(policy.learner_step, *random_batch(policy, 0, 0)[:2], task)[0].item() for task in (0, 1)]
+    batch = random_batch(policy, 0, 0)[:2]
+    loss = [policy._task_loss(policy.learner_step, *batch, task).loss.item() for task in (0, 1)]
     assert loss[0] == loss[1]
 
 
