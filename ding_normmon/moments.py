@@ -38,6 +38,7 @@ __all__ = [
     'EMPTY',
     'abs_max',
     'constant_row',
+    'constant_rows',
     'device_row_of',
     'mean',
     'merge',
@@ -76,6 +77,20 @@ def constant_row(value: float) -> Row:
     if not math.isfinite(value):
         return np.array([0.0, 0.0, 0.0, math.inf, -math.inf, 1.0])
     return np.array([1.0, value, 0.0, value, value, 0.0])
+
+
+def constant_rows(values: npt.NDArray[np.float64]) -> Row:
+    """Return the rows of many single numbers, each as :func:`constant_row` has it, shape (len(values), 6).
+
+    >>> constant_rows(np.array([3.0, math.nan])).tolist()
+    [[1.0, 3.0, 0.0, 3.0, 3.0, 0.0], [0.0, 0.0, 0.0, inf, -inf, 1.0]]
+    """
+    table = np.zeros((len(values), 6))
+    table[:, COUNT] = 1.0
+    table[:, MEAN] = table[:, MINIMUM] = table[:, MAXIMUM] = values
+    for index in np.flatnonzero(~np.isfinite(values)):
+        table[index] = constant_row(values[index])
+    return table
 
 
 def square_sum_row(count: float, square_sum: float, nonfinite: float = 0.0) -> Row:

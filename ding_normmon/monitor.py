@@ -6,7 +6,7 @@ import contextlib
 import logging
 import operator
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,6 +29,7 @@ from ding_normmon.publish.courier import Courier
 from ding_normmon.publish.destination import Destination, RunDescription
 from ding_normmon.quantities import OwnCost, Quantity, Setup, preset_quantities
 from ding_normmon.quantities.tensor_statistics import SignalError
+from ding_normmon.quantity_calls import QuantityCalls
 from ding_normmon.record import Record
 from ding_normmon.reduce import Reducer
 from ding_normmon.rows import Batch, Pending, RowBuffer, RowKey, RowTable, Vector
@@ -166,8 +167,7 @@ class Monitor:
         self._sharded = ShardedGroups(self.groups, owner_only, world_size)
         self._ownership = Ownership(num_tasks, agreed.task_ids, owner_only, self._sharded.keys)
         self._prepare()
-        self._watching = [quantity for quantity in self.quantities if quantity.every_step]
-        self._off_step: InertLearnerStep = WatchedStep(self.on_clip_of_any_step) if self._watching else INERT
+        self._off_step: InertLearnerStep = WatchedStep(self.on_clip_of_any_step) if self.watches_every_step else INERT
         self._agenda = self.control.agenda
         self.control.on('schedule', self._reschedule)
         # The decision takes effect before the step that is about to begin.
@@ -226,8 +226,7 @@ class Monitor:
                     f'monitor: {quantity.name} every {quantity.frequency} iterations is no multiple of '
                     f'monitor_norm_freq, {self.config.monitor_norm_freq}'
                 )
-        self._spent: dict[str, float] = {}
-        self._activate(self.quantities)
+        self._calls = QuantityCalls(self.quantities, self.losses, self._mistake)
         self._buffer = RowBuffer(self._setup.device, cells=sum(sizes))
         self._spans = [slice(stop - size, stop) for size, stop in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
         for quantity, span in zip(self.quantities, self._spans, strict=True):
@@ -289,12 +288,6 @@ class Monitor:
         _, name, factor = str(decision.action).split()
         self._factors[name] = int(factor)
 
-    def _activate(self, quantities: Sequence[Quantity]) -> None:
-        self._active = list(quantities)
-        # Most quantities listen to few of the calls of a step, and there are dozens of calls.
-        self._signal_listeners = [q for q in quantities if type(q).on_publish is not Quantity.on_publish]
-        self._loss_listeners = [q for q in quantities if type(q).on_publish_loss is not Quantity.on_publish_loss]
-
     def _is_active(self, quantity: Quantity, iteration: int) -> bool:
         every = quantity.frequency or self.config.monitor_norm_freq
         return iteration % (every * self._factors.get(quantity.name, 1)) == 0
@@ -318,8 +311,7 @@ class Monitor:
             self.control.reach(iteration)
         if self._closed:
             return INERT
-        for quantity in self._watching:
-            quantity.begin_any_step()
+        self._calls.begin_any_step()
         if not self.due(iteration):
             return self._off_step
         self._started = time.perf_counter()
@@ -327,18 +319,16 @@ class Monitor:
         self._forward = iteration % self.frequency == 0
         self._measuring = True
         self._published.clear()
-        self._failed: set[str] = set()
         self._buffer.begin(iteration)
-        if self._forward:
-            # A step that only completes an accumulation cycle measures what the due step of the cycle began.
-            self._activate([quantity for quantity in self.quantities if self._is_active(quantity, iteration)])
-        self._spent = {}
         step = LearnerStep(iteration, self)
-        step.reads_parts = self._forward and any(quantity.reads_parts for quantity in self._active)
-        for quantity in self._active if self._forward else ():
-            quantity.extra_backward = 0
-            with self._guard(quantity, 'begin', measuring=True):
-                quantity.begin(step)
+        if self._forward:
+            self._calls.start([quantity for quantity in self.quantities if self._is_active(quantity, iteration)])
+            step.reads_parts = self._calls.reads_parts
+            self._calls.begin(step)
+        else:
+            # A step that only completes an accumulation cycle measures what the due step of the cycle began.
+            self._calls.start(None)
+            step.reads_parts = False
         self._milliseconds += (time.perf_counter() - self._started) * 1e3
         return step
 
@@ -347,7 +337,7 @@ class Monitor:
         if not isinstance(step, LearnerStep):
             return
         started = time.perf_counter()
-        self._release()
+        self._milliseconds += self._calls.release()
         if not self._measuring:
             return
         self._measuring = False
@@ -358,20 +348,19 @@ class Monitor:
             return
         # In the step that only completes a cycle, its own forward pass was not measured.
         fired = tuple(point for point in step.fired if self._forward or point != 'forward_end')
-        for quantity in self._active:
-            if quantity.name not in self._failed and any(point in fired for point in quantity.hook_points):
-                with self._guard(quantity, 'finish', measuring=True):
-                    quantity.finish(self._buffer)
+        self._calls.finish(fired, self._buffer)
         pending = self._buffer.end()
         if pending is None:
             self.losses.count('device_copy', 'copies from the device are too slow; the rows of a step were dropped')
             return
         pending.fired = fired
-        pending.failed = frozenset(self._failed)
+        pending.failed = frozenset(self._calls.failed)
         pending.active = {
-            quantity.name: quantity.extra_backward for quantity in self._active if quantity.name not in self._failed
+            quantity.name: quantity.extra_backward
+            for quantity in self._calls.active
+            if quantity.name not in pending.failed
         }
-        pending.spent = self._spent
+        pending.spent = self._calls.spent
         self._first_due_step = False
         for complaint in self._mistakes:
             self.losses.count('mistake', f'{complaint}; left out')
@@ -385,15 +374,7 @@ class Monitor:
         """Forget a step that :meth:`begin_step` began and that turned out not to take place."""
         if isinstance(step, LearnerStep):
             self._measuring = False
-            self._release()
-
-    def _release(self) -> None:
-        for quantity in self._active:
-            with self._guard(quantity, 'release'):
-                quantity.release()
-            self._spent[quantity.name] += quantity.hook_milliseconds
-            self._milliseconds += quantity.hook_milliseconds
-            quantity.hook_milliseconds = 0.0
+            self._calls.release()
 
     def signals_of_step(self) -> set[str]:
         """Return the names of the signals that were published in the current or the last measured step."""
@@ -419,14 +400,7 @@ class Monitor:
         started = time.perf_counter()
         task_id = _plain(task_id)
         if self._accept(name, task_id, 'signal'):
-            for quantity in self._signal_listeners:
-                # Not `_guard`: entering a context manager costs as much as the statistics of a small tensor.
-                began = time.perf_counter()
-                try:
-                    quantity.on_publish(name, tensor, task_id, mask, self._buffer)
-                except Exception as error:
-                    self._failure(quantity, f'signal {name!r}', error)
-                self._spend(quantity, began)
+            self._calls.publish(name, tensor, task_id, mask, self._buffer)
         self._milliseconds += (time.perf_counter() - started) * 1e3
 
     def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None) -> None:
@@ -436,33 +410,23 @@ class Monitor:
         started = time.perf_counter()
         task_id = _plain(task_id)
         if self._accept(name, task_id, 'loss'):
-            for quantity in self._loss_listeners:
-                began = time.perf_counter()
-                try:
-                    quantity.on_publish_loss(name, value, task_id, self._buffer)
-                except Exception as error:
-                    self._failure(quantity, f'loss {name!r}', error)
-                self._spend(quantity, began)
+            self._calls.publish_loss(name, value, task_id, self._buffer)
         self._milliseconds += (time.perf_counter() - started) * 1e3
 
     def on_clip(self, clip: Clip) -> None:
         """Measure a clipping of gradients."""
         started = time.perf_counter()
-        for quantity in self._active:
-            with self._guard(quantity, 'clip', measuring=True):
-                quantity.on_clip(clip, self._buffer)
+        self._calls.clip(clip, self._buffer)
         self._milliseconds += (time.perf_counter() - started) * 1e3
 
     @property
     def watches_every_step(self) -> bool:
         """Whether a quantity asks for every learner step, monitored or not."""
-        return bool(self._watching)
+        return any(quantity.every_step for quantity in self.quantities)
 
     def on_clip_of_any_step(self, clip: Clip) -> None:
         """Tell the quantities that have asked for every step of a clipping in one that is not measured."""
-        for quantity in self._watching:
-            with self._guard(quantity, 'clip', spent={}):
-                quantity.on_clip_of_any_step(clip)
+        self._calls.clip_of_any_step(clip)
 
     def on_hook_point(self, hook_point: str, step: LearnerStep) -> None:
         """Measure at a hook point.
@@ -476,10 +440,7 @@ class Monitor:
                 self._refuse_mistakes()
             if not self._forward:
                 return
-        for quantity in self._active:
-            if hook_point in quantity.hook_points:
-                with self._guard(quantity, hook_point, measuring=True):
-                    quantity.measure(hook_point, step, self._buffer)
+        self._calls.measure(hook_point, step, self._buffer)
         self._milliseconds += (time.perf_counter() - started) * 1e3
 
     def _accept(self, name: str, task_id: int | None, kind: str) -> bool:
@@ -518,35 +479,6 @@ class Monitor:
             self._measuring = False
             raise SignalError('monitor: ' + '; '.join(found))
 
-    @contextlib.contextmanager
-    def _guard(
-        self, quantity: Quantity, where: str, measuring: bool = False, spent: dict[str, float] | None = None
-    ) -> Iterator[None]:
-        """Keep a quantity's exceptions from training, and count its milliseconds."""
-        started = time.perf_counter()
-        spent = self._spent if spent is None else spent
-        try:
-            yield
-        except Exception as error:
-            if measuring and not isinstance(error, SignalError):
-                # Its cells may still hold an earlier step; they are not read.
-                self._failed.add(quantity.name)
-            self._failure(quantity, where, error)
-        finally:
-            spent[quantity.name] = spent.get(quantity.name, 0.0) + (time.perf_counter() - started) * 1e3
-
-    def _spend(self, quantity: Quantity, since: float) -> None:
-        self._spent[quantity.name] = self._spent.get(quantity.name, 0.0) + (time.perf_counter() - since) * 1e3
-
-    def _failure(self, quantity: Quantity, where: str, error: Exception) -> None:
-        if isinstance(error, SignalError):
-            self._mistake(str(error))
-            return
-        self.losses.count(
-            f'quantity_{quantity.name}',
-            f'{quantity.name} failed at {where} with {type(error).__name__}: {error}; training goes on without it',
-        )
-
     # -- from the device to the record -----------------------------------------------------------------------------
 
     def _collect(self, wait: bool = False) -> None:
@@ -563,14 +495,10 @@ class Monitor:
             cost = pending.milliseconds + (time.perf_counter() - started) * 1e3
             for quantity in self.quantities:
                 if isinstance(quantity, OwnCost):
-                    messages = 0 if self.transport.rank == 0 else 1
-                    rows = list(quantity.rows_of(cost, self._buffer.bytes, messages))
-                    rows += quantity.rows_per_quantity(pending.spent, self._bytes(batch), pending.active)
+                    totals = (cost, self._buffer.bytes, 0 if self.transport.rank == 0 else 1)
+                    keys, rows = quantity.table_of(totals, pending.spent, self._bytes(batch), pending.active)
                     batch = Batch(
-                        batch.iteration,
-                        batch.keys + tuple(key for key, _ in rows),
-                        np.concatenate([batch.rows, np.stack([row for _, row in rows])]),
-                        batch.vectors,
+                        batch.iteration, batch.keys + keys, np.concatenate([batch.rows, rows]), batch.vectors
                     )
             if self.config.merge_train_output:
                 local = RowTable(self._sharded.whole([batch]), final=False)
@@ -582,8 +510,8 @@ class Monitor:
         sizes = {quantity.name: quantity.state_bytes() for quantity in self.quantities}
         for quantity, span in zip(self.quantities, self._spans, strict=True):
             sizes[quantity.name] += 8 * (span.stop - span.start)
-        for key in batch.keys:
-            sizes[key.quantity] += 48
+        for name, count in Counter(map(operator.itemgetter(0), batch.keys)).items():
+            sizes[name] += 48 * count
         for key, vector in batch.vectors.items():
             sizes[key.quantity] += vector.nbytes
         return sizes
@@ -601,7 +529,7 @@ class Monitor:
             if quantity.name not in pending.active:
                 continue
             if any(point in pending.fired for point in quantity.hook_points):
-                with self._guard(quantity, 'unpack', spent=pending.spent):
+                with self._calls.guarded(quantity, 'unpack', pending.spent):
                     own_keys, own_rows = quantity.unpack_rows(cells[span])
                     if own_rows.shape != (len(own_keys), 6):
                         raise ValueError(f'{len(own_keys)} keys for rows of shape {own_rows.shape}')
@@ -614,7 +542,7 @@ class Monitor:
         record = Record(iteration)
         spent: dict[str, float] = {}
         for quantity in self.quantities:
-            with self._guard(quantity, 'derive', spent=spent):
+            with self._calls.guarded(quantity, 'derive', spent):
                 record.scalars.update(in_slices(quantity.derive(table)))
                 record.matrices.update(quantity.matrices(table))
                 record.notes.update(quantity.notes(table))
@@ -623,8 +551,9 @@ class Monitor:
     def _finish(self, iteration: int, batches: list[Batch], missing: int) -> None:
         table = RowTable(self._sharded.whole(batches), complete=missing == 0)
         record = self._derive(table, iteration)
+        spent: dict[str, float] = {}
         for quantity in self.quantities:
-            with self._guard(quantity, 'compare', spent={}):
+            with self._calls.guarded(quantity, 'compare', spent):
                 record.scalars.update(in_slices(quantity.compare(table)))
         if self.transport.world_size > 1:
             record.scalars['monitor/missing_ranks'] = float(missing)

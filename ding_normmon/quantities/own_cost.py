@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from ding_normmon.moments import MAXIMUM, MEAN, Row, constant_row
+import numpy as np
+
+from ding_normmon.moments import MAXIMUM, MEAN, Row, constant_rows
 from ding_normmon.quantities.quantity import Quantity
 from ding_normmon.rows import RowKey, RowTable
 
@@ -22,27 +24,43 @@ class OwnCost(Quantity):
 
     name: ClassVar[str] = 'own_cost'
 
-    def rows_of(self, milliseconds: float, num_bytes: int, messages: int) -> Iterator[tuple[RowKey, Row]]:
-        """Yield this rank's rows; the monitor calls it last, when the figures are known."""
-        for part, value in (('ms', milliseconds), ('bytes', num_bytes), ('messages', messages)):
-            yield RowKey(self.name, part), constant_row(value)
+    def __init__(self) -> None:
+        self._keys: dict[tuple[str, ...], tuple[RowKey, ...]] = {}
 
-    def rows_per_quantity(
-        self, milliseconds: Mapping[str, float], num_bytes: Mapping[str, int], extra_backward: Mapping[str, int]
-    ) -> Iterator[tuple[RowKey, Row]]:
-        """Yield the rows of every quantity that was measured.
+    def table_of(
+        self,
+        totals: tuple[float, int, int],
+        milliseconds: Mapping[str, float],
+        num_bytes: Mapping[str, int],
+        extra_backward: Mapping[str, int],
+    ) -> tuple[tuple[RowKey, ...], Row]:
+        """Return keys and rows of what this rank has spent; the monitor asks last, when the figures are known.
 
         Arguments:
+            totals: milliseconds, bytes and messages of the monitor.
             milliseconds: by quantity.
             num_bytes: by quantity, what it keeps between steps and sends.
             extra_backward: by quantity, for those that were measured.
         """
-        for name, passes in extra_backward.items():
-            if name != self.name:
-                yield RowKey(self.name, name, part='ms'), constant_row(milliseconds.get(name, 0.0))
-                yield RowKey(self.name, name, part='bytes'), constant_row(num_bytes[name])
-                if passes:
-                    yield RowKey(self.name, name, part='extra_backward'), constant_row(passes)
+        names = tuple(name for name in extra_backward if name != self.name)
+        adding = tuple(name for name in names if extra_backward[name])
+        what = (*names, '+', *adding)
+        keys = self._keys.get(what)
+        if keys is None:
+            keys = (
+                *(RowKey(self.name, part) for part in ('ms', 'bytes', 'messages')),
+                *(RowKey(self.name, name, part='ms') for name in names),
+                *(RowKey(self.name, name, part='bytes') for name in names),
+                *(RowKey(self.name, name, part='extra_backward') for name in adding),
+            )
+            self._keys[what] = keys
+        values = [
+            *totals,
+            *(milliseconds.get(name, 0.0) for name in names),
+            *(num_bytes[name] for name in names),
+            *(extra_backward[name] for name in adding),
+        ]
+        return keys, constant_rows(np.array(values, dtype=np.float64))
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the three figures."""

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ding_normmon.learner_step import LearnerStep
-from ding_normmon.moments import COUNT, MAXIMUM, MEAN, MINIMUM, constant_row, device_row_of
+from ding_normmon.moments import MEAN, constant_rows, device_row_of
 from ding_normmon.quantities.quantity import Quantity
 from ding_normmon.rows import RowBuffer, RowKey, RowTable
 
@@ -45,13 +45,7 @@ class TaskLosses(Quantity):
         names, self._values = self._values, {}
         if [key[1:3] for key in self._keys] != list(names):
             self._keys = tuple(RowKey(self.name, name, task_id) for name, task_id in names)
-        values = np.array(list(names.values()))
-        table = np.zeros((len(values), 6))
-        table[:, COUNT] = 1.0
-        table[:, MEAN] = table[:, MINIMUM] = table[:, MAXIMUM] = values
-        for index in np.flatnonzero(~np.isfinite(values)):
-            table[index] = constant_row(values[index])
-        rows.write_rows(self._keys, table)
+        rows.write_rows(self._keys, constant_rows(np.array(list(names.values()))))
 
     def release(self) -> None:
         """Write what was published in a step that had no end of its forward pass, or after it."""
