@@ -8,22 +8,22 @@ import operator
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ding_normmon.agreement import agree, announce, refusals_told
-from ding_normmon.budget import FACTORS, Budget
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
-from ding_normmon.control import STRETCH, Control, ControlError, Decision
+from ding_normmon.control import Control, Decision
 from ding_normmon.courtesy import in_slices
 from ding_normmon.diagnosis_stage import DiagnosisStage, FindingCallback
 from ding_normmon.finding import Finding
 from ding_normmon.groups import find_groups
 from ding_normmon.learner_step import INERT, Clip, InertLearnerStep, LearnerStep, WatchedStep
 from ding_normmon.losses import LossCounter
+from ding_normmon.mistakes import Mistakes, plain_task_id
 from ding_normmon.ownership import Ownership
 from ding_normmon.publish.courier import Courier
 from ding_normmon.publish.destination import Destination, RunDescription
@@ -34,7 +34,8 @@ from ding_normmon.record import Record
 from ding_normmon.reduce import Reducer
 from ding_normmon.rows import Batch, Pending, RowBuffer, RowKey, RowTable, Vector
 from ding_normmon.sharding import ShardedGroups, local_share, refuse_unreadable
-from ding_normmon.transport import Transport, TransportError, default_transport
+from ding_normmon.stretching import Stretching
+from ding_normmon.transport import Transport, default_transport
 
 if TYPE_CHECKING:
     from ding_normmon.training_loop import TrainingLoop
@@ -166,20 +167,13 @@ class Monitor:
         owner_only = {quantity.name for quantity in self.quantities if quantity.owner_only}
         self._sharded = ShardedGroups(self.groups, owner_only, world_size)
         self._ownership = Ownership(num_tasks, agreed.task_ids, owner_only, self._sharded.keys)
+        self._mistakes = Mistakes(num_tasks is not None, self.transport, self.losses, self.config.setup_timeout)
         self._prepare()
         self._off_step: InertLearnerStep = WatchedStep(self.on_clip_of_any_step) if self.watches_every_step else INERT
         self._agenda = self.control.agenda
         self.control.on('schedule', self._reschedule)
         # The decision takes effect before the step that is about to begin.
         self.control.on('owners', lambda decision: self._reassign(decision.owners or (), self._agenda.iteration))
-        self._factors = {quantity.name: 1 for quantity in self.quantities if quantity.stretchable}
-        for name in self._factors:
-            for factor in FACTORS:
-                self.control.on(f'{STRETCH}{name} {factor}', self._stretch)
-        # What rank 0 has decided, and when; `_factors` follow when every rank has promised and the learner is there.
-        self._announced: dict[str, tuple[int, float]] = {}
-        frequencies = {quantity.name: quantity.frequency or self.frequency for quantity in self.quantities}
-        self._budget = Budget(self.config.budget or 1.0, frequencies, frozenset(self._factors))
         self._reducer = Reducer(
             self.transport,
             self._finish,
@@ -189,9 +183,9 @@ class Monitor:
             agreed.session,
             self._ownership,
         )
-        self._first_due_step = True
-        self._mistakes: list[str] = []
-        self._published: set[tuple[str, str, int | None]] = set()
+        self._stretching = Stretching(
+            self.quantities, self.config.monitor_norm_freq, self.config.budget, self.control, self.config.deadline
+        )
         self._last_local: Record | None = None
         if optimizer is not None:
             from ding_normmon.training_loop import TrainingLoop
@@ -226,7 +220,7 @@ class Monitor:
                     f'monitor: {quantity.name} every {quantity.frequency} iterations is no multiple of '
                     f'monitor_norm_freq, {self.config.monitor_norm_freq}'
                 )
-        self._calls = QuantityCalls(self.quantities, self.losses, self._mistake)
+        self._calls = QuantityCalls(self.quantities, self.losses, self._mistakes.complain)
         self._buffer = RowBuffer(self._setup.device, cells=sum(sizes))
         self._spans = [slice(stop - size, stop) for size, stop in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
         for quantity, span in zip(self.quantities, self._spans, strict=True):
@@ -284,14 +278,6 @@ class Monitor:
         if 0 < self.frequency == int(state['monitor_norm_freq']) and state['frequency'] > 0:
             self.frequency = int(state['frequency'])
 
-    def _stretch(self, decision: Decision) -> None:
-        _, name, factor = str(decision.action).split()
-        self._factors[name] = int(factor)
-
-    def _is_active(self, quantity: Quantity, iteration: int) -> bool:
-        every = quantity.frequency or self.config.monitor_norm_freq
-        return iteration % (every * self._factors.get(quantity.name, 1)) == 0
-
     # -- one learner step ------------------------------------------------------------------------------------------
 
     def due(self, iteration: int) -> bool:
@@ -318,11 +304,11 @@ class Monitor:
         self._milliseconds = 0.0
         self._forward = iteration % self.frequency == 0
         self._measuring = True
-        self._published.clear()
+        self._mistakes.begin_step()
         self._buffer.begin(iteration)
         step = LearnerStep(iteration, self)
         if self._forward:
-            self._calls.start([quantity for quantity in self.quantities if self._is_active(quantity, iteration)])
+            self._calls.start([q for q in self.quantities if self._stretching.is_due(q, iteration)])
             step.reads_parts = self._calls.reads_parts
             self._calls.begin(step)
         else:
@@ -361,10 +347,7 @@ class Monitor:
             if quantity.name not in pending.failed
         }
         pending.spent = self._calls.spent
-        self._first_due_step = False
-        for complaint in self._mistakes:
-            self.losses.count('mistake', f'{complaint}; left out')
-        self._mistakes.clear()
+        self._mistakes.end_step()
         pending.milliseconds = self._milliseconds + (time.perf_counter() - started) * 1e3
         self._pending.append(pending)
         self._last_measured = max(self._last_measured, pending.iteration)
@@ -378,7 +361,7 @@ class Monitor:
 
     def signals_of_step(self) -> set[str]:
         """Return the names of the signals that were published in the current or the last measured step."""
-        return {name for kind, name, _ in self._published if kind == 'signal'}
+        return self._mistakes.signals
 
     @contextlib.contextmanager
     def step(self, iteration: int) -> Iterator[InertLearnerStep]:
@@ -398,8 +381,8 @@ class Monitor:
         if not self._forward:
             return
         started = time.perf_counter()
-        task_id = _plain(task_id)
-        if self._accept(name, task_id, 'signal'):
+        task_id = plain_task_id(task_id)
+        if self._mistakes.accept(name, task_id, 'signal', self._task_ids):
             self._calls.publish(name, tensor, task_id, mask, self._buffer)
         self._milliseconds += (time.perf_counter() - started) * 1e3
 
@@ -408,8 +391,8 @@ class Monitor:
         if not self._forward:
             return
         started = time.perf_counter()
-        task_id = _plain(task_id)
-        if self._accept(name, task_id, 'loss'):
+        task_id = plain_task_id(task_id)
+        if self._mistakes.accept(name, task_id, 'loss', self._task_ids):
             self._calls.publish_loss(name, value, task_id, self._buffer)
         self._milliseconds += (time.perf_counter() - started) * 1e3
 
@@ -436,48 +419,19 @@ class Monitor:
         """
         started = time.perf_counter()
         if hook_point == 'forward_end':
-            if self._first_due_step:
+            if self._mistakes.is_first_step:
                 self._refuse_mistakes()
             if not self._forward:
                 return
         self._calls.measure(hook_point, step, self._buffer)
         self._milliseconds += (time.perf_counter() - started) * 1e3
 
-    def _accept(self, name: str, task_id: int | None, kind: str) -> bool:
-        complaint = None
-        if task_id is not None and (not isinstance(task_id, int) or task_id not in self._task_ids):
-            trained = f'this rank trains {list(self._task_ids)}' if self._num_tasks else 'this policy has a single task'
-            complaint = f'{name}: unknown task id {task_id!r}; {trained}'
-        elif (kind, name, task_id) in self._published:
-            complaint = f'{name}: published twice for task {task_id} in one forward pass'
-        if complaint is None:
-            self._published.add((kind, name, task_id))
-            return True
-        self._mistake(complaint)
-        return False
-
-    def _mistake(self, complaint: str) -> None:
-        if self._first_due_step:
-            self._mistakes.append(complaint)
-        else:
-            self.losses.count('mistake', f'{complaint}; left out')
-
     def _refuse_mistakes(self) -> None:
-        statement = {'mistakes': self._mistakes}
         try:
-            statements = self.transport.agree('first_step', statement, self.config.setup_timeout)
-        except TransportError as error:
-            self.losses.count('agreement', str(error))
-            statements = [statement]
-        found = [
-            f'rank {rank}: {mistake}' if len(statements) > 1 else mistake
-            for rank, said in enumerate(statements)
-            for mistake in said['mistakes']
-        ]
-        self._mistakes = []
-        if found:
+            self._mistakes.refuse()
+        except SignalError:
             self._measuring = False
-            raise SignalError('monitor: ' + '; '.join(found))
+            raise
 
     # -- from the device to the record -----------------------------------------------------------------------------
 
@@ -558,34 +512,13 @@ class Monitor:
         if self.transport.world_size > 1:
             record.scalars['monitor/missing_ranks'] = float(missing)
         record.notes.update(self.control.take_notes())
-        record.notes.update(self._keep_to_budget(iteration, record.scalars))
+        record.notes.update(self._stretching.keep_to_budget(iteration, record.scalars))
         for reason, amount in self.losses.take().items():
             record.scalars[f'monitor/lost/{reason}'] = float(amount)
         record = self.diagnosis.judge(record)
         self.records.append(record)
         for courier in self._couriers:
             courier.offer(record)
-
-    def _keep_to_budget(self, iteration: int, scalars: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-        """Have quantities that cost too much measured less often, on all ranks; in the background, on rank 0."""
-        if self.config.budget is None or not self._factors:
-            return
-        costs = {name: scalars.get(f'monitor/cost/{name}/ms') for name in self._budget.frequencies}
-        known = {name: cost for name, cost in costs.items() if cost is not None}
-        now = time.monotonic()
-        self._budget.observe(iteration, now, known)
-        recent = {name: factor for name, (factor, at) in self._announced.items() if now - at < 2 * self.config.deadline}
-        for name, factor in self._budget.propose({**self._factors, **recent}).items():
-            try:
-                self.control.post(f'{STRETCH}{name} {factor}')
-            except ControlError:
-                # Too many open decisions, or the learner was faster: proposed again with the next record.
-                continue
-            self._announced[name] = (factor, now)
-            every = self._budget.frequencies[name] * factor
-            note = f'{name} is measured every {every} iterations from now on: budget={self.config.budget:g}'
-            logger.warning('monitor: %s of training time', note)
-            yield f'budget/{name}', note
 
     # -- around a training loop ------------------------------------------------------------------------------------
 
@@ -630,14 +563,6 @@ class Monitor:
             courier.close(self.config.close_timeout)
         if self.losses.total:
             logger.warning('monitor: lost in this run: %s', dict(sorted(self.losses.total.items())))
-
-
-def _plain(task_id: Any) -> int | None:
-    """Return the int that a NumPy or tensor integer stands for; anything else as it is, to be complained about."""
-    if task_id is not None and type(task_id) is not int:
-        with contextlib.suppress(TypeError):
-            task_id = operator.index(task_id)
-    return cast('int | None', task_id)
 
 
 def _checked_task_ids(num_tasks: int | None, task_ids: Sequence[int] | None) -> tuple[int, ...]:

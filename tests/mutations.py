@@ -153,7 +153,7 @@ MUTATIONS = (
     Mutation(
         'monitor: hooks stay on the model when a step is dropped',
         'monitor.py',
-        '            self._measuring = False\n            self._release()\n',
+        '            self._measuring = False\n            self._calls.release()\n',
         '            self._measuring = False\n',
         (*MONITOR, '-k', 'dropped'),
     ),
@@ -431,8 +431,8 @@ MUTATIONS = (
     ),
     Mutation(
         'monitor: what failed shows the figures of an earlier step',
-        'monitor.py',
-        'self._failed.add(quantity.name)',
+        'quantity_calls.py',
+        'self.failed.add(quantity.name)',
         'pass',
         (*MONITOR, '-k', 'failed'),
     ),
@@ -445,8 +445,8 @@ MUTATIONS = (
     ),
     Mutation(
         'monitor: a later mistake raises',
-        'monitor.py',
-        '        self._first_due_step = False\n',
+        'mistakes.py',
+        '        self.is_first_step = False\n',
         '',
         (*MONITOR, '-k', 'later_mistake'),
     ),
