@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 here = Path(__file__).resolve().parent
 readme = here / 'README.md'
@@ -37,6 +37,16 @@ dev = [
     'types-tabulate',
 ]
 
+# Without a compiler the package works without it, slower. One build serves every Python version from 3.10 on.
+kernels = Extension(
+    'ding_normmon.native._kernels',
+    sources=['ding_normmon/native/kernels.c'],
+    depends=['ding_normmon/native/sums.h', 'ding_normmon/native/tensor.h'],
+    extra_compile_args=['-std=c11', '-O3', '-ffp-contract=off'],
+    py_limited_api=True,
+    optional=True,
+)
+
 setup(
     name='ding_normmon',
     version='0.1.0',
@@ -46,7 +56,10 @@ setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=find_packages(include=['ding_normmon', 'ding_normmon.*']),
-    package_data={'ding_normmon': ['py.typed', 'report/template/*']},
+    package_data={'ding_normmon': ['py.typed', 'report/template/*', 'native/*.pyi']},
+    exclude_package_data={'ding_normmon': ['native/*.c', 'native/*.h']},
+    ext_modules=[kernels],
+    options={'bdist_wheel': {'py_limited_api': 'cp310'}},
     python_requires='>=3.10,<3.12',
     # No upper bounds and nothing heavy: this goes into an environment that has torch, DI-engine and LightZero already.
     install_requires=['torch>=2.0', 'numpy', 'easydict', 'tensorboardX', 'crc32c'],

@@ -1,9 +1,10 @@
 """Make `.venv`, or check in a moment that it is complete: what `make env` runs, with the standard library only.
 
 The environment is complete when `.venv/.stamp` holds the checksum of everything that decides what belongs in it
-(requirements, setup.py, this file, the Python version, the folder). The stamp is removed before pip starts and written
-in one move after everything has succeeded, so an installation that was interrupted is found and repaired by the next
-call: a package that did not arrive whole is dropped and installed again, the others stay. Two calls at once take turns.
+(requirements, setup.py, the C sources, this file, the Python version, the folder). The stamp is removed before pip
+starts and written in one move after everything has succeeded, so an installation that was interrupted is found and
+repaired by the next call: a package that did not arrive whole is dropped and installed again, the others stay. Two
+calls at once take turns.
 
 Of the user's pip settings only those that say where packages come from (index, proxy, certificates, ...) are kept;
 settings that say how to install (`user`, `target`, `require-virtualenv`, ...) would break an environment like this one.
@@ -54,7 +55,7 @@ def say(text: str) -> None:
 def checksum() -> str:
     """The checksum of everything that decides what belongs in the environment."""
     digest = hashlib.sha256()
-    for path in (REQUIREMENTS, ROOT / 'setup.py', Path(__file__)):
+    for path in (REQUIREMENTS, ROOT / 'setup.py', Path(__file__), *sorted((ROOT / 'ding_normmon').rglob('*.[ch]'))):
         digest.update(path.read_bytes())
     version = '.'.join(map(str, sys.version_info[:3]))
     digest.update(f'{version}\0{ROOT}'.encode())

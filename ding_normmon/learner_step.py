@@ -151,7 +151,6 @@ class LearnerStep(InertLearnerStep):
         'listener',
         'losses',
         'parts',
-        'publishes_output',
         'reads_parts',
         'replace_gradients',
     )
@@ -165,8 +164,6 @@ class LearnerStep(InertLearnerStep):
         self.averaged_over = 1
         self.reads_parts = True
         """Whether anybody reads ``parts`` at ``forward_end``; a policy that makes them for that alone need not."""
-        self.publishes_output = False
-        """Whether the tensor that is being published has come out of the graph that will be differentiated."""
         self.fired: list[str] = []
         self.gradient_scale: Tensor | float = 1.0
         self.gradients_of: Collection[int] | None = None
@@ -188,10 +185,7 @@ class LearnerStep(InertLearnerStep):
         """
         if tensor is not None:
             with torch.no_grad():
-                value = tensor
-                if isinstance(tensor, Tensor):
-                    self.publishes_output = tensor.grad_fn is not None
-                    value = tensor.detach()
+                value = tensor.detach() if isinstance(tensor, Tensor) else tensor
                 self.listener.on_publish(name, value, task_id, mask)
 
     def publish_loss(self, name: str, value: Tensor | float, task_id: int | None = None) -> None:

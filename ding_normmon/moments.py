@@ -46,7 +46,6 @@ __all__ = [
     'norm',
     'rms',
     'row_of',
-    'rows_of_segments',
     'square_sum_row',
     'std',
 ]
@@ -63,8 +62,6 @@ EMPTY.setflags(write=False)
 # A float64 copy of this many entries stays in a core's cache, and below 10,000 OpenBLAS starts no threads.
 _BLOCK = 1 << 13
 
-_SQUARE_ROOT_OF_MOST = 1e150
-"""Squared distances of numbers below it can be added up in float64 without an overflow."""
 
 
 def constant_row(value: float) -> Row:
@@ -138,46 +135,6 @@ def row_of(values: Tensor | npt.NDArray[Any]) -> Row:
     average = total / count
     m2 = max(squares - total * average, 0.0)
     return np.array([count, shift + average, m2, np.minimum.reduce(flat), np.maximum.reduce(flat), 0.0])
-
-
-def rows_of_segments(values: npt.NDArray[Any], counts: npt.NDArray[np.intp]) -> Row:
-    """Return the rows of consecutive segments of an array, each as :func:`row_of` has it.
-
-    Many short segments cost little more than a single one, and none sees what is in another.
-
-    Arguments:
-        values: one dimension, float64; used as scratch, what is in it afterwards means nothing.
-        counts: how many entries each segment has; together all of them.
-
-    Returns:
-        float64, shape (len(counts), 6).
-
-    >>> rows_of_segments(np.array([1., 3., math.nan, 10.]), np.array([2, 0, 2])).tolist()[0]
-    [2.0, 2.0, 2.0, 1.0, 3.0, 0.0]
-    """
-    table = np.tile(EMPTY, (len(counts), 1))
-    filled = np.flatnonzero(counts)
-    if not len(filled):
-        return table
-    sizes = counts[filled]
-    stops = np.cumsum(sizes)
-    starts = stops - sizes
-    with np.errstate(over='ignore', invalid='ignore'):
-        low, high = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
-        # A NaN is its segment's minimum and maximum.
-        odd = np.flatnonzero(~((low > -_SQUARE_ROOT_OF_MOST) & (high < _SQUARE_ROOT_OF_MOST)))
-        careful = [_careful_row(values[starts[position] : stops[position]]) for position in odd]
-        shifts = values[starts]
-        distances = np.subtract(values, np.repeat(shifts, sizes), out=values)
-        totals = np.add.reduceat(distances, starts)
-        squares = np.add.reduceat(np.multiply(distances, distances, out=distances), starts)
-        averages = totals / sizes
-        spread = np.maximum(squares - totals * averages, 0.0)
-    columns = (sizes, shifts + averages, spread, low, high, np.zeros(len(filled)))
-    table[filled] = np.stack(columns, axis=1)
-    for position, row in zip(odd, careful, strict=True):
-        table[filled[position]] = row
-    return table
 
 
 def _careful_row(flat: npt.NDArray[Any]) -> Row:

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ding_normmon import native
 from ding_normmon.agreement import agree, announce, refusals_told
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
 from ding_normmon.control import Control, Decision
@@ -152,6 +153,8 @@ class Monitor:
             if not any(True for _ in model.parameters()):
                 raise ConfigurationError(f'monitor: {type(model).__name__} has no parameters to measure')
             refuse_unreadable(model)
+            if next(model.parameters()).device.type == 'cpu':
+                native.say_if_missing()
             self.groups = find_groups(model, num_tasks, self.config.module_groups)
             description = self._describe_run()
             self.diagnosis = DiagnosisStage.of(

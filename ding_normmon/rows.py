@@ -7,6 +7,7 @@ copy that nobody waits for.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, cast
@@ -163,6 +164,10 @@ class RowTable(Mapping[RowKey, Row]):
         return found
 
 
+_Written = Row | tuple[float, ...] | int
+"""A table of rows, the numbers of one row, or where a row stands in the buffer."""
+
+
 @dataclass
 class _Slot:
     host: Tensor
@@ -176,7 +181,7 @@ class Pending:
     Arguments:
         iteration: 0-based learner iteration that was measured.
         keys: what each row is.
-        rows: tables of rows in the order of the keys, or where a single row stands in the buffer.
+        rows: tables of rows in the order of the keys, numbers of single rows, or where one stands in the buffer.
         slot: the host memory that the copy goes to; None where the rows are on the host already.
         fired: the hook points that were measured.
         failed: the quantities that failed at one of them; what their cells hold is not of this step.
@@ -188,7 +193,7 @@ class Pending:
 
     iteration: int
     keys: list[RowKey]
-    rows: list[Row | int]
+    rows: list[_Written]
     slot: _Slot | None = None
     fired: tuple[str, ...] = ()
     failed: frozenset[str] = frozenset()
@@ -249,7 +254,7 @@ class RowBuffer:
     def _begin(self, iteration: int) -> None:
         self._iteration = iteration
         self._keys: list[RowKey] = []
-        self._rows: list[Row | int] = []
+        self._rows: list[_Written] = []
         self._vectors: dict[RowKey, Vector | tuple[int, int]] = {}
         self._used = 0
 
@@ -278,6 +283,11 @@ class RowBuffer:
             self.storage[start : start + 6].copy_(row)
             self._rows.append(self._used)
             self._used += 1
+        self._keys.append(key)
+
+    def write_numbers(self, key: RowKey, row: tuple[float, float, float, float, float, float]) -> None:
+        """Write one row whose six numbers are on the host already."""
+        self._rows.append(row)
         self._keys.append(key)
 
     def write_rows(self, keys: Sequence[RowKey], table: Row) -> None:
@@ -351,11 +361,13 @@ class RowBuffer:
         return rows, cells
 
 
-def _joined(rows: Sequence[Row | int], table: Row | None) -> Row:
+def _joined(rows: Sequence[_Written], table: Row | None) -> Row:
     tables = []
-    for entry in rows:
-        if isinstance(entry, np.ndarray):
-            tables.append(entry)
+    for kind, run in itertools.groupby(rows, type):
+        if kind is np.ndarray:
+            tables += cast(list[Row], list(run))
+        elif kind is tuple:
+            tables.append(np.array(list(run), dtype=np.float64))
         elif table is not None:
-            tables.append(table[entry : entry + 1])
+            tables.append(table[cast(list[int], list(run))])
     return np.concatenate(tables) if tables else np.zeros((0, 6))

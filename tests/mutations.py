@@ -12,6 +12,7 @@ import contextlib
 import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ GROUPS = ('tests/test_groups.py', '-k', 'not compiled')
 MONITOR = ('tests/test_monitor.py',)
 SIGNALS = ('tests/quantities/test_tensor_statistics.py',)
 ROWS = ('tests/test_rows.py',)
+NATIVE = ('tests/test_native.py',)
 SKETCH = ('tests/test_sketch.py',)
 CONFLICT = ('tests/quantities/test_gradient_conflict.py',)
 UPDATES = ('tests/quantities/test_updates.py',)
@@ -302,11 +304,75 @@ MUTATIONS = (
     ),
     # -- signals
     Mutation(
-        'signals: mask ignored',
+        'signals: mask ignored where nothing is compiled',
         'quantities/tensor_statistics.py',
-        'moments.row_of(_selected(tensor, valid))',
+        'moments.row_of(tensor if valid is None else tensor[valid])',
         'moments.row_of(tensor)',
         SIGNALS,
+    ),
+    Mutation(
+        'signals: mask ignored',
+        'quantities/tensor_statistics.py',
+        'native.kernels.row(tensor, mask, name in NORM_SIGNALS)',
+        'native.kernels.row(tensor, None, name in NORM_SIGNALS)',
+        SIGNALS,
+    ),
+    # -- what is compiled
+    Mutation(
+        'compiled: squares not squared',
+        'native/sums.h',
+        'lanes[j] += value * value; ',
+        'lanes[j] += value;         ',
+        NATIVE,
+    ),
+    Mutation(
+        'compiled: the rest of a row forgotten',
+        'native/sums.h',
+        'return lanes[0] + tail;',
+        'return lanes[0];',
+        NATIVE,
+    ),
+    Mutation(
+        'compiled: sign of the variance',
+        'native/sums.h',
+        'double m2 = squares - total * average;',
+        'double m2 = squares + total * average;',
+        NATIVE,
+    ),
+    Mutation(
+        'compiled: average of maxima',
+        'native/sums.h',
+        'moments->high[0] = fmax(moments->high[0], moments->high[j]);',
+        'moments->high[0] = (moments->high[0] + moments->high[j]) / 2;',
+        NATIVE,
+    ),
+    Mutation(
+        'compiled: subnormal numbers of half precision',
+        'native/sums.h',
+        'magnitude < 0x0400u',
+        'magnitude == 0u',
+        NATIVE,
+    ),
+    Mutation(
+        'compiled: mask repeated as a whole and not step by step',
+        'native/kernels.c',
+        'int64_t step = second / entries->repeats;',
+        'int64_t step = second % entries->mask_steps;',
+        NATIVE,
+    ),
+    Mutation(
+        'compiled: root of the squares not taken',
+        'native/kernels.c',
+        'sqrt(sum_of_squares(entries->kind, vector, entries->vector))',
+        '(sum_of_squares(entries->kind, vector, entries->vector))',
+        NATIVE,
+    ),
+    Mutation(
+        'compiled: non-finite entries hidden',
+        'native/kernels.c',
+        'figures[5] + sink.nonfinite',
+        'figures[5]',
+        NATIVE,
     ),
     Mutation(
         'signals: mask repeated as a whole and not step by step',
@@ -599,7 +665,22 @@ def copy_sources(folder: Path) -> None:
     unwanted = shutil.ignore_patterns('__pycache__', 'unizero', 'distributed', 'entry', 'integrations', 'report')
     for name in ('ding_normmon', 'tests'):
         shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
-    shutil.copy(ROOT / 'pyproject.toml', folder)
+    for name in ('pyproject.toml', 'setup.py'):
+        shutil.copy(ROOT / name, folder)
+
+
+def compile_sources(folder: Path) -> None:
+    """Compile the copy's C sources into its package.
+
+    Raises:
+        ValueError: the compiler refused them.
+    """
+    for library in (folder / 'ding_normmon' / 'native').glob('*.so'):
+        library.unlink()
+    command = [sys.executable, 'setup.py', '-q', 'build_ext', '--inplace']
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if not list((folder / 'ding_normmon' / 'native').glob('*.so')):
+        raise ValueError(f'did not compile:\n{done.stdout}{done.stderr}')
 
 
 def outcome(mutation: Mutation | None) -> tuple[str, bool, str]:
@@ -610,10 +691,13 @@ def outcome(mutation: Mutation | None) -> tuple[str, bool, str]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         copy_sources(folder)
-        tests: tuple[str, ...] = (*MOMENTS, *MONITOR, *SIGNALS, *ROWS, *SKETCH, *CONFLICT, *UPDATES, *MESSAGE, *GROUPS)
+        tests: tuple[str, ...] = (*MOMENTS, *MONITOR, *SIGNALS, *ROWS, *SKETCH, *CONFLICT, *UPDATES, *MESSAGE)
+        tests = (*tests, *NATIVE, *GROUPS)
         if mutation is not None:
             try:
                 apply(mutation, folder / 'ding_normmon')
+                if mutation.file.endswith(('.c', '.h')):
+                    compile_sources(folder)
             except ValueError as error:
                 return what, False, str(error)
             tests = mutation.tests

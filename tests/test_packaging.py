@@ -79,10 +79,18 @@ class TestArchives:
         modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / 'ding_normmon').rglob('*.py')}
         assert modules <= names, 'a folder without __init__.py is left out of the wheel'
 
+    def test_wheel_holds_what_was_compiled_for_any_python(self, built: Path) -> None:
+        wheel_file = next(built.glob('*.whl'))
+        assert '-cp310-abi3-' in wheel_file.name
+        with zipfile.ZipFile(wheel_file) as wheel:
+            native = {name for name in wheel.namelist() if name.startswith('ding_normmon/native/')}
+        assert {Path(name).name for name in native} == {'__init__.py', '_kernels.abi3.so', '_kernels.pyi'}
+
     def test_source_archive_has_no_tests(self, built: Path) -> None:
         with tarfile.open(next(built.glob('*.tar.gz'))) as archive:
             names = {name.partition('/')[2] for name in archive.getnames()}
         assert {'ding_normmon/py.typed', 'LICENSE', 'setup.py', 'pyproject.toml', 'requirements.txt'} <= names
+        assert {f'ding_normmon/native/{name}' for name in ('kernels.c', 'sums.h', 'tensor.h')} <= names
         assert not any(name.startswith('tests') for name in names)
 
     def test_metadata(self, metadata: Message) -> None:
@@ -171,12 +179,20 @@ class TestCleanEnvironment:
         needs = 'NormMonitor needs DI-engine, and the package ding is missing: pip install "ding_normmon[train]"'
         assert done.stderr.splitlines()[-1] == f'ImportError: {needs}'
 
-    def test_the_source_archive_installs(self, built: Path, clean_python: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize('compiler', ['cc', 'no-such-compiler'])
+    def test_the_source_archive_installs(
+        self, built: Path, clean_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str
+    ) -> None:
         archive = next(built.glob('*.tar.gz'))
-        done = _run(clean_python, '-m', 'pip', 'install', '--force-reinstall', '--no-deps', archive, cwd=tmp_path)
+        monkeypatch.setenv('CC', compiler)
+        install = ('-m', 'pip', 'install', '--force-reinstall', '--no-deps', '--no-cache-dir', archive)
+        done = _run(clean_python, *install, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
-        done = _run(clean_python, '-c', 'import ding_normmon; print(ding_normmon.__version__)', cwd=tmp_path)
-        assert done.stdout.strip() == VERSION, done.stderr
+        code = 'import ding_normmon as ours; from ding_normmon import native; print(ours.__version__, native.kernels)'
+        done = _run(clean_python, '-c', code, cwd=tmp_path)
+        version, _, kernels = done.stdout.strip().partition(' ')
+        assert version == VERSION, done.stderr
+        assert (kernels == 'None') == (compiler != 'cc')
 
 
 def test_this_environment_is_the_pinned_one() -> None:

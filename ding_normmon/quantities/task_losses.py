@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
+from ding_normmon import native
 from ding_normmon.learner_step import LearnerStep
 from ding_normmon.moments import MEAN, constant_rows, device_row_of
 from ding_normmon.quantities.quantity import Quantity
@@ -32,7 +33,7 @@ class TaskLosses(Quantity):
         if isinstance(value, Tensor) and not rows.on_host:
             rows.write(RowKey(self.name, name, task_id), device_row_of(value))
         else:
-            self._values[name, task_id] = float(value)
+            self._values[name, task_id] = native.number_of(value)
             self._rows = rows
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:

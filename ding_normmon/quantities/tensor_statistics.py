@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ding_normmon import moments
-from ding_normmon.learner_step import LearnerStep
+from ding_normmon import moments, native
 from ding_normmon.moments import Row
 from ding_normmon.quantities.presence import Presence
 from ding_normmon.quantities.quantity import Quantity
-from ding_normmon.quantities.small_signals import MOST_ELEMENTS, SmallSignals, norms_of
 from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.sharding import is_sharded
 
@@ -35,10 +32,6 @@ NORM_SIGNALS = {'x_token': ('norm/x_token', ''), 'embeddings/obs': ('embeddings/
 
 class SignalError(ValueError):
     """A published tensor that cannot be measured as asked."""
-
-
-class ChangedSignalError(RuntimeError):
-    """A tensor that was changed in place before it could be measured."""
 
 
 def check_mask(tensor: Tensor, mask: Tensor, name: str = 'tensor') -> None:
@@ -85,9 +78,7 @@ class TensorStatistics(Quantity):
     """Mean, std, max, min and abs_max of every published signal; of ``x_token`` and ``embeddings/obs`` the statistics
     of the L2 norms of their vectors.
 
-    Large tensors, and all on an accelerator, are measured when they are published; small ones when the forward pass
-    ends, together (:mod:`~ding_normmon.quantities.small_signals`). The first measured step of a process does both
-    kinds at once and looks which outputs of the model are changed in place afterwards: these never wait.
+    On a CPU the row is made in one call into C (:mod:`ding_normmon.native`), where the tensor lies.
     """
 
     name: ClassVar[str] = 'tensor_statistics'
@@ -95,42 +86,35 @@ class TensorStatistics(Quantity):
 
     def __init__(self) -> None:
         self._presence = Presence()
-        self._waiting = SmallSignals()
-        self._impatient: set[str] = set()
-        self._is_first_step = True
-        self._outputs: list[tuple[str, Tensor, int]] = []
-        self._keys: dict[tuple[str, tuple[int | None, ...]], tuple[RowKey, ...]] = {}
-        self._step: LearnerStep | None = None
-        self._rows: RowBuffer | None = None
-
-    def begin(self, step: LearnerStep) -> None:
-        """Take note of the step, which knows where its tensors come from."""
-        self._step = step
+        self._keys: dict[tuple[str, int | None], RowKey] = {}
 
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
-        """Write the row of the valid entries (of their norms), or have them wait for the others.
+        """Write the row of the valid entries, or of their norms.
 
         Raises:
             SignalError: integer dtype, a mask that does not fit, another device than the model's.
         """
-        self._rows = rows
-        # What has been looked at once is not looked at again: each of the questions below costs a microsecond.
-        kind = None
-        if type(tensor) is Tensor and (mask is None or type(mask) is Tensor):
-            kind = self._waiting.kind_of(name, tensor, mask)
-        if kind is None:
-            self._check(name, tensor, mask, rows)
-            if self._can_wait(name, tensor, mask, rows):
-                kind = self._waiting.admit(name, tensor, mask)
-        is_output = self._step is not None and self._step.publishes_output
-        if kind is None or self._is_first_step:
-            if kind is not None and is_output:
-                self._outputs.append((name, tensor, tensor._version))
-            self._measure_now(name, tensor, task_id, mask, rows)
+        key = self._keys.get((name, task_id))
+        if key is None:
+            key = self._keys[name, task_id] = RowKey(self.name, name, task_id)
+        if rows.on_host and native.kernels is not None:
+            row = native.kernels.row(tensor, mask, name in NORM_SIGNALS)
+            if row is not None:
+                rows.write_numbers(key, row)
+                return
+        self._check(name, tensor, mask, rows)
+        valid: Tensor | None = None
+        if mask is not None:
+            tensor, valid = align_mask(tensor, mask.detach(), name)
+        if name in NORM_SIGNALS:
+            # The spread of norms can be a thousandth of their size; in float32 it would lose its digits.
+            tensor = torch.linalg.vector_norm(tensor, dim=-1, dtype=torch.float64)
+        if rows.on_host:
+            rows.write(key, moments.row_of(tensor if valid is None else tensor[valid]))
             return
-        self._waiting.add(kind, task_id, tensor, mask, is_output, name in NORM_SIGNALS)
-        if self._waiting.is_full:
-            self._measure_waiting(rows)
+        if valid is not None:
+            valid = valid.to(tensor.device).reshape(valid.shape + (1,) * (tensor.ndim - 2))
+        rows.write(key, moments.device_row_of(tensor, valid))
 
     @staticmethod
     def _check(name: str, tensor: Tensor, mask: Tensor | None, rows: RowBuffer) -> None:
@@ -145,67 +129,6 @@ class TensorStatistics(Quantity):
             raise SignalError(f'{name}: the tensor is on {tensor.device}, the model on {rows.device}')
         if mask is not None:
             check_mask(tensor, mask, name)
-
-    def _can_wait(self, name: str, tensor: Tensor, mask: Tensor | None, rows: RowBuffer) -> bool:
-        return (
-            rows.on_host
-            and 0 < tensor.numel() <= MOST_ELEMENTS
-            and tensor.ndim > (name in NORM_SIGNALS)
-            and tensor.layout == torch.strided
-            and name not in self._impatient
-            and (mask is None or mask.device.type == 'cpu')
-        )
-
-    def _measure_now(
-        self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer
-    ) -> None:
-        valid: Tensor | None = None
-        if mask is not None:
-            tensor, valid = align_mask(tensor, mask.detach(), name)
-        if name in NORM_SIGNALS:
-            tensor = norms_of(tensor)
-        if rows.on_host:
-            rows.write(RowKey(self.name, name, task_id), moments.row_of(_selected(tensor, valid)))
-            return
-        if valid is not None:
-            valid = valid.to(tensor.device).reshape(valid.shape + (1,) * (tensor.ndim - 2))
-        rows.write(RowKey(self.name, name, task_id), moments.device_row_of(tensor, valid))
-
-    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
-        """Measure what waits."""
-        self._never_wait({name for name, tensor, version in self._outputs if tensor._version != version})
-        self._outputs.clear()
-        self._is_first_step = False
-        self._measure_waiting(rows)
-
-    def _measure_waiting(self, rows: RowBuffer) -> None:
-        for name, task_ids, table in self._waiting.take():
-            keys = self._keys.get((name, task_ids))
-            if keys is None:
-                keys = tuple(RowKey(self.name, name, task_id) for task_id in task_ids)
-                self._keys[name, task_ids] = keys
-            rows.write_rows(keys, table)
-        changed = self._waiting.changed - self._impatient
-        self._never_wait(changed)
-        if changed:
-            # A wrong figure would be worse than none.
-            raise ChangedSignalError(
-                f'{", ".join(sorted(changed))}: changed in place between publish and forward_end, and left out of this '
-                f'record; from now on measured at once'
-            )
-
-    def _never_wait(self, names: set[str]) -> None:
-        self._impatient |= names
-        for name in names:
-            self._waiting.expel(name)
-
-    def release(self) -> None:
-        """Measure what was published in a step that had no end of its forward pass, and forget all tensors."""
-        if self._rows is not None and not self._waiting.is_empty:
-            self._measure_waiting(self._rows)
-        self._waiting.clear()
-        self._outputs.clear()
-        self._step = self._rows = None
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield each signal's statistics over all tasks and per task."""
@@ -232,13 +155,3 @@ class TensorStatistics(Quantity):
                 value = derive(row)
                 if value is not None:
                     yield f'{family}{suffix}/{prefix}{statistic}', value
-
-
-def _selected(tensor: Tensor, valid: Tensor | None) -> Tensor | npt.NDArray[Any]:
-    """Return the valid entries; for the common dtypes by NumPy, whose calls cost a third of torch's."""
-    if valid is None:
-        return tensor
-    if tensor.dtype not in (torch.float32, torch.float64):
-        return tensor[valid]
-    steps = valid.shape[0] * valid.shape[1]
-    return tensor.numpy().reshape(steps, tensor.numel() // max(steps, 1)).compress(valid.numpy().reshape(-1), axis=0)

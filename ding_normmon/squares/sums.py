@@ -16,27 +16,15 @@ __all__ = ['SquareSums']
 class SquareSums:
     r"""Sum of squares of each tensor in a fixed-length list, written into a float64 tensor.
 
-    On a CPU the list falls into four kinds, by the templates:
-
-    ========== =============================================== ====================================================
-    kind       templates                                       method
-    ========== =============================================== ====================================================
-    stacked    floating, at most 16384 elements, 2 or more     one ``torch.stack`` into scratch and one batched BLAS
-               of the same shape and dtype                     product per 131,072 elements
-    single     other float32/64, at most :func:`dot_limit`     one BLAS dot product on a zero-copy NumPy view
-    large      other float32                                   one batched BLAS product over blocks, uncopied
-    other      the rest                                        pieces converted to float32 or float64
-    ========== =============================================== ====================================================
-
-    Large tensors with more than 8 M elements together are shared with as many helper threads as torch would use, and
-    at most 7; each block sum, hence the result, is the same to the last bit for any number of threads. The tensors
-    of one call are all measured when it returns.
+    On a CPU every strided floating tensor without gaps is added in C, in one call for the whole list, where it lies
+    (:mod:`ding_normmon.native`); others, and all where nothing was compiled, are read piece by piece. Tensors with more
+    than 8 M elements together are shared with as many helper threads as torch would use, and at most 7. The tensors of
+    one call are all measured when it returns.
 
     On any other device the tensors of a chunk are laid out in rows of 512 in one scratch buffer, masked there, and
     added in float64, with no host read and no wait for the device.
 
-    Tensors are never changed, and no tensor is held between calls. A NumPy view marks a tensor's storage as not
-    resizable (``Tensor.resize_`` to more elements raises afterwards); no value changes.
+    Tensors are never changed, and no tensor is held between calls.
     A finite float64 tensor whose sum of squares is out of float64's own range is reported as infinite, or as zero.
 
     Arguments:
@@ -51,7 +39,7 @@ class SquareSums:
         >>> out.tolist(), nonfinite.tolist()
         ([48.0, 9.0, 0.0], [0.0, 1.0, 0.0])
         >>> sums.scratch_bytes
-        72
+        0
     """
 
     def __init__(self, templates: Sequence[Tensor], *, device_path: bool | None = None) -> None:
