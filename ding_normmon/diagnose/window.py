@@ -9,10 +9,9 @@ import numpy as np
 
 from ding_normmon.diagnose.points import Points, Rows
 from ding_normmon.record import Record
+from ding_normmon.task_names import task_in, without_task
 
 __all__ = ['Window']
-
-_TASK = re.compile(r'_task(\d+)(?=/|$)')
 
 
 class Window:
@@ -55,9 +54,9 @@ class Window:
         self.points.add(record.iteration, scalars)
         names = self.points.names
         for row in range(self._known, len(names)):
-            family, task_id = _split(names[row])
+            task_id = task_in(names[row])
             if task_id is not None:
-                self._families.setdefault(family, {})[task_id] = row
+                self._families.setdefault(without_task(names[row]), {})[task_id] = row
                 self.tasks.setdefault(task_id, f'task {task_id}')
         self._known = len(names)
 
@@ -112,10 +111,3 @@ class Window:
     def mention(self, task_id: int) -> str:
         """Return what the middle of a sentence calls a task."""
         return f't{self.call(task_id)[1:]}'
-
-
-def _split(name: str) -> tuple[str, int | None]:
-    found = _TASK.search(name)
-    if found is None:
-        return name, None
-    return name[: found.start()] + name[found.end() :], int(found.group(1))

@@ -11,11 +11,11 @@ import numpy as np
 from ding_normmon.history.history_source import series_of_rows
 from ding_normmon.history.run import Run
 from ding_normmon.reference import describe
+from ding_normmon.task_names import task_in
 
 __all__ = ['event_files', 'read_events']
 
 _PREFIXES = ('learner_iter/', 'learner_step/', 'learner/', 'train/')
-_TASK = re.compile(r'_task(\d+)(?=/|$)')
 
 
 def event_files(folder: Path) -> list[Path]:
@@ -66,7 +66,7 @@ def read_events(path: Path, files: Iterable[Path]) -> Run:
     names = list(index)
     columns = (np.array(codes, np.int64), np.array(steps, np.int64), np.array(values), np.array(times))
     series = series_of_rows(names, *columns)
-    tasks = sorted({int(found[1]) for name in series if (found := _TASK.search(name))})
+    tasks = sorted({task for name in series if (task := task_in(name)) is not None})
     return Run(path, series, tasks={task_id: f'task {task_id}' for task_id in tasks}, warnings=warnings)
 
 

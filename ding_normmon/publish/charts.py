@@ -7,12 +7,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ding_normmon.publish.chart_rules import RULES, TASK_RULES, Rule
+from ding_normmon.task_names import ANY_TASK, of_all_tasks, task_in, without_task
 
-__all__ = ['Category', 'Chart', 'arrange', 'of_all_tasks', 'tag_of', 'task_in', 'title_of_task']
-
-_TASK = re.compile(r'_task(\d+)(?=/|$)')
-
-_ANY = '_task{i}'
+__all__ = ['Category', 'Chart', 'arrange', 'tag_of', 'title_of_task']
 
 _NAMES_LENGTH = 160
 """Characters of tasks' names that a title may have."""
@@ -52,25 +49,6 @@ class Category:
 
     title: str
     charts: tuple[Chart, ...]
-
-
-def task_in(name: str) -> int | None:
-    """Return the task that a figure is about.
-
-    >>> task_in('grad/head_value_task3/_total_norm'), task_in('grad/head_value_all_tasks/mean')
-    (3, None)
-    """
-    match = _TASK.search(name)
-    return None if match is None else int(match.group(1))
-
-
-def of_all_tasks(name: str) -> str:
-    """Return what a figure is called whichever task it is about.
-
-    >>> of_all_tasks('grad/head_value_task3/_total_norm')
-    'grad/head_value_task{i}/_total_norm'
-    """
-    return _TASK.sub(_ANY, name)
 
 
 def tag_of(name: str) -> str:
@@ -129,7 +107,7 @@ def _side_by_side(of_task: Mapping[int | None, list[str]], named: Mapping[int, s
     for stem in dict.fromkeys(of_all_tasks(name) for of_one in of_task.values() for name in of_one):
         for rank, rule in enumerate(RULES):
             if (match := rule.expression.fullmatch(stem)) is not None:
-                title = _title(rule, match, named if _ANY in stem else {})
+                title = _title(rule, match, named if ANY_TASK in stem else {})
                 charts[rule.category].setdefault((rank, title), []).append(stem)
                 break
     bands: dict[str, list[Chart]] = {}
@@ -162,7 +140,7 @@ def _bands(names: list[str]) -> Iterator[Chart]:
         for line, lower, upper in _BANDS:
             if statistic == line and f'{stem}/{lower}' in known and f'{stem}/{upper}' in known:
                 band = (name, f'{stem}/{lower}', f'{stem}/{upper}')
-                yield Chart(f'{_TASK.sub("", stem)}: mean, minimum and maximum', band=band)
+                yield Chart(f'{without_task(stem)}: mean, minimum and maximum', band=band)
 
 
 def _title(rule: Rule, match: re.Match[str], named: Mapping[int, str]) -> str:
@@ -178,5 +156,5 @@ def _title(rule: Rule, match: re.Match[str], named: Mapping[int, str]) -> str:
 
 def _expression(stems: Iterable[str]) -> str:
     """Return the regular expression of exactly these figures, for any task where they have none of their own."""
-    escaped = [re.escape(stem).replace(re.escape(_ANY), r'_task\d+') for stem in stems]
+    escaped = [re.escape(stem).replace(re.escape(ANY_TASK), r'_task\d+') for stem in stems]
     return f'^{escaped[0]}$' if len(escaped) == 1 else f'^(?:{"|".join(escaped)})$'

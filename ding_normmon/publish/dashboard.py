@@ -10,12 +10,13 @@ from typing import Any
 from tensorboardX.proto.summary_pb2 import Summary
 
 from ding_normmon.finding import Finding
-from ding_normmon.publish.charts import arrange, of_all_tasks, task_in
+from ding_normmon.publish.charts import arrange
 from ding_normmon.publish.destination import RunDescription
 from ding_normmon.publish.hparams import hparams_values
 from ding_normmon.publish.layout import layout_value
 from ding_normmon.publish.texts import findings_text, tasks_text, text_value
 from ding_normmon.record import Record
+from ding_normmon.task_names import of_all_tasks, task_in
 
 __all__ = ['Dashboard']
 
@@ -58,6 +59,7 @@ class Dashboard:
         self._description = RunDescription()
         self._started = time.time()
         self._names: set[str] = set()
+        self._known: set[str] = set()
         self._charted: set[str | int | None] = set()
         self._layouts = 0
         self._findings: dict[Any, Finding] = {}
@@ -97,7 +99,10 @@ class Dashboard:
         return values
 
     def _layout(self, shown: Collection[str]) -> list[Summary.Value]:
+        if self._known.issuperset(shown):
+            return []
         # A chart takes every task, so that a figure is new where neither its kind nor its task was there before.
+        self._known.update(shown)
         kinds = {kind for name in shown for kind in (of_all_tasks(name), task_in(name))}
         if kinds <= self._charted or self._layouts >= _MOST_LAYOUTS:
             return []

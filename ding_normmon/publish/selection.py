@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Mapping
 
+from ding_normmon.task_names import of_all_tasks, task_in
+
 __all__ = ['FEW_TASKS', 'MANY_TASKS', 'WORST_TASKS', 'for_dashboard', 'is_main_figure', 'worst_tasks']
 
 FEW_TASKS = 12
@@ -16,8 +18,6 @@ MANY_TASKS = 64
 
 WORST_TASKS = 16
 """Above, it shows the figures over all tasks and so many single ones."""
-
-_TASK = re.compile(r'_task(\d+)(?=/|$)')
 
 _LESSER = re.compile(
     r'(?:plasticity|update|clip)/'  # those of the shared groups stay
@@ -41,15 +41,14 @@ def worst_tasks(scalars: Mapping[str, float], count: int = WORST_TASKS) -> list[
     families: dict[str, dict[int, float]] = {}
     worst: dict[int, float] = {}
     for name, value in scalars.items():
-        match = _TASK.search(name)
-        if match is None:
+        task = task_in(name)
+        if task is None:
             continue
-        task = int(match.group(1))
         worst.setdefault(task, 0.0)
         if name.startswith('monitor/nonfinite/') or not math.isfinite(value):
             worst[task] = math.inf
         else:
-            families.setdefault(name[: match.start()] + name[match.end() :], {})[task] = value
+            families.setdefault(of_all_tasks(name), {})[task] = value
     for family in families.values():
         middle = _median(list(family.values()))
         spread = _median([abs(value - middle) for value in family.values()])
@@ -66,7 +65,7 @@ def is_main_figure(name: str) -> bool:
     >>> is_main_figure('logits/value_task3/abs_max'), is_main_figure('update/head_value_task3/relative')
     (True, False)
     """
-    return _TASK.search(name) is None or _LESSER.match(name) is None
+    return task_in(name) is None or _LESSER.match(name) is None
 
 
 def for_dashboard(
@@ -89,7 +88,7 @@ def for_dashboard(
     >>> sorted(for_dashboard(scalars, many=4, count=1))
     ['grad/encoder', 'grad/head_task0/_total_norm']
     """
-    task_of = {name: int(match.group(1)) for name in scalars if (match := _TASK.search(name)) is not None}
+    task_of = {name: task for name in scalars if (task := task_in(name)) is not None}
     tasks = set(task_of.values())
     if len(tasks) <= min(few, many):
         return dict(scalars)

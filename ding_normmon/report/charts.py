@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ding_normmon.history import Run
+from ding_normmon.task_names import task_in
 
 __all__ = ['Chart', 'Line', 'Section', 'lay_out']
 
-_TASK = re.compile(r'_task(\d+)(?=/|$)')
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def lay_out(runs: Sequence[Run]) -> list[Section]:
         )
 
     for name in sorted(known):
-        if name.startswith('plasticity/') and not _TASK.search(name) and not name.endswith('weight_rms'):
+        if name.startswith('plasticity/') and task_in(name) is None and not name.endswith('weight_rms'):
             label = name.removeprefix('plasticity/')
             add('plasticity', label, label, lines([(name, None, 'all')]))
     for signal in ('x_token', 'embeddings/obs'):
@@ -173,7 +173,7 @@ def lay_out(runs: Sequence[Run]) -> list[Section]:
     # What is none of ours, and figures that no chart above shows, at the end.
     mine = ('norm/', 'grad/', 'logits/', 'embeddings/', 'conflict/', 'update/', 'plasticity/', 'monitor/', 'data/')
     for name in names:
-        if name not in used and not name.startswith(mine) and not _TASK.search(name):
+        if name not in used and not name.startswith(mine) and task_in(name) is None:
             add('other', name, name, lines([(name, None, name)]), small=True)
     return [section for section in sections.values() if section.charts]
 

@@ -1,0 +1,50 @@
+"""Which task a metric's name is about.
+
+Names come back with every record, so what is known of one is remembered.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+
+__all__ = ['ANY_TASK', 'of_all_tasks', 'task_in', 'without_task']
+
+_TASK = re.compile(r'_task(\d+)(?=/|$)')
+
+ANY_TASK = '_task{i}'
+"""What stands for a task in names of figures."""
+
+_MOST = 1 << 18
+"""Names that are remembered: those of some thousand tasks."""
+
+
+@functools.lru_cache(_MOST)
+def task_in(name: str) -> int | None:
+    """Return the task that a figure is about.
+
+    >>> task_in('grad/head_value_task3/_total_norm'), task_in('grad/head_value_all_tasks/mean')
+    (3, None)
+    """
+    match = _TASK.search(name)
+    return None if match is None else int(match.group(1))
+
+
+@functools.lru_cache(_MOST)
+def of_all_tasks(name: str) -> str:
+    """Return what a figure is called whichever task it is about.
+
+    >>> of_all_tasks('grad/head_value_task3/_total_norm')
+    'grad/head_value_task{i}/_total_norm'
+    """
+    return _TASK.sub(ANY_TASK, name)
+
+
+@functools.lru_cache(_MOST)
+def without_task(name: str) -> str:
+    """Return the name of the same figure over all tasks.
+
+    >>> without_task('logits/value_task3/abs_max')
+    'logits/value/abs_max'
+    """
+    return _TASK.sub('', name)
