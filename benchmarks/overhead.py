@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,6 +34,9 @@ from ding_normmon import NormMonitor
 from ding_normmon.learner_step import INERT, LearnerStep
 from ding_normmon.publish import TensorBoard
 from ding_normmon.quantities import GradientNorms, ParameterNorms
+
+WARM_UP = 3
+"""Learner steps of each turn that are not counted."""
 
 
 @dataclass
@@ -114,7 +116,8 @@ def measure(size: str, num_tasks: int, args: argparse.Namespace) -> dict[str, An
     policy.learner_step = INERT
     parameters = list(policy._learn_model.parameters())
     last = {name: tensor for name, tensor, task_id, _ in recorder.published if task_id == num_tasks - 1}
-    flat = torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
+    # Not zeros: memory that nobody has written to is one page, and always in the cache.
+    flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
 
     monitor = NormMonitor(EasyDict(monitor_norm_freq=1), policy, destinations=[])
     core = monitor.monitor
@@ -130,7 +133,7 @@ def measure(size: str, num_tasks: int, args: argparse.Namespace) -> dict[str, An
         cells = core._buffer.storage.cpu().numpy()
         for quantity, span in zip(core.quantities, core._spans, strict=True):
             if quantity in norms:
-                list(quantity.unpack(cells[span]))
+                quantity.unpack_rows(cells[span])
 
     def our_signals() -> None:
         step = core.begin_step(0)
@@ -158,40 +161,70 @@ def measure(size: str, num_tasks: int, args: argparse.Namespace) -> dict[str, An
     core.close()
     monitor.close()
     figures.update(whole_steps(size, policy, batches, args))
+    if cuda:
+        figures['waits'] = device_waits(policy, batches)
     return figures
 
 
 def whole_steps(size: str, policy: Any, batches: list[Any], args: argparse.Namespace) -> dict[str, Any]:
-    """Return learner steps with and without the monitor, in turn: wall, learner-thread CPU, whole-process CPU."""
+    """Return learner steps with and without the monitor, in turn: wall, learner-thread CPU, whole-process CPU.
+
+    Each turn begins with steps that are not counted: the first monitored step of a process agrees with the other ranks,
+    names its rows and opens the event file. A record is finished in the background of the next step, so the steps of a
+    turn bear the work for as many records.
+    """
     clocks = {'wall': time.perf_counter, 'thread': time.thread_time, 'process': time.process_time}
     samples = {f'{kind} {clock}': Samples() for kind in ('plain', 'watched') for clock in clocks}
     own = Samples()
     rounds = args.rounds if size == 'small' else max(2, args.rounds // 4)
+    steps = args.steps if size == 'small' else max(1, args.steps // 10)
     context = SimpleNamespace(train_iter=0, monitor_records=[])
     with tempfile.TemporaryDirectory() as folder:
         writer = SummaryWriter(folder)
-        policy._forward_learn(batches)
         for _ in range(rounds):
             for kind in ('plain', 'watched'):
                 monitor = None
                 if kind == 'watched':
                     monitor = NormMonitor(EasyDict(monitor_norm_freq=1), policy, destinations=[TensorBoard(writer)])
                     monitor(context)
-                starts = {clock: read() for clock, read in clocks.items()}
-                for _ in range(args.steps if size == 'small' else 1):
+                for step in range(-WARM_UP, steps):
+                    starts = {clock: read() for clock, read in clocks.items()}
                     context.train_iter += 1
                     policy._forward_learn(batches)
-                thread_end, wall_end = time.thread_time(), time.perf_counter()
+                    ends = {clock: read() for clock, read in clocks.items()}
+                    if step >= 0:
+                        for clock in clocks:
+                            samples[f'{kind} {clock}'].values.append((ends[clock] - starts[clock]) * 1e3)
                 if monitor is not None:
                     monitor.close()
-                    own.values += [r.scalars['monitor/cost/ms'] for r in monitor.monitor.take_records()]
-                ends = {'wall': wall_end, 'thread': thread_end, 'process': time.process_time()}
-                for clock in clocks:
-                    count = args.steps if size == 'small' else 1
-                    samples[f'{kind} {clock}'].values.append((ends[clock] - starts[clock]) * 1e3 / count)
+                    records = monitor.monitor.take_records()[WARM_UP:]
+                    own.values += [record.scalars['monitor/cost/ms'] for record in records]
         writer.close()
-        events = sum(path.stat().st_size for path in Path(folder).iterdir())
-    return {**samples, 'own': own, 'event bytes': events}
+    return {**samples, 'own': own}
+
+
+def device_waits(policy: Any, batches: list[Any]) -> tuple[int, int]:
+    """Return what one monitored step adds on a GPU: copies to the host, and calls that wait for the device."""
+
+    def count() -> tuple[int, int]:
+        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities) as profile:
+            policy._forward_learn(batches)
+        names = [event.name for event in profile.events()]
+        copies = sum('Memcpy DtoH' in name for name in names)
+        return copies, sum(name.startswith(('cudaStreamSynchronize', 'cudaDeviceSynchronize')) for name in names)
+
+    plain = count()
+    context = SimpleNamespace(train_iter=0, monitor_records=[])
+    monitor = NormMonitor(EasyDict(monitor_norm_freq=1), policy, destinations=[])
+    monitor(context)
+    for _ in range(WARM_UP):
+        context.train_iter += 1
+        policy._forward_learn(batches)
+    context.train_iter += 1
+    watched = count()
+    monitor.close()
+    return watched[0] - plain[0], watched[1] - plain[1]
 
 
 def main() -> None:
@@ -202,7 +235,7 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--repeats', type=int, default=40, help='of each method, in turn')
     parser.add_argument('--rounds', type=int, default=8, help='with and without the monitor, in turn')
-    parser.add_argument('--steps', type=int, default=5, help='learner steps per round (small model)')
+    parser.add_argument('--steps', type=int, default=20, help='learner steps per turn (small model; a tenth for large)')
     parser.add_argument('--batch-size', type=int, default=None, help='per task; default: the size\'s own')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -253,10 +286,10 @@ def main() -> None:
                 added = (own - previous[1]) / (num_tasks - previous[0])
                 console.print(f'{size}: {added:.3f} ms per added task from {previous[0]} to {num_tasks} tasks')
             previous = (num_tasks, own)
+            copies, waits = f.get('waits', (0, 0))
+            console.print(f'{size}, {num_tasks} tasks: a monitored step adds {copies} device copies, {waits} waits')
         console.print(methods)
         console.print(steps)
-    copies = 'one device-to-host copy, no wait' if args.device == 'cuda' else 'no device: nothing to copy or wait for'
-    console.print(f'per monitored step: {copies}')
 
 
 if __name__ == '__main__':

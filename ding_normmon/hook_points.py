@@ -89,6 +89,8 @@ class HookPoints:
         self.clips: dict[str, bool] = {}
         self._scaled: set[int] = set()
         self._holders: tuple[Holder, ...] = ()
+        self._known: tuple[Any, ...] = ()
+        self._found: tuple[Holder, ...] = ()
         self.set_step(INERT)
 
     @property
@@ -98,9 +100,20 @@ class HookPoints:
 
     def holders(self) -> tuple[Holder, ...]:
         """Return the optimizers that hold monitored parameters; who holds a parameter first, has it."""
+        optimizers = self._optimizers()
+        # Hundreds of parameters are not sorted out again as long as nobody has added one.
+        known = tuple(
+            (name, id(optimizer), *(len(group['params']) for group in optimizer.param_groups))
+            for name, optimizer in optimizers.items()
+        )
+        if known != self._known:
+            self._known, self._found = known, self._sort_out(optimizers)
+        return self._found
+
+    def _sort_out(self, optimizers: Mapping[str, Optimizer]) -> tuple[Holder, ...]:
         free = set(self._group_of)
         found = []
-        for name, optimizer in self._optimizers().items():
+        for name, optimizer in optimizers.items():
             held = {id(parameter) for group in optimizer.param_groups for parameter in group['params']} & free
             if held:
                 free -= held

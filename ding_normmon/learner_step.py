@@ -190,8 +190,7 @@ class LearnerStep(InertLearnerStep):
 
     def publish_loss(self, name: str, value: Tensor | float, task_id: int | None = None) -> None:
         """Publish one scalar of a task, such as ``('noreduce_obs_loss', loss, 3)``; it becomes ``{name}_task3``."""
-        with torch.no_grad():
-            self.listener.on_publish_loss(name, value.detach() if isinstance(value, Tensor) else value, task_id)
+        self.listener.on_publish_loss(name, value.detach() if isinstance(value, Tensor) else value, task_id)
 
     def clipped(self, norm: Tensor | float, max_norm: float, model: str = 'model', local: bool = False) -> None:
         """Tell that gradients have been scaled by ``min(1, max_norm / norm)``; between backward_end and step_end.

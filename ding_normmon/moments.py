@@ -25,7 +25,7 @@ equation 2.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,15 +37,17 @@ __all__ = [
     'COLUMNS',
     'EMPTY',
     'abs_max',
+    'constant_numbers',
     'constant_row',
-    'constant_rows',
     'device_row_of',
     'mean',
     'merge',
     'merge_rows',
+    'merge_sets',
     'norm',
     'rms',
     'row_of',
+    'spread',
     'square_sum_row',
     'std',
 ]
@@ -70,24 +72,18 @@ def constant_row(value: float) -> Row:
     >>> constant_row(3.0).tolist()
     [1.0, 3.0, 0.0, 3.0, 3.0, 0.0]
     """
-    value = float(value)
-    if not math.isfinite(value):
-        return np.array([0.0, 0.0, 0.0, math.inf, -math.inf, 1.0])
-    return np.array([1.0, value, 0.0, value, value, 0.0])
+    return np.array(constant_numbers(float(value)))
 
 
-def constant_rows(values: npt.NDArray[np.float64]) -> Row:
-    """Return the rows of many single numbers, each as :func:`constant_row` has it, shape (len(values), 6).
+def constant_numbers(value: float) -> tuple[float, float, float, float, float, float]:
+    """Return the six numbers of :func:`constant_row` without making an array of them.
 
-    >>> constant_rows(np.array([3.0, math.nan])).tolist()
-    [[1.0, 3.0, 0.0, 3.0, 3.0, 0.0], [0.0, 0.0, 0.0, inf, -inf, 1.0]]
+    >>> constant_numbers(3.0)
+    (1.0, 3.0, 0.0, 3.0, 3.0, 0.0)
     """
-    table = np.zeros((len(values), 6))
-    table[:, COUNT] = 1.0
-    table[:, MEAN] = table[:, MINIMUM] = table[:, MAXIMUM] = values
-    for index in np.flatnonzero(~np.isfinite(values)):
-        table[index] = constant_row(values[index])
-    return table
+    if not math.isfinite(value):
+        return 0.0, 0.0, 0.0, math.inf, -math.inf, 1.0
+    return 1.0, value, 0.0, value, value, 0.0
 
 
 def square_sum_row(count: float, square_sum: float, nonfinite: float = 0.0) -> Row:
@@ -205,21 +201,53 @@ def merge_rows(rows: Row | Iterable[Row]) -> Row:
         rows: float64, shape (N, 6), or an iterable of rows; N may be 0.
     """
     table = rows if isinstance(rows, np.ndarray) else np.array(list(rows), dtype=np.float64).reshape(-1, 6)
-    if len(table) == 0:
-        return EMPTY.copy()
-    nonfinite = float(table[:, NONFINITE].sum())
-    table = table[table[:, COUNT] > 0]
-    if len(table) == 0:
-        return np.array([*EMPTY[:NONFINITE], nonfinite])
-    count = table[:, COUNT]
-    total = float(count.sum())
-    # A weighted sum of distances from one of the means, not of the means: a common offset cancels before it can round.
-    origin = float(table[int(count.argmax()), MEAN])
+    return merge_sets(table, [len(table)])[0]
+
+
+def merge_sets(table: Row, lengths: Sequence[int]) -> Row:
+    """Merge consecutive rows, so many of them into each of several rows; a call costs much more than a row.
+
+    Arguments:
+        table: float64, shape (N, 6).
+        lengths: rows of each set, at least 0; together N.
+
+    Returns:
+        Shape (len(lengths), 6), each row as :func:`merge_rows` has it.
+
+    >>> merge_sets(np.array([constant_row(value) for value in (1.0, 5.0, 7.0)]), [2, 1])[:, :3].tolist()
+    [[2.0, 3.0, 8.0], [1.0, 7.0, 0.0]]
+    """
+    merged = np.tile(EMPTY, (len(lengths), 1))
+    filled = np.flatnonzero(lengths)
+    if not len(filled):
+        return merged
+    sizes = np.asarray(lengths)[filled]
+    starts = np.cumsum(sizes) - sizes
+    count, means = table[:, COUNT], table[:, MEAN]
+    total, m2, nonfinite = np.add.reduceat(table[:, [COUNT, M2, NONFINITE]], starts, axis=0).T
+    weights = count / np.repeat(np.where(total > 0, total, 1.0), sizes)
+    # Twice: the second sum is one of distances, not of means, so a common offset has cancelled before it can round.
+    average = np.add.reduceat(weights * means, starts)
+    average += np.add.reduceat(weights * (means - np.repeat(average, sizes)), starts)
     with np.errstate(over='ignore'):
-        average = origin + float(np.dot(count / total, table[:, MEAN] - origin))
-        distance = table[:, MEAN] - average
-        m2 = float(table[:, M2].sum() + np.dot(count, distance * distance))
-    return np.array([total, average, m2, table[:, MINIMUM].min(), table[:, MAXIMUM].max(), nonfinite])
+        distance = np.where(count > 0, means - np.repeat(average, sizes), 0.0)
+        m2 = m2 + np.add.reduceat(count * distance * distance, starts)
+    low = np.minimum.reduceat(table[:, MINIMUM], starts)
+    high = np.maximum.reduceat(table[:, MAXIMUM], starts)
+    merged[filled] = np.stack((total, average, m2, low, high, nonfinite), axis=1)
+    return merged
+
+
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and unbiased standard deviation of a few numbers, at least one; no deviation of a single one.
+
+    >>> spread([1.0, 3.0])
+    (2.0, 1.4142135623730951)
+    """
+    average = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return average, None
+    return average, math.sqrt(math.fsum((value - average) ** 2 for value in values) / (len(values) - 1))
 
 
 def mean(row: Row) -> float | None:

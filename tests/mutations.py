@@ -163,22 +163,22 @@ MUTATIONS = (
     Mutation(
         'variance: sign of the spread of the means',
         'moments.py',
-        'table[:, M2].sum() + np.dot(count, distance * distance)',
-        'table[:, M2].sum() - np.dot(count, distance * distance)',
+        'm2 = m2 + np.add.reduceat(count * distance * distance, starts)',
+        'm2 = m2 - np.add.reduceat(count * distance * distance, starts)',
         MOMENTS,
     ),
     Mutation(
         'variance: distance between the means not squared',
         'moments.py',
-        'np.dot(count, distance * distance)',
-        'np.dot(count, np.abs(distance))',
+        'count * distance * distance',
+        'count * np.abs(distance)',
         MOMENTS,
     ),
     Mutation(
         'variance: spread of the means forgotten',
         'moments.py',
-        'table[:, M2].sum() + np.dot(count, distance * distance)',
-        'table[:, M2].sum()',
+        'm2 = m2 + np.add.reduceat(count * distance * distance, starts)',
+        'm2 = m2 + 0.0',
         MOMENTS,
     ),
     Mutation(
@@ -191,18 +191,24 @@ MUTATIONS = (
     Mutation(
         'mean: average of averages',
         'moments.py',
-        'np.dot(count / total, table[:, MEAN] - origin)',
-        'np.mean(table[:, MEAN] - origin)',
+        'weights = count / np.repeat(np.where(total > 0, total, 1.0), sizes)',
+        'weights = 1.0 / np.repeat(sizes.astype(np.float64), sizes)',
         MOMENTS,
     ),
     Mutation(
         'maximum: average of maxima',
         'moments.py',
-        'table[:, MAXIMUM].max()',
-        'table[:, MAXIMUM].mean()',
+        'np.maximum.reduceat(table[:, MAXIMUM], starts)',
+        'np.add.reduceat(table[:, MAXIMUM], starts) / sizes',
         MOMENTS,
     ),
-    Mutation('minimum: that of the last row', 'moments.py', 'table[:, MINIMUM].min()', 'table[-1, MINIMUM]', MOMENTS),
+    Mutation(
+        'minimum: that of the last row',
+        'moments.py',
+        'np.minimum.reduceat(table[:, MINIMUM], starts)',
+        'table[starts + sizes - 1, MINIMUM]',
+        MOMENTS,
+    ),
     Mutation(
         'std: biased',
         'moments.py',
@@ -241,8 +247,8 @@ MUTATIONS = (
     Mutation(
         'non-finite entries of a merge lost',
         'moments.py',
-        'nonfinite = float(table[:, NONFINITE].sum())',
-        'nonfinite = 0.0',
+        '(total, average, m2, low, high, nonfinite)',
+        '(total, average, m2, low, high, 0.0 * nonfinite)',
         MOMENTS,
     ),
     Mutation(
@@ -384,8 +390,8 @@ MUTATIONS = (
     Mutation(
         'signals: last task only',
         'quantities/tensor_statistics.py',
-        'moments.merge_rows(tasks.values())',
-        'list(tasks.values())[-1]',
+        "self._statistics(name, '', of_all)",
+        "self._statistics(name, '', list(tasks.values())[-1])",
         SIGNALS,
     ),
     Mutation(
@@ -422,6 +428,13 @@ MUTATIONS = (
         'quantities/square_norms.py',
         'norm(merge_rows(present))',
         'sum(norm(row) for row in present)',
+        EVERY_METRIC,
+    ),
+    Mutation(
+        'norms: biased spread over tasks',
+        'moments.py',
+        '/ (len(values) - 1))',
+        '/ len(values))',
         EVERY_METRIC,
     ),
     Mutation(

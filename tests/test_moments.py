@@ -26,7 +26,9 @@ from ding_normmon.moments import (
     device_row_of,
     merge,
     merge_rows,
+    merge_sets,
     row_of,
+    spread,
     square_sum_row,
 )
 
@@ -96,6 +98,7 @@ def test_the_empty_row_is_the_identity(values: list[float]) -> None:
 
 def test_no_rows_merge_to_the_empty_row() -> None:
     assert merge_rows([]).tolist() == EMPTY.tolist()
+    assert merge_sets(np.zeros((0, 6)), []).tolist() == []
     assert merge_rows(np.zeros((0, 6))).tolist() == EMPTY.tolist()
 
 
@@ -264,3 +267,21 @@ def test_sums_of_squares_add_up(parts: list[tuple[int, float]]) -> None:
 
 def test_numpy_arrays_are_read_too() -> None:
     assert row_of(np.array([[1.0, 2.0], [3.0, 10.0]])).tolist() == [4, 4, 50, 1, 10, 0]
+
+
+@given(st.lists(st.lists(st.lists(st.floats(-1e6, 1e6), max_size=4), max_size=4), max_size=5))
+def test_many_sets_at_once_are_as_one_by_one(sets: list[list[list[float]]]) -> None:
+    rows = [[row_of(torch.tensor(part, dtype=torch.float64)) for part in parts] for parts in sets]
+    table = np.array([row for parts in rows for row in parts]).reshape(-1, 6)
+    merged = merge_sets(table, [len(parts) for parts in rows])
+    for parts, row in zip(sets, merged, strict=True):
+        numbers = torch.tensor([number for part in parts for number in part], dtype=torch.float64)
+        assert_row(row, numbers)
+
+
+def test_the_spread_of_a_few_numbers() -> None:
+    values = [1e6 + offset for offset in (0.25, -0.5, 3.0, 0.0)]
+    mean, deviation = spread(values)
+    exact = torch.tensor(values, dtype=torch.float64)
+    assert (mean, deviation) == (pytest.approx(float(exact.mean())), pytest.approx(float(exact.std()), rel=1e-12))
+    assert spread([3.0]) == (3.0, None)

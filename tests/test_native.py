@@ -87,6 +87,7 @@ def signal(draw: st.DrawFn) -> tuple[Tensor, Tensor | None, bool]:
         mask = torch.rand(batch, steps, generator=generator) < draw(st.sampled_from([0.0, 0.5, 1.0]))
         if draw(st.booleans()):
             mask = mask.t().contiguous().t()
+        mask = mask.to(draw(st.sampled_from([torch.bool, torch.float32, torch.float64])))
     if draw(st.booleans()):
         for _ in range(draw(st.integers(1, 3))):
             place = tuple(draw(st.integers(0, size - 1)) for size in tensor.shape)
@@ -163,7 +164,7 @@ def test_what_is_left_to_others() -> None:
         (torch.tensor([1 + 2j]).conj().imag, None),
         (torch.zeros(1, 1, 1, 1, 1, 1, 1, 1, 2)[..., ::2], None),
         (good[..., ::2], mask),
-        (good, mask.float()),
+        (good, mask.long()),
         (good, mask[0]),
         (good, mask[:, :2]),
         (good, mask[:, :0]),

@@ -51,10 +51,9 @@ def _candidates(policy: Any) -> Iterator[tuple[str, Optimizer]]:
         elif isinstance(value, (Mapping, list, tuple)):
             entries = value.items() if isinstance(value, Mapping) else enumerate(value)
             yield from ((f'{name}.{key}', entry) for key, entry in entries if isinstance(entry, Optimizer))
-        else:
+        elif attributes := getattr(value, '__dict__', None):
             for attribute in ('optimizer', '_optimizer', '_optim'):
-                inner = getattr(value, '__dict__', {}).get(attribute)
-                if isinstance(inner, Optimizer):
+                if isinstance(inner := attributes.get(attribute), Optimizer):
                     wrapped.append((name, inner))
     # Schedulers know their optimizer too; a name of its own is better.
     yield from wrapped

@@ -101,7 +101,8 @@ typedef struct {
     Kind kind;
     const char *data;
     int64_t outer[2], strides[2], inner, vector;
-    const uint8_t *mask;
+    Kind mask_kind;
+    const char *mask;
     int64_t mask_strides[2], mask_steps, repeats;
     bool is_flat;
 } Entries;
@@ -119,7 +120,7 @@ static bool lay_out(Entries *entries, PyObject *object, PyObject *mask_object, b
     int32_t outer = tensor.ndim - (is_norm ? 1 : 0);
     if (outer > 2) outer = 2;
     if (mask_object != Py_None) {
-        if (!look_into(mask_object, &mask) || mask.kind != KIND_BOOL || mask.ndim != 2) return false;
+        if (!look_into(mask_object, &mask) || mask.kind == KIND_OTHER || mask.ndim != 2) return false;
         int64_t batch = mask.shape[0], steps = mask.shape[1];
         if (steps == 0 || tensor.ndim == 0) return false;
         /* With one step a (B, E) tensor is (B*T, E) and not E tokens of one step. */
@@ -129,7 +130,8 @@ static bool lay_out(Entries *entries, PyObject *object, PyObject *mask_object, b
         if (!is_tokens && tensor.shape[0] != batch * steps) return false;
         outer = is_tokens ? 2 : 1;
         if (tensor.ndim - outer < (is_norm ? 1 : 0)) return false;
-        entries->mask = (const uint8_t *)mask.data;
+        entries->mask = mask.data;
+        entries->mask_kind = mask.kind;
         entries->mask_strides[0] = mask.strides[0];
         entries->mask_strides[1] = mask.strides[1];
         entries->mask_steps = steps;
@@ -158,7 +160,8 @@ static bool is_valid(const Entries *entries, int64_t first, int64_t second) {
         step = first % entries->mask_steps;
         first /= entries->mask_steps;
     }
-    return entries->mask[first * entries->mask_strides[0] + step * entries->mask_strides[1]] != 0;
+    int64_t index = first * entries->mask_strides[0] + step * entries->mask_strides[1];
+    return number_at(entries->mask_kind, entries->mask, index) != 0.0;
 }
 
 /* Who gets the numbers: sums of all of them or, once these have turned out not to be finite, of the finite ones. */

@@ -130,6 +130,7 @@ static double number_at(Kind kind, const char *x, int64_t index) {
     switch (kind) {
         case KIND_FLOAT32: return ((const float *)x)[index];
         case KIND_FLOAT64: return ((const double *)x)[index];
+        case KIND_BOOL: return ((const uint8_t *)x)[index];
         case KIND_BFLOAT16: return float_of_bfloat16(((const uint16_t *)x)[index]);
         default: return float_of_float16(((const uint16_t *)x)[index]);
     }

@@ -88,6 +88,8 @@ class GradientNorms(SquareNorms):
 
     def finish(self, rows: RowBuffer) -> None:
         """Write how many parameters of each group had no gradient, and which groups' gradients were not final."""
+        if False not in self._measured and False not in self._reached:
+            return
         for span in self.spans:
             key = RowKey(self.name, span.group.name, span.group.task_id)
             if any(

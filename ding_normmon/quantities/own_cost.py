@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ding_normmon.moments import MAXIMUM, MEAN, Row, constant_rows
+from ding_normmon.moments import MAXIMUM, MEAN, Row, constant_numbers
 from ding_normmon.quantities.quantity import Quantity
 from ding_normmon.rows import RowKey, RowTable
 
@@ -60,7 +60,7 @@ class OwnCost(Quantity):
             *(num_bytes[name] for name in names),
             *(extra_backward[name] for name in adding),
         ]
-        return keys, constant_rows(np.array(values, dtype=np.float64))
+        return keys, np.array([constant_numbers(value) for value in values], dtype=np.float64)
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the three figures."""

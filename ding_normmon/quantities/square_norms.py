@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ding_normmon.groups import Group
-from ding_normmon.moments import COUNT, EMPTY, M2, NONFINITE, Row, constant_row, merge_rows, norm, square_sum_row, std
+from ding_normmon.moments import COUNT, EMPTY, M2, NONFINITE, Row, merge_rows, norm, spread, square_sum_row
 from ding_normmon.quantities.quantity import Quantity, Setup
 from ding_normmon.rows import RowKey, RowTable
 from ding_normmon.sharding import counted_part, is_sharded
@@ -138,10 +138,10 @@ class SquareNorms(Quantity):
             present += tasks.values()
             per_task = [norm(row) for task_id, row in tasks.items() if task_id is not None]
             if per_task and table.complete:
-                spread = merge_rows([constant_row(value) for value in per_task])
-                yield f'{self.family}/{name}_all_tasks/mean', float(spread[1])
-                if spread[COUNT] > 1:
-                    yield f'{self.family}/{name}_all_tasks/std', std(spread)
+                average, deviation = spread(per_task)
+                yield f'{self.family}/{name}_all_tasks/mean', average
+                if deviation is not None:
+                    yield f'{self.family}/{name}_all_tasks/std', deviation
         measured = {(name, task_id) for name, tasks in groups.items() for task_id in tasks} - self.unreached(table)
         if present and {(group.name, group.task_id) for group in self.setup.groups} <= measured:
             yield f'{self.family}/model/_total_norm', norm(merge_rows(present))

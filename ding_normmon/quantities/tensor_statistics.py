@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -132,9 +133,12 @@ class TensorStatistics(Quantity):
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield each signal's statistics over all tasks and per task."""
-        for name, tasks in table.of(self.name).items():
+        signals = table.of(self.name)
+        rows = [row for tasks in signals.values() for row in tasks.values()]
+        merged = moments.merge_sets(np.array(rows).reshape(-1, 6), [len(tasks) for tasks in signals.values()])
+        for (name, tasks), of_all in zip(signals.items(), merged, strict=True):
             if table.complete:
-                yield from self._statistics(name, '', moments.merge_rows(tasks.values()))
+                yield from self._statistics(name, '', of_all)
             for task_id, row in tasks.items():
                 if task_id is not None:
                     yield from self._statistics(name, f'_task{task_id}', row)
