@@ -66,6 +66,7 @@ class HookPoints:
     Attributes:
         evidence: by which evidence each optimizer's gradients were found, by optimizer name; a key of ``EVIDENCE``.
         clips: the names under which clip coefficients were seen; False where a clip has no single coefficient.
+        told: whether something was learnt from outside in the current block that the policy had not said itself.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class HookPoints:
         self.clips: dict[str, bool] = {}
         self._scaled: set[int] = set()
         self._holders: tuple[Holder, ...] = ()
+        self.told = False
         self._known: tuple[Any, ...] = ()
         self._found: tuple[Holder, ...] = ()
         self.set_step(INERT)
@@ -139,6 +141,7 @@ class HookPoints:
             after: called when it has stepped.
         """
         self._holders = self.holders()
+        self.told = False
         self.set_step(self._step)
         optimizers = [holder.optimizer for holder in self._holders]
         with contextlib.ExitStack() as undo:
@@ -172,6 +175,7 @@ class HookPoints:
         if self._fired_by_policy():
             self.evidence.update({holder.name: 'policy' for holder in found})
             return
+        self.told = True
         self.evidence.update({holder.name: evidence for holder in found})
         for holder in found:
             scale = scale_of(self._scalers(), holder.optimizer, self._scaled, evidence)
@@ -195,6 +199,7 @@ class HookPoints:
 
     def before_clip(self, parameters: list[Tensor]) -> None:
         """Take a clip call as evidence."""
+        self.told = True
         clipped = {id(parameter) for parameter in parameters} & set(self._group_of)
         if self._holders:
             self.conclude([holder for holder in self._holders if holder.parameters & clipped], 'clip')
@@ -231,6 +236,7 @@ class HookPoints:
         self._queued = False
         rest = set(self._group_of) - self._clipped
         if rest and self._step.due and not self._fired_by_policy():
+            self.told = True
             self.evidence.setdefault(NO_OPTIMIZER, 'backward')
             self._fire(scale_of(self._scalers(), None, self._scaled, 'backward'), rest, replace=True)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import operator
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,15 +27,16 @@ from ding_normmon.mistakes import Mistakes, plain_task_id
 from ding_normmon.ownership import Ownership
 from ding_normmon.publish.courier import Courier
 from ding_normmon.publish.destination import Destination, RunDescription
-from ding_normmon.quantities import OwnCost, Quantity, Setup, preset_quantities
+from ding_normmon.quantities import Quantity, Setup, preset_quantities
 from ding_normmon.quantities.tensor_statistics import SignalError
 from ding_normmon.quantity_calls import QuantityCalls
 from ding_normmon.record import Record
 from ding_normmon.reduce import Reducer
-from ding_normmon.rows import Batch, Pending, RowBuffer, RowKey, RowTable, Vector
+from ding_normmon.rows import Batch, Pending, RowBuffer, RowTable
 from ding_normmon.sharding import ShardedGroups, local_share, refuse_unreadable
 from ding_normmon.stretching import Stretching
 from ding_normmon.transport import Transport, default_transport
+from ding_normmon.unpacking import Unpacking, WaitingBatch
 
 if TYPE_CHECKING:
     from ding_normmon.training_loop import TrainingLoop
@@ -133,6 +133,7 @@ class Monitor:
         self.diagnosis = DiagnosisStage()
         self._measuring = False
         self._pending: deque[Pending] = deque()
+        self._waiting: deque[WaitingBatch] = deque()
         self._gradient_due = False
         self._last_measured = self._resumed_after = -1
         self._closed = False
@@ -225,9 +226,10 @@ class Monitor:
                 )
         self._calls = QuantityCalls(self.quantities, self.losses, self._mistakes.complain)
         self._buffer = RowBuffer(self._setup.device, cells=sum(sizes))
-        self._spans = [slice(stop - size, stop) for size, stop in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
-        for quantity, span in zip(self.quantities, self._spans, strict=True):
+        spans = [slice(stop - size, stop) for size, stop in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
+        for quantity, span in zip(self.quantities, spans, strict=True):
             quantity.bind(self._buffer.cells(span.start, span.stop))
+        self._unpacking = Unpacking(self.quantities, spans, self._buffer, self._calls, messages=int(rank > 0))
 
     def reassign(self, task_ids: Sequence[Sequence[int]]) -> None:
         """Tell the monitor which rank trains which tasks from the next learner step on.
@@ -251,6 +253,9 @@ class Monitor:
             raise ConfigurationError('monitor: a single-task policy has no tasks to reassign')
         checked = [_checked_task_ids(self._num_tasks, ids) for ids in task_ids]
         self._collect(wait=True)
+        for waiting in self._waiting:
+            # Its numbers are of the groups that the quantities are about to forget.
+            waiting.get()
         self._ownership.change(since, checked)
         self._task_ids = checked[self.transport.rank]
         self._prepare()
@@ -449,53 +454,14 @@ class Monitor:
             elif not pending.arrived():
                 return
             self._pending.popleft()
-            started = time.perf_counter()
-            batch = self._unpack(pending)
-            cost = pending.milliseconds + (time.perf_counter() - started) * 1e3
-            for quantity in self.quantities:
-                if isinstance(quantity, OwnCost):
-                    totals = (cost, self._buffer.bytes, 0 if self.transport.rank == 0 else 1)
-                    keys, rows = quantity.table_of(totals, pending.spent, self._bytes(batch), pending.active)
-                    batch = Batch(
-                        batch.iteration, batch.keys + keys, np.concatenate([batch.rows, rows]), batch.vectors
-                    )
+            waiting = self._unpacking.take(pending)
             if self.config.merge_train_output:
-                local = RowTable(self._sharded.whole([batch]), final=False)
-                self._last_local = self._derive(local, batch.iteration)
-            self._reducer.submit(batch)
-
-    def _bytes(self, batch: Batch) -> dict[str, int]:
-        """Return what every quantity holds between steps and sends for one record."""
-        sizes = {quantity.name: quantity.state_bytes() for quantity in self.quantities}
-        for quantity, span in zip(self.quantities, self._spans, strict=True):
-            sizes[quantity.name] += 8 * (span.stop - span.start)
-        for name, count in Counter(map(operator.itemgetter(0), batch.keys)).items():
-            sizes[name] += 48 * count
-        for key, vector in batch.vectors.items():
-            sizes[key.quantity] += vector.nbytes
-        return sizes
-
-    def _unpack(self, pending: Pending) -> Batch:
-        rows, cells = self._buffer.read(pending)
-        tables = [rows]
-        keys = list(pending.keys)
-        vectors: dict[RowKey, Vector] = {
-            key: vector
-            for key, vector in pending.vectors.items()
-            if not isinstance(vector, tuple) and key.quantity not in pending.failed
-        }
-        for quantity, span in zip(self.quantities, self._spans, strict=True):
-            if quantity.name not in pending.active:
-                continue
-            if any(point in pending.fired for point in quantity.hook_points):
-                with self._calls.guarded(quantity, 'unpack', pending.spent):
-                    own_keys, own_rows = quantity.unpack_rows(cells[span])
-                    if own_rows.shape != (len(own_keys), 6):
-                        raise ValueError(f'{len(own_keys)} keys for rows of shape {own_rows.shape}')
-                    keys.extend(own_keys)
-                    tables.append(own_rows)
-                    vectors.update(quantity.unpack_vectors(cells[span]))
-        return Batch(pending.iteration, tuple(keys), np.concatenate(tables), vectors)
+                local = RowTable(self._sharded.whole([waiting.get()]), final=False)
+                self._last_local = self._derive(local, pending.iteration)
+            while self._waiting and self._waiting[0].is_made:
+                self._waiting.popleft()
+            self._waiting.append(waiting)
+            self._reducer.submit(waiting)
 
     def _derive(self, table: RowTable, iteration: int) -> Record:
         record = Record(iteration)

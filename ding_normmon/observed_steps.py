@@ -17,6 +17,8 @@ from ding_normmon.monitor import Monitor
 
 __all__ = ['ObservedSteps']
 
+_EVERYTHING = {'forward_end', 'backward_end', 'step_end'}
+
 
 class ObservedSteps:
     """Opens and closes the learner steps inside one watched block after another.
@@ -51,6 +53,8 @@ class ObservedSteps:
         self._last_is_known = whole or last_optimizer is not None
         self.several = False if whole else several
         self._whole = whole
+        # A policy that publishes may fire all hook points itself; as long as it does, nobody looks from outside.
+        self._says_everything = False
         self.step: InertLearnerStep = INERT
         self._open = contextlib.ExitStack()
         self._stepped: list[str] = []
@@ -67,8 +71,11 @@ class ObservedSteps:
         self._iteration = iteration
         self._stepped = []
         self.finished = 0
+        watched = (
+            contextlib.nullcontext() if self._says_everything else self._points.watched(self._before, self._after)
+        )
         try:
-            with self._points.watched(self._before, self._after):
+            with watched:
                 self._enter(step)
                 try:
                     yield
@@ -138,6 +145,8 @@ class ObservedSteps:
         self._points.set_step(INERT)
         if isinstance(step, LearnerStep):
             if keep or step.fired:
+                fires_all = self._whole and set(step.fired) >= _EVERYTHING
+                self._says_everything = fires_all and (self._says_everything or not self._points.told)
                 if self._stepped and 'step_end' not in step.fired:
                     step.step_end()
                 self._monitor.end_step(step)

@@ -30,6 +30,7 @@ from ding_normmon.message import (
 from ding_normmon.ownership import Ownership
 from ding_normmon.rows import Batch
 from ding_normmon.transport import LARGEST_MESSAGE, Transport, TransportError
+from ding_normmon.unpacking import WaitingBatch
 
 __all__ = ['Reducer']
 
@@ -82,7 +83,7 @@ class Reducer:
         self._control = control
         self._deadline = deadline
         self._session = session
-        self._queue: deque[Batch] = deque()
+        self._queue: deque[Batch | WaitingBatch] = deque()
         self._queue_size = queue_size
         self._wake = threading.Condition()
         self._closing = False
@@ -106,8 +107,8 @@ class Reducer:
         self._thread = threading.Thread(target=self._run, name='ding_normmon', daemon=True)
         self._thread.start()
 
-    def submit(self, batch: Batch) -> None:
-        """Hand over this rank's rows of one iteration; returns at once."""
+    def submit(self, batch: Batch | WaitingBatch) -> None:
+        """Hand over this rank's rows of one iteration; returns at once. One that waits is made in the background."""
         with self._wake:
             if self._thread is None:
                 self._start()
@@ -151,7 +152,7 @@ class Reducer:
                 self._queue.clear()
                 closing, abandon = self._closing, self._abandon
             try:
-                self._turn(batches, abandon)
+                self._turn([entry.get() if isinstance(entry, WaitingBatch) else entry for entry in batches], abandon)
             except Exception as error:
                 self._losses.count('background', f'the background thread met {type(error).__name__}: {error}')
             if closing and not self._queue and (abandon or not self._gathering):

@@ -183,6 +183,7 @@ class Pending:
         keys: what each row is.
         rows: tables of rows in the order of the keys, numbers of single rows, or where one stands in the buffer.
         slot: the host memory that the copy goes to; None where the rows are on the host already.
+        cells: the raw cells, where they are on the host already.
         fired: the hook points that were measured.
         failed: the quantities that failed at one of them; what their cells hold is not of this step.
         milliseconds: what the step has cost the learner's thread so far.
@@ -195,6 +196,7 @@ class Pending:
     keys: list[RowKey]
     rows: list[_Written]
     slot: _Slot | None = None
+    cells: Row = field(default_factory=lambda: np.zeros(0))
     fired: tuple[str, ...] = ()
     failed: frozenset[str] = frozenset()
     milliseconds: float = 0.0
@@ -321,7 +323,8 @@ class RowBuffer:
     def end(self) -> Pending | None:
         """Start the one copy of the step to the host and return what will have arrived; None if no slot is free."""
         if self.on_host:
-            return Pending(self._iteration, self._keys, self._rows, vectors=self._vectors)
+            cells = self.storage[: self._cells].numpy().copy()
+            return Pending(self._iteration, self._keys, self._rows, cells=cells, vectors=self._vectors)
         if not self._free:
             return None
         slot = self._free.pop()
@@ -337,7 +340,7 @@ class RowBuffer:
         """Return the rows, shape (len(keys), 6), and the raw cells of a step that has arrived, and free its slot;
         ``pending.vectors`` are on the host afterwards."""
         if pending.slot is None:
-            return _joined(pending.rows, None), self.storage[: self._cells].numpy()
+            return _joined(pending.rows, None), pending.cells
         host = pending.slot.host.numpy()
         rows = _joined(pending.rows, host[self._cells :].reshape(-1, 6))
         for key, place in pending.vectors.items():

@@ -239,6 +239,47 @@ def test_an_off_step_hangs_on_nothing() -> None:
     assert seen == [(False, True, 2)] + [(True, False, 0)] * 4 + [(False, True, 2)]
 
 
+class SayingEverything(Telling):
+    """Fires all hook points and clips by itself, or leaves them to others."""
+
+    says = True
+
+    def update(self, loss: torch.Tensor) -> None:
+        """Do a step."""
+        step = self.learner_step if self.says else INERT
+        self._optimizer.zero_grad()
+        step.forward_end()
+        loss.backward()
+        step.backward_end()
+        torch._foreach_mul_([parameter.grad for parameter in self._learn_model.parameters()], 0.5)
+        step.clipped(2.0, 1.0)
+        self._optimizer.step()
+        step.step_end()
+
+
+def test_a_policy_that_says_everything_is_not_watched_from_outside() -> None:
+    policy = SayingEverything(True)
+    attachment = attach(policy, {'monitor_norm_freq': 2})
+    watched: list[bool] = []
+    update = policy.update
+
+    def look(loss: torch.Tensor) -> None:
+        watched.append(bool(policy._optimizer._optimizer_step_pre_hooks))
+        update(loss)
+
+    policy.update = look  # type: ignore[method-assign]
+    for iteration, data in enumerate(batches(12)):
+        policy.says = not 6 <= iteration < 10
+        policy._forward_learn(data)
+    attachment.detach()
+    # From iteration 6 on it says nothing more, so the step after it is taken for the end of a cycle of accumulation.
+    # From iteration 6 on it says nothing more; the step after it is taken for the end of a cycle of accumulation.
+    assert [index for index, was_watched in enumerate(watched) if was_watched] == [0, 7, 8, 10]
+    records = {record.iteration: record.scalars for record in attachment.monitor.take_records()}
+    assert [iteration for iteration in records if 'grad/model/_total_norm' in records[iteration]] == [0, 2, 4, 7, 8, 10]
+    assert [iteration for iteration in records if 'clip/model/coefficient' in records[iteration]] == [0, 2, 4, 10]
+
+
 def test_a_step_that_raises_is_put_back() -> None:
     class Failing(Clipping):
         def loss(self, data: torch.Tensor) -> torch.Tensor:
