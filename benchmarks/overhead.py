@@ -131,7 +131,7 @@ def measure(size: str, num_tasks: int, args: argparse.Namespace) -> dict[str, An
         for quantity in norms:
             quantity.measure(quantity.hook_points[0], step, core._buffer)
         cells = core._buffer.storage.cpu().numpy()
-        for quantity, span in zip(core.quantities, core._spans, strict=True):
+        for quantity, span in zip(core.quantities, core._unpacking._spans, strict=True):
             if quantity in norms:
                 quantity.unpack_rows(cells[span])
 

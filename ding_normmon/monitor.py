@@ -434,6 +434,9 @@ class Monitor:
             if not self._forward:
                 return
         self._calls.measure(hook_point, step, self._buffer)
+        if hook_point == 'forward_end':
+            # The backward pass comes next.
+            self._reducer.work_now()
         self._milliseconds += (time.perf_counter() - started) * 1e3
 
     def _refuse_mistakes(self) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from ding_normmon.control import Control
 from ding_normmon.gathering import Gathering
+from ding_normmon.inbox import Inbox
 from ding_normmon.losses import LossCounter
 from ding_normmon.message import (
     CONTROL,
@@ -83,11 +84,8 @@ class Reducer:
         self._control = control
         self._deadline = deadline
         self._session = session
-        self._queue: deque[Batch | WaitingBatch] = deque()
-        self._queue_size = queue_size
-        self._wake = threading.Condition()
-        self._closing = False
-        self._abandon = False
+        self._inbox: Inbox[Batch | WaitingBatch] = Inbox(queue_size)
+        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         # Only the background thread touches what follows.
         self._alone = transport.world_size == 1
@@ -100,44 +98,41 @@ class Reducer:
         # What is measured differs from record to record where quantities have frequencies of their own.
         self._own_schemas: deque[tuple[Schema, bytes, bytes]] = deque(maxlen=_OWN_SCHEMAS)
         if not self._alone:
-            with self._wake:
-                self._start()
+            self._start()
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name='ding_normmon', daemon=True)
-        self._thread.start()
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name='ding_normmon', daemon=True)
+                self._thread.start()
 
     def submit(self, batch: Batch | WaitingBatch) -> None:
         """Hand over this rank's rows of one iteration; returns at once. One that waits is made in the background."""
-        with self._wake:
-            if self._thread is None:
-                self._start()
-            if len(self._queue) >= self._queue_size:
-                self._queue.popleft()
-                self._losses.count(
-                    'queue_full',
-                    'the background thread is stuck in a store that does not answer, or too slow; the oldest rows were '
-                    'dropped. If rank 0 is alive, measure less often (monitor_norm_freq)',
-                )
-            self._queue.append(batch)
-            self._wake.notify()
+        if self._thread is None:
+            self._start()
+        if not self._inbox.put(batch):
+            self._losses.count(
+                'queue_full',
+                'the background thread is stuck in a store that does not answer, or too slow; the oldest rows were '
+                'dropped. If rank 0 is alive, measure less often (monitor_norm_freq)',
+            )
+
+    def work_now(self) -> None:
+        """Announce that the learner needs no interpreter lock for a while (:class:`~ding_normmon.inbox.Inbox`)."""
+        self._inbox.work_now()
 
     def close(self, timeout: float) -> None:
         """Send or publish what is still here, for at most ``timeout`` seconds; what is left then is counted."""
         thread = self._thread
         if thread is None:
             return
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
+        self._inbox.close()
         thread.join(timeout)
         if thread.is_alive():
             # What is incomplete is published as it is.
-            with self._wake:
-                self._abandon = True
-                self._wake.notify()
+            self._inbox.close(abandon=True)
             thread.join(min(timeout, 1.0))
-        left = len(self._queue) + len(self._gathering)
+        left = len(self._inbox) + len(self._gathering)
         if left:
             self._losses.count('closed', f'the rows of {left} iterations were still here when the monitor closed', left)
 
@@ -145,17 +140,13 @@ class Reducer:
 
     def _run(self) -> None:
         while True:
-            with self._wake:
-                if not self._queue and not self._closing:
-                    self._wake.wait(self._pause())
-                batches = list(self._queue)
-                self._queue.clear()
-                closing, abandon = self._closing, self._abandon
+            batches = self._inbox.take(self._pause())
+            closing, abandon = self._inbox.is_closing, self._inbox.is_abandoned
             try:
                 self._turn([entry.get() if isinstance(entry, WaitingBatch) else entry for entry in batches], abandon)
             except Exception as error:
                 self._losses.count('background', f'the background thread met {type(error).__name__}: {error}')
-            if closing and not self._queue and (abandon or not self._gathering):
+            if closing and not self._inbox and (abandon or not self._gathering):
                 self._say_goodbye()
                 return
             if closing:

@@ -27,6 +27,7 @@ MONITOR = ('tests/test_monitor.py',)
 SIGNALS = ('tests/quantities/test_tensor_statistics.py',)
 ROWS = ('tests/test_rows.py',)
 NATIVE = ('tests/test_native.py',)
+INBOX = ('tests/test_inbox.py',)
 SKETCH = ('tests/test_sketch.py',)
 CONFLICT = ('tests/quantities/test_gradient_conflict.py',)
 UPDATES = ('tests/quantities/test_updates.py',)
@@ -528,6 +529,13 @@ MUTATIONS = (
         '        self.is_first_step = False\n',
         '',
         (*MONITOR, '-k', 'later_mistake'),
+    ),
+    Mutation(
+        'background: works although the learner is busy',
+        'inbox.py',
+        'self._is_patient = patience > 0',
+        'self._is_patient = False',
+        INBOX,
     ),
     # -- rows
     Mutation(

@@ -82,7 +82,7 @@ def server() -> Any:
 
 
 def both_actions(rank: int, port: int) -> dict[str, dict[str, Any]]:
-    return {action: judged_run(rank, port, action, action, dies=False, steps=240) for action in ('stop', 'checkpoint')}
+    return {action: judged_run(rank, port, action, action, dies=False, steps=400) for action in ('stop', 'checkpoint')}
 
 
 @pytest.mark.distributed

@@ -1,0 +1,104 @@
+"""What waits for a background thread, and for a moment in which its work takes nothing from the learner.
+
+Whatever a background thread does in Python it takes from the learner: they share the interpreter lock, and each time it
+changes hands costs both of them tens of microseconds. A backward pass is one long call that needs no lock. So where the
+learner announces one (:meth:`Inbox.work_now`), what it has put here since the last one waits for that.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import Generic, TypeVar
+
+__all__ = ['Inbox']
+
+Entry = TypeVar('Entry')
+
+_MOST_PATIENCE = 2.0
+"""Seconds after which work is done however busy the learner is."""
+
+
+class Inbox(Generic[Entry]):
+    """A bounded queue between the learner and one background thread.
+
+    Arguments:
+        size: entries that may wait; the oldest is dropped beyond that.
+
+    Attributes:
+        is_closing: whether the last entries are being waited for.
+        is_abandoned: whether what is incomplete is to be finished as it is.
+
+    Example:
+        >>> inbox = Inbox(size=2)
+        >>> [inbox.put(number) for number in (1, 2, 3)]
+        [True, True, False]
+        >>> inbox.take(timeout=None)
+        [2, 3]
+    """
+
+    def __init__(self, size: int) -> None:
+        self._entries: deque[Entry] = deque()
+        self._size = size
+        self._wake = threading.Condition()
+        # Whether the thread waits for a good moment, which comes by itself, and need not be woken by an entry.
+        self._is_patient = False
+        self._announced = -_MOST_PATIENCE
+        self._interval = 2 * _MOST_PATIENCE
+        self.is_closing = False
+        self.is_abandoned = False
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, entry: Entry) -> bool:
+        """Add an entry; returns at once, False if the oldest one had to be dropped for it."""
+        with self._wake:
+            has_room = len(self._entries) < self._size
+            if not has_room:
+                self._entries.popleft()
+            self._entries.append(entry)
+            if not self._is_patient:
+                self._wake.notify()
+        return has_room
+
+    def work_now(self) -> None:
+        """Announce a call that needs no interpreter lock for a while, as the learner does before its backward pass."""
+        now = time.monotonic()
+        self._interval, self._announced = now - self._announced, now
+        if self._entries:
+            with self._wake:
+                self._wake.notify()
+
+    def take(self, timeout: float | None) -> list[Entry]:
+        """Return all entries; in the background thread.
+
+        Arguments:
+            timeout: seconds to wait for the first one, or for the end; None for as long as it takes.
+        """
+        with self._wake:
+            if not self._entries and not self.is_closing:
+                patience = self._patience()
+                self._is_patient = patience > 0
+                self._wake.wait(timeout if not patience else patience if timeout is None else min(patience, timeout))
+                self._is_patient = False
+            entries = list(self._entries)
+            self._entries.clear()
+            return entries
+
+    def _patience(self) -> float:
+        """Seconds for which a good moment is worth waiting for: they come step by step, or not at all."""
+        until = self._announced + min(2 * self._interval, _MOST_PATIENCE)
+        return max(0.0, until - time.monotonic()) if self._interval < _MOST_PATIENCE else 0.0
+
+    def close(self, abandon: bool = False) -> None:
+        """Wake the thread for the last time.
+
+        Arguments:
+            abandon: finish also what is incomplete.
+        """
+        with self._wake:
+            self.is_closing = True
+            self.is_abandoned = self.is_abandoned or abandon
+            self._wake.notify()

@@ -1,0 +1,125 @@
+"""When a background thread works: at once, or in the learner's next backward pass where these come step by step."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from ding_normmon.inbox import Inbox
+
+
+class Worker:
+    """Takes entries in a thread and notes when."""
+
+    def __init__(self) -> None:
+        self.inbox: Inbox[int] = Inbox(8)
+        self.taken: list[tuple[int, float]] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self.inbox.is_closing:
+            self.taken += [(entry, time.monotonic()) for entry in self.inbox.take(None)]
+
+    def wait_for(self, count: int, seconds: float = 10.0) -> None:
+        until = time.monotonic() + seconds
+        while len(self.taken) < count and time.monotonic() < until:
+            time.sleep(0.002)
+        assert len(self.taken) >= count
+
+    def step(self, seconds: float) -> None:
+        """One learner step, whose backward pass begins at its end."""
+        time.sleep(seconds)
+        self.inbox.work_now()
+
+    def close(self) -> None:
+        self.inbox.close()
+        self._thread.join(10)
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+def test_without_announcements_an_entry_is_taken_at_once(worker: Worker) -> None:
+    for number in range(3):
+        put_at = time.monotonic()
+        worker.inbox.put(number)
+        worker.wait_for(number + 1)
+        assert worker.taken[-1][1] - put_at < 1.0
+
+
+def test_between_announcements_an_entry_waits_for_the_next(worker: Worker) -> None:
+    worker.inbox.put(0)
+    worker.wait_for(1)
+    for number in range(1, 4):
+        worker.step(0.4)
+        worker.inbox.put(number)
+        worker.wait_for(number + 1)
+    time.sleep(0.02)  # the thread is waiting again, patiently
+    worker.inbox.put(4)
+    time.sleep(0.1)
+    assert len(worker.taken) == 4
+    announced = time.monotonic()
+    worker.inbox.work_now()
+    worker.wait_for(5)
+    assert worker.taken[-1][1] >= announced
+
+
+def test_an_entry_does_not_wait_for_a_learner_that_has_stopped(worker: Worker) -> None:
+    worker.step(0.0)
+    worker.step(0.2)
+    worker.inbox.put(0)
+    worker.wait_for(1)
+    time.sleep(0.02)
+    put_at = time.monotonic()
+    worker.inbox.put(1)
+    worker.wait_for(2)
+    assert worker.taken[-1][1] - put_at < 2.0
+    # And from then on not at all.
+    time.sleep(0.6)
+    put_at = time.monotonic()
+    worker.inbox.put(2)
+    worker.wait_for(3)
+    assert worker.taken[-1][1] - put_at < 0.2
+
+
+def test_announcements_far_apart_are_not_waited_for(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('ding_normmon.inbox._MOST_PATIENCE', 0.1)
+    for number in range(3):
+        worker.step(0.15)
+        worker.inbox.put(number)
+        worker.wait_for(number + 1)
+    time.sleep(0.02)
+    put_at = time.monotonic()
+    worker.inbox.put(3)
+    worker.wait_for(4)
+    assert worker.taken[-1][1] - put_at < 0.1
+
+
+def test_the_end_does_not_wait(worker: Worker) -> None:
+    worker.step(0.5)
+    worker.step(0.5)
+    worker.inbox.put(0)
+    worker.wait_for(1)
+    worker.inbox.put(1)
+    begin = time.monotonic()
+    worker.close()
+    assert time.monotonic() - begin < 0.4
+    assert [entry for entry, _ in worker.taken] == [0, 1]
+
+
+def test_the_oldest_is_dropped() -> None:
+    inbox: Inbox[int] = Inbox(2)
+    assert [inbox.put(number) for number in range(4)] == [True, True, False, False]
+    assert len(inbox) == 2
+    assert inbox.take(None) == [2, 3]
+    inbox.close(abandon=True)
+    assert inbox.take(None) == []
+    assert (inbox.is_closing, inbox.is_abandoned) == (True, True)
