@@ -23,8 +23,10 @@ is the same to the last bit on every processor. The lanes are what compilers tur
 #if defined(__GNUC__)
 /* Into the second-level cache, 4 KiB ahead: what the processor fetches by itself comes at half the memory's speed. */
 #define FETCH_AHEAD(pointer) __builtin_prefetch((const char *)(pointer) + 4096, 0, 2)
+#define FETCH(pointer) __builtin_prefetch((pointer), 0, 3)
 #else
 #define FETCH_AHEAD(pointer) ((void)0)
+#define FETCH(pointer) ((void)(pointer))
 #endif
 
 enum { SQUARE_LANES = 64, MOMENT_LANES = 16, PIECE = 512 };

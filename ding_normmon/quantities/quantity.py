@@ -127,7 +127,11 @@ class Quantity:
         """Write what is known only when the step has ended; called if one of ``hook_points`` fired."""
 
     def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
-        """Yield rows made from the raw cells after they have reached the host; only if measured in this step."""
+        """Yield rows made from the raw cells after they have reached the host; only if measured in this step.
+
+        In a background thread, while the next step may be under way: only ``cells`` and what :meth:`prepare` has made may
+        be read.
+        """
         yield from ()
 
     def unpack_rows(self, cells: npt.NDArray[np.float64]) -> tuple[Sequence[RowKey], Row]:
