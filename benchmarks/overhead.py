@@ -5,7 +5,7 @@
 (a) today's method: one norm and one host read per parameter and per gradient, five reductions and five reads per logit
     tensor, four per token and embedding tensor (for the last task only, as it is done today).
 (b) ours: the same figures for all tasks, valid steps only, merged exactly.
-(c) the floor: one pass over one flat tensor of the same bytes, twice (weights and gradients).
+(c) the floor: one pass over one flat tensor of the same bytes, for the weights and for the gradients.
 
 Then whole learner steps with ``monitor_norm_freq=1``, publishing into an event file included, against the same steps
 without a monitor, in turn.
@@ -116,8 +116,10 @@ def measure(size: str, num_tasks: int, args: argparse.Namespace) -> dict[str, An
     policy.learner_step = INERT
     parameters = list(policy._learn_model.parameters())
     last = {name: tensor for name, tensor, task_id, _ in recorder.published if task_id == num_tasks - 1}
-    # Not zeros: memory that nobody has written to is one page, and always in the cache.
+    # Not zeros: memory that nobody has written to is one page, and always in the cache. Nor one tensor twice: of a
+    # large model the second pass would find it there.
     flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+    flat_gradient = flat.clone()
 
     monitor = NormMonitor(EasyDict(monitor_norm_freq=1), policy, destinations=[])
     core = monitor.monitor
@@ -148,7 +150,7 @@ def measure(size: str, num_tasks: int, args: argparse.Namespace) -> dict[str, An
     functions = (
         lambda: todays_norms(parameters),
         our_norms,
-        lambda: (torch.dot(flat, flat), torch.dot(flat, flat), wait()),
+        lambda: (torch.dot(flat, flat), torch.dot(flat_gradient, flat_gradient), wait()),
         lambda: todays_signals(last),
         our_signals,
     )

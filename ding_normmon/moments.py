@@ -218,24 +218,28 @@ def merge_sets(table: Row, lengths: Sequence[int]) -> Row:
     [[2.0, 3.0, 8.0], [1.0, 7.0, 0.0]]
     """
     merged = np.tile(EMPTY, (len(lengths), 1))
-    filled = np.flatnonzero(lengths)
-    if not len(filled):
-        return merged
-    sizes = np.asarray(lengths)[filled]
-    starts = np.cumsum(sizes) - sizes
-    count, means = table[:, COUNT], table[:, MEAN]
-    total, m2, nonfinite = np.add.reduceat(table[:, [COUNT, M2, NONFINITE]], starts, axis=0).T
-    weights = count / np.repeat(np.where(total > 0, total, 1.0), sizes)
-    # Twice: the second sum is one of distances, not of means, so a common offset has cancelled before it can round.
-    average = np.add.reduceat(weights * means, starts)
-    average += np.add.reduceat(weights * (means - np.repeat(average, sizes)), starts)
-    with np.errstate(over='ignore'):
-        distance = np.where(count > 0, means - np.repeat(average, sizes), 0.0)
-        m2 = m2 + np.add.reduceat(count * distance * distance, starts)
-    low = np.minimum.reduceat(table[:, MINIMUM], starts)
-    high = np.maximum.reduceat(table[:, MAXIMUM], starts)
-    merged[filled] = np.stack((total, average, m2, low, high, nonfinite), axis=1)
+    starts = np.cumsum([0, *lengths[:-1]])
+    # Sets of one length at a time: NumPy adds along an axis without giving the interpreter lock away, which
+    # ``reduceat`` does at every call.
+    for length in set(lengths) - {0}:
+        chosen = [index for index, entry in enumerate(lengths) if entry == length]
+        merged[chosen] = _merge_along(table[starts[chosen][:, None] + np.arange(length)])
     return merged
+
+
+def _merge_along(rows: Row) -> Row:
+    """Merge rows (sets, length, 6) into (sets, 6)."""
+    count, means = rows[..., COUNT], rows[..., MEAN]
+    total, m2, nonfinite = rows[..., [COUNT, M2, NONFINITE]].sum(axis=1).T
+    weights = count / np.where(total > 0, total, 1.0)[:, None]
+    # Twice: the second sum is one of distances, not of means, so a common offset has cancelled before it can round.
+    average = (weights * means).sum(axis=1)
+    average += (weights * (means - average[:, None])).sum(axis=1)
+    with np.errstate(over='ignore'):
+        distance = np.where(count > 0, means - average[:, None], 0.0)
+        m2 = m2 + (count * distance * distance).sum(axis=1)
+    low, high = rows[..., MINIMUM].min(axis=1), rows[..., MAXIMUM].max(axis=1)
+    return np.stack((total, average, m2, low, high, nonfinite), axis=1)
 
 
 def spread(values: Sequence[float]) -> tuple[float, float | None]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ding_normmon.moments import COUNT, Row, merge_rows
+from ding_normmon.moments import COUNT, Row, merge_sets
 
 __all__ = ['Batch', 'Pending', 'RowBuffer', 'RowKey', 'RowTable', 'Vector']
 
@@ -71,7 +71,10 @@ class _Layout:
             positions.setdefault(key, []).append(position)
         self.index = {key: index for index, key in enumerate(positions)}
         self.first = np.array([found[0] for found in positions.values()], dtype=np.intp)
-        self.repeated = [(index, np.array(found)) for index, found in enumerate(positions.values()) if len(found) > 1]
+        repeated = {index: found for index, found in enumerate(positions.values()) if len(found) > 1}
+        self.repeated = list(repeated)
+        self.repeated_rows = [position for found in repeated.values() for position in found]
+        self.repeated_times = [len(found) for found in repeated.values()]
         self.parts: dict[tuple[str, str], list[tuple[str, int | None, int]]] = {}
         for key in sorted(positions, key=lambda key: -1 if key.task_id is None else key.task_id):
             self.parts.setdefault((key.quantity, key.part), []).append((key.name, key.task_id, self.index[key]))
@@ -105,8 +108,10 @@ class RowTable(Mapping[RowKey, Row]):
         self._layout = self._layout_of(tuple(batch.keys for batch in batches))
         rows = np.concatenate([batch.rows for batch in batches]) if batches else np.zeros((0, 6))
         self._rows = rows[self._layout.first]
-        for index, positions in self._layout.repeated:
-            self._rows[index] = merge_rows(rows[positions])
+        if self._layout.repeated:
+            self._rows[self._layout.repeated] = merge_sets(
+                rows[self._layout.repeated_rows], self._layout.repeated_times
+            )
         self.vectors: dict[RowKey, Vector] = {}
         for batch in batches:
             for key, vector in batch.vectors.items():

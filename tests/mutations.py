@@ -164,8 +164,8 @@ MUTATIONS = (
     Mutation(
         'variance: sign of the spread of the means',
         'moments.py',
-        'm2 = m2 + np.add.reduceat(count * distance * distance, starts)',
-        'm2 = m2 - np.add.reduceat(count * distance * distance, starts)',
+        'm2 = m2 + (count * distance * distance).sum(axis=1)',
+        'm2 = m2 - (count * distance * distance).sum(axis=1)',
         MOMENTS,
     ),
     Mutation(
@@ -178,7 +178,7 @@ MUTATIONS = (
     Mutation(
         'variance: spread of the means forgotten',
         'moments.py',
-        'm2 = m2 + np.add.reduceat(count * distance * distance, starts)',
+        'm2 = m2 + (count * distance * distance).sum(axis=1)',
         'm2 = m2 + 0.0',
         MOMENTS,
     ),
@@ -192,22 +192,22 @@ MUTATIONS = (
     Mutation(
         'mean: average of averages',
         'moments.py',
-        'weights = count / np.repeat(np.where(total > 0, total, 1.0), sizes)',
-        'weights = 1.0 / np.repeat(sizes.astype(np.float64), sizes)',
+        'weights = count / np.where(total > 0, total, 1.0)[:, None]',
+        'weights = np.ones_like(count) / count.shape[1]',
         MOMENTS,
     ),
     Mutation(
         'maximum: average of maxima',
         'moments.py',
-        'np.maximum.reduceat(table[:, MAXIMUM], starts)',
-        'np.add.reduceat(table[:, MAXIMUM], starts) / sizes',
+        'rows[..., MAXIMUM].max(axis=1)',
+        'rows[..., MAXIMUM].mean(axis=1)',
         MOMENTS,
     ),
     Mutation(
         'minimum: that of the last row',
         'moments.py',
-        'np.minimum.reduceat(table[:, MINIMUM], starts)',
-        'table[starts + sizes - 1, MINIMUM]',
+        'rows[..., MINIMUM].min(axis=1)',
+        'rows[:, -1, MINIMUM]',
         MOMENTS,
     ),
     Mutation(
@@ -328,8 +328,8 @@ MUTATIONS = (
     Mutation(
         'compiled: squares not squared',
         'native/sums.h',
-        'lanes[j] += value * value; ',
-        'lanes[j] += value;         ',
+        'lanes[stream * STREAM_LANES + j] += value * value;',
+        'lanes[stream * STREAM_LANES + j] += value;        ',
         NATIVE,
     ),
     Mutation(

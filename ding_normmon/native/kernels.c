@@ -15,13 +15,7 @@ typedef struct {
     Kind kind;
 } Job;
 
-enum { WORTH_RELEASING = 1 << 18, FETCHED = 2048, CACHE_LINE = 64 };
-
-/* Fetch the beginning of what comes next: a small tensor has been read before the processor sees a pattern. */
-static void fetch_beginning(const Job *job) {
-    int64_t length = job->numel * size_of(job->kind);
-    for (int64_t offset = 0; offset < length && offset < FETCHED; offset += CACHE_LINE) FETCH(job->data + offset);
-}
+enum { WORTH_RELEASING = 1 << 18 };
 
 /* A float64 tensor to write into, of the length of the list. */
 static double *output_of(PyObject *object, Py_ssize_t length) {
@@ -89,7 +83,6 @@ static PyObject *squares(PyObject *module, PyObject *const *arguments, Py_ssize_
     PyThreadState *state = elements >= WORTH_RELEASING ? PyEval_SaveThread() : NULL;
     for (Py_ssize_t job = 0; job < found; job++) {
         const Job *this = jobs + job;
-        if (job + 1 < found) fetch_beginning(this + 1);
         double sum = sum_of_squares(this->kind, this->data, this->numel);
         int64_t odd = 0;
         if (!isfinite(sum)) sum = finite_sum_of_squares(this->kind, this->data, this->numel, &odd);

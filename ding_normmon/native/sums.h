@@ -21,33 +21,41 @@ is the same to the last bit on every processor. The lanes are what compilers tur
 #endif
 
 #if defined(__GNUC__)
-/* Into the second-level cache, 4 KiB ahead: what the processor fetches by itself comes at half the memory's speed. */
-#define FETCH_AHEAD(pointer) __builtin_prefetch((const char *)(pointer) + 4096, 0, 2)
-#define FETCH(pointer) __builtin_prefetch((pointer), 0, 3)
+#define FETCH(pointer) __builtin_prefetch((pointer), 0, 2)
 #else
-#define FETCH_AHEAD(pointer) ((void)0)
 #define FETCH(pointer) ((void)(pointer))
 #endif
 
-enum { SQUARE_LANES = 64, MOMENT_LANES = 16, PIECE = 512 };
+enum { STREAMS = 8, STREAM_LANES = 8, CACHE_LINE = 64, AHEAD = 1024, MOMENT_LANES = 16, PIECE = 512 };
 
-#define DEFINE_SUM_OF_SQUARES(NAME, TYPE)                                          \
-    FOR_EACH_PROCESSOR static double NAME(const TYPE *restrict x, int64_t count) { \
-        double lanes[SQUARE_LANES] = {0.0}, tail = 0.0;                            \
-        int64_t i = 0;                                                             \
-        for (; i + SQUARE_LANES <= count; i += SQUARE_LANES) {                     \
-            for (int j = 0; j < SQUARE_LANES; j += 16) FETCH_AHEAD(x + i + j);     \
-            for (int j = 0; j < SQUARE_LANES; j++) {                               \
-                double value = x[i + j];                                           \
-                lanes[j] += value * value;                                         \
-            }                                                                      \
-        }                                                                          \
-        for (; i < count; i++) tail += (double)x[i] * (double)x[i];                \
-        if (count < SQUARE_LANES) return tail;                                     \
-        for (int half = SQUARE_LANES / 2; half > 0; half /= 2) {                   \
-            for (int j = 0; j < half; j++) lanes[j] += lanes[j + half];            \
-        }                                                                          \
-        return lanes[0] + tail;                                                    \
+/* A row is read in eight places at once, each of which is fetched 1 KiB ahead: in one place alone a core gets three
+quarters of what memory has for it, since every page has to be found before its first line can be fetched. */
+#define DEFINE_SUM_OF_SQUARES(NAME, TYPE)                                                          \
+    FOR_EACH_PROCESSOR static double NAME(const TYPE *restrict x, int64_t count) {                 \
+        enum { LINE = CACHE_LINE / sizeof(TYPE) };                                                 \
+        double lanes[STREAMS * STREAM_LANES] = {0.0}, tail = 0.0;                                  \
+        int64_t length = count / (STREAMS * STREAM_LANES) * STREAM_LANES, i = 0;                   \
+        while (i < length) {                                                                       \
+            int64_t stop = i + LINE < length ? i + LINE : length;                                  \
+            for (int stream = 0; stream < STREAMS; stream++) {                                     \
+                FETCH((const char *)(x + stream * length + i) + AHEAD);                            \
+            }                                                                                      \
+            for (; i < stop; i += STREAM_LANES) {                                                  \
+                for (int stream = 0; stream < STREAMS; stream++) {                                 \
+                    const TYPE *place = x + stream * length + i;                                   \
+                    for (int j = 0; j < STREAM_LANES; j++) {                                       \
+                        double value = place[j];                                                   \
+                        lanes[stream * STREAM_LANES + j] += value * value;                         \
+                    }                                                                              \
+                }                                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+        for (i = STREAMS * length; i < count; i++) tail += (double)x[i] * (double)x[i];            \
+        if (length == 0) return tail;                                                              \
+        for (int half = STREAMS * STREAM_LANES / 2; half > 0; half /= 2) {                         \
+            for (int j = 0; j < half; j++) lanes[j] += lanes[j + half];                            \
+        }                                                                                          \
+        return lanes[0] + tail;                                                                    \
     }
 
 DEFINE_SUM_OF_SQUARES(sum_of_squares_float32, float)

@@ -129,8 +129,8 @@ class Quantity:
     def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
         """Yield rows made from the raw cells after they have reached the host; only if measured in this step.
 
-        In a background thread, while the next step may be under way: only ``cells`` and what :meth:`prepare` has made may
-        be read.
+        In a background thread, while the next step may be under way: only ``cells`` and what :meth:`prepare` has made
+        may be read.
         """
         yield from ()
 
