@@ -9,7 +9,8 @@ the step without a monitor as well. So each number of ranks is compared with as 
 on the same machine: that ratio is what being distributed costs. Wall time is printed but says little.
 
 Second table, one process: the messages of N ranks x 4 tasks with the default metrics wait in a TCP store, and rank 0's
-background work is timed. "Receive" takes them out of the store, "merge" decodes, matches and merges them; "derive"
+background work is timed. "Receive" takes them out of the store, "merge" decodes, matches and merges them, "CPU" is what
+both take of the background thread's own time: each message is one answer of the store's thread to wait for. "Derive"
 makes the figures and "publish" writes one TensorBoard event with what a dashboard gets.
 """
 
@@ -38,6 +39,7 @@ from ding_normmon.ownership import Ownership
 from ding_normmon.publish.selection import for_dashboard
 from ding_normmon.rows import Batch, RowKey, RowTable
 from ding_normmon.transport import LocalTransport, StoreTransport
+from ding_normmon.unpacking import WaitingBatch
 
 TASKS_PER_RANK = 4
 SESSION = b'12345678'
@@ -154,17 +156,18 @@ def start(count: int, world_size: int, records: int) -> np.ndarray:
 
 def template() -> tuple[tuple[RowKey, ...], np.ndarray]:
     """The rows that one rank with tasks 0 to 3 sends with the default metrics."""
-    batches: list[Batch] = []
+    batches: list[WaitingBatch] = []
     model = Model(TASKS_PER_RANK)
     monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=TASKS_PER_RANK)
     monitor._reducer.submit = batches.append  # type: ignore[method-assign]
     with monitor.step(0) as step:
         learn(model, list(range(TASKS_PER_RANK)), step)
     monitor.close()
-    return batches[0].keys, batches[0].rows
+    batch = batches[0].get()
+    return batch.keys, batch.rows
 
 
-def simulate(ranks: int, records: int) -> list[str]:
+def simulate(ranks: int, records: int, settle: float) -> list[str]:
     """Time rank 0's background work for the messages of some ranks."""
     keys, rows = template()
     schemas = []
@@ -188,7 +191,7 @@ def simulate(ranks: int, records: int) -> list[str]:
 
     from ding_normmon.publish.tensorboard import write_record
 
-    times: dict[str, list[float]] = {name: [] for name in ('first', 'receive', 'merge', 'derive', 'publish')}
+    times: dict[str, list[float]] = {name: [] for name in ('first', 'receive', 'merge', 'cpu', 'derive', 'publish')}
     size, shown, figures, memory = 0, 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         writer = SummaryWriter(folder)
@@ -199,8 +202,11 @@ def simulate(ranks: int, records: int) -> list[str]:
                 message = encode(rank, SESSION, batch, digest, encoded if iteration == 0 else None, {})
                 size = max(size, len(message))
                 transport.send(message)
+            while server.queue_len('bench/rows') < ranks - 1:
+                time.sleep(0.001)  # a push returns before the store has the message
+            time.sleep(settle)
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            clock = [time.perf_counter()]
+            clock, began = [time.perf_counter()], time.thread_time()
             arrived = transport.receive()
             clock.append(time.perf_counter())
             for data in arrived:
@@ -214,6 +220,7 @@ def simulate(ranks: int, records: int) -> list[str]:
             (ready,) = gathering.ready(0.0)
             merged = RowTable(ready.batches)
             clock.append(time.perf_counter())
+            cpu = (time.thread_time() - began) * 1e3
             record = derive_with._derive(merged, iteration)
             clock.append(time.perf_counter())
             write_record(writer._get_file_writer(), record)
@@ -223,6 +230,8 @@ def simulate(ranks: int, records: int) -> list[str]:
             for name, span in zip(names, spans, strict=True):
                 if iteration > 0:
                     times[name].append(float(span))
+            if iteration > 0:
+                times['cpu'].append(cpu)
             if iteration == 0:
                 times['first'].append(float(spans[:2].sum()))
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
@@ -237,6 +246,7 @@ def simulate(ranks: int, records: int) -> list[str]:
         f'{millis["receive"]:.1f}',
         f'{millis["merge"]:.1f}',
         f'{millis["receive"] + millis["merge"]:.1f}',
+        f'{millis["cpu"]:.1f}',
         f'{millis["derive"]:.0f}',
         f'{millis["publish"]:.1f}',
         str(size),
@@ -245,7 +255,7 @@ def simulate(ranks: int, records: int) -> list[str]:
     ]
 
 
-def simulated(console: Console, counts: list[int], records: int) -> None:
+def simulated(console: Console, counts: list[int], records: int, settle: float) -> None:
     """Print the table of the simulated rank 0."""
     table = Table(title=f'rank 0, {TASKS_PER_RANK} tasks per rank: milliseconds per record (median)')
     for column in (
@@ -254,6 +264,7 @@ def simulated(console: Console, counts: list[int], records: int) -> None:
         'receive',
         'merge',
         'both',
+        'both, CPU',
         'derive',
         'publish',
         'bytes per rank',
@@ -262,7 +273,7 @@ def simulated(console: Console, counts: list[int], records: int) -> None:
     ):
         table.add_column(column, justify='right')
     for count in counts:
-        table.add_row(*simulate(count, records))
+        table.add_row(*simulate(count, records, settle))
     console.print(table)
 
 
@@ -271,11 +282,12 @@ def main() -> None:
     parser.add_argument('--processes', type=int, nargs='*', default=[1, 2, 4, 8, 16])
     parser.add_argument('--simulated', type=int, nargs='*', default=[16, 64, 256, 1024])
     parser.add_argument('--records', type=int, default=20)
+    parser.add_argument('--settle', type=float, default=0.1, help='seconds for which messages have waited in the store')
     options = parser.parse_args()
     torch.set_num_threads(1)
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     console = Console(width=140)
-    simulated(console, options.simulated, options.records)
+    simulated(console, options.simulated, options.records, options.settle)
     real(console, options.processes, options.records)
 
 
