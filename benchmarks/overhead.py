@@ -183,8 +183,9 @@ def whole_steps(size: str, policy: Any, batches: list[Any], args: argparse.Names
     context = SimpleNamespace(train_iter=0, monitor_records=[])
     with tempfile.TemporaryDirectory() as folder:
         writer = SummaryWriter(folder)
-        for _ in range(rounds):
-            for kind in ('plain', 'watched'):
+        for turn in range(rounds):
+            # A machine that gets slower for a while should not do so at the cost of the same one each time.
+            for kind in ('plain', 'watched') if turn % 2 == 0 else ('watched', 'plain'):
                 monitor = None
                 if kind == 'watched':
                     monitor = NormMonitor(EasyDict(monitor_norm_freq=1), policy, destinations=[TensorBoard(writer)])
