@@ -109,9 +109,8 @@ class RowTable(Mapping[RowKey, Row]):
         rows = np.concatenate([batch.rows for batch in batches]) if batches else np.zeros((0, 6))
         self._rows = rows[self._layout.first]
         if self._layout.repeated:
-            self._rows[self._layout.repeated] = merge_sets(
-                rows[self._layout.repeated_rows], self._layout.repeated_times
-            )
+            repeated = rows[self._layout.repeated_rows]
+            self._rows[self._layout.repeated] = merge_sets(repeated, self._layout.repeated_times)
         self.vectors: dict[RowKey, Vector] = {}
         for batch in batches:
             for key, vector in batch.vectors.items():

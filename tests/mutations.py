@@ -548,8 +548,8 @@ MUTATIONS = (
     Mutation(
         'rows: of several ranks the last one counts',
         'rows.py',
-        'merge_rows(rows[positions])',
-        'rows[positions[-1]]',
+        'merge_sets(repeated, self._layout.repeated_times)',
+        'repeated[np.cumsum(self._layout.repeated_times) - 1]',
         ROWS,
     ),
     # -- the interplay of tasks
