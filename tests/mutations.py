@@ -745,6 +745,9 @@ def main(words: list[str]) -> int:
     import torch  # noqa: F401
 
     chosen = [mutation for mutation in MUTATIONS if not words or any(word in mutation.what for word in words)]
+    if shutil.which('cc') is None:
+        chosen = [mutation for mutation in chosen if not mutation.file.startswith('native/')]
+        print('no C compiler: what is compiled is left out')
     failures = 0
     with multiprocessing.get_context('fork').Pool(PROCESSES, maxtasksperchild=1) as pool:
         for what, good, reason in pool.imap(outcome, [None, *chosen]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,8 @@ def test_every_fault_is_found() -> None:
         environment.pop(name, None)
     done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f'{len(MUTATIONS)} faults tried, 0 failures' in done.stdout
+    tried = [m for m in MUTATIONS if shutil.which('cc') or not m.file.startswith('native/')]
+    assert f'{len(tried)} faults tried, 0 failures' in done.stdout
 
 
 def test_a_fault_whose_text_is_not_there_is_an_error(tmp_path: Path) -> None:
