@@ -37,6 +37,7 @@ __all__ = [
     'COLUMNS',
     'EMPTY',
     'abs_max',
+    'abs_maxima',
     'constant_numbers',
     'constant_row',
     'device_row_of',
@@ -45,11 +46,13 @@ __all__ = [
     'merge_rows',
     'merge_sets',
     'norm',
+    'norms',
     'rms',
     'row_of',
     'spread',
     'square_sum_row',
     'std',
+    'stds',
 ]
 
 Row = npt.NDArray[np.float64]
@@ -63,7 +66,6 @@ EMPTY.setflags(write=False)
 
 # A float64 copy of this many entries stays in a core's cache, and below 10,000 OpenBLAS starts no threads.
 _BLOCK = 1 << 13
-
 
 
 def constant_row(value: float) -> Row:
@@ -265,17 +267,42 @@ def std(row: Row) -> float:
     >>> round(std(row_of(torch.tensor([1., 3.]))) ** 2, 12)
     2.0
     """
-    return math.sqrt(row[M2] / (row[COUNT] - 1)) if row[COUNT] > 1 else math.nan
+    return float(stds(row))
+
+
+def stds(rows: Row) -> Row:
+    """Return :func:`std` of each of many rows, shape (..., 6) to (...)."""
+    count = rows[..., COUNT]
+    deviations: Row = np.where(count > 1, np.sqrt(rows[..., M2] / np.maximum(count - 1, 1)), math.nan)
+    return deviations
 
 
 def abs_max(row: Row) -> float:
     """Return the largest absolute value, NaN for the row of no numbers."""
-    return float(max(abs(row[MINIMUM]), abs(row[MAXIMUM]))) if row[COUNT] > 0 else math.nan
+    return float(abs_maxima(row))
+
+
+def abs_maxima(rows: Row) -> Row:
+    """Return :func:`abs_max` of each of many rows, shape (..., 6) to (...)."""
+    largest = np.maximum(np.abs(rows[..., MINIMUM]), np.abs(rows[..., MAXIMUM]))
+    maxima: Row = np.where(rows[..., COUNT] > 0, largest, math.nan)
+    return maxima
 
 
 def norm(row: Row) -> float:
     r"""Return the L2 norm of all numbers of the row: :math:`\sqrt{M_2 + n \bar x^2}`."""
-    return math.hypot(math.sqrt(row[M2]), math.sqrt(row[COUNT]) * float(row[MEAN]))
+    return float(norms(row))
+
+
+def norms(rows: Row) -> Row:
+    """Return :func:`norm` of each of many rows, shape (..., 6) to (...).
+
+    >>> norms(np.stack([constant_row(3.0), EMPTY])).tolist()
+    [3.0, 0.0]
+    """
+    with np.errstate(over='ignore'):
+        lengths: Row = np.hypot(np.sqrt(rows[..., M2]), np.sqrt(rows[..., COUNT]) * rows[..., MEAN])
+    return lengths
 
 
 def rms(row: Row) -> float:

@@ -19,10 +19,14 @@ from torch import Tensor
 
 from ding_normmon.moments import COUNT, Row, merge_sets
 
-__all__ = ['Batch', 'Pending', 'RowBuffer', 'RowKey', 'RowTable', 'Vector']
+__all__ = ['Batch', 'Label', 'Pending', 'RowBuffer', 'RowKey', 'RowTable', 'Vector']
 
 Vector = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 """What six columns cannot hold, such as the sketch of a gradient: one dimension, float32 or float64."""
+
+
+Label = tuple[str, int | None]
+"""Name of a group or signal, and task id."""
 
 
 class RowKey(NamedTuple):
@@ -78,6 +82,19 @@ class _Layout:
         self.parts: dict[tuple[str, str], list[tuple[str, int | None, int]]] = {}
         for key in sorted(positions, key=lambda key: -1 if key.task_id is None else key.task_id):
             self.parts.setdefault((key.quantity, key.part), []).append((key.name, key.task_id, self.index[key]))
+        self._blocks: dict[tuple[str, str], tuple[tuple[Label, ...], npt.NDArray[np.intp]]] = {}
+
+    def block(self, quantity: str, part: str) -> tuple[tuple[Label, ...], npt.NDArray[np.intp]]:
+        """Return what the rows of one part are of, names together, and where they stand."""
+        found = self._blocks.get((quantity, part))
+        if found is None:
+            entries = self.parts.get((quantity, part), ())
+            order = list(dict.fromkeys(name for name, _, _ in entries))
+            entries = sorted(entries, key=lambda entry: order.index(entry[0]))
+            labels = tuple((name, task_id) for name, task_id, _ in entries)
+            found = labels, np.array([index for _, _, index in entries], dtype=np.intp)
+            self._blocks[quantity, part] = found
+        return found
 
 
 class RowTable(Mapping[RowKey, Row]):
@@ -158,6 +175,26 @@ class RowTable(Mapping[RowKey, Row]):
         for name, task_id, index in self._layout.parts.get((quantity, part), ()):
             found.setdefault(name, {})[task_id] = self._rows[index]
         return found
+
+    def block(self, quantity: str, part: str = '') -> tuple[tuple[Label, ...], Row]:
+        """Return the rows of one quantity as one table, for whoever derives from hundreds of rows at once.
+
+        Arguments:
+            quantity: name of the quantity.
+            part: only rows of this part.
+
+        Returns:
+            name and task id of each row, names together and task ids ascending, and the rows, shape (N, 6). As long as
+            the ranks send the same keys it is the same tuple, record after record.
+
+        Example:
+            >>> keys = tuple(RowKey('norms', 'head', task_id) for task_id in (1, 0))
+            >>> labels, rows = RowTable([Batch(5, keys, np.array([[1.0] * 6, [2.0] * 6]))]).block('norms')
+            >>> labels, rows[:, 0].tolist()
+            ((('head', 0), ('head', 1)), [2.0, 1.0])
+        """
+        labels, indices = self._layout.block(quantity, part)
+        return labels, self._rows[indices]
 
     def vectors_of(self, quantity: str, part: str = '') -> dict[str, dict[int | None, Vector]]:
         """Return the vectors of one quantity as name -> task id -> vector, task ids ascending."""
@@ -244,6 +281,7 @@ class RowBuffer:
     def _allocate(self, cells: int, capacity: int) -> None:
         size = cells + capacity * 6
         self.storage = torch.zeros(size, dtype=torch.float64, device=self.device)
+        self._cells_on_host = self.storage[:cells].numpy() if self.on_host else np.zeros(0)
         self._capacity = capacity
         pinned = self.device.type == 'cuda'
         count = 0 if self.on_host else self.SLOTS
@@ -327,7 +365,7 @@ class RowBuffer:
     def end(self) -> Pending | None:
         """Start the one copy of the step to the host and return what will have arrived; None if no slot is free."""
         if self.on_host:
-            cells = self.storage[: self._cells].numpy().copy()
+            cells = self._cells_on_host.copy()
             return Pending(self._iteration, self._keys, self._rows, cells=cells, vectors=self._vectors)
         if not self._free:
             return None

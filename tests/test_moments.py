@@ -251,6 +251,19 @@ def test_abs_max_is_the_largest_of_both_ends() -> None:
     assert moments.abs_max(row_of(torch.tensor([-1.0, 2.0]))) == 2
 
 
+def test_many_rows_at_once_are_as_one_by_one() -> None:
+    values = [torch.randn(size) * 10.0**power for size, power in ((1, 0), (2, 3), (50, -3), (7, 30))]
+    rows = [EMPTY, *(row_of(value) for value in values), row_of(torch.tensor([math.nan, -3.0]))]
+    table = np.stack(rows)
+    pairs = ((moments.norms, moments.norm), (moments.stds, moments.std), (moments.abs_maxima, moments.abs_max))
+    for many, one in pairs:
+        assert many(table).tolist() == pytest.approx([one(row) for row in rows], nan_ok=True, rel=0, abs=0)
+        assert many(table[:0]).shape == (0,)
+    for row, value in zip(rows[1:], values, strict=False):
+        assert moments.norms(row[None])[0] == pytest.approx(value.double().norm().item(), rel=1e-12)
+        assert moments.abs_maxima(row[None])[0] == value.abs().max().item()
+
+
 def test_rows_of_one_number() -> None:
     assert constant_row(-2.5).tolist() == row_of(torch.tensor([-2.5])).tolist()
     assert constant_row(math.nan).tolist() == row_of(torch.tensor([math.nan])).tolist()

@@ -49,6 +49,26 @@ def test_rows_of_a_quantity_by_name_and_ascending_task() -> None:
     assert table.of('c') == {}
 
 
+def test_a_block_holds_the_same_rows_with_names_together() -> None:
+    keys = [RowKey('a', 'x', 10), RowKey('a', 'y', 1), RowKey('a', 'x', 2), RowKey('b', 'x', 0), RowKey('a', 'y')]
+    keys += [RowKey('a', 'x', 2, 'part')]
+    schema = tuple(keys)
+    rows = np.stack([constant_row(index) for index in range(len(keys))])
+    table = RowTable([Batch(0, schema, rows)])
+    labels, block = table.block('a')
+    assert labels == (('y', None), ('y', 1), ('x', 2), ('x', 10))
+    flat = {(name, task_id): row for name, tasks in table.of('a').items() for task_id, row in tasks.items()}
+    assert {label: row.tolist() for label, row in zip(labels, block, strict=True)} == {
+        label: row.tolist() for label, row in flat.items()
+    }
+    assert table.block('a', 'part')[1][:, 1].tolist() == [5.0]
+    assert table.block('c')[1].shape == (0, 6)
+    # The next record with the same keys has the same labels, by which a quantity knows them again.
+    again, later = RowTable([Batch(1, schema, rows + 1)]).block('a')
+    assert again is labels
+    assert later[:, 1].tolist() == (block[:, 1] + 1).tolist()
+
+
 def test_a_missing_key_is_missing() -> None:
     with pytest.raises(KeyError):
         RowTable([])[RowKey('a', 'x')]

@@ -34,19 +34,17 @@ class ParameterNorms(SquareNorms):
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the norms and the number of trainable elements of the model and of partly frozen groups."""
         yield from super().derive(table)
+        labels, rows = table.block(self.name)
+        elements = (rows[:, COUNT] + rows[:, NONFINITE]).tolist()
+        of_group = dict(zip(labels, elements, strict=True))
         frozen = {
             # Of a sharded group every rank says how much of its share is frozen; the group's owner has all of it.
             (name, task_id): row[MAXIMUM]
             for name, tasks in table.of(self.name, 'frozen').items()
             for task_id, row in tasks.items()
         }
-        groups = {
-            (name, task_id): row[COUNT] + row[NONFINITE]
-            for name, tasks in table.of(self.name).items()
-            for task_id, row in tasks.items()
-        }
         for (name, task_id), count in frozen.items():
             key = name if task_id is None else f'{name}_task{task_id}'
-            yield f'parameters/{key}/trainable', float(groups[name, task_id] - count)
-        if {(group.name, group.task_id) for group in self.setup.groups} <= set(groups):
-            yield 'parameters/model/trainable', float(sum(groups.values()) - sum(frozen.values()))
+            yield f'parameters/{key}/trainable', float(of_group[name, task_id] - count)
+        if self._all_groups <= of_group.keys():
+            yield 'parameters/model/trainable', float(sum(elements) - sum(frozen.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ding_normmon.groups import Group
-from ding_normmon.moments import COUNT, EMPTY, M2, NONFINITE, Row, merge_rows, norm, spread, square_sum_row
+from ding_normmon.moments import COUNT, EMPTY, M2, NONFINITE, Row, norm, norms, spread, square_sum_row
 from ding_normmon.quantities.quantity import Quantity, Setup
-from ding_normmon.rows import RowKey, RowTable
+from ding_normmon.rows import Label, RowKey, RowTable
 from ding_normmon.sharding import counted_part, is_sharded
 from ding_normmon.squares import SquareSums
 
@@ -29,6 +30,28 @@ class _Span:
     start: int
     stop: int
     sharded: bool
+
+
+class _Plan:
+    """What the groups are called, record after record.
+
+    Arguments:
+        labels: of the rows of a :meth:`RowTable.block`.
+
+    Attributes:
+        groups: the same as a set.
+        names: of each group, with its task.
+        of_tasks: the rows of a group that has tasks, by its name.
+    """
+
+    def __init__(self, labels: tuple[Label, ...]) -> None:
+        self.labels = labels
+        self.groups = frozenset(labels)
+        self.names = [name if task_id is None else f'{name}_task{task_id}' for name, task_id in labels]
+        self.of_tasks: dict[str, list[int]] = {}
+        for index, (name, task_id) in enumerate(labels):
+            if task_id is not None:
+                self.of_tasks.setdefault(name, []).append(index)
 
 
 class SquareNorms(Quantity):
@@ -63,6 +86,8 @@ class SquareNorms(Quantity):
         self._numels = np.array([sum(self._elements[span.start : span.stop]) for span in self.spans], dtype=np.float64)
         self._keys = tuple(RowKey(self.name, span.group.name, span.group.task_id) for span in self.spans)
         self._empty = np.tile(EMPTY, (len(self.spans), 1))
+        self._all_groups = frozenset((group.name, group.task_id) for group in setup.groups)
+        self._plan: _Plan | None = None
         return 2 * len(self.parameters)
 
     def bind(self, cells: Tensor) -> None:
@@ -125,26 +150,29 @@ class SquareNorms(Quantity):
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the norms of groups, of single parameters where asked for, across tasks and of the whole model."""
-        groups = table.of(self.name)
+        labels, rows = table.block(self.name)
+        plan = self._plan
+        if plan is None or plan.labels is not labels:
+            plan = self._plan = _Plan(labels)
         absent = self.absent(table)
-        present: list[Row] = []
-        for name, tasks in groups.items():
-            tasks = {task_id: row for task_id, row in tasks.items() if (name, task_id) not in absent}
-            for task_id, row in tasks.items():
-                key = name if task_id is None else f'{name}_task{task_id}'
-                yield f'{self.family}/{key}/_total_norm', norm(row)
-                if row[NONFINITE] > 0:
-                    yield f'monitor/nonfinite/{self.family}/{key}', float(row[NONFINITE])
-            present += tasks.values()
-            per_task = [norm(row) for task_id, row in tasks.items() if task_id is not None]
-            if per_task and table.complete:
-                average, deviation = spread(per_task)
-                yield f'{self.family}/{name}_all_tasks/mean', average
-                if deviation is not None:
-                    yield f'{self.family}/{name}_all_tasks/std', deviation
-        measured = {(name, task_id) for name, tasks in groups.items() for task_id in tasks} - self.unreached(table)
-        if present and {(group.name, group.task_id) for group in self.setup.groups} <= measured:
-            yield f'{self.family}/model/_total_norm', norm(merge_rows(present))
+        lengths = norms(rows).tolist()
+        present = [index for index, label in enumerate(labels) if label not in absent]
+        for index in present:
+            yield f'{self.family}/{plan.names[index]}/_total_norm', lengths[index]
+        for index in np.flatnonzero(rows[:, NONFINITE]).tolist():
+            if labels[index] not in absent:
+                yield f'monitor/nonfinite/{self.family}/{plan.names[index]}', float(rows[index, NONFINITE])
+        if table.complete:
+            for name, indices in plan.of_tasks.items():
+                per_task = [lengths[index] for index in indices if labels[index] not in absent]
+                if per_task:
+                    average, deviation = spread(per_task)
+                    yield f'{self.family}/{name}_all_tasks/mean', average
+                    if deviation is not None:
+                        yield f'{self.family}/{name}_all_tasks/std', deviation
+        if present and self._all_groups <= plan.groups - self.unreached(table):
+            # What it squares may be as large as its largest entry allows.
+            yield f'{self.family}/model/_total_norm', math.hypot(*(lengths[index] for index in present))
         if self.setup.config.detail == 'parameter':
             yield from self._per_parameter(table, absent)
 
@@ -165,6 +193,6 @@ class SquareNorms(Quantity):
             if path != key.part and key._replace(part=f'absent:{path}') not in table:
                 group = key.name if key.task_id is None else f'{key.name}_task{key.task_id}'
                 found.setdefault(group, []).append((norm(table[key]), path.replace('.', '/')))
-        for group, norms in found.items():
-            for value, path in sorted(norms, key=lambda entry: -entry[0])[: self.setup.config.top_k]:
+        for group, of_group in found.items():
+            for value, path in sorted(of_group, key=lambda entry: -entry[0])[: self.setup.config.top_k]:
                 yield f'{self.family}/{group}/{path}', value
