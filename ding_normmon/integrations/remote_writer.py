@@ -20,7 +20,8 @@ from typing import Any
 from ding.utils import DistributedWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
-from ding_normmon.publish.tensorboard import flush_events, write_record
+from ding_normmon.publish.event_file import flush_events
+from ding_normmon.publish.tensorboard import write_record
 from ding_normmon.record import Record
 
 __all__ = ['RecordReceiver', 'RecordSender', 'accept_records']

@@ -14,8 +14,10 @@ from ding_normmon.integrations.announced import announce, announced
 from ding_normmon.integrations.remote_writer import RecordSender, accept_records
 from ding_normmon.publish.dashboard import Dashboard
 from ding_normmon.publish.destination import RunDescription
+from ding_normmon.publish.event_file import flush_events
+from ding_normmon.publish.figure_summaries import FigureSummaries
 from ding_normmon.publish.selection import for_dashboard
-from ding_normmon.publish.tensorboard import flush_events, write_record
+from ding_normmon.publish.tensorboard import write_record
 from ding_normmon.record import Record
 
 __all__ = ['DIEngineWriter', 'init_writer']
@@ -70,6 +72,7 @@ class DIEngineWriter:
         self._writer = writer
         self._sender: RecordSender | None = None
         self._dashboard = Dashboard(written_elsewhere=self._written_elsewhere)
+        self._summaries = FigureSummaries()
 
     def open(self) -> None:
         """Make the event file, if this process owns it and it is not there yet.
@@ -108,7 +111,7 @@ class DIEngineWriter:
             return
         if not writer._lazy_initialized:
             writer.initialize()
-        write_record(writer._get_file_writer(), record, self._dashboard.values)
+        write_record(writer._get_file_writer(), record, self._dashboard.values, self._summaries)
 
     def close(self) -> None:
         """Bring everything to the disk; the writer itself belongs to DI-engine."""

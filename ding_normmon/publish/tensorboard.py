@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -13,14 +11,15 @@ from weakref import WeakKeyDictionary
 
 from tensorboardX.proto.summary_pb2 import Summary
 
-from ding_normmon.courtesy import in_slices
 from ding_normmon.publish.dashboard import Dashboard
 from ding_normmon.publish.destination import RunDescription
+from ding_normmon.publish.event_file import append_event, flush_events
+from ding_normmon.publish.figure_summaries import FigureSummaries
 from ding_normmon.publish.heatmap import draw_matrix, is_drawn, load_matplotlib
 from ding_normmon.publish.selection import for_dashboard
 from ding_normmon.record import Record
 
-__all__ = ['TensorBoard', 'flush_events', 'write_record']
+__all__ = ['TensorBoard', 'write_record']
 
 logger = logging.getLogger('ding_normmon')
 
@@ -29,15 +28,13 @@ _SHARE = 0.01
 
 _next_picture: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
-_ROOM = 1 << 20
-"""Bytes that must be free: more than a writer may hold back before it notices that its disk is full."""
-
-
 Beside = Callable[[Record, Collection[str]], list[Summary.Value]]
 """Returns what goes into a record's event beside the figures of these names."""
 
 
-def write_record(file_writer: Any, record: Record, beside: Beside | None = None) -> None:
+def write_record(
+    file_writer: Any, record: Record, beside: Beside | None = None, summaries: FigureSummaries | None = None
+) -> None:
     """Write the scalars of a record, and its matrices of cosines as pictures, as one event.
 
     One event that carries all values costs a twentieth of one ``add_scalar`` per value. Above 12 tasks the file gets
@@ -51,18 +48,20 @@ def write_record(file_writer: Any, record: Record, beside: Beside | None = None)
         record: what to write, at step ``record.iteration``.
         beside: what else to write in the same event, such as :meth:`Dashboard.values
             <ding_normmon.publish.dashboard.Dashboard.values>`.
+        summaries: those of the same destination's earlier records.
 
     Raises:
         OSError: the disk is full, the folder was removed, or the writer's own thread has died of something else.
     """
-    _check(file_writer.event_writer)
     shown = for_dashboard(record.scalars)
-    values = [Summary.Value(tag=name, simple_value=value) for name, value in in_slices(shown.items())]
-    values += _pictures(file_writer, record)
+    values = _pictures(file_writer, record)
     if beside is not None:
         values += beside(record, shown)
+    summary = (summaries or FigureSummaries()).of(shown)
     if values:
-        file_writer.add_summary(Summary(value=values), record.iteration)
+        summary = Summary(value=[*summary.value, *values])
+    if summary.value:
+        append_event(file_writer, summary, record.iteration)
 
 
 def _pictures(file_writer: Any, record: Record) -> list[Summary.Value]:
@@ -89,44 +88,6 @@ def _pictures(file_writer: Any, record: Record) -> list[Summary.Value]:
     return values
 
 
-def _check(event_writer: Any) -> None:
-    """Refuse a writer that could not write.
-
-    tensorboardX writes in a thread of its own. An error ends that thread in silence, and the writer then blocks
-    whoever calls it, the user's own code and the end of the process included; so a full disk must not reach it.
-    """
-    worker = getattr(event_writer, '_worker', None)
-    if worker is not None and not worker.is_alive():
-        raise OSError('its writer thread has died; make room on the disk and start a new writer')
-    path = getattr(getattr(event_writer, '_ev_writer', None), '_file_name', '')
-    folder = os.path.dirname(path)
-    if '://' in path or not folder:
-        return
-    if not os.path.exists(path):
-        raise OSError(f'{path} is no longer there; restart the run to get a new file')
-    if shutil.disk_usage(folder).free < _ROOM:
-        raise OSError(f'the disk of {folder} is full; make room, and later records are written')
-
-
-def flush_events(file_writer: Any) -> None:
-    """Bring every event that was written so far to the disk.
-
-    tensorboardX's own ``flush`` leaves out what its thread has not taken from its queue yet. The thread is therefore
-    let run to the end of the queue, and another takes its place, as after ``reopen``.
-    """
-    event_writer = getattr(file_writer, 'event_writer', None)
-    if event_writer is None:
-        # The silent writer of a rank that owns no event file.
-        return
-    worker = getattr(event_writer, '_worker', None)
-    if worker is not None and worker.is_alive():
-        worker.stop()
-        arguments = (event_writer._event_queue, event_writer._ev_writer, event_writer._flush_secs)
-        event_writer._worker = type(worker)(*arguments)
-        event_writer._worker.start()
-    file_writer.flush()
-
-
 class TensorBoard:
     """A destination that writes through a ``tensorboardX.SummaryWriter`` of the user's.
 
@@ -141,6 +102,7 @@ class TensorBoard:
     def __init__(self, writer: Any, configuration: Mapping[str, Any] | None = None) -> None:
         self._writer = writer
         self._dashboard = Dashboard(configuration)
+        self._summaries = FigureSummaries()
 
     def begin(self, description: RunDescription) -> None:
         """Take the tasks' names."""
@@ -148,7 +110,7 @@ class TensorBoard:
 
     def publish(self, record: Record) -> None:
         """Write the record's scalars under their own names at the record's iteration."""
-        write_record(self._writer._get_file_writer(), record, self._dashboard.values)
+        write_record(self._writer._get_file_writer(), record, self._dashboard.values, self._summaries)
 
     def close(self) -> None:
         """Bring everything to the disk."""

@@ -1,0 +1,117 @@
+"""An event goes into the file of a tensorboardX writer, among those that others write through it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboardX import SummaryWriter
+from tensorboardX.proto.summary_pb2 import Summary
+
+from ding_normmon.publish.event_file import append_event, flush_events
+from ding_normmon.publish.figure_summaries import FigureSummaries
+
+
+def summary(**figures: float) -> Summary:
+    return Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in figures.items()])
+
+
+def points(folder: Path, name: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(folder), size_guidance={'scalars': 0})
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)] if name in events.Tags()['scalars'] else []
+
+
+def test_events_stand_among_those_of_other_threads_and_none_is_broken(tmp_path: Path) -> None:
+    writer = SummaryWriter(str(tmp_path))
+
+    def others() -> None:
+        for step in range(300):
+            writer.add_scalar('theirs', step, step)
+
+    thread = threading.Thread(target=others)
+    thread.start()
+    for iteration in range(300):
+        append_event(writer.file_writer, summary(ours=2.0 * iteration), iteration)
+    thread.join()
+    flush_events(writer.file_writer)
+    assert points(tmp_path, 'ours') == [(step, 2.0 * step) for step in range(300)]
+    assert points(tmp_path, 'theirs') == [(step, float(step)) for step in range(300)]
+    append_event(writer.file_writer, summary(ours=-1.0), 300)
+    writer.close()
+    assert points(tmp_path, 'ours')[-1] == (300, -1.0)
+
+
+def test_the_writer_brings_events_to_the_disk_of_itself(tmp_path: Path) -> None:
+    writer = SummaryWriter(str(tmp_path), flush_secs=1)
+    append_event(writer.file_writer, summary(ours=3.0), 7)
+    until = time.monotonic() + 10
+    while not points(tmp_path, 'ours') and time.monotonic() < until:
+        time.sleep(0.1)
+    assert points(tmp_path, 'ours') == [(7, 3.0)]
+    writer.close()
+
+
+def test_a_writer_of_another_make_gets_it_by_its_public_method(tmp_path: Path) -> None:
+    class FileWriter:
+        event_writer = object()
+
+        def __init__(self) -> None:
+            self.written: list[tuple[Any, int]] = []
+
+        def add_summary(self, summary: Any, iteration: int) -> None:
+            self.written.append((summary, iteration))
+
+    writer = FileWriter()
+    append_event(writer, summary(ours=3.0), 7)
+    [(written, iteration)] = writer.written
+    assert (written.value[0].tag, written.value[0].simple_value, iteration) == ('ours', 3.0, 7)
+
+
+def test_a_file_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    writer = SummaryWriter(str(tmp_path))
+    (file,) = tmp_path.iterdir()
+    file.unlink()
+    with pytest.raises(OSError, match='no longer there'):
+        append_event(writer.file_writer, summary(ours=3.0), 7)
+    writer.close()
+
+
+def test_a_writer_whose_thread_has_died_is_an_error(tmp_path: Path) -> None:
+    writer = SummaryWriter(str(tmp_path))
+    writer.file_writer.event_writer._worker.stop()
+    with pytest.raises(OSError, match='thread has died'):
+        append_event(writer.file_writer, summary(ours=3.0), 7)
+
+
+def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = SummaryWriter(str(tmp_path))
+    monkeypatch.setattr('ding_normmon.publish.event_file._ROOM', 1 << 60)
+    with pytest.raises(OSError, match='is full'):
+        append_event(writer.file_writer, summary(ours=3.0), 7)
+    monkeypatch.undo()
+    append_event(writer.file_writer, summary(ours=4.0), 8)
+    writer.close()
+    assert points(tmp_path, 'ours') == [(8, 4.0)]
+
+
+def test_summaries_hold_the_figures_that_were_asked_for_last() -> None:
+    summaries = FigureSummaries()
+    records = [{'a': 1.0, 'b': 2.0}, {'a': 3.0, 'b': 4.0}, {'b': 5.0}, {'b': 6.0, 'a': 7.0}, {'a': 8.0, 'b': 9.0}, {}]
+    # More sets of figures than are remembered.
+    records += [{f'c{number}': float(number)} for number in range(20)] + [{'a': 10.0, 'b': 11.0}]
+    for record in records:
+        found = {value.tag: value.simple_value for value in summaries.of(record).value}
+        assert list(found.items()) == list(record.items())
+
+
+def test_an_event_keeps_its_figures_when_the_next_record_comes(tmp_path: Path) -> None:
+    writer, summaries = SummaryWriter(str(tmp_path)), FigureSummaries()
+    for iteration in range(3):
+        append_event(writer.file_writer, summaries.of({'ours': float(iteration)}), iteration)
+    writer.close()
+    assert points(tmp_path, 'ours') == [(0, 0.0), (1, 1.0), (2, 2.0)]
