@@ -26,6 +26,10 @@ logger = logging.getLogger('ding_normmon')
 _LEVELS = {'info': logging.INFO, 'warning': logging.WARNING, 'error': logging.ERROR}
 
 
+_SHARE_OF_BUDGET = 0.25
+"""Of what the monitor may cost, for judging: what is measured is worth more than how often it is looked at."""
+
+
 class Judge(Protocol):
     """What judges records; :class:`ding_normmon.diagnose.Diagnosis` is one."""
 
@@ -119,7 +123,8 @@ class DiagnosisStage:
         judge = Diagnosis(tasks, rules=rules, options=config.rules)
         if rank != 0:
             return cls()
-        return cls(judge, losses, FindingActions(config.on_finding, control, losses), config.budget)
+        share = None if config.budget is None else _SHARE_OF_BUDGET * config.budget
+        return cls(judge, losses, FindingActions(config.on_finding, control, losses), share)
 
     @property
     def is_on(self) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +13,7 @@ import numpy.typing as npt
 from ding_normmon.diagnose.points import RECENT, median_of_rows
 from ding_normmon.diagnose.window import Window
 
-__all__ = ['HEADS', 'Contrast', 'contrast', 'median_of_others']
+__all__ = ['HEADS', 'Contrast', 'contrasts', 'median_of_others']
 
 HEADS = ('head_value', 'head_reward', 'head_policy', 'head_observation')
 """The heads of a UniZero model, as groups."""
@@ -56,34 +59,41 @@ def median_of_others(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]
         >>> median_of_others(np.array([5.0, 1.0, 3.0, 2.0])).tolist()
         [2.0, 3.0, 2.0, 3.0]
     """
-    order = np.argsort(values)
-    place = np.empty(len(values), np.intp)
-    place[order] = np.arange(len(values))
-    ascending = values[order]
+    numbers: list[float] = values.tolist()
+    ascending = sorted(numbers)
+    low, high = (len(numbers) - 2) // 2, (len(numbers) - 1) // 2
+    # Without one of those up to a place, what follows moves up to it.
+    middles = [
+        (ascending[low + (place <= low)] + ascending[high + (place <= high)]) / 2
+        for place in map(functools.partial(bisect.bisect_left, ascending), numbers)
+    ]
+    return np.array(middles)
 
-    def remaining(position: int) -> npt.NDArray[np.float64]:
-        return np.where(position < place, ascending[position], ascending[min(position + 1, len(values) - 1)])
 
-    others = len(values) - 1
-    return (remaining((others - 1) // 2) + remaining(others // 2)) / 2
-
-
-def contrast(window: Window, family: str, baseline: int = 40, floor: float = 0.15) -> Contrast:
-    """Compare each task's newest points of a metric with its past and with the other tasks'.
+def contrasts(window: Window, families: Sequence[str], baseline: int = 40, floor: float = 0.15) -> list[Contrast]:
+    """Compare each task's newest points of several metrics with their past and with the other tasks'.
 
     Arguments:
         window: the run.
-        family: the metric's name without its task.
+        families: the metrics' names without their task.
         baseline: points that are the past.
         floor: smallest spread that is believed.
+
+    Returns:
+        One for each family; it has no tasks where there are too few points.
     """
-    tasks, rows = window.ready(family, RECENT + _FEWEST)
-    if not tasks:
-        nothing = np.zeros(0)
-        return Contrast([], [], nothing, nothing, nothing, nothing, nothing, nothing)
-    own, spread = window.points.shift(rows, baseline, floor)
-    relative = own - median_of_others(own) if len(tasks) > 1 else own.copy()
-    level = median_of_rows(window.points.last(rows, RECENT))
+    ready = [window.ready(family, RECENT + _FEWEST) for family in families]
+    every_row = np.concatenate([rows for _, rows in ready])
+    # What a call into NumPy costs is the call: all families at once.
+    changes, spreads = window.points.shift(every_row, baseline, floor)
+    levels = median_of_rows(window.points.last(every_row, RECENT))
     names = window.points.names
-    full = [names[row] for row in rows.tolist()]
-    return Contrast(tasks, full, own, relative, spread, level, level / np.exp(own), window.points.first[rows])
+    found, start = [], 0
+    for tasks, rows in ready:
+        part = slice(start, start := start + len(rows))
+        own, level = changes[part], levels[part]
+        relative = own - median_of_others(own) if len(tasks) > 1 else own.copy()
+        full = [names[row] for row in rows.tolist()]
+        first = window.points.first[rows]
+        found.append(Contrast(tasks, full, own, relative, spreads[part], level, level / np.exp(own), first))
+    return found

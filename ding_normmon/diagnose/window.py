@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 
@@ -38,12 +39,16 @@ class Window:
         self.points = Points()
         self.record = Record(-1)
         self._families: dict[str, dict[int, int]] = {}
+        # The same, sorted, for as long as no task joins.
+        self._sorted: dict[str, tuple[dict[int, int], Rows]] = {}
         self._known = 0
-        self._matched: dict[str, tuple[re.Pattern[str], dict[str, None], set[str]]] = {}
+        self._names: dict[str, None] = {}
+        self._matched: dict[str, tuple[re.Pattern[str], list[str], int]] = {}
 
     def add(self, record: Record) -> None:
         """Take the next record."""
         self.record = record
+        self._names.update(dict.fromkeys(record.scalars))
         # What is left of a gradient with NaN in it, often 0, says nothing about the gradient.
         broken = {
             name.removeprefix('monitor/nonfinite/') + '/_total_norm'
@@ -56,7 +61,9 @@ class Window:
         for row in range(self._known, len(names)):
             task_id = task_in(names[row])
             if task_id is not None:
-                self._families.setdefault(without_task(names[row]), {})[task_id] = row
+                family = without_task(names[row])
+                self._families.setdefault(family, {})[task_id] = row
+                self._sorted.pop(family, None)
                 self.tasks.setdefault(task_id, f'task {task_id}')
         self._known = len(names)
 
@@ -71,7 +78,14 @@ class Window:
         Arguments:
             family: the name without its task, such as ``grad/head_value/_total_norm``.
         """
-        return dict(sorted(self._families.get(family, {}).items()))
+        return self._tasks_of(family)[0]
+
+    def _tasks_of(self, family: str) -> tuple[dict[int, int], Rows]:
+        found = self._sorted.get(family)
+        if found is None:
+            tasks = dict(sorted(self._families.get(family, {}).items()))
+            found = self._sorted[family] = tasks, np.fromiter(tasks.values(), np.intp, len(tasks))
+        return found
 
     def ready(self, family: str, points: int, age: int = 0) -> tuple[list[int], Rows]:
         """Return tasks and rows of a per-task metric that has had enough points and is not too old.
@@ -81,26 +95,27 @@ class Window:
             points: the fewest.
             age: records for which the newest point may have been missing; more than 0 for what is measured rarely.
         """
-        found = self.by_task(family)
-        rows = np.fromiter(found.values(), np.intp, len(found))
+        found, rows = self._tasks_of(family)
         enough = self.points.is_fresh(rows, age) & (self.points.counts[rows] >= points)
+        if enough.all():
+            return list(found), rows
         return [task_id for task_id, good in zip(found, enough, strict=True) if good], rows[enough]
 
     def shared(self, name: str, points: int, age: int = 0) -> Rows:
         """Return the row of one metric in an array, which is empty where :meth:`ready` would leave it out."""
         row = self.points.row(name)
-        rows = np.array([] if row is None else [row], np.intp)
-        return rows[self.points.is_fresh(rows, age) & (self.points.counts[rows] >= points)]
+        latest, counts = self.points.latest, self.points.counts
+        ready = row is not None and latest[row] >= self.points.records - 1 - age and counts[row] >= points
+        return np.array([row] if ready else [], np.intp)
 
     def matching(self, pattern: str) -> dict[str, float]:
         """Return the newest record's scalars whose whole name matches a regular expression."""
-        expression, names, seen = self._matched.setdefault(pattern, (re.compile(pattern), {}, set()))
+        expression, names, compared = self._matched.get(pattern) or (re.compile(pattern), [], 0)
+        if compared < len(self._names):
+            # Names come back record after record: each is compared with an expression once.
+            names += filter(expression.fullmatch, itertools.islice(self._names, compared, None))
+            self._matched[pattern] = expression, names, len(self._names)
         scalars = self.record.scalars
-        # Names come back record after record: each is compared with an expression once.
-        for name in scalars.keys() - seen:
-            seen.add(name)
-            if expression.fullmatch(name):
-                names[name] = None
         return {name: scalars[name] for name in names if name in scalars}
 
     def call(self, task_id: int) -> str:

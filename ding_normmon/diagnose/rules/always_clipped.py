@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
+from ding_normmon.diagnose.points import median
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 from ding_normmon.finding import Severity
@@ -43,7 +42,7 @@ class AlwaysClipped(Rule):
             if not rows.size:
                 continue
             points = window.points.last(rows, self.records)[0]
-            middle = float(np.median(points))
+            middle = median(points)
             if points.max() < 1 and self.coefficient / max(middle, 1e-12) >= self.release:
                 yield Sign(
                     f'All of the last {self.records} gradients were clipped, in the median to {middle:.2g} of their '

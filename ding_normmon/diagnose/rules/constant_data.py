@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from ding_normmon.diagnose.contrast import median_of_others
-from ding_normmon.diagnose.points import KEPT, median_of_rows
+from ding_normmon.diagnose.points import KEPT, median_of_known, median_of_rows
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 
@@ -44,7 +44,7 @@ class ConstantData(Rule):
         if not tasks:
             return
         points = np.log(np.maximum(window.points.last(rows, KEPT), 1e-30))
-        now, past = median_of_rows(points[:, -self.records :]), np.nanmedian(points[:, : -self.records], axis=1)
+        now, past = median_of_rows(points[:, -self.records :]), median_of_known(points[:, : -self.records])
         own = now - past
         relative = own - median_of_others(own) if len(tasks) > 1 else own
         for index, task_id in enumerate(tasks):

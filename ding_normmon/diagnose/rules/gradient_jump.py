@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ding_normmon.diagnose.contrast import HEADS, contrast
+from ding_normmon.diagnose.contrast import HEADS, contrasts
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 
@@ -38,8 +38,8 @@ class GradientJump(Rule):
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task: that of the head that has changed most, in spreads."""
         best: dict[int, tuple[float, Sign]] = {}
-        for head in HEADS:
-            compared = contrast(window, f'grad/{head}/_total_norm')
+        families = [f'grad/{head}/_total_norm' for head in HEADS]
+        for head, compared in zip(HEADS, contrasts(window, families), strict=True):
             for index, task_id in enumerate(compared.tasks):
                 change = compared.least_change(index)
                 strength = min(abs(change) / math.log(self.factor), abs(change) / compared.spread[index] / self.spreads)

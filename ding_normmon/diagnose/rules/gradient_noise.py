@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ding_normmon.diagnose.points import SPREAD_OF_MAD
+from ding_normmon.diagnose.points import SPREAD_OF_MAD, median
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 
@@ -45,10 +45,10 @@ class GradientNoise(Rule):
             if not rows.size:
                 continue
             points = window.points.last(rows, self.records)[0]
-            middle = float(np.median(points))
+            middle = median(points)
             # Differences of neighbours leave out the slow growth that gradients have while something is learnt.
             steps = np.diff(np.log(np.maximum(points, 1e-30)))
-            variation = SPREAD_OF_MAD * float(np.median(np.abs(steps))) / math.sqrt(2)
+            variation = SPREAD_OF_MAD * median(np.abs(steps)) / math.sqrt(2)
             if variation / self.variation >= self.release:
                 yield Sign(
                     f'The gradient norm of the {group} varies by a factor of {math.exp(variation):.2g} from record '

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from ding_normmon.diagnose.contrast import HEADS
-from ding_normmon.diagnose.points import median_of_rows
+from ding_normmon.diagnose.points import median, median_of_rows
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 from ding_normmon.finding import Severity
@@ -40,10 +40,11 @@ class _HeadGap(Rule):
             strength = apart / math.log(self.factor)
             if strength < 0.8:
                 continue
-            index = int(np.argmax(np.abs(levels - np.median(levels))))
+            middle = median(levels)
+            index = int(np.argmax(np.abs(levels - middle)))
             task_id, other = (
                 tasks[index],
-                tasks[int(np.argmin(levels) if levels[index] > np.median(levels) else np.argmax(levels))],
+                tasks[int(np.argmin(levels) if levels[index] > middle else np.argmax(levels))],
             )
             which = 'above' if levels[index] > levels[tasks.index(other)] else 'below'
             yield Sign(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ding_normmon.diagnose.contrast import contrast
+from ding_normmon.diagnose.contrast import contrasts
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 
@@ -38,8 +38,9 @@ class LogitRunaway(Rule):
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task and head."""
-        for head in ('policy', 'value', 'reward'):
-            compared = contrast(window, f'logits/{head}/abs_max', baseline=40, floor=0.08)
+        heads = ('policy', 'value', 'reward')
+        families = [f'logits/{head}/abs_max' for head in heads]
+        for head, compared in zip(heads, contrasts(window, families, baseline=40, floor=0.08), strict=True):
             for index, task_id in enumerate(compared.tasks):
                 change = compared.least_change(index)
                 strength = min(change / math.log(self.factor), change / compared.spread[index] / self.spreads)

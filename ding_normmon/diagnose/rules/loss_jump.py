@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ding_normmon.diagnose.contrast import contrast
+from ding_normmon.diagnose.contrast import contrasts
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 
@@ -43,9 +43,8 @@ class LossJump(Rule):
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task and loss."""
-        for loss in _LOSSES:
-            family = f'noreduce_{loss}_loss'
-            compared = contrast(window, family, baseline=24, floor=0.1)
+        families = [f'noreduce_{loss}_loss' for loss in _LOSSES]
+        for loss, compared in zip(_LOSSES, contrasts(window, families, baseline=24, floor=0.1), strict=True):
             for index, task_id in enumerate(compared.tasks):
                 change = compared.least_change(index)
                 if change <= 0:

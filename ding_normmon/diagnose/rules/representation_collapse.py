@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ding_normmon.diagnose.points import Rows
+from ding_normmon.diagnose.points import Rows, median
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 
@@ -48,7 +48,7 @@ class RepresentationCollapse(Rule):
             return
         points = window.points.last(rows, 12)[0]
         points = points[~np.isnan(points)]
-        now, past = float(np.max(points[-2:])), float(np.median(points[:-2]))
+        now, past = float(np.max(points[-2:])), median(points[:-2])
         # One task's rank wavers with its batches more than that of all.
         factor = self.factor if task_id is None else 1.5 * self.factor
         strength = math.log(max(past / max(now, 1e-12), 1e-12)) / math.log(factor)

@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from ding_normmon.diagnose.points import RECENT
+from ding_normmon.diagnose.points import RECENT, median_of_rows
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 from ding_normmon.finding import Severity
@@ -41,7 +39,7 @@ class _SharedJump(Rule):
             change = self.direction * float(shift[0])
             strength = min(change / math.log(self.factor), change / float(spread[0]) / self.spreads)
             if strength >= self.release and (best is None or strength > best[0]):
-                level = float(np.median(window.points.last(rows, RECENT)))
+                level = float(median_of_rows(window.points.last(rows, RECENT))[0])
                 past = level / math.exp(float(shift[0]))
                 sentence = f'The gradient norm of the {group} has {self.verb} from {past:.3g} to {level:.3g}.'
                 best = strength, Sign(sentence, strength, (), None, {name: level, 'usual level': past}, (name,))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ding_normmon.diagnose.contrast import HEADS, contrast
+from ding_normmon.diagnose.contrast import HEADS, contrasts
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 
@@ -35,8 +35,8 @@ class UpdateJump(Rule):
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task and head."""
-        for head in HEADS:
-            compared = contrast(window, f'update/{head}/relative', floor=0.2)
+        families = [f'update/{head}/relative' for head in HEADS]
+        for head, compared in zip(HEADS, contrasts(window, families, floor=0.2), strict=True):
             for index, task_id in enumerate(compared.tasks):
                 change = compared.least_change(index)
                 strength = min(change / math.log(self.factor), change / compared.spread[index] / self.spreads)

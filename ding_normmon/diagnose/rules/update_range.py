@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
+from ding_normmon.diagnose.points import median
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 
@@ -47,7 +46,7 @@ class UpdateRange(Rule):
             found = _NAME.fullmatch(name)
             if not rows.size or found is None:
                 continue
-            middle = float(np.median(window.points.last(rows, self.records)))
+            middle = median(window.points.last(rows, self.records)[0])
             strength = max(middle / self.largest, self.smallest / max(middle, 1e-30))
             if strength >= self.release and math.isfinite(strength):
                 task_id = None if found[2] is None else int(found[2])
