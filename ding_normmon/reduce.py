@@ -84,7 +84,10 @@ class Reducer:
         self._control = control
         self._deadline = deadline
         self._session = session
-        self._inbox: Inbox[Batch | WaitingBatch] = Inbox(queue_size)
+        # Rank 0 has most to do. What the others send is gone with them unless it is under way.
+        self._inbox: Inbox[Batch | WaitingBatch] = (
+            Inbox(queue_size) if transport.rank == 0 else Inbox(queue_size, seconds=0.0)
+        )
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         # Only the background thread touches what follows.
@@ -120,6 +123,10 @@ class Reducer:
     def work_now(self) -> None:
         """Announce that the learner needs no interpreter lock for a while (:class:`~ding_normmon.inbox.Inbox`)."""
         self._inbox.work_now()
+
+    def hurry(self) -> None:
+        """Have what was submitted sent or published now."""
+        self._inbox.hurry()
 
     def close(self, timeout: float) -> None:
         """Send or publish what is still here, for at most ``timeout`` seconds; what is left then is counted."""

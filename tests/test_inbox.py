@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -14,8 +15,8 @@ from ding_normmon.inbox import Inbox
 class Worker:
     """Takes entries in a thread and notes when."""
 
-    def __init__(self) -> None:
-        self.inbox: Inbox[int] = Inbox(8)
+    def __init__(self, **options: float) -> None:
+        self.inbox: Inbox[int] = Inbox(64, **options)
         self.taken: list[tuple[int, float]] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -55,21 +56,24 @@ def test_without_announcements_an_entry_is_taken_at_once(worker: Worker) -> None
         assert worker.taken[-1][1] - put_at < 1.0
 
 
-def test_between_announcements_an_entry_waits_for_the_next(worker: Worker) -> None:
-    worker.inbox.put(0)
-    worker.wait_for(1)
-    for number in range(1, 4):
-        worker.step(0.4)
+def test_between_announcements_an_entry_waits_for_the_next(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker.inbox._seconds = 1e6
+    monkeypatch.setattr('ding_normmon.inbox._BURST_SIZE', 1)
+    worker.step(0.0)
+    worker.step(0.02)
+    for number in range(2):
         worker.inbox.put(number)
+        worker.step(0.02)
         worker.wait_for(number + 1)
-    time.sleep(0.02)  # the thread is waiting again, patiently
-    worker.inbox.put(4)
-    time.sleep(0.1)
-    assert len(worker.taken) == 4
-    announced = time.monotonic()
-    worker.inbox.work_now()
-    worker.wait_for(5)
-    assert worker.taken[-1][1] >= announced
+    for number in range(2, 5):
+        time.sleep(0.02)  # the thread is waiting again, patiently
+        worker.inbox.put(number)
+        time.sleep(0.1)
+        assert len(worker.taken) == number
+        announced = time.monotonic()
+        worker.inbox.work_now()
+        worker.wait_for(number + 1)
+        assert worker.taken[-1][1] >= announced
 
 
 def test_an_entry_does_not_wait_for_a_learner_that_has_stopped(worker: Worker) -> None:
@@ -101,6 +105,64 @@ def test_announcements_far_apart_are_not_waited_for(worker: Worker, monkeypatch:
     worker.inbox.put(3)
     worker.wait_for(4)
     assert worker.taken[-1][1] - put_at < 0.1
+
+
+def test_short_steps_share_a_good_moment(worker: Worker) -> None:
+    worker.inbox.put(0)
+    worker.wait_for(1)
+    for number in range(1, 30):
+        worker.step(0.05)
+        worker.inbox.put(number)
+    worker.wait_for(30)
+    taken = [when for _, when in worker.taken]
+    # Turns of the background thread: entries that were taken together have the same moment, but for microseconds.
+    turns = 1 + sum(later - earlier > 0.02 for earlier, later in itertools.pairwise(taken))
+    assert 3 <= turns <= 15
+    assert [number for number, _ in worker.taken] == list(range(30))
+
+
+def test_many_entries_do_not_wait_for_more(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker.inbox._seconds = 1e6
+    monkeypatch.setattr('ding_normmon.inbox._BURST_SIZE', 5)
+    worker.step(0.0)
+    worker.step(0.02)
+    for number in range(2):
+        worker.inbox.put(number)
+        worker.inbox.hurry()
+        worker.wait_for(number + 1)
+        worker.step(0.02)
+    for number in range(2, 7):
+        assert len(worker.taken) == 2
+        worker.inbox.put(number)
+        worker.step(0.02)
+    worker.wait_for(7, seconds=2.0)
+
+
+def test_in_a_hurry_no_moment_is_waited_for(worker: Worker) -> None:
+    worker.inbox._seconds = 1e6
+    worker.step(0.0)
+    worker.step(0.02)
+    for number in range(2):
+        worker.inbox.put(number)
+        worker.inbox.hurry()
+        worker.wait_for(number + 1)
+        worker.step(0.02)
+    worker.inbox.put(2)
+    time.sleep(0.1)
+    assert len(worker.taken) == 2
+    worker.inbox.hurry()
+    worker.wait_for(3, seconds=2.0)
+
+
+def test_without_collecting_each_entry_has_its_own_moment() -> None:
+    worker = Worker(seconds=0.0)
+    worker.step(0.0)
+    worker.step(0.02)
+    for number in range(10):
+        worker.inbox.put(number)
+        worker.step(0.02)
+        worker.wait_for(number + 1, seconds=2.0)
+    worker.close()
 
 
 def test_the_end_does_not_wait(worker: Worker) -> None:
