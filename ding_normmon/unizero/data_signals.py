@@ -36,20 +36,27 @@ def publish_data(
     """
     batch_size, steps = np.shape(current_batch[1])[:2]
 
-    def tensor(array: NDArray[Any]) -> torch.Tensor:
-        return torch.as_tensor(np.asarray(array, dtype=np.float32), device=mask.device)
+    def publish(name: str, array: NDArray[Any], mask: torch.Tensor) -> None:
+        step.publish(f'data/{name}', torch.from_numpy(array).to(mask.device), task_id=task_id, mask=mask)
 
     for name, target in (('reward', target_batch[0]), ('value_target', target_batch[1])):
-        values = np.asarray(target, dtype=np.float32).reshape(batch_size, -1)[:, :steps]
-        step.publish(f'data/{name}', tensor(values), task_id=task_id, mask=mask)
+        publish(name, np.asarray(target, dtype=np.float32).reshape(batch_size, -1)[:, :steps], mask)
     rows = _spread_rows(batch_size)
-    frames = np.asarray(np.asarray(current_batch[0])[rows], dtype=np.float32).reshape(len(rows), steps + 1, -1)
-    differences = np.subtract(frames[:, 1:], frames[:, :-1])
-    change = np.add.reduce(np.abs(differences, out=differences), axis=-1) / np.float32(differences.shape[-1])
-    step.publish('data/observation_change', tensor(change), task_id=task_id, mask=mask[torch.from_numpy(rows)])
+    frames = np.asarray(current_batch[0])[rows]
+    frames = np.asarray(frames, dtype=np.float32).reshape(len(frames), steps + 1, -1)
+    change = np.empty((len(frames), steps), dtype=np.float32)
+    # One sequence at a time: fresh memory for all of them costs more than the arithmetic.
+    for sequence, of_sequence in zip(frames, change, strict=True):
+        difference = np.subtract(sequence[1:], sequence[:-1])
+        np.add.reduce(np.abs(difference, out=difference), axis=-1, out=of_sequence)
+    change /= frames.shape[-1]
+    publish('observation_change', change, mask[rows])
 
 
 @functools.cache
-def _spread_rows(batch_size: int) -> NDArray[np.intp]:
+def _spread_rows(batch_size: int) -> slice:
     # LightZero sorts a batch by age, so that its first sequences are the oldest ones.
-    return np.unique(np.linspace(0, batch_size - 1, _SEQUENCES).astype(np.intp))
+    count = min(_SEQUENCES, batch_size)
+    stride = batch_size // count
+    first = (batch_size - 1 - (count - 1) * stride) // 2
+    return slice(first, first + (count - 1) * stride + 1, stride)
