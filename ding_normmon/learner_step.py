@@ -55,7 +55,11 @@ class Clip(NamedTuple):
 
 
 class LearnerStepListener(Protocol):
-    """What a monitor implements to hear of a learner step."""
+    """What a monitor implements to hear of a learner step.
+
+    Published tensors are detached, and gradients are switched off, unless the listener has an attribute ``detaches``
+    that is true: then it sees to that itself, which is cheaper for what is read once.
+    """
 
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None) -> None: ...
 
@@ -144,6 +148,7 @@ class LearnerStep(InertLearnerStep):
     __slots__ = (
         'averaged_over',
         'awaited',
+        'detached',
         'fired',
         'gradient_scale',
         'gradients_of',
@@ -159,6 +164,8 @@ class LearnerStep(InertLearnerStep):
     def __init__(self, iteration: int, listener: LearnerStepListener) -> None:
         self.iteration = iteration
         self.listener = listener
+        self.detached: bool = not getattr(listener, 'detaches', False)
+        """Whether published tensors are handed on without their graph."""
         self.losses: Mapping[int, Tensor] | None = None
         self.parts: Mapping[int, Mapping[str, Tensor]] | None = None
         self.averaged_over = 1
@@ -183,14 +190,20 @@ class LearnerStep(InertLearnerStep):
             task_id: the **global** task id, or None for a single-task policy.
             mask: (B, T), true where the time step is data and not padding; None means that all of it is data.
         """
-        if tensor is not None:
-            with torch.no_grad():
-                value = tensor.detach() if isinstance(tensor, Tensor) else tensor
-                self.listener.on_publish(name, value, task_id, mask)
+        if tensor is None:
+            return
+        if not self.detached:
+            self.listener.on_publish(name, tensor, task_id, mask)
+            return
+        with torch.no_grad():
+            value = tensor.detach() if isinstance(tensor, Tensor) else tensor
+            self.listener.on_publish(name, value, task_id, mask)
 
     def publish_loss(self, name: str, value: Tensor | float, task_id: int | None = None) -> None:
         """Publish one scalar of a task, such as ``('noreduce_obs_loss', loss, 3)``; it becomes ``{name}_task3``."""
-        self.listener.on_publish_loss(name, value.detach() if isinstance(value, Tensor) else value, task_id)
+        if self.detached and isinstance(value, Tensor):
+            value = value.detach()
+        self.listener.on_publish_loss(name, value, task_id)
 
     def clipped(self, norm: Tensor | float, max_norm: float, model: str = 'model', local: bool = False) -> None:
         """Tell that gradients have been scaled by ``min(1, max_norm / norm)``; between backward_end and step_end.

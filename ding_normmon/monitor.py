@@ -29,7 +29,7 @@ from ding_normmon.publish.courier import Courier
 from ding_normmon.publish.destination import Destination, RunDescription
 from ding_normmon.quantities import Quantity, Setup, preset_quantities
 from ding_normmon.quantities.tensor_statistics import SignalError
-from ding_normmon.quantity_calls import QuantityCalls
+from ding_normmon.quantity_calls import QuantityCalls, overriding
 from ding_normmon.record import Record
 from ding_normmon.reduce import Reducer
 from ding_normmon.rows import Batch, Pending, RowBuffer, RowTable
@@ -225,6 +225,12 @@ class Monitor:
                     f'monitor_norm_freq, {self.config.monitor_norm_freq}'
                 )
         self._calls = QuantityCalls(self.quantities, self.losses, self._mistakes.complain)
+        fields = {'derive': 'scalars', 'matrices': 'matrices', 'notes': 'notes'}
+        self._deriving = [
+            (quantity, [(method, field) for method, field in fields.items() if overriding([quantity], method)])
+            for quantity in self.quantities
+        ]
+        self._comparing = overriding(self.quantities, 'compare')
         self._buffer = RowBuffer(self._setup.device, cells=sum(sizes))
         spans = [slice(stop - size, stop) for size, stop in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
         for quantity, span in zip(self.quantities, spans, strict=True):
@@ -270,6 +276,10 @@ class Monitor:
         It is the same on every rank. Decisions of rank 0 that have not taken effect are not kept, nor is the division
         of tasks, which a resumed run is told at construction.
         """
+        if self.frequency > 0:
+            # A resumed run does not measure again what was measured before the checkpoint.
+            self._collect()
+            self._reducer.hurry()
         return {
             'monitor_norm_freq': self.config.monitor_norm_freq,
             'frequency': self.frequency,
@@ -384,6 +394,8 @@ class Monitor:
 
     # -- LearnerStepListener ---------------------------------------------------------------------------------------
 
+    detaches = True
+
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None) -> None:
         """Measure a published tensor."""
         if not self._forward:
@@ -468,21 +480,19 @@ class Monitor:
 
     def _derive(self, table: RowTable, iteration: int) -> Record:
         record = Record(iteration)
-        spent: dict[str, float] = {}
-        for quantity in self.quantities:
-            with self._calls.guarded(quantity, 'derive', spent):
-                record.scalars.update(in_slices(quantity.derive(table)))
-                record.matrices.update(quantity.matrices(table))
-                record.notes.update(quantity.notes(table))
+        # By the quantity, so that the learner need not wait for all of them.
+        for quantity, methods in in_slices(self._deriving, size=1):
+            with self._calls.guarded(quantity, 'derive', {}):
+                for method, field in methods:
+                    getattr(record, field).update(getattr(quantity, method)(table))
         return record
 
     def _finish(self, iteration: int, batches: list[Batch], missing: int) -> None:
         table = RowTable(self._sharded.whole(batches), complete=missing == 0)
         record = self._derive(table, iteration)
-        spent: dict[str, float] = {}
-        for quantity in self.quantities:
-            with self._calls.guarded(quantity, 'compare', spent):
-                record.scalars.update(in_slices(quantity.compare(table)))
+        for quantity in in_slices(self._comparing, size=1):
+            with self._calls.guarded(quantity, 'compare', {}):
+                record.scalars.update(quantity.compare(table))
         if self.transport.world_size > 1:
             record.scalars['monitor/missing_ranks'] = float(missing)
         record.notes.update(self.control.take_notes())

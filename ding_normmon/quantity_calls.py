@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ding_normmon.learner_step import HOOK_POINTS, Clip, LearnerStep
@@ -15,7 +16,22 @@ from ding_normmon.quantities import Quantity
 from ding_normmon.quantities.tensor_statistics import SignalError
 from ding_normmon.rows import RowBuffer
 
-__all__ = ['QuantityCalls']
+__all__ = ['QuantityCalls', 'overriding']
+
+
+def overriding(quantities: Sequence[Quantity], method: str) -> list[Quantity]:
+    """Return the quantities whose class has something to do in a method.
+
+    >>> from ding_normmon.quantities import TaskLosses, Updates
+    >>> [quantity.name for quantity in overriding([TaskLosses(), Updates()], 'on_publish_loss')]
+    ['task_losses']
+    """
+    return [quantity for quantity in quantities if getattr(type(quantity), method) is not getattr(Quantity, method)]
+
+
+def _detached(value: Any) -> Any:
+    # What is no tensor is for the quantity to complain about.
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 class QuantityCalls:
@@ -45,7 +61,7 @@ class QuantityCalls:
 
     def _activate(self, quantities: Sequence[Quantity]) -> None:
         def taking_part(method: str) -> list[Quantity]:
-            return [q for q in quantities if getattr(type(q), method) is not getattr(Quantity, method)]
+            return overriding(quantities, method)
 
         self.active = list(quantities)
         self._at_points = {point: [q for q in quantities if point in q.hook_points] for point in HOOK_POINTS}
@@ -81,7 +97,11 @@ class QuantityCalls:
         for quantity in self._at_signals:
             started = time.perf_counter()
             try:
-                quantity.on_publish(name, tensor, task_id, mask, rows)
+                if quantity.detaches:
+                    quantity.on_publish(name, tensor, task_id, mask, rows)
+                else:
+                    with torch.no_grad():
+                        quantity.on_publish(name, _detached(tensor), task_id, mask, rows)
             except Exception as error:
                 self._failure(quantity, name, error)
             self.spent[quantity.name] += (time.perf_counter() - started) * 1e3
@@ -91,6 +111,8 @@ class QuantityCalls:
         for quantity in self._at_losses:
             started = time.perf_counter()
             try:
+                if not quantity.detaches:
+                    value = _detached(value)
                 quantity.on_publish_loss(name, value, task_id, rows)
             except Exception as error:
                 self._failure(quantity, name, error)

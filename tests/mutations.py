@@ -28,6 +28,7 @@ SIGNALS = ('tests/quantities/test_tensor_statistics.py',)
 ROWS = ('tests/test_rows.py',)
 NATIVE = ('tests/test_native.py',)
 INBOX = ('tests/test_inbox.py',)
+EVENT_FILE = ('tests/publish/test_event_file.py',)
 SKETCH = ('tests/test_sketch.py',)
 CONFLICT = ('tests/quantities/test_gradient_conflict.py',)
 UPDATES = ('tests/quantities/test_updates.py',)
@@ -213,29 +214,29 @@ MUTATIONS = (
     Mutation(
         'std: biased',
         'moments.py',
-        'math.sqrt(row[M2] / (row[COUNT] - 1)) if row[COUNT] > 1',
-        'math.sqrt(row[M2] / row[COUNT]) if row[COUNT] > 1',
+        'np.sqrt(rows[..., M2] / np.maximum(count - 1, 1))',
+        'np.sqrt(rows[..., M2] / count)',
         MOMENTS,
     ),
     Mutation(
         'norm: mean not weighted by the root of the count',
         'moments.py',
-        'math.sqrt(row[COUNT]) * float(row[MEAN])',
-        'float(row[MEAN])',
+        'np.sqrt(rows[..., COUNT]) * rows[..., MEAN]',
+        'rows[..., MEAN]',
         MOMENTS,
     ),
     Mutation(
         'norm: missing square root',
         'moments.py',
-        'math.hypot(math.sqrt(row[M2]),',
-        'math.hypot(row[M2],',
+        'np.hypot(np.sqrt(rows[..., M2]),',
+        'np.hypot(rows[..., M2],',
         MOMENTS,
     ),
     Mutation(
         'abs_max: the maximum only',
         'moments.py',
-        'max(abs(row[MINIMUM]), abs(row[MAXIMUM]))',
-        'abs(row[MAXIMUM])',
+        'np.maximum(np.abs(rows[..., MINIMUM]), np.abs(rows[..., MAXIMUM]))',
+        'np.abs(rows[..., MAXIMUM])',
         MOMENTS,
     ),
     Mutation(
@@ -391,44 +392,44 @@ MUTATIONS = (
     Mutation(
         'signals: last task only',
         'quantities/tensor_statistics.py',
-        "self._statistics(name, '', of_all)",
-        "self._statistics(name, '', list(tasks.values())[-1])",
+        'moments.merge_sets(rows, plan.lengths)',
+        'rows[np.cumsum(plan.lengths) - 1]',
         SIGNALS,
     ),
     Mutation(
         'signals: local instead of global task id',
         'quantities/tensor_statistics.py',
-        'for task_id, row in tasks.items():',
-        'for task_id, row in enumerate(tasks.values()):',
+        "parts += [(labels[index][0], f'_task{labels[index][1]}') for index in self.of_tasks]",
+        "parts += [(labels[index][0], f'_task{place % 2}') for place, index in enumerate(self.of_tasks)]",
         (*MONITOR, '-k', 'global_id or absent'),
     ),
     Mutation(
         'signals: std of one value is 0',
         'quantities/tensor_statistics.py',
-        "statistic != 'std' or row[moments.COUNT] > 1",
-        'True',
+        '(1, 2, 1, 1, 1)',
+        '(1, 1, 1, 1, 1)',
         SIGNALS,
     ),
     Mutation(
         'signals: non-finite entries hidden',
         'quantities/tensor_statistics.py',
-        'if row[moments.NONFINITE] > 0:',
-        'if False:',
+        'np.flatnonzero(rows[:, moments.NONFINITE])',
+        'np.flatnonzero(rows[:, moments.NONFINITE] < 0)',
         SIGNALS,
     ),
     Mutation(
         'signals: all-tasks figures although a rank is missing',
         'quantities/tensor_statistics.py',
-        '            if table.complete:\n',
-        '            if True:\n',
+        '        if table.complete:\n            everything',
+        '        if True:\n            everything',
         SIGNALS,
     ),
     # -- norms
     Mutation(
         'norms: sum of norms instead of the norm of all',
         'quantities/square_norms.py',
-        'norm(merge_rows(present))',
-        'sum(norm(row) for row in present)',
+        'math.hypot(*(lengths[index] for index in present))',
+        'sum(lengths[index] for index in present)',
         EVERY_METRIC,
     ),
     Mutation(
@@ -441,8 +442,8 @@ MUTATIONS = (
     Mutation(
         'norms: spread over squares',
         'quantities/square_norms.py',
-        'per_task = [norm(row) for',
-        'per_task = [norm(row) ** 2 for',
+        'per_task = [lengths[index] for',
+        'per_task = [lengths[index] ** 2 for',
         EVERY_METRIC,
     ),
     Mutation(
@@ -536,6 +537,50 @@ MUTATIONS = (
         'self._is_patient = patience > 0',
         'self._is_patient = False',
         INBOX,
+    ),
+    Mutation(
+        'background: turns as often as records',
+        'inbox.py',
+        'now >= self._taken + self._seconds or',
+        'True or',
+        INBOX,
+    ),
+    # -- published
+    Mutation(
+        'event file: figures of an earlier record',
+        'publish/figure_summaries.py',
+        'value.simple_value = number',
+        'value.simple_value = value.simple_value or number',
+        EVENT_FILE,
+    ),
+    Mutation(
+        'event file: nothing is flushed',
+        'publish/event_file.py',
+        'worker._has_pending_data = True',
+        'worker._has_pending_data = False',
+        EVENT_FILE,
+    ),
+    Mutation(
+        'signals: a quantity is given the graph',
+        'quantity_calls.py',
+        'if quantity.detaches:\n                    quantity.on_publish(',
+        'if True:\n                    quantity.on_publish(',
+        (*MONITOR, '-k', 'graph'),
+    ),
+    # -- judged
+    Mutation(
+        'contrast: of the others the task itself',
+        'diagnose/contrast.py',
+        'ascending[low + (place <= low)]',
+        'ascending[low + (place < low)]',
+        ('tests/diagnose/test_contrast.py',),
+    ),
+    Mutation(
+        'contrast: tasks of another metric',
+        'diagnose/contrast.py',
+        'part = slice(start, start := start + len(rows))',
+        'part = slice(0, len(rows))',
+        ('tests/diagnose/test_contrast.py',),
     ),
     # -- rows
     Mutation(

@@ -581,6 +581,47 @@ def test_a_new_quantity_is_one_class() -> None:
     assert 'norm/encoder/_total_norm' in record.scalars
 
 
+class SeenSignals(Quantity):
+    """Notes what it is given."""
+
+    name: ClassVar[str] = 'seen_signals'
+
+    def __init__(self) -> None:
+        self.graphs: list[bool] = []
+
+    def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
+        self.graphs += [tensor.requires_grad, (tensor * 2).requires_grad, torch.is_grad_enabled()]
+
+    def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None, rows: RowBuffer) -> None:
+        self.graphs.append(isinstance(value, Tensor) and value.requires_grad)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('transposed', [False, True])
+def test_a_quantity_is_given_no_graph_and_none_is_kept(dtype: torch.dtype, transposed: bool) -> None:
+    model, seen = SmallModel(), SeenSignals()
+    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, quantities=[*default_quantities(), seen])
+    weight = torch.randn(4, 6, requires_grad=True)
+    with monitor.step(0) as step:
+        tensor = (weight * 3).to(dtype)
+        # Not every layout is read in C.
+        tensor = tensor.t().unsqueeze(0)[:, ::2] if transposed else tensor
+        step.publish('mine', tensor, task_id=1)
+        step.publish_loss('loss', tensor.float().sum(), task_id=1)
+        kept = weakref.ref(tensor)
+        total, numbers = tensor.float().sum().item(), tensor.detach().double()
+        assert torch.is_grad_enabled()
+        del tensor
+        gc.collect()
+        assert kept() is None
+        step.forward_end()
+    (record,) = finished(monitor)
+    assert seen.graphs == [False] * 4
+    assert record.scalars['mine_task1/mean'] == pytest.approx(numbers.mean().item(), rel=1e-6)
+    assert record.scalars['loss_task1'] == pytest.approx(total, rel=1e-6)
+    assert not monitor.losses.total
+
+
 def test_only_the_quantities_that_were_asked_for() -> None:
     model = SmallModel()
     monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, quantities=[LargestWeight()])

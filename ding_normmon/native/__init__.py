@@ -43,15 +43,16 @@ kernels, _reason = _load()
 """The compiled module; None where there is none."""
 
 
-
 def number_of(value: Tensor | float) -> float:
     """Return the one number of a tensor on the CPU, or a number as it is.
 
     >>> number_of(torch.tensor(2.5)), number_of(3)
     (2.5, 3.0)
     """
-    number = kernels.number(value) if kernels is not None and isinstance(value, Tensor) else None
-    return float(value) if number is None else number
+    if not isinstance(value, Tensor):
+        return float(value)
+    number = None if kernels is None else kernels.number(value)
+    return float(value.detach()) if number is None else number
 
 
 _said = False

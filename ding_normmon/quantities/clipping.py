@@ -9,11 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ding_normmon import native
 from ding_normmon.learner_step import Clip, LearnerStep
-from ding_normmon.moments import COUNT, MAXIMUM, MEAN, MINIMUM, NONFINITE, Row, constant_row, device_row_of
+from ding_normmon.moments import COUNT, MAXIMUM, MEAN, MINIMUM, NONFINITE, constant_numbers, device_row_of
 from ding_normmon.quantities.quantity import Quantity, Setup
 from ding_normmon.rows import RowBuffer, RowKey, RowTable
-from ding_normmon.sharding import replicated_value
+from ding_normmon.sharding import is_sharded, replicated_value
 
 __all__ = ['Clipping', 'clip_coefficient']
 
@@ -106,11 +107,18 @@ class Clipping(Quantity):
 
     def on_clip_of_any_step(self, clip: Clip) -> None:
         """Take what the policy tells of a step that is not measured."""
-        self._multiply(self._told, clip.model, clip_coefficient(clip.norm, clip.max_norm), clip.local)
+        norm = clip.norm
+        if isinstance(norm, Tensor) and norm.device.type == 'cpu' and not is_sharded(norm):
+            norm = native.number_of(norm)
+        self._multiply(self._told, clip.model, clip_coefficient(norm, clip.max_norm), clip.local)
 
     def _multiply(self, factors: dict[str, Tensor | float], model: str, factor: Tensor | float, local: bool) -> None:
-        with torch.no_grad():
-            factors[model] = factors.get(model, 1.0) * factor
+        earlier = factors.get(model, 1.0)
+        if isinstance(factor, Tensor) or isinstance(earlier, Tensor):
+            with torch.no_grad():
+                factors[model] = earlier * factor
+        else:
+            factors[model] = earlier * factor
         if local:
             self._local.add(model)
 
@@ -134,15 +142,14 @@ class Clipping(Quantity):
         """Write the factors of the step, and the share of clipped steps."""
         coefficients = self._told or self._seen
         for model, coefficient in coefficients.items():
-            row = self._row(coefficient, rows)
-            rows.write(RowKey(self.name, model), row)
+            self._write(RowKey(self.name, model), coefficient, rows)
             if model in self._local:
-                rows.write(RowKey(self.name, model, None, 'local'), constant_row(1))
+                self._write(RowKey(self.name, model, None, 'local'), 1.0, rows)
                 for task_id in self.setup.task_ids:
-                    rows.write(RowKey(self.name, model, task_id), row)
+                    self._write(RowKey(self.name, model, task_id), coefficient, rows)
         self._count(coefficients)
         for model, (clipped, steps) in self._clipped.items():
-            rows.write(RowKey(self.name, model, None, 'fraction'), self._row(clipped / steps, rows))
+            self._write(RowKey(self.name, model, None, 'fraction'), clipped / steps, rows)
         self._clipped.clear()
         self._forget()
 
@@ -151,10 +158,11 @@ class Clipping(Quantity):
         return 16 * len(self._clipped)
 
     @staticmethod
-    def _row(value: Tensor | float, rows: RowBuffer) -> Row | Tensor:
+    def _write(key: RowKey, value: Tensor | float, rows: RowBuffer) -> None:
         if isinstance(value, Tensor) and not rows.on_host:
-            return device_row_of(value.detach())
-        return constant_row(float(value))
+            rows.write(key, device_row_of(value.detach()))
+        else:
+            rows.write_numbers(key, constant_numbers(native.number_of(value)))
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield coefficients, fractions and, where ranks clip for themselves, what that does to the tasks."""

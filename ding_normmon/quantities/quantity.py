@@ -70,6 +70,8 @@ class Quantity:
             (``Setup.owned_groups``).
         stretchable: whether the monitor may measure it less often to stay under ``budget``.
         reads_parts: whether it reads ``step.parts``, the terms of the losses, which policies make for nobody else.
+        detaches: whether :meth:`on_publish` and :meth:`on_publish_loss` take tensors as the policy has them, with their
+            graph, and see themselves to it that nothing of that is kept; what is read once, in C, needs no detaching.
         every_step: whether it has to hear of every learner step, monitored or not (:meth:`on_clip_of_any_step`).
         frequency: learner iterations between two measurements, a multiple of ``monitor_norm_freq``; 0 for every
             monitored iteration. Set in :meth:`prepare`.
@@ -83,6 +85,7 @@ class Quantity:
     stretchable: ClassVar[bool] = False
     every_step: bool = False
     reads_parts: bool = False
+    detaches: ClassVar[bool] = False
     frequency: int = 0
     extra_backward: int = 0
     hook_milliseconds: float = 0.0
@@ -109,7 +112,7 @@ class Quantity:
         """Take off every hook and drop every tensor of the step; called however the step ended."""
 
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
-        """Measure one published tensor (detached, no gradient mode); called for every ``publish`` of a due step."""
+        """Measure one published tensor, detached; called without gradients for every ``publish`` of a due step."""
 
     def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None, rows: RowBuffer) -> None:
         """Measure one published scalar."""

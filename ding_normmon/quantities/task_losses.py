@@ -20,6 +20,7 @@ class TaskLosses(Quantity):
 
     name: ClassVar[str] = 'task_losses'
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
+    detaches: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._keys: dict[tuple[str, int | None], RowKey] = {}
@@ -30,7 +31,7 @@ class TaskLosses(Quantity):
         if key is None:
             key = self._keys[name, task_id] = RowKey(self.name, name, task_id)
         if isinstance(value, Tensor) and not rows.on_host:
-            rows.write(key, device_row_of(value))
+            rows.write(key, device_row_of(value.detach()))
         else:
             rows.write_numbers(key, constant_numbers(native.number_of(value)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -10,22 +10,15 @@ import torch
 from torch import Tensor
 
 from ding_normmon import moments, native
-from ding_normmon.moments import Row
 from ding_normmon.quantities.presence import Presence
 from ding_normmon.quantities.quantity import Quantity
-from ding_normmon.rows import RowBuffer, RowKey, RowTable
+from ding_normmon.rows import Label, RowBuffer, RowKey, RowTable
 from ding_normmon.sharding import is_sharded
 
 __all__ = ['SignalError', 'TensorStatistics', 'align_mask']
 
-ELEMENT_STATISTICS: Mapping[str, Callable[[Row], float | None]] = {
-    'mean': moments.mean,
-    'std': moments.std,
-    'max': lambda row: float(row[moments.MAXIMUM]),
-    'min': lambda row: float(row[moments.MINIMUM]),
-    'abs_max': moments.abs_max,
-}
-TOKEN_STATISTICS = {statistic: ELEMENT_STATISTICS[statistic] for statistic in ('mean', 'std', 'max', 'min')}
+STATISTICS = ('mean', 'std', 'max', 'min', 'abs_max')
+"""What is told of a signal; of norms, which are not negative, all but the last."""
 
 # Signals of which the L2 norm of each vector is taken first: signal -> (metric family, prefix of the statistic).
 NORM_SIGNALS = {'x_token': ('norm/x_token', ''), 'embeddings/obs': ('embeddings/obs', 'norm_')}
@@ -75,6 +68,39 @@ def align_mask(tensor: Tensor, mask: Tensor, name: str = 'tensor') -> tuple[Tens
     return tensor.reshape(batch, steps, *tensor.shape[1:]), mask.bool()
 
 
+class _Plan:
+    """What the figures of the same signals are called, record after record.
+
+    Arguments:
+        labels: of the rows of a :meth:`RowTable.block`.
+
+    Attributes:
+        lengths: how many rows each signal has.
+        of_tasks: the rows that have a task.
+        names: of the figures of each signal and then of each of its tasks: one per statistic, None for one that is not
+            told.
+        nonfinite: what the same rows are called where entries are not finite.
+    """
+
+    def __init__(self, labels: tuple[Label, ...]) -> None:
+        self.labels = labels
+        tasks_of: dict[str, list[int]] = {}
+        for index, (name, _) in enumerate(labels):
+            tasks_of.setdefault(name, []).append(index)
+        self.lengths = [len(indices) for indices in tasks_of.values()]
+        self.of_tasks = [index for index, (_, task_id) in enumerate(labels) if task_id is not None]
+        parts = [(name, '') for name in tasks_of]
+        parts += [(labels[index][0], f'_task{labels[index][1]}') for index in self.of_tasks]
+        self.nonfinite = [f'{name}{suffix}' for name, suffix in parts]
+        self.names = [_names(name, suffix) for name, suffix in parts]
+
+
+def _names(name: str, suffix: str) -> list[str | None]:
+    family, prefix = NORM_SIGNALS.get(name, (name, ''))
+    told = STATISTICS[:-1] if name in NORM_SIGNALS else STATISTICS
+    return [f'{family}{suffix}/{prefix}{statistic}' if statistic in told else None for statistic in STATISTICS]
+
+
 class TensorStatistics(Quantity):
     """Mean, std, max, min and abs_max of every published signal; of ``x_token`` and ``embeddings/obs`` the statistics
     of the L2 norms of their vectors.
@@ -84,10 +110,13 @@ class TensorStatistics(Quantity):
 
     name: ClassVar[str] = 'tensor_statistics'
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
+    detaches: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._presence = Presence()
         self._keys: dict[tuple[str, int | None], RowKey] = {}
+        self._plan: _Plan | None = None
+        self._compared: tuple[Label, ...] = ()
 
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
         """Write the row of the valid entries, or of their norms.
@@ -103,7 +132,13 @@ class TensorStatistics(Quantity):
             if row is not None:
                 rows.write_numbers(key, row)
                 return
+        with torch.no_grad():
+            self._write(key, tensor, mask, rows)
+
+    def _write(self, key: RowKey, tensor: Tensor, mask: Tensor | None, rows: RowBuffer) -> None:
+        name = key.name
         self._check(name, tensor, mask, rows)
+        tensor = tensor.detach()
         valid: Tensor | None = None
         if mask is not None:
             tensor, valid = align_mask(tensor, mask.detach(), name)
@@ -133,29 +168,33 @@ class TensorStatistics(Quantity):
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield each signal's statistics over all tasks and per task."""
-        signals = table.of(self.name)
-        rows = [row for tasks in signals.values() for row in tasks.values()]
-        merged = moments.merge_sets(np.array(rows).reshape(-1, 6), [len(tasks) for tasks in signals.values()])
-        for (name, tasks), of_all in zip(signals.items(), merged, strict=True):
-            if table.complete:
-                yield from self._statistics(name, '', of_all)
-            for task_id, row in tasks.items():
-                if task_id is not None:
-                    yield from self._statistics(name, f'_task{task_id}', row)
+        labels, rows = table.block(self.name)
+        plan = self._plan
+        if plan is None or plan.labels is not labels:
+            plan = self._plan = _Plan(labels)
+        of_tasks = rows[plan.of_tasks]
+        if table.complete:
+            everything, names, nonfinite = moments.merge_sets(rows, plan.lengths), plan.names, plan.nonfinite
+            rows = np.concatenate((everything, of_tasks))
+        else:
+            rows, names, nonfinite = of_tasks, plan.names[len(plan.lengths) :], plan.nonfinite[len(plan.lengths) :]
+        for index in np.flatnonzero(rows[:, moments.NONFINITE]).tolist():
+            yield f'monitor/nonfinite/{nonfinite[index]}', float(rows[index, moments.NONFINITE])
+        count = rows[:, moments.COUNT]
+        lowest, highest = rows[:, moments.MINIMUM], rows[:, moments.MAXIMUM]
+        columns = (rows[:, moments.MEAN], moments.stds(rows), highest, lowest, moments.abs_maxima(rows))
+        for index, (values, fewest) in enumerate(zip(columns, (1, 2, 1, 1, 1), strict=True)):
+            for name, value, there in zip(names, values.tolist(), (count >= fewest).tolist(), strict=True):
+                metric = name[index]
+                if there and metric is not None:
+                    yield metric, value
 
     def compare(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield what is out of the ordinary about the signals of this record."""
-        if table.complete:
-            yield from self._presence.counts(table.of(self.name))
-
-    def _statistics(self, name: str, suffix: str, row: Row) -> Iterator[tuple[str, float]]:
-        family, prefix = NORM_SIGNALS.get(name, (name, ''))
-        if row[moments.NONFINITE] > 0:
-            yield f'monitor/nonfinite/{name}{suffix}', float(row[moments.NONFINITE])
-        if row[moments.COUNT] == 0:
+        if not table.complete:
             return
-        for statistic, derive in (TOKEN_STATISTICS if name in NORM_SIGNALS else ELEMENT_STATISTICS).items():
-            if statistic != 'std' or row[moments.COUNT] > 1:
-                value = derive(row)
-                if value is not None:
-                    yield f'{family}{suffix}/{prefix}{statistic}', value
+        labels, rows = table.block(self.name)
+        # The same signals as the last time, and none of them empty: what there is to say has been said.
+        if labels is not self._compared or not (rows[:, moments.COUNT] + rows[:, moments.NONFINITE]).all():
+            yield from self._presence.counts(table.of(self.name))
+        self._compared = labels

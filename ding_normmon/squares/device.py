@@ -53,6 +53,7 @@ class DeviceSums:
         self._zeros = torch.zeros(_ROW, dtype=self._dtype, device=device)
         self.scratch_bytes = sum(tensor.nbytes for tensor in (self._grid, self._zeros, *self._owners))
 
+    @torch.no_grad()
     def measure(self, tensors: Sequence[Tensor | None], sums: Tensor, nonfinite: Tensor) -> None:
         """Write the sum of squares and the number of non-finite entries of each tensor."""
         sums.zero_()

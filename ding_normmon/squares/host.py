@@ -40,21 +40,25 @@ class HostSums:
 
     def measure(self, tensors: Sequence[Tensor | None], sums: Tensor, nonfinite: Tensor) -> None:
         """Write the sum of squares and the number of non-finite entries of each tensor."""
-        for index in self._measure_plain(list(tensors), sums, nonfinite):
-            tensor = tensors[index]
-            total, bad = 0.0, 0
-            if tensor is not None:
-                check_numel(index, tensor, self._numels[index])
-                total, bad = sum_of_squares(tensor)
-            sums[index], nonfinite[index] = total, bad
+        left = self._measure_plain(list(tensors), sums, nonfinite)
+        if not left:
+            return
+        with torch.no_grad():
+            for index in left:
+                tensor = tensors[index]
+                total, bad = 0.0, 0
+                if tensor is not None:
+                    check_numel(index, tensor, self._numels[index])
+                    total, bad = sum_of_squares(tensor)
+                sums[index], nonfinite[index] = total, bad
 
     def _measure_plain(self, tensors: list[Tensor | None], sums: Tensor, nonfinite: Tensor) -> Sequence[int]:
         """Measure in C and return the indices of the tensors that are left."""
         kernels, count = native.kernels, len(tensors)
         if kernels is None or not count:
             return range(count)
-        threads = min(torch.get_num_threads(), _MOST_THREADS)
-        if threads < 2 or not self._shares:
+        threads = min(torch.get_num_threads(), _MOST_THREADS) if self._shares else 1
+        if threads < 2:
             left: list[int] = kernels.squares(tensors, self._numels, sums, nonfinite, 0, count)
             return left
         # Taking the next item of a list's iterator is atomic: whoever is free takes it. A helper that the machine

@@ -59,7 +59,6 @@ class SquareSums:
         """Memory held between calls."""
         return self._path.scratch_bytes
 
-    @torch.no_grad()
     def __call__(self, tensors: Sequence[Tensor | None], sums: Tensor, nonfinite: Tensor) -> None:
         """Write the sum of squares and the number of non-finite entries of each tensor; None counts as empty.
 
