@@ -36,7 +36,11 @@ from ding_normmon.publish import TensorBoard
 from ding_normmon.quantities import GradientNorms, ParameterNorms
 
 WARM_UP = 3
-"""Learner steps of each turn that are not counted."""
+"""Learner steps of each turn that are not counted, at least."""
+
+WARM_UP_SECONDS = 1.2
+"""And for so long: a record is finished a quarter of a second after it was measured. So a turn begins with the work for
+earlier records, and ends before that for its last ones is done."""
 
 
 @dataclass
@@ -53,6 +57,12 @@ class Samples:
     @property
     def median(self) -> float:
         return statistics.median(self.values)
+
+    @property
+    def percent(self) -> str:
+        """Median and quartiles of shares."""
+        low, middle, high = statistics.quantiles(self.values, n=4) if len(self.values) > 3 else [self.median] * 3
+        return f'{middle:+.1%} ({100 * low:+.1f} to {100 * high:+.1f})'
 
     def __str__(self) -> str:
         if len(self.values) < 4:
@@ -162,48 +172,65 @@ def measure(size: str, num_tasks: int, args: argparse.Namespace) -> dict[str, An
     figures.update(times)
     core.close()
     monitor.close()
-    figures.update(whole_steps(size, policy, batches, args))
+    figures.update(whole_steps(policy, batches, args))
     if cuda:
         figures['waits'] = device_waits(policy, batches)
     return figures
 
 
-def whole_steps(size: str, policy: Any, batches: list[Any], args: argparse.Namespace) -> dict[str, Any]:
+@dataclass
+class Turn:
+    """The mean learner step of one turn, in milliseconds."""
+
+    wall: float
+    thread: float
+    process: float
+
+
+def take_turn(policy: Any, batches: list[Any], context: Any, steps: int) -> Turn:
+    """Return the mean of so many learner steps, after those that are not counted."""
+    clocks = (time.perf_counter, time.thread_time, time.process_time)
+    begun, done = time.perf_counter(), 0
+    while done < WARM_UP or time.perf_counter() - begun < WARM_UP_SECONDS:
+        context.train_iter += 1
+        policy._forward_learn(batches)
+        done += 1
+    starts = [clock() for clock in clocks]
+    for _ in range(steps):
+        context.train_iter += 1
+        policy._forward_learn(batches)
+    return Turn(*((clock() - start) / steps * 1e3 for clock, start in zip(clocks, starts, strict=True)))
+
+
+def whole_steps(policy: Any, batches: list[Any], args: argparse.Namespace) -> dict[str, Any]:
     """Return learner steps with and without the monitor, in turn: wall, learner-thread CPU, whole-process CPU.
 
-    Each turn begins with steps that are not counted: the first monitored step of a process agrees with the other ranks,
-    names its rows and opens the event file. A record is finished in the background of the next step, so the steps of a
-    turn bear the work for as many records.
+    A figure is a turn's mean, because the work for several records is done in one of its steps, and what the monitor
+    adds is the difference of two turns that follow each other.
     """
-    clocks = {'wall': time.perf_counter, 'thread': time.thread_time, 'process': time.process_time}
-    samples = {f'{kind} {clock}': Samples() for kind in ('plain', 'watched') for clock in clocks}
-    own = Samples()
-    rounds = args.rounds if size == 'small' else max(2, args.rounds // 4)
-    steps = args.steps if size == 'small' else max(1, args.steps // 10)
+    plain, added, own = Samples(), {clock: Samples() for clock in ('wall', 'thread', 'process')}, Samples()
     context = SimpleNamespace(train_iter=0, monitor_records=[])
     with tempfile.TemporaryDirectory() as folder:
         writer = SummaryWriter(folder)
-        for turn in range(rounds):
+        for turn in range(args.rounds):
+            turns: dict[str, Turn] = {}
             # A machine that gets slower for a while should not do so at the cost of the same one each time.
             for kind in ('plain', 'watched') if turn % 2 == 0 else ('watched', 'plain'):
                 monitor = None
                 if kind == 'watched':
                     monitor = NormMonitor(EasyDict(monitor_norm_freq=1), policy, destinations=[TensorBoard(writer)])
                     monitor(context)
-                for step in range(-WARM_UP, steps):
-                    starts = {clock: read() for clock, read in clocks.items()}
-                    context.train_iter += 1
-                    policy._forward_learn(batches)
-                    ends = {clock: read() for clock, read in clocks.items()}
-                    if step >= 0:
-                        for clock in clocks:
-                            samples[f'{kind} {clock}'].values.append((ends[clock] - starts[clock]) * 1e3)
+                turns[kind] = take_turn(policy, batches, context, args.steps)
                 if monitor is not None:
                     monitor.close()
-                    records = monitor.monitor.take_records()[WARM_UP:]
+                    records = monitor.monitor.take_records()[-args.steps :]
                     own.values += [record.scalars['monitor/cost/ms'] for record in records]
+            plain.values.append(turns['plain'].wall)
+            for clock, samples in added.items():
+                before = getattr(turns['plain'], clock)
+                samples.values.append((getattr(turns['watched'], clock) - before) / before)
         writer.close()
-    return {**samples, 'own': own}
+    return {'plain': plain, 'own': own, **{f'added {clock}': samples for clock, samples in added.items()}}
 
 
 def device_waits(policy: Any, batches: list[Any]) -> tuple[int, int]:
@@ -238,7 +265,7 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--repeats', type=int, default=40, help='of each method, in turn')
     parser.add_argument('--rounds', type=int, default=8, help='with and without the monitor, in turn')
-    parser.add_argument('--steps', type=int, default=20, help='learner steps per turn (small model; a tenth for large)')
+    parser.add_argument('--steps', type=int, default=20, help='learner steps per turn that are counted')
     parser.add_argument('--batch-size', type=int, default=None, help='per task; default: the size\'s own')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -252,7 +279,7 @@ def main() -> None:
         for column in ('(a) signals, 1 task', '(b) signals, all tasks'):
             methods.add_column(column, justify='right')
         steps = Table(title=f'{size}: learner steps with monitor_norm_freq=1', title_justify='left')
-        for column in ('tasks', 'learner step', 'own ms', 'own share', 'thread CPU', 'process CPU', 'steps/s lost'):
+        for column in ('tasks', 'learner step', 'own ms', 'own share', 'thread CPU', 'process CPU', 'step time'):
             steps.add_column(column, justify='right')
         steps.add_column('frequency for 1% of all', justify='right')
         previous: tuple[int, float] | None = None
@@ -270,19 +297,14 @@ def main() -> None:
                 str(f['today signals']),
                 str(f['our signals']),
             )
-            thread = f['watched thread'].median - f['plain thread'].median
-            process = f['watched process'].median - f['plain process'].median
-            wall = f['watched wall'].median - f['plain wall'].median
-            own = f['own'].median
-            worst = max(own / f['plain wall'].median, process / f['plain process'].median, 0.0)
+            own, plain = f['own'].median, f['plain'].median
+            worst = max(own / plain, f['added process'].median, 0.0)
             steps.add_row(
                 str(num_tasks),
-                str(f['plain wall']),
+                str(f['plain']),
                 str(f['own']),
-                f'{own / f["plain wall"].median:.2%}',
-                f'{thread / f["plain thread"].median:+.2%}',
-                f'{process / f["plain process"].median:+.2%}',
-                f'{wall / f["plain wall"].median:+.2%}',
+                f'{own / plain:.2%}',
+                *(f['added ' + clock].percent for clock in ('thread', 'process', 'wall')),
                 str(max(1, math.ceil(worst / 0.01))),
             )
             if previous is not None:
