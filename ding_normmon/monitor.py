@@ -186,6 +186,7 @@ class Monitor:
             self.config.deadline,
             agreed.session,
             self._ownership,
+            self._deliver,
         )
         self._stretching = Stretching(
             self.quantities, self.config.monitor_norm_freq, self.config.budget, self.control, self.config.deadline
@@ -503,6 +504,10 @@ class Monitor:
         self.records.append(record)
         for courier in self._couriers:
             courier.offer(record)
+
+    def _deliver(self) -> None:
+        for courier in self._couriers:
+            courier.deliver()
 
     # -- around a training loop ------------------------------------------------------------------------------------
 

@@ -64,6 +64,7 @@ class Reducer:
             rank 0 for dead and drop their rows.
         session: 8 bytes that tell this run's messages from those of others.
         ownership: which rank may report what.
+        finished: called in the background thread when it has nothing more to finish for now.
         queue_size: batches that may wait for the background thread; the oldest is dropped beyond that.
     """
 
@@ -76,10 +77,12 @@ class Reducer:
         deadline: float,
         session: bytes,
         ownership: Ownership,
+        finished: Callable[[], None] = lambda: None,
         queue_size: int = 256,
     ) -> None:
         self._transport = transport
         self._finish = finish
+        self._finished = finished
         self._losses = losses
         self._control = control
         self._deadline = deadline
@@ -182,8 +185,11 @@ class Reducer:
         if self._gathering and not self._alone:
             # What has arrived is taken before any deadline is judged: this process may have been suspended.
             self._receive(now)
-        for ready in self._gathering.ready(now, everything=abandon):
-            self._finish(ready.iteration, ready.batches, len(ready.missing))
+        try:
+            for ready in self._gathering.ready(now, everything=abandon):
+                self._finish(ready.iteration, ready.batches, len(ready.missing))
+        finally:
+            self._finished()
 
     def _beat(self, now: float) -> None:
         """Post the board, or read it and answer."""

@@ -13,6 +13,10 @@ from ding_normmon.record import Record
 __all__ = ['Courier']
 
 
+_MANY = 8
+"""Records that are handed over although more may follow."""
+
+
 class Courier:
     """A bounded queue before one destination.
 
@@ -59,15 +63,25 @@ class Courier:
         self._thread: threading.Thread | None = None
 
     def offer(self, record: Record) -> None:
-        """Queue a record; returns at once."""
+        """Queue a record; returns at once. It is handed over at :meth:`deliver`, or when more records wait."""
         with self._wake:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f'ding_normmon {self._name}', daemon=True)
-                self._thread.start()
             if len(self._queue) >= self._queue_size:
                 self._queue.popleft()
                 self._lose(f'has been busy with one record for {self._busy():.0f} s; is its disk full or very slow?')
             self._queue.append(record)
+        if len(self._queue) >= _MANY:
+            self.deliver()
+
+    def deliver(self) -> None:
+        """Have what is queued handed over now; returns at once.
+
+        Whoever finishes several records in a row says so after the last: two threads that take turns record by record
+        are two that want the interpreter lock.
+        """
+        with self._wake:
+            if self._queue and self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f'ding_normmon {self._name}', daemon=True)
+                self._thread.start()
             self._wake.notify()
 
     def close(self, timeout: float) -> None:

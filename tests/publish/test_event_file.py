@@ -57,8 +57,11 @@ def test_the_writer_brings_events_to_the_disk_of_itself(tmp_path: Path) -> None:
 
 
 def test_a_writer_of_another_make_gets_it_by_its_public_method(tmp_path: Path) -> None:
+    class EventWriter:
+        pass
+
     class FileWriter:
-        event_writer = object()
+        event_writer = EventWriter()
 
         def __init__(self) -> None:
             self.written: list[tuple[Any, int]] = []
@@ -75,7 +78,9 @@ def test_a_writer_of_another_make_gets_it_by_its_public_method(tmp_path: Path) -
 def test_a_file_that_is_gone_is_an_error(tmp_path: Path) -> None:
     writer = SummaryWriter(str(tmp_path))
     (file,) = tmp_path.iterdir()
+    append_event(writer.file_writer, summary(ours=2.0), 6)
     file.unlink()
+    time.sleep(0.3)  # for so long it is taken for good
     with pytest.raises(OSError, match='no longer there'):
         append_event(writer.file_writer, summary(ours=3.0), 7)
     writer.close()
