@@ -17,7 +17,6 @@ from ding_normmon import native
 from ding_normmon.agreement import agree, announce, refusals_told
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
 from ding_normmon.control import Control, Decision
-from ding_normmon.courtesy import in_slices
 from ding_normmon.diagnosis_stage import DiagnosisStage, FindingCallback
 from ding_normmon.finding import Finding
 from ding_normmon.groups import find_groups
@@ -481,8 +480,7 @@ class Monitor:
 
     def _derive(self, table: RowTable, iteration: int) -> Record:
         record = Record(iteration)
-        # By the quantity, so that the learner need not wait for all of them.
-        for quantity, methods in in_slices(self._deriving, size=1):
+        for quantity, methods in self._deriving:
             with self._calls.guarded(quantity, 'derive', {}):
                 for method, field in methods:
                     getattr(record, field).update(getattr(quantity, method)(table))
@@ -491,7 +489,7 @@ class Monitor:
     def _finish(self, iteration: int, batches: list[Batch], missing: int) -> None:
         table = RowTable(self._sharded.whole(batches), complete=missing == 0)
         record = self._derive(table, iteration)
-        for quantity in in_slices(self._comparing, size=1):
+        for quantity in self._comparing:
             with self._calls.guarded(quantity, 'compare', {}):
                 record.scalars.update(quantity.compare(table))
         if self.transport.world_size > 1:
