@@ -116,7 +116,7 @@ class TensorStatistics(Quantity):
         self._presence = Presence()
         self._keys: dict[tuple[str, int | None], RowKey] = {}
         self._plan: _Plan | None = None
-        self._compared: tuple[Label, ...] = ()
+        self._usual: tuple[Label, ...] = ()
 
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
         """Write the row of the valid entries, or of their norms.
@@ -194,7 +194,9 @@ class TensorStatistics(Quantity):
         if not table.complete:
             return
         labels, rows = table.block(self.name)
-        # The same signals as the last time, and none of them empty: what there is to say has been said.
-        if labels is not self._compared or not (rows[:, moments.COUNT] + rows[:, moments.NONFINITE]).all():
-            yield from self._presence.counts(table.of(self.name))
-        self._compared = labels
+        # The same signals as in the last record, of which there was nothing to say, and none of them empty.
+        if labels is self._usual and (rows[:, moments.COUNT] + rows[:, moments.NONFINITE]).all():
+            return
+        found = dict(self._presence.counts(table.of(self.name)))
+        yield from found.items()
+        self._usual = () if found else labels

@@ -285,3 +285,17 @@ def test_absent_empty_and_late_signals_are_counted_and_said_once(caplog: pytest.
     assert 'monitor/late/late' not in third.scalars
     assert third.scalars['monitor/empty/late'] == 1.0
     assert caplog.text.count('monitor/absent/x_token') == 1
+
+
+def test_what_goes_on_being_absent_is_counted_in_every_record() -> None:
+    monitor = small_monitor(SmallModel())
+    for iteration in range(6):
+        with monitor.step(iteration) as step:
+            step.publish('x_token', torch.ones(2, 3, 4), task_id=0)
+            # Present at first, in the middle, and then for good.
+            if iteration in (0, 3):
+                step.publish('x_token', torch.ones(2, 3, 4), task_id=1)
+            step.forward_end()
+            step.backward_end()
+    absent = [record.scalars.get('monitor/absent/x_token', 0.0) for record in finished(monitor)]
+    assert absent == [0.0, 1.0, 1.0, 0.0, 1.0, 1.0]
