@@ -29,6 +29,12 @@ def overriding(quantities: Sequence[Quantity], method: str) -> list[Quantity]:
     return [quantity for quantity in quantities if getattr(type(quantity), method) is not getattr(Quantity, method)]
 
 
+def _detaches(quantity: Quantity, method: str) -> bool:
+    """Tell whether a method takes tensors with their graph: what its class says, not what others derive from that."""
+    owner = next(kind for kind in type(quantity).__mro__ if method in vars(kind))
+    return bool(vars(owner).get('detaches', False))
+
+
 def _detached(value: Any) -> Any:
     # What is no tensor is for the quantity to complain about.
     return value.detach() if isinstance(value, Tensor) else value
@@ -66,8 +72,8 @@ class QuantityCalls:
         self.active = list(quantities)
         self._at_points = {point: [q for q in quantities if point in q.hook_points] for point in HOOK_POINTS}
         self._at_begin = taking_part('begin')
-        self._at_signals = taking_part('on_publish')
-        self._at_losses = taking_part('on_publish_loss')
+        self._at_signals = [(q, _detaches(q, 'on_publish')) for q in taking_part('on_publish')]
+        self._at_losses = [(q, _detaches(q, 'on_publish_loss')) for q in taking_part('on_publish_loss')]
         self._at_clips = taking_part('on_clip')
         self._at_finish = taking_part('finish')
         self._at_release = taking_part('release')
@@ -94,10 +100,10 @@ class QuantityCalls:
     def publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
         """Hand on a published tensor."""
         # Not by `_call`: there are hundreds of signals, and what they cost is the calls.
-        for quantity in self._at_signals:
+        for quantity, detaches in self._at_signals:
             started = time.perf_counter()
             try:
-                if quantity.detaches:
+                if detaches:
                     quantity.on_publish(name, tensor, task_id, mask, rows)
                 else:
                     with torch.no_grad():
@@ -108,12 +114,10 @@ class QuantityCalls:
 
     def publish_loss(self, name: str, value: Tensor | float, task_id: int | None, rows: RowBuffer) -> None:
         """Hand on a published scalar."""
-        for quantity in self._at_losses:
+        for quantity, detaches in self._at_losses:
             started = time.perf_counter()
             try:
-                if not quantity.detaches:
-                    value = _detached(value)
-                quantity.on_publish_loss(name, value, task_id, rows)
+                quantity.on_publish_loss(name, value if detaches else _detached(value), task_id, rows)
             except Exception as error:
                 self._failure(quantity, name, error)
             self.spent[quantity.name] += (time.perf_counter() - started) * 1e3

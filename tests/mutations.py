@@ -563,7 +563,7 @@ MUTATIONS = (
     Mutation(
         'signals: a quantity is given the graph',
         'quantity_calls.py',
-        'if quantity.detaches:\n                    quantity.on_publish(',
+        'if detaches:\n                    quantity.on_publish(',
         'if True:\n                    quantity.on_publish(',
         (*MONITOR, '-k', 'graph'),
     ),

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ding_normmon import INERT, ConfigurationError, GroupError, Monitor, Record
 from ding_normmon.learner_step import LearnerStep
 from ding_normmon.moments import row_of
-from ding_normmon.quantities import GradientNorms, ParameterNorms, Quantity, default_quantities
+from ding_normmon.quantities import GradientNorms, ParameterNorms, Quantity, TaskLosses, default_quantities
 from ding_normmon.quantities.tensor_statistics import SignalError
 from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from tests.models import SmallModel, assert_same, finished, learn, make_batches, reference, small_monitor
@@ -594,6 +594,27 @@ class SeenSignals(Quantity):
 
     def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None, rows: RowBuffer) -> None:
         self.graphs.append(isinstance(value, Tensor) and value.requires_grad)
+
+
+class MyLosses(TaskLosses):
+    """Derives from a quantity that takes graphs, and does not."""
+
+    name: ClassVar[str] = 'my_losses'
+
+    def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None, rows: RowBuffer) -> None:
+        assert isinstance(value, Tensor)
+        super().on_publish_loss('my_' + name, value.numpy().max().item(), task_id, rows)
+
+
+def test_a_quantity_that_derives_from_one_that_takes_graphs_is_given_none() -> None:
+    quantities = [*default_quantities(), MyLosses()]
+    monitor = Monitor(SmallModel(), {'monitor_norm_freq': 1}, num_tasks=3, quantities=quantities)
+    with monitor.step(0) as step:
+        step.publish_loss('loss', torch.ones(1, requires_grad=True) * 3, task_id=1)
+        step.forward_end()
+    (record,) = finished(monitor)
+    assert record.scalars['my_loss_task1'] == record.scalars['loss_task1'] == 3.0
+    assert not monitor.losses.total
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])

@@ -72,6 +72,7 @@ class Quantity:
         reads_parts: whether it reads ``step.parts``, the terms of the losses, which policies make for nobody else.
         detaches: whether :meth:`on_publish` and :meth:`on_publish_loss` take tensors as the policy has them, with their
             graph, and see themselves to it that nothing of that is kept; what is read once, in C, needs no detaching.
+            It holds for the methods of the class that says it, not for those that override them.
         every_step: whether it has to hear of every learner step, monitored or not (:meth:`on_clip_of_any_step`).
         frequency: learner iterations between two measurements, a multiple of ``monitor_norm_freq``; 0 for every
             monitored iteration. Set in :meth:`prepare`.
