@@ -11,7 +11,6 @@ import os
 import shutil
 import time
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
@@ -20,12 +19,6 @@ __all__ = ['append_event', 'flush_events']
 
 _ROOM = 1 << 20
 """Bytes that must be free: more than a writer may hold back before it notices that its disk is full."""
-
-_GOOD_SECONDS = 0.2
-"""For which a file that was good is not looked at again: asking the system gives the interpreter lock away."""
-
-_good_until: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
-
 
 def append_event(file_writer: Any, summary: Summary, iteration: int) -> None:
     """Write one event; it is on the disk when the writer flushes, as it does of itself (``flush_secs``).
@@ -39,9 +32,7 @@ def append_event(file_writer: Any, summary: Summary, iteration: int) -> None:
         OSError: the disk is full, the folder was removed, or the writer's own thread has died of something else.
     """
     event_writer = file_writer.event_writer
-    if time.monotonic() >= _good_until.get(event_writer, 0.0):
-        _check(event_writer)
-        _good_until[event_writer] = time.monotonic() + _GOOD_SECONDS
+    _check(event_writer)
     file: Any = getattr(event_writer, '_ev_writer', None)
     worker: Any = getattr(event_writer, '_worker', None)
     if file is None or not hasattr(worker, '_has_pending_data'):

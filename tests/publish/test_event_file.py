@@ -80,7 +80,6 @@ def test_a_file_that_is_gone_is_an_error(tmp_path: Path) -> None:
     (file,) = tmp_path.iterdir()
     append_event(writer.file_writer, summary(ours=2.0), 6)
     file.unlink()
-    time.sleep(0.3)  # for so long it is taken for good
     with pytest.raises(OSError, match='no longer there'):
         append_event(writer.file_writer, summary(ours=3.0), 7)
     writer.close()
