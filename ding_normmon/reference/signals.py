@@ -41,7 +41,7 @@ With `_task{i}` the figures of one task, without it those of all: one task leave
         ),
         Metric(
             pattern='data/observation_change[_task{i}]/{mean,std,max,min,abs_max}',
-            definition='mean absolute difference of successive observations, of eight sequences of the batch',
+            definition='mean absolute difference of successive observations, of up to eight sequences of the batch',
             unit='observation',
             hook_point='`publish`',
             bad_value='falling to 0: the environment shows the same picture for ever',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from ding_normmon.learner_step import InertLearnerStep
 __all__ = ['publish_data']
 
 _SEQUENCES = 8
-"""Sequences of a batch whose observations are compared, from all over it."""
+"""Sequences of a batch whose observations are compared, at most, from all over it."""
 
 
 def publish_data(
@@ -56,7 +57,6 @@ def publish_data(
 @functools.cache
 def _spread_rows(batch_size: int) -> slice:
     # LightZero sorts a batch by age, so that its first sequences are the oldest ones.
-    count = min(_SEQUENCES, batch_size)
-    stride = batch_size // count
-    first = (batch_size - 1 - (count - 1) * stride) // 2
-    return slice(first, first + (count - 1) * stride + 1, stride)
+    stride = max(1, math.ceil(batch_size / _SEQUENCES))
+    first = (batch_size - 1) % stride // 2
+    return slice(first, batch_size, stride)

@@ -57,9 +57,9 @@ def test_rewards_targets_and_changes_of_observations(batch_size: int, dtype: Any
 def test_the_sequences_that_are_compared_lie_all_over_the_batch() -> None:
     for batch_size in range(1, 200):
         rows = list(range(batch_size))[_spread_rows(batch_size)]
-        assert len(rows) == min(8, batch_size)
-        # What lies before the first and after the last is less than what lies between two.
-        gaps = {later - earlier for earlier, later in itertools.pairwise(rows)} or {batch_size}
+        assert min(5, batch_size) <= len(rows) <= 8
+        gaps = {later - earlier for earlier, later in itertools.pairwise(rows)} or {1}
         (gap,) = gaps
-        assert abs(rows[0] - (batch_size - 1 - rows[-1])) <= 1
-        assert 8 * gap <= batch_size < 8 * gap + 8 or batch_size < 8
+        # What lies before the first and after the last is at most half of what lies between two.
+        assert rows[0] <= gap / 2
+        assert batch_size - 1 - rows[-1] <= gap / 2
