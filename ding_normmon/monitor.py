@@ -278,7 +278,6 @@ class Monitor:
         """
         if self.frequency > 0:
             # A resumed run does not measure again what was measured before the checkpoint.
-            self._collect()
             self._reducer.hurry()
         return {
             'monitor_norm_freq': self.config.monitor_norm_freq,

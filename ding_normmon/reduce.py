@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from ding_normmon.control import Control
 from ding_normmon.gathering import Gathering
@@ -150,10 +150,10 @@ class Reducer:
 
     def _run(self) -> None:
         while True:
-            batches = self._inbox.take(self._pause())
+            entries = self._inbox.take(self._pause())
             closing, abandon = self._inbox.is_closing, self._inbox.is_abandoned
             try:
-                self._turn([entry.get() if isinstance(entry, WaitingBatch) else entry for entry in batches], abandon)
+                self._turn(list(self._made(entries)), abandon)
             except Exception as error:
                 self._losses.count('background', f'the background thread met {type(error).__name__}: {error}')
             if closing and not self._inbox and (abandon or not self._gathering):
@@ -161,6 +161,13 @@ class Reducer:
                 return
             if closing:
                 time.sleep(POLL_SECONDS)
+
+    def _made(self, entries: Iterable[Batch | WaitingBatch]) -> Iterator[Batch]:
+        for entry in entries:
+            try:
+                yield entry.get() if isinstance(entry, WaitingBatch) else entry
+            except Exception as error:
+                self._losses.count('background', f'rows could not be made ({type(error).__name__}: {error})')
 
     def _pause(self) -> float | None:
         if self._alone:
