@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -92,6 +94,7 @@ class DiagnosisStage:
         self._judge = judge
         self._share = share
         self._rests_until = 0.0
+        self._spent: deque[float] = deque(maxlen=9)
         self._losses = LossCounter() if losses is None else losses
         self._actions = actions
         self.active: tuple[Finding, ...] = ()
@@ -161,7 +164,9 @@ class DiagnosisStage:
         spent = time.perf_counter() - begin
         record.scalars['monitor/cost/ms_diagnosis'] = spent * 1e3
         if self._share is not None:
-            self._rests_until = begin + spent / self._share
+            # The usual time: now and then most of it is waiting for the learner, who has the interpreter.
+            self._spent.append(spent)
+            self._rests_until = begin + statistics.median(self._spent) / self._share
         return dataclasses.replace(record, findings=found)
 
 

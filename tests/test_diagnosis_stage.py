@@ -123,6 +123,26 @@ def test_records_are_left_out_to_stay_within_the_budget_but_not_those_with_nan()
     assert judge.seen == [0, 7]
 
 
+def test_one_slow_record_is_not_paid_for_with_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr('ding_normmon.diagnosis_stage.time.perf_counter', lambda: clock[0])
+
+    class Usually(Slow):
+        def observe(self, record: Record) -> tuple[Finding, ...]:
+            self.seen.append(record.iteration)
+            clock[0] += 0.5 if record.iteration == 10 else 0.001
+            return ()
+
+    judge = Usually()
+    stage = DiagnosisStage(judge, LossCounter(), share=0.01)
+    for iteration in range(30):
+        clock[0] = max(clock[0], 0.2 * iteration)
+        stage.judge(Record(iteration, {}))
+    # Record 10 took until 11 and 12 had come; all others take 1 ms in 200.
+    assert set(range(30)) - set(judge.seen) <= {11, 12}
+    assert len(judge.seen) >= 28
+
+
 def test_a_judge_that_fails_costs_a_count_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
     class Failing(Slow):
         def observe(self, record: Record) -> tuple[Finding, ...]:
