@@ -15,7 +15,7 @@ from typing import Any
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
-__all__ = ['append_event', 'flush_events']
+__all__ = ['append_event', 'flush_events', 'refuse_unwritable']
 
 _ROOM = 1 << 20
 """Bytes that must be free: more than a writer may hold back before it notices that its disk is full."""
@@ -27,12 +27,8 @@ def append_event(file_writer: Any, summary: Summary, iteration: int) -> None:
         file_writer: a ``tensorboardX.FileWriter``, such as ``SummaryWriter.file_writer``.
         summary: what it holds; not kept.
         iteration: its step.
-
-    Raises:
-        OSError: the disk is full, the folder was removed, or the writer's own thread has died of something else.
     """
     event_writer = file_writer.event_writer
-    _check(event_writer)
     file: Any = getattr(event_writer, '_ev_writer', None)
     worker: Any = getattr(event_writer, '_worker', None)
     if file is None or not hasattr(worker, '_has_pending_data'):
@@ -44,12 +40,16 @@ def append_event(file_writer: Any, summary: Summary, iteration: int) -> None:
     worker._has_pending_data = True
 
 
-def _check(event_writer: Any) -> None:
-    """Refuse a writer that could not write.
+def refuse_unwritable(file_writer: Any) -> None:
+    """Refuse a writer that could not write; to be asked before anything is made for it.
 
     An error ends the writer's own thread in silence, and the writer then blocks whoever calls it, the user's own code
     and the end of the process included; so a full disk must not reach it.
+
+    Raises:
+        OSError: the disk is full, the folder was removed, or the writer's own thread has died of something else.
     """
+    event_writer = file_writer.event_writer
     worker = getattr(event_writer, '_worker', None)
     if worker is not None and not worker.is_alive():
         raise OSError('its writer thread has died; make room on the disk and start a new writer')

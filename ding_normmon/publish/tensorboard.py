@@ -13,7 +13,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from ding_normmon.publish.dashboard import Dashboard
 from ding_normmon.publish.destination import RunDescription
-from ding_normmon.publish.event_file import append_event, flush_events
+from ding_normmon.publish.event_file import append_event, flush_events, refuse_unwritable
 from ding_normmon.publish.figure_summaries import FigureSummaries
 from ding_normmon.publish.heatmap import draw_matrix, is_drawn, load_matplotlib
 from ding_normmon.publish.selection import for_dashboard
@@ -53,6 +53,8 @@ def write_record(
     Raises:
         OSError: the disk is full, the folder was removed, or the writer's own thread has died of something else.
     """
+    # First, because what stands beside the figures is made once.
+    refuse_unwritable(file_writer)
     shown = for_dashboard(record.scalars)
     values = _pictures(file_writer, record)
     if beside is not None:

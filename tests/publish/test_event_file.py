@@ -12,8 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
-from ding_normmon.publish.event_file import append_event, flush_events
+from ding_normmon.publish import TensorBoard
+from ding_normmon.publish.destination import RunDescription
+from ding_normmon.publish.event_file import append_event, flush_events, refuse_unwritable
 from ding_normmon.publish.figure_summaries import FigureSummaries
+from ding_normmon.record import Record
 
 
 def summary(**figures: float) -> Summary:
@@ -78,10 +81,10 @@ def test_a_writer_of_another_make_gets_it_by_its_public_method(tmp_path: Path) -
 def test_a_file_that_is_gone_is_an_error(tmp_path: Path) -> None:
     writer = SummaryWriter(str(tmp_path))
     (file,) = tmp_path.iterdir()
-    append_event(writer.file_writer, summary(ours=2.0), 6)
+    refuse_unwritable(writer.file_writer)
     file.unlink()
     with pytest.raises(OSError, match='no longer there'):
-        append_event(writer.file_writer, summary(ours=3.0), 7)
+        refuse_unwritable(writer.file_writer)
     writer.close()
 
 
@@ -89,18 +92,26 @@ def test_a_writer_whose_thread_has_died_is_an_error(tmp_path: Path) -> None:
     writer = SummaryWriter(str(tmp_path))
     writer.file_writer.event_writer._worker.stop()
     with pytest.raises(OSError, match='thread has died'):
-        append_event(writer.file_writer, summary(ours=3.0), 7)
+        refuse_unwritable(writer.file_writer)
 
 
-def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_full_disk_the_next_record_comes_with_what_is_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = SummaryWriter(str(tmp_path))
+    destination = TensorBoard(writer)
+    destination.begin(RunDescription({0: 'Pong'}))
     monkeypatch.setattr('ding_normmon.publish.event_file._ROOM', 1 << 60)
     with pytest.raises(OSError, match='is full'):
-        append_event(writer.file_writer, summary(ours=3.0), 7)
+        destination.publish(Record(7, {'ours': 3.0}))
     monkeypatch.undo()
-    append_event(writer.file_writer, summary(ours=4.0), 8)
-    writer.close()
+    destination.publish(Record(8, {'ours': 4.0}))
+    destination.close()
     assert points(tmp_path, 'ours') == [(8, 4.0)]
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert 'tasks' in events.Tags()['tensors']
+    writer.close()
 
 
 def test_summaries_hold_the_figures_that_were_asked_for_last() -> None:
