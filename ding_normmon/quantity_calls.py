@@ -66,17 +66,14 @@ class QuantityCalls:
         self.spent: dict[str, float] = dict.fromkeys((quantity.name for quantity in quantities), 0.0)
 
     def _activate(self, quantities: Sequence[Quantity]) -> None:
-        def taking_part(method: str) -> list[Quantity]:
-            return overriding(quantities, method)
-
         self.active = list(quantities)
         self._at_points = {point: [q for q in quantities if point in q.hook_points] for point in HOOK_POINTS}
-        self._at_begin = taking_part('begin')
-        self._at_signals = [(q, _detaches(q, 'on_publish')) for q in taking_part('on_publish')]
-        self._at_losses = [(q, _detaches(q, 'on_publish_loss')) for q in taking_part('on_publish_loss')]
-        self._at_clips = taking_part('on_clip')
-        self._at_finish = taking_part('finish')
-        self._at_release = taking_part('release')
+        self._at_begin = overriding(quantities, 'begin')
+        self._at_signals = [(q, _detaches(q, 'on_publish')) for q in overriding(quantities, 'on_publish')]
+        self._at_losses = [(q, _detaches(q, 'on_publish_loss')) for q in overriding(quantities, 'on_publish_loss')]
+        self._at_clips = overriding(quantities, 'on_clip')
+        self._at_finish = overriding(quantities, 'finish')
+        self._at_release = overriding(quantities, 'release')
 
     def start(self, quantities: Sequence[Quantity] | None) -> None:
         """Begin a step in which these are measured; None for those of the step before, which it completes."""

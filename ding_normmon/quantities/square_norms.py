@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -45,13 +46,15 @@ class _Plan:
     """
 
     def __init__(self, labels: tuple[Label, ...]) -> None:
-        self.labels = labels
         self.groups = frozenset(labels)
         self.names = [name if task_id is None else f'{name}_task{task_id}' for name, task_id in labels]
         self.of_tasks: dict[str, list[int]] = {}
         for index, (name, task_id) in enumerate(labels):
             if task_id is not None:
                 self.of_tasks.setdefault(name, []).append(index)
+
+
+_plan_of = functools.lru_cache(maxsize=8)(_Plan)
 
 
 class SquareNorms(Quantity):
@@ -87,7 +90,6 @@ class SquareNorms(Quantity):
         self._keys = tuple(RowKey(self.name, span.group.name, span.group.task_id) for span in self.spans)
         self._empty = np.tile(EMPTY, (len(self.spans), 1))
         self._all_groups = frozenset((group.name, group.task_id) for group in setup.groups)
-        self._plan: _Plan | None = None
         return 2 * len(self.parameters)
 
     def bind(self, cells: Tensor) -> None:
@@ -151,9 +153,7 @@ class SquareNorms(Quantity):
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the norms of groups, of single parameters where asked for, across tasks and of the whole model."""
         labels, rows = table.block(self.name)
-        plan = self._plan
-        if plan is None or plan.labels is not labels:
-            plan = self._plan = _Plan(labels)
+        plan = _plan_of(labels)
         absent = self.absent(table)
         lengths = norms(rows).tolist()
         present = [index for index, label in enumerate(labels) if label not in absent]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -83,7 +84,6 @@ class _Plan:
     """
 
     def __init__(self, labels: tuple[Label, ...]) -> None:
-        self.labels = labels
         tasks_of: dict[str, list[int]] = {}
         for index, (name, _) in enumerate(labels):
             tasks_of.setdefault(name, []).append(index)
@@ -101,6 +101,9 @@ def _names(name: str, suffix: str) -> list[str | None]:
     return [f'{family}{suffix}/{prefix}{statistic}' if statistic in told else None for statistic in STATISTICS]
 
 
+_plan_of = functools.lru_cache(maxsize=8)(_Plan)
+
+
 class TensorStatistics(Quantity):
     """Mean, std, max, min and abs_max of every published signal; of ``x_token`` and ``embeddings/obs`` the statistics
     of the L2 norms of their vectors.
@@ -115,7 +118,6 @@ class TensorStatistics(Quantity):
     def __init__(self) -> None:
         self._presence = Presence()
         self._keys: dict[tuple[str, int | None], RowKey] = {}
-        self._plan: _Plan | None = None
         self._usual: tuple[Label, ...] = ()
 
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
@@ -169,9 +171,7 @@ class TensorStatistics(Quantity):
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield each signal's statistics over all tasks and per task."""
         labels, rows = table.block(self.name)
-        plan = self._plan
-        if plan is None or plan.labels is not labels:
-            plan = self._plan = _Plan(labels)
+        plan = _plan_of(labels)
         of_tasks = rows[plan.of_tasks]
         if table.complete:
             everything, names, nonfinite = moments.merge_sets(rows, plan.lengths), plan.names, plan.nonfinite
