@@ -545,7 +545,29 @@ MUTATIONS = (
         'True or',
         INBOX,
     ),
+    Mutation(
+        'background: a checkpoint without the records before it',
+        'monitor.py',
+        'self._reducer.hurry()',
+        'pass',
+        ('tests/test_resume.py', '-k', 'checkpoint'),
+    ),
+    Mutation(
+        'background: records that are finished and not handed over',
+        'reduce.py',
+        '            self._finished()\n',
+        '            pass\n',
+        ('tests/test_resume.py', '-k', 'checkpoint'),
+    ),
     # -- published
+    Mutation(
+        'event file: layout and tasks lost on a full disk',
+        'publish/tensorboard.py',
+        '    refuse_unwritable(file_writer)\n    shown = for_dashboard(record.scalars)\n',
+        '    shown = for_dashboard(record.scalars)\n    beside and beside(record, shown)\n    '
+        'refuse_unwritable(file_writer)\n',
+        EVENT_FILE,
+    ),
     Mutation(
         'event file: figures of an earlier record',
         'publish/figure_summaries.py',

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from ding_normmon import ConfigurationError, Monitor, command_line
+from ding_normmon.configuration import MonitorConfig
+from ding_normmon.control import Control
 from ding_normmon.diagnose import Rule, Sign, Window
 from ding_normmon.diagnosis_stage import DiagnosisStage, FindingCallback
 from ding_normmon.finding import Finding
@@ -121,6 +123,13 @@ def test_records_are_left_out_to_stay_within_the_budget_but_not_those_with_nan()
         scalars = {'monitor/nonfinite/grad/encoder': 1.0} if iteration == 7 else {}
         stage.judge(Record(iteration, scalars))
     assert judge.seen == [0, 7]
+
+
+@pytest.mark.parametrize(('budget', 'share'), [(0.02, 0.005), (None, None)])
+def test_judging_gets_a_quarter_of_the_budget(budget: float | None, share: float | None) -> None:
+    config, losses = MonitorConfig.read({'budget': budget}), LossCounter()
+    stage = DiagnosisStage.of(config, {}, (), Control(0, 1, 1, losses, deadline=60), losses, rank=0)
+    assert stage._share == share
 
 
 def test_one_slow_record_is_not_paid_for_with_many(monkeypatch: pytest.MonkeyPatch) -> None:

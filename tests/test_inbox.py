@@ -36,6 +36,17 @@ class Worker:
         time.sleep(seconds)
         self.inbox.work_now()
 
+    def become_patient(self) -> None:
+        """Take two entries, 0 and 1, and collect what comes then for as long as steps are announced."""
+        self.inbox._seconds = 1e6
+        self.step(0.0)
+        self.step(0.02)
+        for number in range(2):
+            self.inbox.put(number)
+            self.inbox.hurry()
+            self.wait_for(number + 1)
+            self.step(0.02)
+
     def close(self) -> None:
         self.inbox.close()
         self._thread.join(10)
@@ -57,14 +68,8 @@ def test_without_announcements_an_entry_is_taken_at_once(worker: Worker) -> None
 
 
 def test_between_announcements_an_entry_waits_for_the_next(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker.inbox._seconds = 1e6
     monkeypatch.setattr('ding_normmon.inbox._BURST_SIZE', 1)
-    worker.step(0.0)
-    worker.step(0.02)
-    for number in range(2):
-        worker.inbox.put(number)
-        worker.step(0.02)
-        worker.wait_for(number + 1)
+    worker.become_patient()
     for number in range(2, 5):
         time.sleep(0.02)  # the thread is waiting again, patiently
         worker.inbox.put(number)
@@ -139,14 +144,7 @@ def test_many_entries_do_not_wait_for_more(worker: Worker, monkeypatch: pytest.M
 
 
 def test_in_a_hurry_no_moment_is_waited_for(worker: Worker) -> None:
-    worker.inbox._seconds = 1e6
-    worker.step(0.0)
-    worker.step(0.02)
-    for number in range(2):
-        worker.inbox.put(number)
-        worker.inbox.hurry()
-        worker.wait_for(number + 1)
-        worker.step(0.02)
+    worker.become_patient()
     worker.inbox.put(2)
     time.sleep(0.1)
     assert len(worker.taken) == 2

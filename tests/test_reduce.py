@@ -14,6 +14,7 @@ from ding_normmon.ownership import Ownership
 from ding_normmon.reduce import Reducer
 from ding_normmon.rows import Batch, RowKey
 from ding_normmon.transport import LARGEST_MESSAGE
+from ding_normmon.unpacking import WaitingBatch
 
 SESSION = b'session1'
 KEYS = (RowKey('a', 'x'),)
@@ -54,3 +55,18 @@ def test_vectors_that_do_not_fit_a_message_are_left_out_and_counted(megabytes: f
     assert said.rows.tolist() == [[1.0] * 6]
     assert list(said.schema.split(said.vectors)) == ([RowKey('a', 'x', None, 'sketch')] if arrives else [])
     assert losses.total == ({} if arrives else {'too_large': 1})
+
+
+def test_rows_that_cannot_be_made_cost_nothing_but_themselves() -> None:
+    losses = LossCounter()
+    control = Control(1, 2, 10, losses, deadline=60)
+    reducer = Reducer(Post(), lambda *_: None, losses, control, 60, SESSION, Ownership(None, [(), ()]))  # type: ignore[arg-type]
+
+    def fail() -> Batch:
+        raise KeyError('nonsense')
+
+    good = Batch(3, KEYS, np.ones((1, 6)))
+    made = list(reducer._made([WaitingBatch(fail), good, WaitingBatch(lambda: Batch(4, KEYS, np.ones((1, 6))))]))
+    assert [batch.iteration for batch in made] == [3, 4]
+    assert losses.total == {'background': 1}
+    reducer.close(5)

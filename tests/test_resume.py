@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboardX import SummaryWriter
 from torch import nn
 
-from ding_normmon import Monitor
+from ding_normmon import Monitor, Record
 from ding_normmon.publish import TensorBoard
 from ding_normmon.publish.event_files import drop_records
 
@@ -30,6 +31,36 @@ def train(monitor: Monitor, iterations: range) -> list[int]:
 
 def make(*destinations: Any, **config: Any) -> Monitor:
     return Monitor(nn.Linear(2, 1), {'monitor_norm_freq': 5, **config}, destinations=destinations)
+
+
+class Listener:
+    """A destination that keeps the iterations of what it is given."""
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+
+    def publish(self, record: Record) -> None:
+        self.heard.append(record.iteration)
+
+    def close(self) -> None: ...
+
+
+def test_a_checkpoint_has_the_records_before_it_written() -> None:
+    listener = Listener()
+    monitor = make(listener, monitor_norm_freq=1)
+    monitor._reducer._inbox._seconds = 1e6  # records wait for each other
+    for iteration in range(6):
+        with monitor.step(iteration) as step:
+            step.forward_end()
+            time.sleep(0.05)
+    time.sleep(0.2)
+    assert len(listener.heard) < 6
+    monitor.state_dict()
+    until = time.monotonic() + 10
+    while len(listener.heard) < 6 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert listener.heard == list(range(6))
+    monitor.close()
 
 
 def test_a_stretched_schedule_is_resumed() -> None:
