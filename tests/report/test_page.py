@@ -140,7 +140,8 @@ def test_a_link_opens_at_its_chart(browser: Any, tmp_path: Path) -> None:
     opened = Opened(browser, written(tmp_path, sample_run()), '#chart-update-head_policy')
     opened.page.wait_for_function("document.querySelector('#chart-update-head_policy .plot').dataset.drawn")
     top = opened.page.evaluate("document.getElementById('chart-update-head_policy').getBoundingClientRect().top")
-    assert -50 < top < 900
+    assert 0 <= top < 450
+    assert opened.page.evaluate("document.querySelector('#chart-grad-head_value .plot').dataset.drawn") is None
 
 
 @in_browser

@@ -269,6 +269,8 @@
   }), { rootMargin: '300px' });
   plots.forEach((plot) => observer.observe(plot));
   window.addEventListener('beforeprint', () => plots.forEach((plot) => { if (!state.drawn.has(plot)) draw(plot); }));
-  if (location.hash) document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
+  // At once: a smooth way down would pass by every chart above, and each that is passed is drawn.
+  const linked = location.hash && document.getElementById(location.hash.slice(1));
+  if (linked) linked.scrollIntoView({ behavior: 'instant' });
   window.report = { ready: performance.now(), drawAll: () => Promise.all(plots.map(draw)), charts: plots.length };
 })();
