@@ -152,7 +152,7 @@ def measure(size: str, num_tasks: int, args: argparse.Namespace) -> dict[str, An
         for name, tensor, task_id, mask in recorder.published:
             step.publish(name, tensor, task_id=task_id, mask=mask)
         wait()
-        core._measuring = False
+        core.drop_step(step)
 
     figures: dict[str, Any] = {'tensors': len(parameters), 'elements': flat.numel()}
     names = ('today norms', 'our norms', 'floor', 'today signals', 'our signals')

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from ding_normmon import native
 from ding_normmon.agreement import agree, announce, refusals_told
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
 from ding_normmon.control import Control, Decision
+from ding_normmon.deriving import Deriving
 from ding_normmon.diagnosis_stage import DiagnosisStage, FindingCallback
 from ding_normmon.finding import Finding
 from ding_normmon.groups import find_groups
-from ding_normmon.learner_step import INERT, Clip, InertLearnerStep, LearnerStep, WatchedStep
+from ding_normmon.learner_step import INERT, InertLearnerStep, LearnerStep, WatchedStep
 from ding_normmon.losses import LossCounter
-from ding_normmon.mistakes import Mistakes, plain_task_id
-from ding_normmon.ownership import Ownership
+from ding_normmon.mistakes import Mistakes
+from ding_normmon.ownership import Ownership, checked_task_ids
 from ding_normmon.publish.courier import Courier
 from ding_normmon.publish.destination import Destination, RunDescription
 from ding_normmon.quantities import Quantity, Setup, preset_quantities
-from ding_normmon.quantities.tensor_statistics import SignalError
-from ding_normmon.quantity_calls import QuantityCalls, overriding
+from ding_normmon.quantity_calls import QuantityCalls
 from ding_normmon.record import Record
 from ding_normmon.reduce import Reducer
 from ding_normmon.rows import Batch, Pending, RowBuffer, RowTable
 from ding_normmon.sharding import ShardedGroups, local_share, refuse_unreadable
+from ding_normmon.step_measurement import StepMeasurement
 from ding_normmon.stretching import Stretching
 from ding_normmon.transport import Transport, default_transport
 from ding_normmon.unpacking import Unpacking, WaitingBatch
@@ -130,10 +130,8 @@ class Monitor:
         self.records: deque[Record] = deque(maxlen=_RECORDS_KEPT)
         self._couriers: list[Courier] = []
         self.diagnosis = DiagnosisStage()
-        self._measuring = False
         self._pending: deque[Pending] = deque()
         self._waiting: deque[WaitingBatch] = deque()
-        self._gradient_due = False
         self._last_measured = self._resumed_after = -1
         self._closed = False
         self._num_tasks = num_tasks
@@ -149,7 +147,7 @@ class Monitor:
             if self.frequency == 0:
                 announce(self.transport, self.config)
                 return
-            self._task_ids = _checked_task_ids(num_tasks, task_ids)
+            self._task_ids = checked_task_ids(num_tasks, task_ids)
             if not any(True for _ in model.parameters()):
                 raise ConfigurationError(f'monitor: {type(model).__name__} has no parameters to measure')
             refuse_unreadable(model)
@@ -172,7 +170,6 @@ class Monitor:
         self._ownership = Ownership(num_tasks, agreed.task_ids, owner_only, self._sharded.keys)
         self._mistakes = Mistakes(num_tasks is not None, self.transport, self.losses, self.config.setup_timeout)
         self._prepare()
-        self._off_step: InertLearnerStep = WatchedStep(self.on_clip_of_any_step) if self.watches_every_step else INERT
         self._agenda = self.control.agenda
         self.control.on('schedule', self._reschedule)
         # The decision takes effect before the step that is about to begin.
@@ -225,17 +222,23 @@ class Monitor:
                     f'monitor_norm_freq, {self.config.monitor_norm_freq}'
                 )
         self._calls = QuantityCalls(self.quantities, self.losses, self._mistakes.complain)
-        fields = {'derive': 'scalars', 'matrices': 'matrices', 'notes': 'notes'}
-        self._deriving = [
-            (quantity, [(method, field) for method, field in fields.items() if overriding([quantity], method)])
-            for quantity in self.quantities
-        ]
-        self._comparing = overriding(self.quantities, 'compare')
+        self._deriving = Deriving(self.quantities, self._calls)
         self._buffer = RowBuffer(self._setup.device, cells=sum(sizes))
         spans = [slice(stop - size, stop) for size, stop in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
         for quantity, span in zip(self.quantities, spans, strict=True):
             quantity.bind(self._buffer.cells(span.start, span.stop))
         self._unpacking = Unpacking(self.quantities, spans, self._buffer, self._calls, messages=int(rank > 0))
+        watched = WatchedStep(self._calls.clip_of_any_step)
+        self._off_step: InertLearnerStep = watched if self.watches_every_step else INERT
+        self._measurement = StepMeasurement(
+            self._calls,
+            self._buffer,
+            self._mistakes,
+            self._task_ids,
+            self.losses,
+            # The backward pass comes next.
+            before_backward=lambda: self._reducer.work_now(),
+        )
 
     def reassign(self, task_ids: Sequence[Sequence[int]]) -> None:
         """Tell the monitor which rank trains which tasks from the next learner step on.
@@ -257,14 +260,16 @@ class Monitor:
             raise ConfigurationError(f'monitor: task ids of {len(task_ids)} ranks for {self.transport.world_size}')
         if self._num_tasks is None:
             raise ConfigurationError('monitor: a single-task policy has no tasks to reassign')
-        checked = [_checked_task_ids(self._num_tasks, ids) for ids in task_ids]
+        checked = [checked_task_ids(self._num_tasks, ids) for ids in task_ids]
         self._collect(wait=True)
         for waiting in self._waiting:
             # Its numbers are of the groups that the quantities are about to forget.
             waiting.get()
         self._ownership.change(since, checked)
         self._task_ids = checked[self.transport.rank]
+        gradient_due = self._measurement.gradient_due
         self._prepare()
+        self._measurement.gradient_due = gradient_due
 
     def _reschedule(self, decision: Decision) -> None:
         if decision.frequency is not None:
@@ -301,7 +306,7 @@ class Monitor:
         """Tell whether the learner step of this iteration is measured."""
         if iteration <= self._resumed_after:
             return False
-        return self.frequency > 0 and (iteration % self.frequency == 0 or self._gradient_due)
+        return self.frequency > 0 and (iteration % self.frequency == 0 or self._measurement.gradient_due)
 
     def begin_step(self, iteration: int) -> InertLearnerStep:
         """Return the context object for one learner step: a live one if the step is due, the inert one if not."""
@@ -317,55 +322,18 @@ class Monitor:
         self._calls.begin_any_step()
         if not self.due(iteration):
             return self._off_step
-        self._started = time.perf_counter()
-        self._milliseconds = 0.0
-        self._forward = iteration % self.frequency == 0
-        self._measuring = True
-        self._mistakes.begin_step()
-        self._buffer.begin(iteration)
-        step = LearnerStep(iteration, self)
-        if self._forward:
-            self._calls.start([q for q in self.quantities if self._stretching.is_due(q, iteration)])
-            step.reads_parts = self._calls.reads_parts
-            self._calls.begin(step)
-        else:
-            # A step that only completes an accumulation cycle measures what the due step of the cycle began.
-            self._calls.start(None)
-            step.reads_parts = False
-        self._milliseconds += (time.perf_counter() - self._started) * 1e3
-        return step
+        if iteration % self.frequency:
+            # Its gradients complete what a due step began.
+            return self._measurement.begin(iteration, None)
+        return self._measurement.begin(iteration, [q for q in self.quantities if self._stretching.is_due(q, iteration)])
 
     def end_step(self, step: InertLearnerStep, raised: bool = False) -> None:
         """Finish a step that :meth:`begin_step` began; also one that raised, which completes no accumulation cycle."""
         if not isinstance(step, LearnerStep):
             return
-        started = time.perf_counter()
-        self._milliseconds += self._calls.release()
-        if not self._measuring:
-            return
-        self._measuring = False
-        # Gradient accumulation: the step that completes the cycle is measured although its iteration is not due.
-        # Once the optimizer has stepped there is no cycle to complete.
-        self._gradient_due = bool(step.fired) and not raised and not {'backward_end', 'step_end'} & set(step.fired)
-        if not self._forward and self._gradient_due:
-            return
-        # In the step that only completes a cycle, its own forward pass was not measured.
-        fired = tuple(point for point in step.fired if self._forward or point != 'forward_end')
-        self._calls.finish(fired, self._buffer)
-        pending = self._buffer.end()
+        pending = self._measurement.end(step, raised)
         if pending is None:
-            self.losses.count('device_copy', 'copies from the device are too slow; the rows of a step were dropped')
             return
-        pending.fired = fired
-        pending.failed = frozenset(self._calls.failed)
-        pending.active = {
-            quantity.name: quantity.extra_backward
-            for quantity in self._calls.active
-            if quantity.name not in pending.failed
-        }
-        pending.spent = self._calls.spent
-        self._mistakes.end_step()
-        pending.milliseconds = self._milliseconds + (time.perf_counter() - started) * 1e3
         self._pending.append(pending)
         self._last_measured = max(self._last_measured, pending.iteration)
         self._collect(wait=self.config.merge_train_output)
@@ -373,8 +341,12 @@ class Monitor:
     def drop_step(self, step: InertLearnerStep) -> None:
         """Forget a step that :meth:`begin_step` began and that turned out not to take place."""
         if isinstance(step, LearnerStep):
-            self._measuring = False
-            self._calls.release()
+            self._measurement.drop()
+
+    @property
+    def watches_every_step(self) -> bool:
+        """Whether a quantity asks for every learner step, monitored or not."""
+        return any(quantity.every_step for quantity in self.quantities)
 
     def signals_of_step(self) -> set[str]:
         """Return the names of the signals that were published in the current or the last measured step."""
@@ -391,72 +363,6 @@ class Monitor:
         finally:
             self.end_step(step, raised)
 
-    # -- LearnerStepListener ---------------------------------------------------------------------------------------
-
-    detaches = True
-
-    def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None) -> None:
-        """Measure a published tensor."""
-        if not self._forward:
-            return
-        started = time.perf_counter()
-        if type(task_id) is not int:
-            task_id = plain_task_id(task_id)
-        if self._mistakes.accept(name, task_id, 'signal', self._task_ids):
-            self._calls.publish(name, tensor, task_id, mask, self._buffer)
-        self._milliseconds += (time.perf_counter() - started) * 1e3
-
-    def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None) -> None:
-        """Measure a published scalar."""
-        if not self._forward:
-            return
-        started = time.perf_counter()
-        if type(task_id) is not int:
-            task_id = plain_task_id(task_id)
-        if self._mistakes.accept(name, task_id, 'loss', self._task_ids):
-            self._calls.publish_loss(name, value, task_id, self._buffer)
-        self._milliseconds += (time.perf_counter() - started) * 1e3
-
-    def on_clip(self, clip: Clip) -> None:
-        """Measure a clipping of gradients."""
-        started = time.perf_counter()
-        self._calls.clip(clip, self._buffer)
-        self._milliseconds += (time.perf_counter() - started) * 1e3
-
-    @property
-    def watches_every_step(self) -> bool:
-        """Whether a quantity asks for every learner step, monitored or not."""
-        return any(quantity.every_step for quantity in self.quantities)
-
-    def on_clip_of_any_step(self, clip: Clip) -> None:
-        """Tell the quantities that have asked for every step of a clipping in one that is not measured."""
-        self._calls.clip_of_any_step(clip)
-
-    def on_hook_point(self, hook_point: str, step: LearnerStep) -> None:
-        """Measure at a hook point.
-
-        Raises:
-            SignalError: at the first ``forward_end`` of a process, on every rank, if any rank published a mistake.
-        """
-        started = time.perf_counter()
-        if hook_point == 'forward_end':
-            if self._mistakes.is_first_step:
-                self._refuse_mistakes()
-            if not self._forward:
-                return
-        self._calls.measure(hook_point, step, self._buffer)
-        if hook_point == 'forward_end':
-            # The backward pass comes next.
-            self._reducer.work_now()
-        self._milliseconds += (time.perf_counter() - started) * 1e3
-
-    def _refuse_mistakes(self) -> None:
-        try:
-            self._mistakes.refuse()
-        except SignalError:
-            self._measuring = False
-            raise
-
     # -- from the device to the record -----------------------------------------------------------------------------
 
     def _collect(self, wait: bool = False) -> None:
@@ -471,26 +377,16 @@ class Monitor:
             waiting = self._unpacking.take(pending)
             if self.config.merge_train_output:
                 local = RowTable(self._sharded.whole([waiting.get()]), final=False)
-                self._last_local = self._derive(local, pending.iteration)
+                self._last_local = self._deriving.derive(local, pending.iteration)
             while self._waiting and self._waiting[0].is_made:
                 self._waiting.popleft()
             self._waiting.append(waiting)
             self._reducer.submit(waiting)
 
-    def _derive(self, table: RowTable, iteration: int) -> Record:
-        record = Record(iteration)
-        for quantity, methods in self._deriving:
-            with self._calls.guarded(quantity, 'derive', {}):
-                for method, field in methods:
-                    getattr(record, field).update(getattr(quantity, method)(table))
-        return record
-
     def _finish(self, iteration: int, batches: list[Batch], missing: int) -> None:
         table = RowTable(self._sharded.whole(batches), complete=missing == 0)
-        record = self._derive(table, iteration)
-        for quantity in self._comparing:
-            with self._calls.guarded(quantity, 'compare', {}):
-                record.scalars.update(quantity.compare(table))
+        record = self._deriving.derive(table, iteration)
+        self._deriving.compare(record, table)
         if self.transport.world_size > 1:
             record.scalars['monitor/missing_ranks'] = float(missing)
         record.notes.update(self.control.take_notes())
@@ -549,20 +445,3 @@ class Monitor:
             courier.close(self.config.close_timeout)
         if self.losses.total:
             logger.warning('monitor: lost in this run: %s', dict(sorted(self.losses.total.items())))
-
-
-def _checked_task_ids(num_tasks: int | None, task_ids: Sequence[int] | None) -> tuple[int, ...]:
-    if num_tasks is None:
-        if task_ids:
-            raise ConfigurationError(f'monitor: task ids {list(task_ids)} need num_tasks, the number of all tasks')
-        return ()
-    ids = tuple(range(num_tasks)) if task_ids is None else tuple(int(task_id) for task_id in task_ids)
-    for task_id in ids:
-        if not 0 <= task_id < num_tasks:
-            raise ConfigurationError(
-                f'monitor: task id {task_id} is out of range; with {num_tasks} tasks the nearest is '
-                f'{min(max(task_id, 0), num_tasks - 1)}'
-            )
-    if len(set(ids)) != len(ids):
-        raise ConfigurationError(f'monitor: task ids {list(ids)} are not unique')
-    return ids

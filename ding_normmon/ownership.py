@@ -6,9 +6,10 @@ import bisect
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from ding_normmon.configuration import ConfigurationError
 from ding_normmon.rows import RowKey
 
-__all__ = ['Ownership']
+__all__ = ['Ownership', 'checked_task_ids']
 
 _DIVISIONS = 64
 _CHECKED = 4096
@@ -105,3 +106,28 @@ class Ownership:
 def _owners(before: dict[int, int], trained: Sequence[Collection[int]]) -> dict[int, int]:
     now = {task: next((rank for rank, ids in enumerate(trained) if task in ids), None) for task in before}
     return {task: rank if rank is not None else before[task] for task, rank in now.items()}
+
+
+def checked_task_ids(num_tasks: int | None, task_ids: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the global ids of the tasks that a rank trains: all of them where nothing is said.
+
+    Raises:
+        ConfigurationError: an id that is out of range or there twice, or one without ``num_tasks``.
+
+    >>> checked_task_ids(3, None), checked_task_ids(3, [2, 0])
+    ((0, 1, 2), (2, 0))
+    """
+    if num_tasks is None:
+        if task_ids:
+            raise ConfigurationError(f'monitor: task ids {list(task_ids)} need num_tasks, the number of all tasks')
+        return ()
+    ids = tuple(range(num_tasks)) if task_ids is None else tuple(int(task_id) for task_id in task_ids)
+    for task_id in ids:
+        if not 0 <= task_id < num_tasks:
+            raise ConfigurationError(
+                f'monitor: task id {task_id} is out of range; with {num_tasks} tasks the nearest is '
+                f'{min(max(task_id, 0), num_tasks - 1)}'
+            )
+    if len(set(ids)) != len(ids):
+        raise ConfigurationError(f'monitor: task ids {list(ids)} are not unique')
+    return ids

@@ -156,9 +156,9 @@ MUTATIONS = (
     ),
     Mutation(
         'monitor: hooks stay on the model when a step is dropped',
-        'monitor.py',
-        '            self._measuring = False\n            self._calls.release()\n',
-        '            self._measuring = False\n',
+        'step_measurement.py',
+        '        self._measuring = False\n        self._calls.release()\n',
+        '        self._measuring = False\n',
         (*MONITOR, '-k', 'dropped'),
     ),
     # -- moments
@@ -499,13 +499,13 @@ MUTATIONS = (
     Mutation(
         'monitor: iteration 0 does not count',
         'monitor.py',
-        'and (iteration % self.frequency == 0 or self._gradient_due)',
-        'and iteration > 0 and (iteration % self.frequency == 0 or self._gradient_due)',
+        'and (iteration % self.frequency == 0 or self._measurement.gradient_due)',
+        'and iteration > 0 and (iteration % self.frequency == 0 or self._measurement.gradient_due)',
         (*MONITOR, '-k', 'points_stand'),
     ),
     Mutation(
         'monitor: weights of an earlier step at the end of a cycle',
-        'monitor.py',
+        'step_measurement.py',
         "if self._forward or point != 'forward_end')",
         'if True)',
         (*MONITOR, '-k', 'accumulation'),

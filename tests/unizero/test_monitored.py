@@ -182,13 +182,14 @@ def test_no_tensor_of_the_step_stays_alive() -> None:
     policy = tiny_policy(TASKS)
     seen: list[weakref.ref[torch.Tensor]] = []
     monitor = NormMonitor(EasyDict(monitor_norm_freq=1), policy, destinations=[])
-    publish = monitor.monitor.on_publish
+    measurement = monitor.monitor._measurement
+    publish = measurement.on_publish
 
     def remember(name: str, tensor: torch.Tensor, *args: Any) -> None:
         seen.append(weakref.ref(tensor))
         publish(name, tensor, *args)
 
-    monitor.monitor.on_publish = remember  # type: ignore[method-assign]
+    measurement.on_publish = remember  # type: ignore[method-assign]
     monitor(SimpleNamespace(train_iter=0, monitor_records=[]))
     policy._forward_learn(batches(policy, 0))
     gc.collect()

@@ -1,0 +1,46 @@
+"""From the merged rows of an iteration to its record: every quantity is asked for its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ding_normmon.quantities import Quantity
+from ding_normmon.quantity_calls import QuantityCalls, overriding
+from ding_normmon.record import Record
+from ding_normmon.rows import RowTable
+
+__all__ = ['Deriving']
+
+_FIELDS = {'derive': 'scalars', 'matrices': 'matrices', 'notes': 'notes'}
+
+
+class Deriving:
+    """Asks those quantities that have something to say.
+
+    Arguments:
+        quantities: all quantities, prepared.
+        calls: keeps what a quantity raises from whoever asks.
+    """
+
+    def __init__(self, quantities: Sequence[Quantity], calls: QuantityCalls) -> None:
+        self._calls = calls
+        self._deriving = [
+            (quantity, [(method, field) for method, field in _FIELDS.items() if overriding([quantity], method)])
+            for quantity in quantities
+        ]
+        self._comparing = overriding(quantities, 'compare')
+
+    def derive(self, table: RowTable, iteration: int) -> Record:
+        """Return the record of an iteration, but for what depends on the records before it."""
+        record = Record(iteration)
+        for quantity, methods in self._deriving:
+            with self._calls.guarded(quantity, 'derive', {}):
+                for method, field in methods:
+                    getattr(record, field).update(getattr(quantity, method)(table))
+        return record
+
+    def compare(self, record: Record, table: RowTable) -> None:
+        """Add what depends on the records before; once for every record, in the order of iterations."""
+        for quantity in self._comparing:
+            with self._calls.guarded(quantity, 'compare', {}):
+                record.scalars.update(quantity.compare(table))
