@@ -23,7 +23,7 @@ PROCESSES = 2
 
 MOMENTS = ('tests/test_moments.py',)
 GROUPS = ('tests/test_groups.py', '-k', 'not compiled')
-MONITOR = ('tests/test_monitor.py',)
+MONITOR = ('tests/monitor',)
 SIGNALS = ('tests/quantities/test_tensor_statistics.py',)
 ROWS = ('tests/test_rows.py',)
 NATIVE = ('tests/test_native.py',)
@@ -33,7 +33,7 @@ SKETCH = ('tests/test_sketch.py',)
 CONFLICT = ('tests/quantities/test_gradient_conflict.py',)
 UPDATES = ('tests/quantities/test_updates.py',)
 MESSAGE = ('tests/test_message.py',)
-EVERY_METRIC = ('tests/test_monitor.py', '-k', 'every_metric or absent')
+EVERY_METRIC = ('tests/monitor', '-k', 'every_metric or absent')
 
 
 @dataclass(frozen=True)

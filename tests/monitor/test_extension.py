@@ -1,0 +1,232 @@
+"""Signals and quantities of the user's."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import weakref
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ding_normmon import ConfigurationError, Monitor
+from ding_normmon.learner_step import LearnerStep
+from ding_normmon.moments import row_of
+from ding_normmon.quantities import GradientNorms, ParameterNorms, Quantity, TaskLosses, default_quantities
+from ding_normmon.rows import RowBuffer, RowKey, RowTable
+from tests.models import SmallModel, assert_same, finished, reference, small_monitor
+from tests.monitor.steps import measure
+
+
+def test_a_signal_under_a_new_name_gets_the_same_treatment() -> None:
+    monitor = small_monitor(SmallModel())
+    values = {0: torch.randn(3, 2), 1: torch.randn(1, 2) + 5}
+    with monitor.step(0) as step:
+        for task_id, tensor in values.items():
+            step.publish('plasticity/rank', tensor.requires_grad_(), task_id=task_id)
+        step.forward_end()
+        step.backward_end()
+    scalars = finished(monitor)[0].scalars
+    everything = torch.cat([tensor.detach().double().flatten() for tensor in values.values()])
+    assert scalars['plasticity/rank/std'] == pytest.approx(everything.std().item(), rel=1e-6)
+    assert scalars['plasticity/rank/abs_max'] == everything.abs().max().item()
+    assert scalars['plasticity/rank_task1/mean'] == pytest.approx(values[1].double().mean().item(), rel=1e-6)
+    names = {name for name in scalars if name.startswith('plasticity/')}
+    assert names == {
+        f'plasticity/rank{suffix}/{statistic}'
+        for suffix in ('', '_task0', '_task1')
+        for statistic in ('mean', 'std', 'max', 'min', 'abs_max')
+    }
+
+
+class LargestWeight(Quantity):
+    """The largest weight after the step, and how much of an embedding is zero."""
+
+    name: ClassVar[str] = 'largest_weight'
+    hook_points: ClassVar[tuple[str, ...]] = ('step_end',)
+
+    def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
+        if name == 'embeddings/obs':
+            rows.write(RowKey(self.name, 'zeros', task_id), row_of((tensor == 0).float()))
+
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        weights = torch.cat([p.detach().flatten() for p in self.setup.model.parameters()])
+        rows.write(RowKey(self.name, 'weights'), row_of(weights))
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        for name, tasks in table.of(self.name).items():
+            for task_id, row in tasks.items():
+                suffix = '' if task_id is None else f'_task{task_id}'
+                yield f'{self.name}/{name}{suffix}', float(row[4] if name == 'weights' else row[1])
+
+    def notes(self, table: RowTable) -> Iterator[tuple[str, str]]:
+        yield 'largest_weight', 'seen'
+
+
+def test_a_new_quantity_is_one_class() -> None:
+    model = SmallModel()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, quantities=[*default_quantities(), LargestWeight()])
+    measure(model, monitor, optimizer=optimizer)
+    (record,) = finished(monitor)
+    assert record.scalars['largest_weight/weights'] == max(p.max().item() for p in model.parameters())
+    assert record.scalars['largest_weight/zeros_task2'] == 0
+    assert record.notes['largest_weight'] == 'seen'
+    assert 'norm/encoder/_total_norm' in record.scalars
+
+
+class SeenSignals(Quantity):
+    """Notes what it is given."""
+
+    name: ClassVar[str] = 'seen_signals'
+
+    def __init__(self) -> None:
+        self.graphs: list[bool] = []
+
+    def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
+        self.graphs += [tensor.requires_grad, (tensor * 2).requires_grad, torch.is_grad_enabled()]
+
+    def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None, rows: RowBuffer) -> None:
+        self.graphs.append(isinstance(value, Tensor) and value.requires_grad)
+
+
+class MyLosses(TaskLosses):
+    """Derives from a quantity that takes graphs, and does not."""
+
+    name: ClassVar[str] = 'my_losses'
+
+    def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None, rows: RowBuffer) -> None:
+        assert isinstance(value, Tensor)
+        super().on_publish_loss('my_' + name, value.numpy().max().item(), task_id, rows)
+
+
+def test_a_quantity_that_derives_from_one_that_takes_graphs_is_given_none() -> None:
+    quantities = [*default_quantities(), MyLosses()]
+    monitor = Monitor(SmallModel(), {'monitor_norm_freq': 1}, num_tasks=3, quantities=quantities)
+    with monitor.step(0) as step:
+        step.publish_loss('loss', torch.ones(1, requires_grad=True) * 3, task_id=1)
+        step.forward_end()
+    (record,) = finished(monitor)
+    assert record.scalars['my_loss_task1'] == record.scalars['loss_task1'] == 3.0
+    assert not monitor.losses.total
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('transposed', [False, True])
+def test_a_quantity_is_given_no_graph_and_none_is_kept(dtype: torch.dtype, transposed: bool) -> None:
+    model, seen = SmallModel(), SeenSignals()
+    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, quantities=[*default_quantities(), seen])
+    weight = torch.randn(4, 6, requires_grad=True)
+    with monitor.step(0) as step:
+        tensor = (weight * 3).to(dtype)
+        # Not every layout is read in C.
+        tensor = tensor.t().unsqueeze(0)[:, ::2] if transposed else tensor
+        step.publish('mine', tensor, task_id=1)
+        step.publish_loss('loss', tensor.float().sum(), task_id=1)
+        kept = weakref.ref(tensor)
+        total, numbers = tensor.float().sum().item(), tensor.detach().double()
+        assert torch.is_grad_enabled()
+        del tensor
+        gc.collect()
+        assert kept() is None
+        step.forward_end()
+    (record,) = finished(monitor)
+    assert seen.graphs == [False] * 4
+    assert record.scalars['mine_task1/mean'] == pytest.approx(numbers.mean().item(), rel=1e-6)
+    assert record.scalars['loss_task1'] == pytest.approx(total, rel=1e-6)
+    assert not monitor.losses.total
+
+
+def test_only_the_quantities_that_were_asked_for() -> None:
+    model = SmallModel()
+    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, quantities=[LargestWeight()])
+    measure(model, monitor)
+    names = set(finished(monitor)[0].scalars) - {'monitor/cost/ms_diagnosis'}
+    assert {name.split('/')[0] for name in names} == {'largest_weight'}
+
+
+def test_two_quantities_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match='same name'):
+        Monitor(SmallModel(), {'monitor_norm_freq': 1}, num_tasks=3, quantities=[ParameterNorms(), ParameterNorms()])
+
+
+class Failing(Quantity):
+    """Fails wherever it is told to."""
+
+    name: ClassVar[str] = 'failing'
+    hook_points: ClassVar[tuple[str, ...]] = ('forward_end', 'backward_end', 'step_end')
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def _maybe(self, where: str) -> None:
+        if self.where == where:
+            raise FloatingPointError(f'on purpose in {where}')
+
+    def on_publish(self, *args: Any) -> None:
+        self._maybe('on_publish')
+
+    def on_publish_loss(self, *args: Any) -> None:
+        self._maybe('on_publish_loss')
+
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        self._maybe('measure')
+        if self.where == 'row':
+            rows.write(RowKey(self.name, 'bad'), np.zeros(3))
+
+    def finish(self, rows: RowBuffer) -> None:
+        self._maybe('finish')
+
+    def unpack(self, cells: Any) -> Iterator[Any]:
+        self._maybe('unpack')
+        if self.where == 'unpacked row':
+            yield RowKey(self.name, 'bad'), np.zeros(3)
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        self._maybe('derive')
+        yield 'failing/fine', 1.0
+
+    def notes(self, table: RowTable) -> Iterator[tuple[str, str]]:
+        self._maybe('notes')
+        yield from ()
+
+
+@pytest.mark.parametrize(
+    'where',
+    ['on_publish', 'on_publish_loss', 'measure', 'finish', 'unpack', 'derive', 'notes', 'row', 'unpacked row'],
+)
+def test_a_quantity_that_fails_is_said_once_and_counted(where: str, caplog: pytest.LogCaptureFixture) -> None:
+    model = SmallModel()
+    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, quantities=[Failing(where), *default_quantities()])
+    with caplog.at_level(logging.WARNING, 'ding_normmon'):
+        measured = [measure(model, monitor, iteration) for iteration in range(3)]
+        records = finished(monitor)
+    said = [record.getMessage() for record in caplog.records if 'failing failed at' in record.getMessage()]
+    assert len(said) == 1
+    assert monitor.losses.total['quantity_failing'] >= 3
+    assert sum(record.scalars.get('monitor/lost/quantity_failing', 0) for record in records) >= 2
+    for record, one in zip(records, measured, strict=True):
+        scalars = {name: value for name, value in record.scalars.items() if 'failing' not in name}
+        assert_same(scalars, reference(model, one))
+
+
+def test_what_failed_does_not_show_the_figures_of_an_earlier_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = SmallModel()
+    monitor = small_monitor(model)
+    measure(model, monitor, 0)
+
+    def fail(*args: Any) -> None:
+        raise MemoryError
+
+    for quantity in monitor.quantities:
+        if isinstance(quantity, (ParameterNorms, GradientNorms)):
+            monkeypatch.setattr(quantity, 'measure', fail)
+    measure(model, monitor, 1)
+    first, second = finished(monitor)
+    assert 'norm/encoder/_total_norm' in first.scalars
+    assert not [name for name in second.scalars if name.startswith('grad/') or name.endswith('_total_norm')]
+    assert 'logits/value/mean' in second.scalars
