@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
-import statistics
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from ding_normmon.allowance import Allowance
 from ding_normmon.configuration import ConfigurationError, MonitorConfig
 from ding_normmon.control import Control
 from ding_normmon.finding import SEVERITIES, Finding
@@ -26,7 +25,6 @@ __all__ = ['DiagnosisStage', 'FindingCallback', 'Judge', 'check_rules', 'tell']
 logger = logging.getLogger('ding_normmon')
 
 _LEVELS = {'info': logging.INFO, 'warning': logging.WARNING, 'error': logging.ERROR}
-
 
 _SHARE_OF_BUDGET = 0.25
 """Of what the monitor may cost, for judging: what is measured is worth more than how often it is looked at."""
@@ -92,9 +90,7 @@ class DiagnosisStage:
         share: float | None = None,
     ) -> None:
         self._judge = judge
-        self._share = share
-        self._rests_until = 0.0
-        self._spent: deque[float] = deque(maxlen=9)
+        self._allowance = None if share is None else Allowance(share, time.perf_counter())
         self._losses = LossCounter() if losses is None else losses
         self._actions = actions
         self.active: tuple[Finding, ...] = ()
@@ -144,7 +140,7 @@ class DiagnosisStage:
         if self._judge is None:
             return record
         begin = time.perf_counter()
-        if begin < self._rests_until and not any(name.startswith('monitor/nonfinite/') for name in record.scalars):
+        if not self._has_time(begin) and not any(name.startswith('monitor/nonfinite/') for name in record.scalars):
             return record
         found: tuple[Finding, ...] = ()
         try:
@@ -163,11 +159,12 @@ class DiagnosisStage:
             record.notes.update(self._actions.take(found))
         spent = time.perf_counter() - begin
         record.scalars['monitor/cost/ms_diagnosis'] = spent * 1e3
-        if self._share is not None:
-            # The usual time: now and then most of it is waiting for the learner, who has the interpreter.
-            self._spent.append(spent)
-            self._rests_until = begin + statistics.median(self._spent) / self._share
+        if self._allowance is not None:
+            self._allowance.spend(spent)
         return dataclasses.replace(record, findings=found)
+
+    def _has_time(self, now: float) -> bool:
+        return self._allowance is None or self._allowance.allows(now)
 
 
 def check_rules(config: MonitorConfig, rules: Sequence[Rule] = ()) -> None:

@@ -118,7 +118,7 @@ class Slow:
 
 def test_records_are_left_out_to_stay_within_the_budget_but_not_those_with_nan() -> None:
     judge = Slow()
-    stage = DiagnosisStage(judge, LossCounter(), share=0.01)
+    stage = DiagnosisStage(judge, LossCounter(), share=0.005)
     for iteration in range(20):
         scalars = {'monitor/nonfinite/grad/encoder': 1.0} if iteration == 7 else {}
         stage.judge(Record(iteration, scalars))
@@ -129,7 +129,27 @@ def test_records_are_left_out_to_stay_within_the_budget_but_not_those_with_nan()
 def test_judging_gets_a_quarter_of_the_budget(budget: float | None, share: float | None) -> None:
     config, losses = MonitorConfig.read({'budget': budget}), LossCounter()
     stage = DiagnosisStage.of(config, {}, (), Control(0, 1, 1, losses, deadline=60), losses, rank=0)
-    assert stage._share == share
+    assert getattr(stage._allowance, '_share', None) == share
+
+
+def test_records_that_come_together_are_judged_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr('ding_normmon.diagnosis_stage.time.perf_counter', lambda: clock[0])
+
+    class Usually(Slow):
+        def observe(self, record: Record) -> tuple[Finding, ...]:
+            self.seen.append(record.iteration)
+            clock[0] += 0.001
+            return ()
+
+    judge = Usually()
+    stage = DiagnosisStage(judge, LossCounter(), share=0.01)
+    for iteration in range(120):
+        # Twelve at once, once in a second, of which the share pays for ten, and once for twice as many.
+        clock[0] = max(clock[0], iteration // 12)
+        stage.judge(Record(iteration, {}))
+    assert 100 <= len(judge.seen) <= 112
+    assert judge.seen[:24] == list(range(24))
 
 
 def test_one_slow_record_is_not_paid_for_with_many(monkeypatch: pytest.MonkeyPatch) -> None:

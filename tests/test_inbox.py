@@ -113,6 +113,7 @@ def test_announcements_far_apart_are_not_waited_for(worker: Worker, monkeypatch:
 
 
 def test_short_steps_share_a_good_moment(worker: Worker) -> None:
+    worker.inbox._seconds = 0.25
     worker.inbox.put(0)
     worker.wait_for(1)
     for number in range(1, 30):

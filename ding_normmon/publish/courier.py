@@ -12,7 +12,6 @@ from ding_normmon.record import Record
 
 __all__ = ['Courier']
 
-
 _MANY = 8
 """Records that are handed over although more may follow."""
 

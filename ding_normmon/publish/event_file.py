@@ -20,6 +20,7 @@ __all__ = ['append_event', 'flush_events', 'refuse_unwritable']
 _ROOM = 1 << 20
 """Bytes that must be free: more than a writer may hold back before it notices that its disk is full."""
 
+
 def append_event(file_writer: Any, summary: Summary, iteration: int) -> None:
     """Write one event; it is on the disk when the writer flushes, as it does of itself (``flush_secs``).
 
