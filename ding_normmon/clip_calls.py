@@ -31,8 +31,8 @@ class ClipListener(Protocol):
     def before_clip(self, parameters: list[Tensor]) -> None:
         """Called before the gradients of these parameters are clipped."""
 
-    def after_clip(self, parameters: list[Tensor], coefficient: Tensor | float | None) -> None:
-        """Called after it, with the factor that was applied; None where there is not one factor for all."""
+    def after_clip(self, parameters: list[Tensor], coefficient: Callable[[], Tensor | float] | None) -> None:
+        """Called after it, with what tells the factor that was applied; None where there is not one factor for all."""
 
 
 def modules_of(*objects: Any) -> list[ModuleType]:
@@ -76,12 +76,16 @@ def _announced(original: Callable[..., Any], name: str, listener: ClipListener, 
     return clip
 
 
-def _coefficient(name: str, norm: Any, max_norm: Any) -> Tensor | float | None:
+def _coefficient(name: str, norm: Any, max_norm: Any) -> Callable[[], Tensor | float] | None:
     if 'norm' not in name or not isinstance(norm, (Tensor, int, float)) or not isinstance(max_norm, (int, float)):
         return None
     if isinstance(norm, Tensor) and replicated_value(norm) is None:
         return None
-    with torch.no_grad():
-        coefficient = clip_coefficient(norm, float(max_norm))
-        # What is ignored is not made smaller but dropped.
-        return coefficient if name.startswith('clip') else (coefficient >= 1) * 1.0
+
+    def factor() -> Tensor | float:
+        with torch.no_grad():
+            coefficient = clip_coefficient(norm, float(max_norm))
+            # What is ignored is not made smaller but dropped.
+            return coefficient if name.startswith('clip') else (coefficient >= 1) * 1.0
+
+    return factor

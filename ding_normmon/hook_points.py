@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 from ding_normmon.clip_calls import clip_calls_observed
 from ding_normmon.groups import Group
 from ding_normmon.learner_step import INERT, InertLearnerStep, LearnerStep
-from ding_normmon.loss_scaling import scale_of, scaler_steps_observed
+from ding_normmon.loss_scaling import LossScaling, scaler_steps_observed
 from ding_normmon.quantities.clipping import Clipping
 
 __all__ = ['EVIDENCE', 'NO_OPTIMIZER', 'Holder', 'HookPoints']
@@ -83,12 +83,11 @@ class HookPoints:
         self._group_of = {id(parameter): group.key for group in groups for parameter in group.parameters}
         self._optimizers = optimizers
         self._modules = modules
-        self._scalers = scalers
+        self._scaling = LossScaling(scalers)
         self._clipping = clipping
         self._local = local
         self.evidence: dict[str, str] = {}
         self.clips: dict[str, bool] = {}
-        self._scaled: set[int] = set()
         self._holders: tuple[Holder, ...] = ()
         self.told = False
         self._known: tuple[Any, ...] = ()
@@ -151,7 +150,7 @@ class HookPoints:
                 stepping = _Stepping(self, holder, before, after)
                 undo.callback(holder.optimizer.register_step_pre_hook(stepping.enter).remove)
                 undo.callback(holder.optimizer.register_step_post_hook(stepping.leave).remove)
-                for scaler in self._scalers():
+                for scaler in self._scaling.scalers():
                     undo.enter_context(scaler_steps_observed(scaler, holder.optimizer, stepping))
             if not self._holders:
                 for parameter in self._model.parameters():
@@ -163,6 +162,10 @@ class HookPoints:
     def _forget(self) -> None:
         self._holders = ()
         self.set_step(INERT)
+
+    def note_step(self, holder: Holder, by_scaler: bool) -> None:
+        """Take note of how an optimizer is stepped."""
+        self._scaling.note(holder.optimizer, by_scaler)
 
     # -- evidence --------------------------------------------------------------------------------------------------
 
@@ -178,7 +181,7 @@ class HookPoints:
         self.told = True
         self.evidence.update({holder.name: evidence for holder in found})
         for holder in found:
-            scale = scale_of(self._scalers(), holder.optimizer, self._scaled, evidence)
+            scale = self._scaling.of(holder.optimizer, evidence)
             parameters: set[int] | None = None
             if len(self._holders) > 1:
                 parameters = set(holder.parameters)
@@ -208,15 +211,16 @@ class HookPoints:
             self._fire(1.0, clipped - self._clipped, replace=True)
             self._clipped |= clipped
 
-    def after_clip(self, parameters: list[Tensor], coefficient: Tensor | float | None) -> None:
-        """Take the coefficient of a clip call."""
+    def after_clip(self, parameters: list[Tensor], coefficient: Callable[[], Tensor | float] | None) -> None:
+        """Take the coefficient of a clip call, where somebody wants it."""
         clipped = {id(parameter) for parameter in parameters} & set(self._group_of)
         if not clipped:
             return
         name = self._name_of(clipped)
         self.clips[name] = coefficient is not None
-        if self._clipping is not None and coefficient is not None:
-            self._clipping.add(name, coefficient, self._step.due, self._local)
+        clipping = self._clipping
+        if coefficient is not None and clipping is not None and (self._step.due or clipping.every_step):
+            clipping.add(name, coefficient(), self._local)
 
     def _name_of(self, clipped: set[int]) -> str:
         """Return ``model`` for a clip of everything that is trained, else the names of the groups in it."""
@@ -238,7 +242,7 @@ class HookPoints:
         if rest and self._step.due and not self._fired_by_policy():
             self.told = True
             self.evidence.setdefault(NO_OPTIMIZER, 'backward')
-            self._fire(scale_of(self._scalers(), None, self._scaled, 'backward'), rest, replace=True)
+            self._fire(self._scaling.of(None, 'backward'), rest, replace=True)
 
 
 class _Stepping:
@@ -278,5 +282,6 @@ class _Stepping:
         self._after(self._holder)
 
     def _begin(self, evidence: str) -> None:
+        self._points.note_step(self._holder, by_scaler=evidence == 'scaler')
         self._before(self._holder)
         self._points.conclude([self._holder], evidence)

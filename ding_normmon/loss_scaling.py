@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-__all__ = ['find_scalers', 'scale_of', 'scaler_steps_observed']
+__all__ = ['LossScaling', 'find_scalers', 'scaler_steps_observed']
 
 
 class _Listener(Protocol):
@@ -23,28 +23,65 @@ def find_scalers(owner: Any) -> list[Any]:
     return [value for value in vars(owner).values() if hasattr(value, 'unscale_') and hasattr(value, 'get_scale')]
 
 
-def scale_of(scalers: Iterable[Any], optimizer: Optimizer | None, scaled: set[int], evidence: str) -> Tensor | float:
-    """Return what an optimizer's gradients are still multiplied by; a tensor where that lies on the device.
+class LossScaling:
+    """What the gradients of each optimizer are still multiplied by.
 
     Arguments:
-        scalers: the gradient scalers there are.
-        optimizer: whose gradients; None where nobody holds them.
-        scaled: the optimizers (their ``id``) that a scaler has been seen to step; it is kept up to date here.
-        evidence: how the end of the backward pass was found.
+        scalers: tells which gradient scalers there are.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.nn.Parameter(torch.ones(1))
+        >>> optimizer, scaler = torch.optim.SGD([weight], lr=0.1), torch.amp.GradScaler('cpu', init_scale=8.0)
+        >>> scaler.scale(weight.sum()).backward()
+        >>> scaling = LossScaling(lambda: [scaler])
+        >>> float(scaling.of(optimizer, 'clip'))
+        8.0
+        >>> scaler.unscale_(optimizer)
+        >>> scaling.of(optimizer, 'clip')
+        1.0
     """
-    for scaler in scalers:
-        scale = getattr(scaler, '_scale', None)
-        if not scaler.is_enabled() or scale is None:
-            continue
-        if evidence == 'scaler' and optimizer is not None:
-            scaled.add(id(optimizer))
-        # Whoever steps an optimizer without the scaler has gradients of a loss that was never scaled.
-        if evidence == 'step' or (scaled and optimizer is not None and id(optimizer) not in scaled):
-            return 1.0
-        state = scaler._per_optimizer_states.get(id(optimizer))
-        if state is None or getattr(state['stage'], 'name', 'READY') == 'READY':
-            return scale if isinstance(scale, Tensor) else float(scale)
-    return 1.0
+
+    def __init__(self, scalers: Callable[[], Iterable[Any]]) -> None:
+        self._scalers = scalers
+        # The optimizers (their id) that a scaler has been seen to step, and those that stepped without.
+        self._scaled: set[int] = set()
+        self._plain: set[int] = set()
+
+    def scalers(self) -> list[Any]:
+        """Return the gradient scalers there are."""
+        return list(self._scalers())
+
+    def note(self, optimizer: Optimizer, by_scaler: bool) -> None:
+        """Take note of how an optimizer is stepped."""
+        kind, other = (self._scaled, self._plain) if by_scaler else (self._plain, self._scaled)
+        kind.add(id(optimizer))
+        other.discard(id(optimizer))
+
+    def of(self, optimizer: Optimizer | None, evidence: str) -> Tensor | float:
+        """Return the scale of an optimizer's gradients; a tensor where that lies on the device.
+
+        Arguments:
+            optimizer: whose gradients; None where nobody holds them.
+            evidence: how the end of the backward pass was found.
+        """
+        for scaler in self._scalers():
+            scale = getattr(scaler, '_scale', None)
+            if not scaler.is_enabled() or scale is None:
+                continue
+            # Whoever steps an optimizer without the scaler has gradients of a loss that was never scaled.
+            if evidence == 'step' or self._is_plain(optimizer):
+                return 1.0
+            state = scaler._per_optimizer_states.get(id(optimizer))
+            if state is None or getattr(state['stage'], 'name', 'READY') == 'READY':
+                return scale if isinstance(scale, Tensor) else float(scale)
+        return 1.0
+
+    def _is_plain(self, optimizer: Optimizer | None) -> bool:
+        if optimizer is None:
+            return False
+        # One that has not been seen to step is taken for plain where the scaler steps others.
+        return id(optimizer) in self._plain or bool(self._scaled and id(optimizer) not in self._scaled)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ding_normmon import INERT, ConfigurationError, Monitor
+from tests.models import Operations
 
 PLAIN = """
 import sys
@@ -143,6 +144,60 @@ def test_a_gradient_scaler_is_divided_out() -> None:
     records = monitor.take_records()
     assert [record.scalars['grad/model/_total_norm'] for record in records] == pytest.approx(expected, rel=1e-6)
     assert 'step' not in vars(scaler)
+
+
+@pytest.mark.parametrize('clips', [True, False])
+@pytest.mark.parametrize('scaled_first', [True, False])
+def test_only_what_the_scaler_steps_is_divided_by_its_scale(scaled_first: bool, clips: bool) -> None:
+    models = nn.ModuleDict({'scaled': nn.Linear(4, 1), 'plain': nn.Linear(4, 1)})
+    order = ('scaled', 'plain') if scaled_first else ('plain', 'scaled')
+    optimizers = {name: torch.optim.SGD(models[name].parameters(), lr=1e-3) for name in order}
+    config = {'monitor_norm_freq': 1, 'module_groups': {name: name for name in order}}
+    scaler = torch.amp.GradScaler('cpu', init_scale=1024.0)
+    expected = []
+    with Monitor(models, config, optimizer=optimizers, scaler=scaler) as monitor:
+        for data in batches(4):
+            true = {}
+            for name in order:
+                model, optimizer = models[name], optimizers[name]
+                optimizer.zero_grad()
+                loss = model(data).square().mean()
+                if name == 'plain':
+                    loss.backward()
+                else:
+                    scaler.scale(loss).backward()
+                    scaler.unscale_(optimizer)
+                true[name] = norm(parameter.grad for parameter in model.parameters())
+                if clips:
+                    nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+                if name == 'plain':
+                    optimizer.step()
+                else:
+                    scaler.step(optimizer)
+                    scaler.update()
+            expected.append(true)
+    records = monitor.take_records()
+    assert len(records) == 4
+    for record, true in zip(records, expected, strict=True):
+        for name, value in true.items():
+            assert record.scalars[f'grad/{name}/_total_norm'] == pytest.approx(value, rel=1e-6)
+
+
+def test_clipping_in_an_off_step_is_only_clipping() -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    counts = {}
+    for frequency in (0, 1000):
+        with Monitor(model, {'monitor_norm_freq': frequency}, optimizer=optimizer):
+            for index, data in enumerate(batches(3)):
+                optimizer.zero_grad()
+                model(data).sum().backward()
+                with Operations() as operations:
+                    nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+                if index == 2:
+                    counts[frequency] = operations.names
+                optimizer.step()
+    assert counts[1000] == counts[0] != []
 
 
 def test_an_exception_in_the_loop_takes_the_hooks_off() -> None:

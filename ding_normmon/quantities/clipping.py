@@ -89,17 +89,15 @@ class Clipping(Quantity):
         """Forget what an earlier step, of which nothing was written, has left."""
         self._forget()
 
-    def add(self, model: str, coefficient: Tensor | float, due: bool, local: bool = False) -> None:
-        """Take the factor of one clip call that was seen from outside.
+    def add(self, model: str, coefficient: Tensor | float, local: bool = False) -> None:
+        """Take the factor of one clip call that was seen from outside, in a measured step or with ``every_step``.
 
         Arguments:
             model: the part of the model that is clipped.
             coefficient: the factor; a tensor is not looked at.
-            due: whether the step is measured; what happens in any other counts for ``fraction`` alone.
             local: whether every rank clips its own gradients before they are synchronised.
         """
-        if due or self.every_step:
-            self._multiply(self._seen, model, coefficient, local)
+        self._multiply(self._seen, model, coefficient, local)
 
     def on_clip(self, clip: Clip, rows: RowBuffer) -> None:
         """Take what the policy tells."""

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ding_normmon import INERT, Monitor
 from ding_normmon.quantities.tensor_statistics import SignalError
-from tests.models import SmallModel, finished, learn, make_batches, small_monitor
+from tests.models import Operations, SmallModel, finished, learn, make_batches, small_monitor
 from tests.monitor.steps import measure
 
 
@@ -106,18 +105,6 @@ def test_nothing_of_a_step_that_failed_stays_alive() -> None:
     del tensor
     gc.collect()
     assert seen() is None
-
-
-class Operations(TorchDispatchMode):
-    """Counts the operations on tensors."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(str(function))
-        return function(*args, **(kwargs or {}))
 
 
 def off_steps(monitor: Monitor, tensor: Tensor, mask: Tensor, first: int, count: int) -> None:
