@@ -13,12 +13,15 @@ several modules, because some models spread a head over a convolution, a norm an
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+
+logger = logging.getLogger('ding_normmon')
 
 __all__ = ['DEFAULT_GROUPS', 'OTHER', 'Group', 'GroupError', 'find_groups', 'unwrap']
 
@@ -125,12 +128,23 @@ def find_groups(
                 f'module_groups.{name}: {", ".join(paths)} has no parameters, or they are in a group named before it'
             )
         groups += found
+    own = _parameters(model)
+
+    def foreign(target: nn.Module | nn.Parameter) -> set[int]:
+        # What the model can reach but does not register is not trained with it.
+        return {id(parameter) for _, parameter in _named(target)} - own
+
     for name, candidates in DEFAULT_GROUPS.items():
         if any(group.name == name for group in groups):
             continue
         for path in candidates:
-            target = _resolve(model, path)
-            if target is not None and (found := _groups_of(name, target, num_tasks, None, taken)):
+            try:
+                target = _resolve(model, path)
+            except GroupError as error:
+                logger.warning('monitor: %s; looking elsewhere for %s', error, name)
+                continue
+            if target is not None and (found := _groups_of(name, target, num_tasks, None, taken | foreign(target))):
+                taken.update(id(parameter) for group in found for parameter in group.parameters)
                 groups += found
                 break
     rest = [(path, parameter) for path, parameter in model.named_parameters() if id(parameter) not in taken]
@@ -175,7 +189,11 @@ def _resolve(model: nn.Module, path: str) -> nn.Module | nn.Parameter | None:
     for root in _roots(model):
         target: Any = root
         for attribute in path.split('.'):
-            target = getattr(target, attribute, None)
+            try:
+                target = getattr(target, attribute, None)
+            except Exception as error:
+                where = f'{path} of {type(model).__name__}'
+                raise GroupError(f'{where} cannot be read ({type(error).__name__}: {error})') from error
             if target is None:
                 break
             if isinstance(target, nn.Module):

@@ -56,7 +56,7 @@ class HookPoints:
 
     Arguments:
         model: the monitored model.
-        groups: its groups, after which what is clipped is named.
+        groups: tells its groups, after which what is clipped is named.
         optimizers: tells, whenever a step is watched, which optimizers there are.
         modules: modules that may have imported clip functions by name.
         scalers: ``torch.amp.GradScaler`` objects.
@@ -72,7 +72,7 @@ class HookPoints:
     def __init__(
         self,
         model: nn.Module,
-        groups: Iterable[Group],
+        groups: Callable[[], tuple[Group, ...]],
         optimizers: Callable[[], Mapping[str, Optimizer]],
         modules: Callable[[Iterable[Optimizer]], Iterable[ModuleType]] = lambda optimizers: (),
         scalers: Callable[[], Iterable[Any]] = lambda: (),
@@ -80,7 +80,9 @@ class HookPoints:
         local: bool = False,
     ) -> None:
         self._model = model
-        self._group_of = {id(parameter): group.key for group in groups for parameter in group.parameters}
+        self._groups = groups
+        self._groups_known: tuple[Group, ...] = ()
+        self._group_of: dict[int, str] = {}
         self._optimizers = optimizers
         self._modules = modules
         self._scaling = LossScaling(scalers)
@@ -101,6 +103,7 @@ class HookPoints:
 
     def holders(self) -> tuple[Holder, ...]:
         """Return the optimizers that hold monitored parameters; who holds a parameter first, has it."""
+        self._follow_groups()
         optimizers = self._optimizers()
         # Hundreds of parameters are not sorted out again as long as nobody has added one.
         known = tuple(
@@ -121,8 +124,19 @@ class HookPoints:
                 found.append(Holder(name, optimizer, frozenset(held)))
         return tuple(found)
 
+    def _follow_groups(self) -> bool:
+        """Take the groups as they are now; tell whether they are others than before."""
+        groups = self._groups()
+        if groups is self._groups_known:
+            return False
+        self._groups_known, self._known = groups, ()
+        self._group_of = {id(parameter): group.key for group in groups for parameter in group.parameters}
+        return True
+
     def set_step(self, step: InertLearnerStep) -> None:
         """Make another step the current one."""
+        if self._follow_groups() and self._holders:
+            self._holders = self.holders()
         self._step = step
         self._done: set[str] = set()
         self._clipped: set[int] = set()
@@ -252,12 +266,18 @@ class _Stepping:
         self, points: HookPoints, holder: Holder, before: Callable[[Holder], None], after: Callable[[Holder], None]
     ) -> None:
         self._points = points
-        self._holder = holder
+        self._watched = holder
         self._before = before
         self._after = after
         self._depth = 0
         self._scaler_steps = False
         self._stepped = False
+
+    @property
+    def _holder(self) -> Holder:
+        # Its parameters are others where the model's were replaced.
+        name = self._watched.name
+        return next((holder for holder in self._points.holders_watched if holder.name == name), self._watched)
 
     def enter(self, *_: Any) -> None:
         """Begin a step of the optimizer."""

@@ -19,10 +19,11 @@ from ding_normmon.control import Control, Decision
 from ding_normmon.deriving import Deriving
 from ding_normmon.diagnosis_stage import DiagnosisStage, FindingCallback
 from ding_normmon.finding import Finding
-from ding_normmon.groups import find_groups
+from ding_normmon.groups import GroupError, find_groups
 from ding_normmon.learner_step import INERT, InertLearnerStep, LearnerStep, WatchedStep
 from ding_normmon.losses import LossCounter
 from ding_normmon.mistakes import Mistakes
+from ding_normmon.model_layout import ModelLayout
 from ding_normmon.ownership import Ownership, checked_task_ids
 from ding_normmon.publish.courier import Courier
 from ding_normmon.publish.destination import Destination, RunDescription
@@ -132,6 +133,7 @@ class Monitor:
         self.diagnosis = DiagnosisStage()
         self._pending: deque[Pending] = deque()
         self._waiting: deque[WaitingBatch] = deque()
+        self._notes: dict[str, str] = {}
         self._last_measured = self._resumed_after = -1
         self._closed = False
         self._num_tasks = num_tasks
@@ -153,6 +155,7 @@ class Monitor:
             refuse_unreadable(model)
             if next(model.parameters()).device.type == 'cpu':
                 native.say_if_missing()
+            self._layout = ModelLayout(model)
             self.groups = find_groups(model, num_tasks, self.config.module_groups)
             description = self._describe_run()
             self.diagnosis = DiagnosisStage.of(
@@ -165,9 +168,9 @@ class Monitor:
             if len(set(names)) < len(names):
                 raise ConfigurationError(f'monitor: two quantities have the same name: {names}')
         agreed = agree(self.transport, self.config, self.groups, num_tasks, self._task_ids)
-        owner_only = {quantity.name for quantity in self.quantities if quantity.owner_only}
-        self._sharded = ShardedGroups(self.groups, owner_only, world_size)
-        self._ownership = Ownership(num_tasks, agreed.task_ids, owner_only, self._sharded.keys)
+        self._owner_only = {quantity.name for quantity in self.quantities if quantity.owner_only}
+        self._sharded = ShardedGroups(self.groups, self._owner_only, world_size)
+        self._ownership = Ownership(num_tasks, agreed.task_ids, self._owner_only, self._sharded.keys)
         self._mistakes = Mistakes(num_tasks is not None, self.transport, self.losses, self.config.setup_timeout)
         self._prepare()
         self._agenda = self.control.agenda
@@ -261,12 +264,31 @@ class Monitor:
         if self._num_tasks is None:
             raise ConfigurationError('monitor: a single-task policy has no tasks to reassign')
         checked = [checked_task_ids(self._num_tasks, ids) for ids in task_ids]
+        self._ownership.change(since, checked)
+        self._task_ids = checked[self.transport.rank]
+        self._prepare_again()
+
+    def _find_groups_again(self, iteration: int) -> bool:
+        """Find the groups of a model in which modules or parameters were replaced; tell whether they were found."""
+        try:
+            refuse_unreadable(self._model)
+            groups = find_groups(self._model, self._num_tasks, self.config.module_groups)
+        except (ConfigurationError, GroupError) as error:
+            self.losses.count('groups', f'the model was changed, and is not measured as it is now: {error}')
+            return False
+        self._layout, self.groups = ModelLayout(self._model), groups
+        self._sharded = ShardedGroups(groups, self._owner_only, self.transport.world_size)
+        self._ownership.sharded = self._sharded.keys
+        self._prepare_again()
+        self._notes['groups'] = f'modules or parameters were replaced; groups found again at iteration {iteration}'
+        logger.warning('monitor: %s', self._notes['groups'])
+        return True
+
+    def _prepare_again(self) -> None:
         self._collect(wait=True)
         for waiting in self._waiting:
             # Its numbers are of the groups that the quantities are about to forget.
             waiting.get()
-        self._ownership.change(since, checked)
-        self._task_ids = checked[self.transport.rank]
         gradient_due = self._measurement.gradient_due
         self._prepare()
         self._measurement.gradient_due = gradient_due
@@ -321,6 +343,8 @@ class Monitor:
             return INERT
         self._calls.begin_any_step()
         if not self.due(iteration):
+            return self._off_step
+        if self._layout.has_changed() and not self._find_groups_again(iteration):
             return self._off_step
         if iteration % self.frequency:
             # Its gradients complete what a due step began.
@@ -390,6 +414,8 @@ class Monitor:
         if self.transport.world_size > 1:
             record.scalars['monitor/missing_ranks'] = float(missing)
         record.notes.update(self.control.take_notes())
+        while self._notes:
+            record.notes.update([self._notes.popitem()])
         record.notes.update(self._stretching.keep_to_budget(iteration, record.scalars))
         for reason, amount in self.losses.take().items():
             record.scalars[f'monitor/lost/{reason}'] = float(amount)

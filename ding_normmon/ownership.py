@@ -39,6 +39,9 @@ class Ownership:
         owner_only: names of the quantities whose rows are those of parameter groups.
         sharded: name and task id of the groups that every rank reports its part of.
 
+    Attributes:
+        sharded: the same; may be changed where the model changes.
+
     Example:
         >>> ownership = Ownership(3, [[0], [1, 2]], owner_only={'gradient_norms'})
         >>> ownership.change(100, [[0, 1], [2]])
@@ -55,7 +58,7 @@ class Ownership:
         sharded: Collection[tuple[str, int | None]] = (),
     ) -> None:
         self._owner_only = frozenset(owner_only)
-        self._sharded = frozenset(sharded)
+        self.sharded = frozenset(sharded)
         self._has_tasks = num_tasks is not None
         trained = tuple(frozenset(ids) for ids in task_ids)
         # What nobody trains from the start is reported by rank 0.
@@ -99,7 +102,7 @@ class Ownership:
     def _may_report(self, division: _Division, rank: int, key: RowKey) -> bool:
         if key.quantity in self._owner_only:
             owner = 0 if key.task_id is None else division.owners.get(key.task_id)
-            return owner == rank or (key.name, key.task_id) in self._sharded
+            return owner == rank or (key.name, key.task_id) in self.sharded
         return key.task_id is None or (self._has_tasks and key.task_id in division.trained[rank])
 
 

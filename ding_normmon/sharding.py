@@ -100,11 +100,13 @@ def local_share(group: Group, owns: bool) -> Group | None:
 
 
 def refuse_unreadable(model: nn.Module) -> None:
-    """Refuse a model of which this process holds a part that cannot be told apart.
+    """Refuse a model of which this process holds a part that cannot be told apart, or not measured.
 
     ``DistributedDataParallel`` keeps whole parameters and whole gradients on every rank, and of a ``DTensor`` every
     rank knows its shard. The flat parameters of FSDP's first version and DeepSpeed ZeRO-3 do not say which elements of
     which parameter a rank holds. A module of FSDP2 that is gathered at the moment shows temporary parameters.
+
+    So is a model with parameters of which there is nothing to measure: complex ones, and those without a shape yet.
 
     Raises:
         ConfigurationError: such a model; it names the first such part.
@@ -122,6 +124,15 @@ def refuse_unreadable(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if hasattr(parameter, 'ds_id'):
             raise ConfigurationError(_refusal(f'{name} belongs to DeepSpeed ZeRO-3'))
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ConfigurationError(
+                f'monitor: {name} has no shape yet; run a first batch through the model, then construct the monitor'
+            )
+        if parameter.is_complex():
+            raise ConfigurationError(
+                f'monitor: {name} is complex ({parameter.dtype}), of which no norm is taken; keep its real and '
+                f'imaginary parts as two parameters (torch.view_as_real)'
+            )
 
 
 def _is_gathered(module: nn.Module) -> bool:

@@ -50,7 +50,7 @@ class TrainingLoop:
         self._monitor = monitor
         self._points = HookPoints(
             monitor.model,
-            monitor.groups,
+            lambda: monitor.groups,
             optimizers=lambda: named,
             modules=lambda optimizers: modules_of(*optimizers),
             scalers=lambda: [] if scaler is None else [scaler],

@@ -504,6 +504,20 @@ MUTATIONS = (
         (*MONITOR, '-k', 'points_stand'),
     ),
     Mutation(
+        'monitor: weights that were replaced are told of for ever',
+        'monitor.py',
+        'if self._layout.has_changed() and not',
+        'if False and not',
+        ('tests/monitor/test_changed_model.py', '-k', 'one_head'),
+    ),
+    Mutation(
+        'loss scaling: what the scaler does not step is divided all the same',
+        'loss_scaling.py',
+        'return id(optimizer) in self._plain or bool(self._scaled and id(optimizer) not in self._scaled)',
+        'return False',
+        ('tests/test_training_loop.py', '-k', 'divided_by'),
+    ),
+    Mutation(
         'monitor: weights of an earlier step at the end of a cycle',
         'step_measurement.py',
         "if self._forward or point != 'forward_end')",

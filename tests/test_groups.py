@@ -344,3 +344,34 @@ def test_a_module_that_two_paths_lead_to_counts_once() -> None:
     groups = by_key(find_groups(model, None, {'head': {'path': ['fc', 'alias']}}))
     assert groups['head'].paths == ('fc.weight', 'fc.bias')
     assert_partition(tuple(groups.values()), model)
+
+
+class Outsider(nn.Module):
+    """Has a module at hand that it does not register, and one that cannot be read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(2, 2)
+        object.__setattr__(self, 'encoder', nn.Linear(2, 2))
+
+    @property
+    def transformer(self) -> nn.Module:
+        raise RuntimeError('not built yet')
+
+
+def test_what_a_model_does_not_register_is_not_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    model = Outsider()
+    groups = find_groups(model)
+    assert_partition(groups, model)
+    assert [group.key for group in groups] == ['other']
+    assert 'transformer of Outsider cannot be read (RuntimeError: not built yet)' in caplog.text
+    with pytest.raises(GroupError, match='transformer of Outsider cannot be read'):
+        find_groups(model, module_groups={'mine': 'transformer'})
+
+
+def test_a_registered_part_of_a_default_group_is_taken() -> None:
+    model = Outsider()
+    object.__setattr__(model, 'encoder', nn.Sequential(model.body, nn.Linear(2, 2)))
+    groups = by_key(find_groups(model))
+    assert identities(groups['encoder'].parameters) == identities(model.body.parameters())
+    assert_partition(tuple(groups.values()), model)

@@ -131,3 +131,14 @@ def test_parameters_that_do_not_say_what_they_are_a_part_of_are_refused() -> Non
     model.bias.ds_id = 3  # type: ignore[union-attr]
     with pytest.raises(ConfigurationError, match='bias belongs to DeepSpeed ZeRO-3'):
         refuse_unreadable(model)
+
+
+def test_parameters_of_which_nothing_can_be_measured_are_refused_by_name() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(3))
+    with pytest.raises(ConfigurationError, match=r'1\.weight has no shape yet'):
+        refuse_unreadable(model)
+    model[1](torch.ones(1, 2))
+    refuse_unreadable(model)
+    model[0].weight = nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))
+    with pytest.raises(ConfigurationError, match=r'0\.weight is complex \(torch\.complex64\)'):
+        refuse_unreadable(model)

@@ -139,14 +139,14 @@ class Attachment:
         self._final: Description | None = None
         if config.monitor_norm_freq == 0:
             return
-        policy_modules = modules_of(policy)
+        policy_modules, monitor = modules_of(policy), self.monitor
 
         def modules(optimizers: Iterable[Optimizer]) -> Iterable[ModuleType]:
             return [*policy_modules, *modules_of(*optimizers)]
 
         self._points = HookPoints(
             adapter.model,
-            self.monitor.groups,
+            lambda: monitor.groups,
             optimizers=lambda: find_optimizers(policy),
             modules=modules,
             scalers=lambda: find_scalers(policy),

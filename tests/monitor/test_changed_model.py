@@ -1,0 +1,176 @@
+"""Models in which modules or parameters are replaced while they are trained: what is told is of what is there."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ding_normmon import Monitor, attach
+from tests.integrations.small_policies import Policy
+from tests.models import SmallModel, assert_same, finished, learn, make_batches, reference, small_monitor
+from tests.monitor.steps import measure
+
+
+def assigned(model: SmallModel) -> None:
+    state = {name: 2 * value for name, value in copy.deepcopy(model.state_dict()).items()}
+    model.load_state_dict(state, assign=True)
+
+
+def one_weight(model: SmallModel) -> None:
+    head: Any = model.head_value_multi_task[1]
+    name, parameter = next(iter(head.named_parameters()))
+    *path, last = name.split('.')
+    setattr(head.get_submodule('.'.join(path)), last, nn.Parameter(3 * parameter.detach()))
+
+
+def one_head(model: SmallModel) -> None:
+    model.head_policy_multi_task[2] = copy.deepcopy(model.head_policy_multi_task[2])
+    with torch.no_grad():
+        next(model.head_policy_multi_task[2].parameters()).mul_(5.0)
+
+
+def rewritten(model: SmallModel) -> None:
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(parameter.detach() * 0.5)
+
+
+CHANGES = [assigned, one_weight, one_head, rewritten]
+
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_every_metric_after_a_change(change: Callable[[SmallModel], None], caplog: pytest.LogCaptureFixture) -> None:
+    model = SmallModel()
+    monitor = small_monitor(model)
+    expected = []
+    with caplog.at_level(logging.WARNING):
+        for iteration in range(5):
+            if iteration == 2:
+                change(model)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            expected.append(reference(model, measure(model, monitor, iteration, optimizer=optimizer)))
+    records = finished(monitor)
+    assert [record.iteration for record in records] == list(range(5))
+    for record, metrics in zip(records, expected, strict=True):
+        assert_same(record.scalars, metrics)
+    notes = {record.iteration: record.notes['groups'] for record in records if 'groups' in record.notes}
+    assert list(notes.values()) == ['modules or parameters were replaced; groups found again at iteration 2']
+    assert min(notes) <= 2
+    assert sum('groups found again' in line.getMessage() for line in caplog.records) == 1
+    assert not monitor.losses.total
+
+
+def test_a_layer_more_and_a_layer_less() -> None:
+    model = nn.ModuleDict({'encoder': nn.Sequential(nn.Linear(2, 2)), 'head_value': nn.Linear(2, 1)})
+    monitor = Monitor(model, {'monitor_norm_freq': 1})
+    expected = []
+    for iteration in range(6):
+        if iteration == 2:
+            model['encoder'].append(nn.Linear(2, 2))
+        if iteration == 4:
+            del model['encoder'][0]
+        with monitor.step(iteration) as step:
+            step.forward_end()
+            model['head_value'](model['encoder'](torch.ones(3, 2))).sum().backward()
+            step.backward_end()
+        weights = torch.cat([parameter.detach().double().flatten() for parameter in model['encoder'].parameters()])
+        expected.append(weights.norm().item())
+        model.zero_grad()
+    records = finished(monitor)
+    assert [record.scalars['norm/encoder/_total_norm'] for record in records] == pytest.approx(expected, rel=1e-6)
+    trainable = [record.scalars['parameters/model/trainable'] for record in records]
+    assert trainable == [9.0, 9.0, 15.0, 15.0, 9.0, 9.0]
+
+
+def test_a_group_of_the_users_that_is_gone_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.ModuleDict({'encoder': nn.Linear(2, 2), 'adapter': nn.Linear(2, 2)})
+    monitor = Monitor(model, {'monitor_norm_freq': 1, 'module_groups': {'mine': 'adapter'}})
+
+    def step_of(iteration: int) -> None:
+        with monitor.step(iteration) as step:
+            step.forward_end()
+            sum(parameter.sum() for parameter in model.parameters()).backward()
+            step.backward_end()
+
+    adapter = model['adapter']
+    for iteration in range(6):
+        if iteration == 2:
+            del model['adapter']
+        if iteration == 4:
+            model['adapter'] = adapter
+        step_of(iteration)
+    records = finished(monitor)
+    # Nothing is told of a model that is not the one whose groups are known.
+    assert [record.iteration for record in records] == [0, 1, 4, 5]
+    assert monitor.losses.total == {'groups': 2}
+    said = [line.getMessage() for line in caplog.records if 'is not measured as it is now' in line.getMessage()]
+    assert len(said) == 1
+    assert "'adapter' names no module" in said[0]
+
+
+def test_in_the_middle_of_a_cycle_of_accumulation() -> None:
+    model = SmallModel()
+    monitor = small_monitor(model, frequency=4)
+    for iteration in range(6):
+        if iteration == 5:
+            one_head(model)
+        with monitor.step(iteration) as step:
+            measured = learn(model, make_batches(), step, backward=iteration % 2 == 1)
+        if iteration == 1:
+            model.zero_grad()
+    records = finished(monitor)
+    assert [record.iteration for record in records] == [0, 1, 4, 5]
+    assert not monitor.losses.total
+    gradients = {name: value for name, value in reference(model, measured).items() if name.startswith('grad/')}
+    assert {name: records[3].scalars[name] for name in gradients} == pytest.approx(gradients, rel=1e-6)
+
+
+def test_in_a_training_loop() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    expected = []
+    with Monitor(model, {'monitor_norm_freq': 1}, optimizer=optimizer) as monitor:
+        for iteration in range(5):
+            optimizer.zero_grad()
+            model(torch.ones(4, 2)).sum().backward()
+            gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+            expected.append(torch.cat([gradient.double().flatten() for gradient in gradients]).norm().item())
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+            if iteration == 1:
+                # The step that has begun is of the old weights; the one after it is not.
+                model[0].weight = nn.Parameter(2 * model[0].weight.detach())
+                optimizer.param_groups[0]['params'] = list(model.parameters())
+    records = {record.iteration: record.scalars for record in monitor.take_records()}
+    told = {iteration: scalars.get('grad/model/_total_norm') for iteration, scalars in records.items()}
+    for iteration in (0, 1, 3, 4):
+        assert told[iteration] == pytest.approx(expected[iteration], rel=1e-6)
+        coefficient = min(1.0, 0.5 / expected[iteration])
+        assert records[iteration]['clip/model/coefficient'] == pytest.approx(coefficient, rel=1e-4)
+
+
+def test_in_a_policy_that_is_not_ours() -> None:
+    policy = Policy()
+    attachment = attach(policy, {'monitor_norm_freq': 1})
+    norms = []
+    for iteration in range(4):
+        if iteration == 2:
+            for module in policy._learn_model.modules():
+                for name, parameter in list(module._parameters.items()):
+                    if parameter is not None:
+                        setattr(module, name, nn.Parameter(2 * parameter.detach()))
+            policy._optimizer = torch.optim.SGD(policy._learn_model.parameters(), lr=0.1)
+        weights = [parameter.detach().double().flatten() for parameter in policy._learn_model.parameters()]
+        norms.append(torch.cat(weights).norm().item())
+        policy._forward_learn(torch.ones(5, 4))
+    attachment.detach()
+    records = attachment.monitor.take_records()
+    assert [record.scalars['norm/model/_total_norm'] for record in records] == pytest.approx(norms, rel=1e-6)
+    assert all('grad/model/_total_norm' in record.scalars for record in records)
