@@ -84,6 +84,10 @@ class InertLearnerStep:
     reads_parts = False
     iteration = -1
 
+    def __reduce__(self) -> tuple[Callable[[], InertLearnerStep], tuple[()]]:
+        # A copy of a policy is not being measured, whatever step the policy is in.
+        return _inert, ()
+
     def publish(self, name: str, tensor: Tensor | None, task_id: int | None = None, mask: Tensor | None = None) -> None:
         """Do nothing."""
 
@@ -110,6 +114,10 @@ class InertLearnerStep:
 
     def step_end(self) -> None:
         """Do nothing."""
+
+
+def _inert() -> InertLearnerStep:
+    return INERT
 
 
 INERT = InertLearnerStep()

@@ -19,7 +19,7 @@ from ding_normmon.control import Control, Decision
 from ding_normmon.deriving import Deriving
 from ding_normmon.diagnosis_stage import DiagnosisStage, FindingCallback
 from ding_normmon.finding import Finding
-from ding_normmon.groups import GroupError, find_groups
+from ding_normmon.groups import Group, GroupError, find_groups
 from ding_normmon.learner_step import INERT, InertLearnerStep, LearnerStep, WatchedStep
 from ding_normmon.losses import LossCounter
 from ding_normmon.mistakes import Mistakes
@@ -131,6 +131,9 @@ class Monitor:
         self.records: deque[Record] = deque(maxlen=_RECORDS_KEPT)
         self._couriers: list[Courier] = []
         self.diagnosis = DiagnosisStage()
+        self.groups: tuple[Group, ...] = ()
+        self.quantities: list[Quantity] = []
+        self._last_local: Record | None = None
         self._pending: deque[Pending] = deque()
         self._waiting: deque[WaitingBatch] = deque()
         self._notes: dict[str, str] = {}
@@ -190,7 +193,6 @@ class Monitor:
         self._stretching = Stretching(
             self.quantities, self.config.monitor_norm_freq, self.config.budget, self.control, self.config.deadline
         )
-        self._last_local: Record | None = None
         if optimizer is not None:
             from ding_normmon.training_loop import TrainingLoop
 
@@ -256,7 +258,8 @@ class Monitor:
         Raises:
             ConfigurationError: not one entry per rank, or a task id out of range.
         """
-        self._reassign(task_ids, self._agenda.iteration + 1)
+        if self.config.monitor_norm_freq > 0:
+            self._reassign(task_ids, self._agenda.iteration + 1)
 
     def _reassign(self, task_ids: Sequence[Sequence[int]], since: int) -> None:
         if len(task_ids) != self.transport.world_size:
@@ -374,7 +377,7 @@ class Monitor:
 
     def signals_of_step(self) -> set[str]:
         """Return the names of the signals that were published in the current or the last measured step."""
-        return self._mistakes.signals
+        return self._mistakes.signals if self.config.monitor_norm_freq > 0 else set()
 
     @contextlib.contextmanager
     def step(self, iteration: int) -> Iterator[InertLearnerStep]:

@@ -15,7 +15,11 @@ class _Runner(Protocol):
 
 
 class MonitoredForward:
-    """``_forward_learn`` of a monitored policy; once it is released, the original and nothing else."""
+    """``_forward_learn`` of a monitored policy; once it is released, the original and nothing else.
+
+    A deep copy of the policy, and one that was pickled, are not monitored: theirs is a copy of the original. A shallow
+    copy (``copy.copy``) shares what it has with the policy it was made of, this among it.
+    """
 
     def __init__(self, original: Callable[..., Any], attachment: _Runner) -> None:
         self._original = original
@@ -28,6 +32,13 @@ class MonitoredForward:
             return self._original(data, *args, **kwargs)
         return self._attachment.run(self._original, data, args, kwargs)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unmonitored, (self._original,)
+
     def release(self) -> None:
         """Become the original; mode views that were taken meanwhile keep working."""
         self._attachment = None
+
+
+def _unmonitored(original: Callable[..., Any]) -> Callable[..., Any]:
+    return original

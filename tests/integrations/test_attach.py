@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
+import pickle
 import time
 import weakref
 from typing import Any
@@ -399,6 +402,47 @@ def test_a_method_of_the_object_itself_is_put_back() -> None:
     attachment = attach(policy, {'monitor_norm_freq': 1})
     attachment.detach()
     assert vars(policy)['_forward_learn'] is mine
+
+
+def through_pickle(policy: Any) -> Any:
+    return pickle.loads(pickle.dumps(policy))
+
+
+@pytest.mark.parametrize('kind', [Clipping, functools.partial(Telling, True)])
+@pytest.mark.parametrize('copied', [copy.deepcopy, through_pickle])
+def test_a_copy_of_a_monitored_policy_is_a_policy_that_is_not(copied: Any, kind: Any) -> None:
+    policy, plain = kind(), kind()
+    attachment = attach(policy, {'monitor_norm_freq': 1})
+    policy._forward_learn(torch.ones(5, 4))
+    plain._forward_learn(torch.ones(5, 4))
+    other = copied(policy)
+    other._forward_learn(torch.ones(3, 4))
+    policy._forward_learn(torch.ones(5, 4))
+    plain._forward_learn(torch.ones(5, 4))
+    for mine, same in zip(policy._learn_model.parameters(), plain._learn_model.parameters(), strict=True):
+        assert torch.equal(mine, same)
+    assert getattr(other, 'learner_step', INERT) is INERT
+    # It may be monitored as well.
+    second = attach(other, {'monitor_norm_freq': 1})
+    other._forward_learn(torch.ones(3, 4))
+    for closing, count in ((second, 1), (attachment, 2)):
+        closing.detach()
+        assert [record.iteration for record in closing.monitor.take_records()] == list(range(count))
+
+
+def test_a_copy_that_is_made_within_a_step_is_not_being_measured() -> None:
+    copies = []
+
+    class Copying(Telling):
+        def loss(self, data: torch.Tensor) -> torch.Tensor:
+            copies.append(copy.deepcopy(self))
+            return super().loss(data)
+
+    policy = Copying(True)
+    attachment = attach(policy, {'monitor_norm_freq': 1})
+    policy._forward_learn(torch.ones(5, 4))
+    assert copies[0].learner_step is INERT
+    attachment.detach()
 
 
 def test_detach_drops_every_reference_to_the_policy() -> None:

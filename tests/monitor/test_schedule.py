@@ -42,7 +42,11 @@ def test_frequency_zero_is_nothing_at_all() -> None:
             assert step is INERT
             learn(model, make_batches(), step)
     assert not hasattr(monitor, '_buffer')
-    assert not hasattr(monitor, 'quantities')
+    assert monitor.quantities == []
+    assert monitor.groups == ()
+    monitor.reassign([[0, 1, 2]])
+    assert (monitor.take_local_scalars(), monitor.signals_of_step()) == ({}, set())
+    assert not monitor.watches_every_step
     for name, module in model.named_modules():
         assert vars(module).keys() == before[name].keys()
         assert not module._forward_hooks
