@@ -333,6 +333,17 @@ def test_device_path_over_several_chunks(monkeypatch: pytest.MonkeyPatch) -> Non
     assert_exact([torch.randn(5), torch.randn(3000), torch.randn(77, 99).t(), torch.randn(512), torch.randn(1, 4097)])
 
 
+def test_device_path_of_a_model_that_becomes_wider() -> None:
+    narrow = [torch.full((2, 3), 1e10), None, torch.ones(5, dtype=torch.float16)]
+    sums = SquareSums([torch.zeros(2, 3), torch.zeros(1), torch.zeros(5, dtype=torch.float16)], device_path=True)
+    out, nonfinite = torch.empty(3, dtype=torch.float64), torch.empty(3, dtype=torch.float64)
+    sums(narrow, out, nonfinite)
+    assert out.tolist() == [pytest.approx(6e20), 0.0, 5.0]
+    sums([torch.full((2, 3), 1e100, dtype=torch.float64), None, torch.ones(5)], out, nonfinite)
+    assert out.tolist() == [pytest.approx(6e200), 0.0, 5.0]
+    assert nonfinite.tolist() == [0.0, 0.0, 0.0]
+
+
 def test_device_path_never_reads_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = [torch.randn(5), torch.tensor([[math.nan, 1e25]]), torch.randn(100, 100)]
     sums = SquareSums(tensors, device_path=True)

@@ -30,8 +30,6 @@ class DeviceSums:
 
     def __init__(self, templates: Sequence[Tensor], device: torch.device) -> None:
         self._numels = numels = [template.numel() for template in templates]
-        exact = all(template.dtype.is_floating_point and template.dtype != torch.float64 for template in templates)
-        self._dtype = torch.float32 if exact else torch.float64
         rows = sum(-(-numel // _ROW) for numel in numels)
         chunk_rows = max(1, min(_CHUNK // _ROW, rows))
         self._chunks: list[list[tuple[int, int, int]]] = [[]]  # (tensor, first element, one past the last)
@@ -49,13 +47,22 @@ class DeviceSums:
                 owners[-1] += [index] * -(-(last - first) // _ROW)
                 first = last
         self._owners = [torch.tensor(chunk, dtype=torch.int64).to(device) for chunk in owners]
-        self._grid = torch.zeros(chunk_rows * _ROW if rows else 0, dtype=self._dtype, device=device)
-        self._zeros = torch.zeros(_ROW, dtype=self._dtype, device=device)
+        self._cells = chunk_rows * _ROW if rows else 0
+        self._device = device
+        self._allocate(torch.float32 if all(map(_fits_float32, templates)) else torch.float64)
+
+    def _allocate(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._grid = torch.zeros(self._cells, dtype=dtype, device=self._device)
+        self._zeros = torch.zeros(_ROW, dtype=dtype, device=self._device)
         self.scratch_bytes = sum(tensor.nbytes for tensor in (self._grid, self._zeros, *self._owners))
 
     @torch.no_grad()
     def measure(self, tensors: Sequence[Tensor | None], sums: Tensor, nonfinite: Tensor) -> None:
         """Write the sum of squares and the number of non-finite entries of each tensor."""
+        if self._dtype == torch.float32 and not all(tensor is None or _fits_float32(tensor) for tensor in tensors):
+            # The model has become wider than it was: model.double().
+            self._allocate(torch.float64)
         sums.zero_()
         nonfinite.zero_()
         flats: dict[int, Tensor] = {}
@@ -85,3 +92,7 @@ class DeviceSums:
             wide.masked_fill_(~finite, 0.0)
             sums.index_add_(0, owner, wide.square_().sum(dim=1))
             nonfinite.index_add_(0, owner, (_ROW - finite.sum(dim=1)).to(torch.float64))
+
+
+def _fits_float32(tensor: Tensor) -> bool:
+    return tensor.dtype.is_floating_point and tensor.dtype != torch.float64
