@@ -148,7 +148,9 @@ class SquareNorms(Quantity):
         # The largest shards are not those of the largest parameters: rank 0 chooses.
         if self.setup.config.top_k is None or span.sharded:
             return indices
-        return sorted(indices, key=lambda index: (-sums[index], index))[: self.setup.config.top_k]
+        # With those as large as the last of them: an absent one looks like one that is zero, and is left out later.
+        smallest = sorted((sums[index] for index in indices), reverse=True)[: self.setup.config.top_k][-1]
+        return [index for index in indices if sums[index] >= smallest]
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the norms of groups, of single parameters where asked for, across tasks and of the whole model."""

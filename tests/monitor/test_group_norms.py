@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from ding_normmon import Monitor
@@ -112,3 +113,15 @@ def test_the_k_largest_of_each_group() -> None:
     largest = sorted(norms, key=lambda path: -norms[path])[:2]
     found = {name.removeprefix('norm/transformer/') for name in scalars if name.startswith('norm/transformer/')}
     assert found == {'_total_norm', *largest}
+
+
+def test_among_the_largest_an_absent_gradient_is_none_that_is_zero() -> None:
+    model = nn.Linear(2, 2)
+    monitor = Monitor(model, {'monitor_norm_freq': 1, 'detail': 'parameter', 'top_k': 1})
+    with monitor.step(0) as step:
+        step.forward_end()
+        model.bias.grad = torch.zeros(2)
+        step.backward_end()
+    scalars = finished(monitor)[0].scalars
+    assert {name for name in scalars if name.startswith('grad/other/')} == {'grad/other/_total_norm', 'grad/other/bias'}
+    assert scalars['grad/other/bias'] == 0.0
