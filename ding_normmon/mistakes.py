@@ -72,7 +72,10 @@ class Mistakes:
             self.complain(f'{name}: unknown task id {task_id!r}; {trained}')
             return False
         if entry in self._published:
-            self.complain(f'{name}: published twice for task {task_id} in one forward pass')
+            self.complain(
+                f'{name}: published twice for task {task_id} in one learner step; where gradients are accumulated over '
+                f'several forward passes, publish in one of them'
+            )
             return False
         self._published.add(entry)
         return True

@@ -368,7 +368,7 @@ class Monitor:
     def drop_step(self, step: InertLearnerStep) -> None:
         """Forget a step that :meth:`begin_step` began and that turned out not to take place."""
         if isinstance(step, LearnerStep):
-            self._measurement.drop()
+            self._measurement.drop(step)
 
     @property
     def watches_every_step(self) -> bool:

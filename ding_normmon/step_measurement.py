@@ -51,6 +51,7 @@ class StepMeasurement:
         self._task_ids = task_ids
         self._losses = losses
         self._before_backward = before_backward
+        self._ended = _Ended(losses)
         self._measuring = False
         self._forward = False
         self._milliseconds = 0.0
@@ -81,6 +82,7 @@ class StepMeasurement:
             raised: whether it ended with an exception, and so completes no accumulation cycle.
         """
         started = time.perf_counter()
+        step.listener = self._ended
         self._milliseconds += self._calls.release()
         if not self._measuring:
             return None
@@ -109,8 +111,9 @@ class StepMeasurement:
         pending.milliseconds = self._milliseconds + (time.perf_counter() - started) * 1e3
         return pending
 
-    def drop(self) -> None:
+    def drop(self, step: LearnerStep) -> None:
         """Forget the step: it turned out not to take place."""
+        step.listener = self._ended
         self._measuring = False
         self._calls.release()
 
@@ -167,3 +170,29 @@ class StepMeasurement:
         except SignalError:
             self._measuring = False
             raise
+
+
+class _Ended:
+    """Listens to a step that has ended: what comes now has no record to go into."""
+
+    def __init__(self, losses: LossCounter) -> None:
+        self._losses = losses
+
+    def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None) -> None:
+        """Count it."""
+        self._late(f'{name} was published')
+
+    def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None) -> None:
+        """Count it."""
+        self._late(f'{name} was published')
+
+    def on_clip(self, clip: Clip) -> None:
+        """Count it."""
+        self._late('clipping was told')
+
+    def on_hook_point(self, hook_point: str, step: LearnerStep) -> None:
+        """Count it."""
+        self._late(f'{hook_point} was fired')
+
+    def _late(self, what: str) -> None:
+        self._losses.count('late', f'{what} on a learner step that had ended; left out')
