@@ -112,9 +112,7 @@ def row_of(values: Tensor | npt.NDArray[Any]) -> Row:
     >>> row_of(torch.tensor([1., float('nan'), 3.])).tolist()
     [2.0, 2.0, 2.0, 1.0, 3.0, 1.0]
     """
-    if isinstance(values, Tensor):
-        values = (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()
-    flat = values.reshape(-1)
+    flat = (_array_of(values) if isinstance(values, Tensor) else values).reshape(-1)
     count = flat.size
     if count == 0:
         return EMPTY.copy()
@@ -133,6 +131,15 @@ def row_of(values: Tensor | npt.NDArray[Any]) -> Row:
     average = total / count
     m2 = max(squares - total * average, 0.0)
     return np.array([count, shift + average, m2, np.minimum.reduce(flat), np.maximum.reduce(flat), 0.0])
+
+
+def _array_of(values: Tensor) -> npt.NDArray[Any]:
+    if values._is_zerotensor():
+        # Zeros that were never written: a copy has them.
+        values = values.clone()
+    if values.is_floating_point() and values.dtype not in (torch.float32, torch.float64):
+        values = values.float()
+    return values.resolve_neg().numpy()
 
 
 def _careful_row(flat: npt.NDArray[Any]) -> Row:

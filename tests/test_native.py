@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from torch import Tensor
 from ding_normmon import Monitor, native
 from ding_normmon.moments import row_of
 from ding_normmon.quantities.tensor_statistics import align_mask
+from ding_normmon.squares import SquareSums
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 kernels = native.kernels
@@ -28,9 +30,10 @@ pytestmark = pytest.mark.skipif(kernels is None, reason='installed without a com
 def connection(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Both ways to look into a tensor, that of torch from 2.10 on and that of an older one."""
     dlpack = request.param == 'dlpack'
-    assert kernels.connect(torch.Tensor, torch.nn.Parameter, native._DTYPES, dlpack) is dlpack
+    arguments = (torch.Tensor, torch.nn.Parameter, native._DTYPES, torch._is_functional_tensor)
+    assert kernels.connect(*arguments, dlpack) is dlpack
     yield dlpack
-    kernels.connect(torch.Tensor, torch.nn.Parameter, native._DTYPES, True)
+    kernels.connect(*arguments, True)
 
 
 def reference(tensor: Tensor, mask: Tensor | None, is_norm: bool) -> list[float]:
@@ -229,7 +232,7 @@ def test_wrong_arguments_raise() -> None:
     with pytest.raises(TypeError):
         kernels.row(out)
     with pytest.raises(TypeError):
-        kernels.connect(1, 2, 3, 4)
+        kernels.connect(1, 2, 3, 4, 5)
 
 
 def test_nothing_leaks() -> None:
@@ -294,3 +297,34 @@ class TestWithoutThem:
             tensor = (torch.randn(50, 40) * 3 + 7).to(dtype)
             assert kernels.row(tensor, None, False) == pytest.approx(row_of(tensor).tolist(), rel=1e-12)
             assert np.isfinite(kernels.row(tensor, None, True)).all()
+
+
+ZEROS: Any = torch._efficientzerotensor((40_000, 2))
+
+
+@pytest.mark.usefixtures('connection')
+@pytest.mark.parametrize('zeros', [ZEROS, ZEROS[2:], ZEROS[:, 1], ZEROS[30_000:30_003]])
+def test_zeros_that_were_never_written(zeros: torch.Tensor) -> None:
+    assert kernels.row(zeros, None, False) is None
+    assert row_of(zeros).tolist() == [zeros.numel(), 0.0, 0.0, 0.0, 0.0, 0.0]
+    small = zeros[:8]
+    sums, nonfinite = torch.full((2,), 7.0, dtype=torch.float64), torch.full((2,), 7.0, dtype=torch.float64)
+    SquareSums([small, torch.ones(3)])([small, torch.ones(3)], sums, nonfinite)
+    assert sums.tolist() == [0.0, 3.0]
+
+
+@pytest.mark.usefixtures('connection')
+def test_numbers_with_their_signs_turned() -> None:
+    turned = torch.fft.rfft(torch.randn(3, 9)).conj().imag
+    assert turned.is_neg()
+    assert kernels.row(turned, None, False) is None
+    np.testing.assert_allclose(row_of(turned), row_of(turned.clone().double()), rtol=1e-12)
+    sums, nonfinite = torch.empty(1, dtype=torch.float64), torch.empty(1, dtype=torch.float64)
+    SquareSums([turned])([turned], sums, nonfinite)
+    assert sums.item() == pytest.approx(turned.double().square().sum().item(), rel=1e-6)
+
+
+@pytest.mark.usefixtures('connection')
+def test_a_tensor_that_stands_for_another_is_not_read() -> None:
+    assert kernels.row(torch._to_functional_tensor(torch.ones(3)), None, False) is None
+    assert kernels.number(torch._to_functional_tensor(torch.ones(()))) is None

@@ -35,7 +35,7 @@ def _load() -> tuple[ModuleType | None, str]:
         from ding_normmon.native import _kernels
     except ImportError as error:
         return None, str(error)
-    _kernels.connect(torch.Tensor, torch.nn.Parameter, _DTYPES, True)
+    _kernels.connect(torch.Tensor, torch.nn.Parameter, _DTYPES, torch._is_functional_tensor, True)
     return _kernels, ''
 
 

@@ -1,6 +1,14 @@
+from collections.abc import Callable
+
 from torch import Tensor, dtype
 
-def connect(tensor: type, parameter: type, dtypes: tuple[dtype, dtype, dtype, dtype, dtype], dlpack: bool) -> bool: ...
+def connect(
+    tensor: type,
+    parameter: type,
+    dtypes: tuple[dtype, dtype, dtype, dtype, dtype],
+    is_functional: Callable[[Tensor], bool],
+    dlpack: bool,
+) -> bool: ...
 def squares(
     tensors: list[Tensor | None], numels: list[int], sums: Tensor, nonfinite: Tensor, start: int, stop: int
 ) -> list[int]: ...

@@ -110,7 +110,7 @@ typedef struct {
 /* Lay out (B, n*T, ...) or (B*T, ...) under a mask (B, T); false where that is not what was given. */
 static bool lay_out(Entries *entries, PyObject *object, PyObject *mask_object, bool is_norm) {
     Tensor tensor, mask;
-    if (!look_into(object, &tensor) || !is_floating(&tensor) || is_negated(object)) return false;
+    if (!look_into(object, &tensor) || !is_floating(&tensor) || !is_literal(object)) return false;
     int64_t numel = numel_of(&tensor);
     if (numel == 0 || (is_norm && tensor.ndim < 1)) return false;
     entries->kind = tensor.kind;
@@ -253,7 +253,7 @@ static PyObject *row(PyObject *module, PyObject *const *arguments, Py_ssize_t co
 static PyObject *number(PyObject *module, PyObject *object) {
     (void)module;
     Tensor tensor;
-    if (!look_into(object, &tensor) || !is_floating(&tensor) || numel_of(&tensor) != 1 || is_negated(object)) {
+    if (!look_into(object, &tensor) || !is_floating(&tensor) || numel_of(&tensor) != 1 || !is_literal(object)) {
         Py_RETURN_NONE;
     }
     return PyFloat_FromDouble(number_at(tensor.kind, tensor.data, 0));

@@ -42,7 +42,7 @@ typedef struct {
 /* The kinds of numbers, in the order in which `connect` takes their dtypes. */
 typedef enum { KIND_FLOAT32, KIND_FLOAT64, KIND_FLOAT16, KIND_BFLOAT16, KIND_BOOL, KIND_OTHER } Kind;
 
-enum { MOST_DIMS = 8 };
+enum { MOST_DIMS = 8, FIRST_PAGES = 1 << 22 };
 
 typedef struct {
     Kind kind;
@@ -54,18 +54,20 @@ typedef struct {
 static const ExchangeApi *exchange_api;
 static PyTypeObject *tensor_type, *parameter_type;
 static PyObject *dtypes[KIND_OTHER];
+static PyObject *is_functional;
 
-/* connect(torch.Tensor, torch.nn.Parameter, (float32, float64, float16, bfloat16, bool), whether to use DLPack) */
+/* connect(torch.Tensor, torch.nn.Parameter, (float32, float64, float16, bfloat16, bool), torch._is_functional_tensor,
+   whether to use DLPack) */
 static PyObject *connect(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
     (void)module;
-    if (count != 4 || !PyType_Check(arguments[0]) || !PyType_Check(arguments[1]) || !PyTuple_Check(arguments[2]) ||
+    if (count != 5 || !PyType_Check(arguments[0]) || !PyType_Check(arguments[1]) || !PyTuple_Check(arguments[2]) ||
         PyTuple_Size(arguments[2]) != KIND_OTHER) {
-        PyErr_SetString(PyExc_TypeError, "connect takes torch.Tensor, torch.nn.Parameter, five dtypes and a bool");
+        PyErr_SetString(PyExc_TypeError, "connect takes two types, five dtypes, a function and a bool");
         return NULL;
     }
     const ExchangeApi *found = NULL;
     PyObject *capsule = NULL;
-    if (PyObject_IsTrue(arguments[3]) == 1) capsule = PyObject_GetAttrString(arguments[0], "__dlpack_c_exchange_api__");
+    if (PyObject_IsTrue(arguments[4]) == 1) capsule = PyObject_GetAttrString(arguments[0], "__dlpack_c_exchange_api__");
     if (capsule != NULL) found = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
     Py_XDECREF(capsule);
     PyErr_Clear(); /* an older torch */
@@ -76,6 +78,8 @@ static PyObject *connect(PyObject *module, PyObject *const *arguments, Py_ssize_
         dtypes[kind] = PyTuple_GetItem(arguments[2], kind);
         Py_INCREF(dtypes[kind]);
     }
+    is_functional = arguments[3];
+    Py_INCREF(is_functional);
     exchange_api = found;
     tensor_type = (PyTypeObject *)arguments[0];
     parameter_type = (PyTypeObject *)arguments[1];
@@ -138,16 +142,23 @@ static bool look_into(PyObject *object, Tensor *tensor) {
     if (tensor_type == NULL || (Py_TYPE(object) != tensor_type && Py_TYPE(object) != parameter_type)) return false;
     bool found = exchange_api != NULL ? borrow(object, tensor) : ask(object, tensor);
     if (!found) PyErr_Clear(); /* sparse and the like: whoever asked has another way */
-    return found && tensor->data != NULL;
+    /* A tensor of zeros that were never written begins at null, and a part of it somewhat later. */
+    return found && (uintptr_t)tensor->data >= FIRST_PAGES;
 }
 
-/* Whether the numbers are to be read with their signs turned, as those of an imaginary part of a conjugate are. */
-static bool is_negated(PyObject *object) {
-    PyObject *answer = PyObject_CallMethod(object, "is_neg", NULL);
-    bool negated = answer != Py_False;
+static bool is_false(PyObject *answer) {
+    bool is = answer == Py_False;
     Py_XDECREF(answer);
     PyErr_Clear();
-    return negated;
+    return is;
+}
+
+/* Whether the numbers are what memory holds: not of a tensor of zeros that were never written, nor one whose signs are
+turned (the imaginary part of a conjugate), nor one that stands for another (inside `torch.func.functionalize`). */
+static bool is_literal(PyObject *object) {
+    return is_false(PyObject_CallMethod(object, "is_neg", NULL)) &&
+           is_false(PyObject_CallMethod(object, "_is_zerotensor", NULL)) &&
+           is_false(PyObject_CallFunctionObjArgs(is_functional, object, NULL));
 }
 
 static bool is_floating(const Tensor *tensor) { return tensor->kind < KIND_BOOL; }

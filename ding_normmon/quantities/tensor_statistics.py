@@ -141,6 +141,9 @@ class TensorStatistics(Quantity):
         name = key.name
         self._check(name, tensor, mask, rows)
         tensor = tensor.detach()
+        if tensor.element_size() == 1:
+            # Nothing can be done with float8 but to convert it.
+            tensor = tensor.float()
         valid: Tensor | None = None
         if mask is not None:
             tensor, valid = align_mask(tensor, mask.detach(), name)
@@ -159,6 +162,11 @@ class TensorStatistics(Quantity):
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             raise SignalError(f'{name}: expected a floating-point tensor, got {got}')
+        if tensor.layout != torch.strided or tensor.is_nested:
+            kind = 'nested' if tensor.is_nested else str(tensor.layout).removeprefix('torch.')
+            raise SignalError(f'{name}: expected a strided tensor, got a {kind} one; publish its values')
+        if torch._is_functional_tensor(tensor):
+            raise SignalError(f'{name}: a tensor inside torch.func.functionalize has no values; publish it outside')
         if is_sharded(tensor):
             raise SignalError(f'{name}: a DTensor; publish what this rank has of it, {name}.to_local()')
         if mask is not None and not isinstance(mask, Tensor):

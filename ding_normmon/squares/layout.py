@@ -69,7 +69,10 @@ def without_repeats(tensor: Tensor) -> tuple[Tensor, int]:
 def plain(tensor: Tensor) -> Tensor:
     """A strided tensor without graph; of a sparse one its summed values, since what it does not store is zero."""
     tensor = tensor.detach()
-    return tensor.coalesce().values() if tensor.is_sparse else tensor
+    if tensor.is_sparse:
+        tensor = tensor.coalesce().values()
+    # Zeros that were never written are in a copy; signs that are to be turned are turned.
+    return (tensor.clone() if tensor._is_zerotensor() else tensor).resolve_neg()
 
 
 def check_numel(index: int, tensor: Tensor, numel: int) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from ding_normmon import ConfigurationError, GroupError, Monitor
 from ding_normmon.quantities.tensor_statistics import SignalError
-from tests.models import SmallModel, finished, small_monitor
+from tests.models import SmallModel, finished, learn, make_batches, small_monitor
 from tests.monitor.steps import measure, publish_and_end
 
 # -- mistakes and healthy oddities -------------------------------------------------------------------------------------
@@ -36,6 +36,15 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     'wider mask': ({'tensor': torch.zeros(2, 3, 4), 'task_id': 0, 'mask': torch.ones(3, 3)}, r'mask of shape \(3, 3\)'),
     'flat mask': ({'tensor': torch.zeros(2, 3, 4), 'task_id': 0, 'mask': torch.ones(6)}, r'must have shape \(B, T\)'),
     'mask of lists': ({'tensor': torch.zeros(2, 3), 'task_id': 0, 'mask': [[1, 1, 1]] * 2}, 'a mask that is a tensor'),
+    'sparse': ({'tensor': torch.zeros(2, 3).to_sparse(), 'task_id': 0}, 'a strided tensor, got a sparse_coo one'),
+    'nested': (
+        {'tensor': torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged), 'task_id': 0},
+        'a strided tensor, got a nested one',
+    ),
+    'functional': (
+        {'tensor': torch._to_functional_tensor(torch.zeros(2, 3)), 'task_id': 0},
+        'inside torch.func.functionalize has no values',
+    ),
     'another device': ({'tensor': torch.zeros(2, 3, device='meta'), 'task_id': 0}, 'the tensor is on meta'),
 }
 
@@ -87,6 +96,29 @@ def test_the_same_signal_twice_in_one_forward_pass() -> None:
         step.publish('logits/value', torch.zeros(2), task_id=1)
         step.publish('logits/value', torch.zeros(2), task_id=1)
         step.forward_end()
+
+
+def test_what_is_published_after_the_step_is_counted_and_goes_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    model = SmallModel()
+    monitor = small_monitor(model)
+    with monitor.step(0) as first:
+        learn(model, make_batches(), first)
+    with monitor.step(1) as second:
+        first.publish('late', torch.ones(3), task_id=0)
+        first.publish_loss('late_loss', 1.0, task_id=0)
+        first.clipped(1.0, 2.0)
+        first.backward_end()
+        learn(model, make_batches(), second)
+    dropped = monitor.begin_step(2)
+    monitor.drop_step(dropped)
+    dropped.publish('late', torch.ones(3), task_id=0)
+    records = finished(monitor)
+    assert [record.iteration for record in records] == [0, 1]
+    assert not [name for record in records for name in record.scalars if 'late' in name and 'monitor/lost' not in name]
+    assert monitor.losses.total == {'late': 5}
+    said = [line.getMessage() for line in caplog.records if 'had ended' in line.getMessage()]
+    assert len(said) == 1
+    assert 'late was published on a learner step that had ended' in said[0]
 
 
 def test_a_loss_may_be_named_like_a_signal() -> None:

@@ -299,3 +299,11 @@ def test_what_goes_on_being_absent_is_counted_in_every_record() -> None:
             step.backward_end()
     absent = [record.scalars.get('monitor/absent/x_token', 0.0) for record in finished(monitor)]
     assert absent == [0.0, 1.0, 1.0, 0.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize('name', ['logits/value', 'x_token'])
+def test_float8(name: str) -> None:
+    tensor = torch.randn(3, 4, 5).to(torch.float8_e4m3fn)
+    mask = torch.rand(3, 4) > 0.4
+    found = statistics({(name, 0): (tensor, mask)})
+    assert found == pytest.approx(reference_signals({(name, 0): (tensor.float(), mask)}), rel=1e-6)
