@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import re
 from collections.abc import Collection
 from typing import Any, cast
 
@@ -12,6 +13,8 @@ from ding_normmon.quantities.tensor_statistics import SignalError
 from ding_normmon.transport import Transport, TransportError
 
 __all__ = ['Mistakes', 'plain_task_id']
+
+_OF_A_TASK = re.compile(r'(.+)_task(\d+)$')
 
 
 def plain_task_id(task_id: Any) -> int | None:
@@ -67,7 +70,10 @@ class Mistakes:
             task_ids: the tasks that this rank trains.
         """
         entry = (kind, name, task_id)
-        if task_id is not None and (not isinstance(task_id, int) or task_id not in task_ids):
+        if task_id is None and '_task' in name and (found := _OF_A_TASK.match(name)):
+            # Its figures would bear the names of that task's.
+            entry = (kind, found[1], int(found[2]))
+        elif task_id is not None and (not isinstance(task_id, int) or task_id not in task_ids):
             trained = f'this rank trains {list(task_ids)}' if self._has_tasks else 'this policy has a single task'
             self.complain(f'{name}: unknown task id {task_id!r}; {trained}')
             return False

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -203,6 +204,7 @@ class Monitor:
         tasks = {task_id: named.get(task_id, f'task {task_id}') for task_id in range(self._num_tasks or 0)}
         return RunDescription(tasks, dict(vars(self.config)))
 
+    @torch.inference_mode(False)
     def _prepare(self) -> None:
         """Give every quantity its groups and its cells of the row buffer."""
         rank = self.transport.rank

@@ -8,6 +8,7 @@ copy that nobody waits for.
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, cast
@@ -24,6 +25,7 @@ __all__ = ['Batch', 'Label', 'Pending', 'RowBuffer', 'RowKey', 'RowTable', 'Vect
 Vector = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 """What six columns cannot hold, such as the sketch of a gradient: one dimension, float32 or float64."""
 
+_LAYOUTS_KEPT = 4
 
 Label = tuple[str, int | None]
 """Name of a group or signal, and task id."""
@@ -116,6 +118,8 @@ class RowTable(Mapping[RowKey, Row]):
     """
 
     _layouts: ClassVar[dict[tuple[int, ...], _Layout]] = {}
+    # Every monitor of a process has a background thread of its own.
+    _layouts_lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, batches: Iterable[Batch], complete: bool = True, final: bool = True) -> None:
         self.complete = complete
@@ -138,13 +142,14 @@ class RowTable(Mapping[RowKey, Row]):
     def _layout_of(cls, schemas: tuple[tuple[RowKey, ...], ...]) -> _Layout:
         # A layout keeps its tuples of keys alive, so an identity names the same tuple as long as it is here.
         identity = tuple(map(id, schemas))
-        layout = cls._layouts.get(identity)
-        if layout is None:
-            layout = _Layout(schemas)
-            if len(cls._layouts) >= 4:
-                cls._layouts.pop(next(iter(cls._layouts)), None)
-            cls._layouts[identity] = layout
-        return layout
+        with cls._layouts_lock:
+            layout = cls._layouts.get(identity)
+            if layout is None:
+                layout = _Layout(schemas)
+                if len(cls._layouts) >= _LAYOUTS_KEPT:
+                    del cls._layouts[next(iter(cls._layouts))]
+                cls._layouts[identity] = layout
+            return layout
 
     def __getitem__(self, key: RowKey) -> Row:
         return cast(Row, self._rows[self._layout.index[key]])

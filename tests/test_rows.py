@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -167,3 +170,28 @@ def test_vectors_of_several_ranks_are_added_up() -> None:
     assert found['x'][1].tolist() == [11, 22]
     assert batches[0].vectors[key].tolist() == [1, 2]
     assert RowTable(batches).vectors_of('a') == {}
+
+
+def test_tables_are_made_in_several_threads() -> None:
+    failed: list[BaseException] = []
+
+    def make(thread: int) -> None:
+        try:
+            for number in range(400):
+                keys = tuple(RowKey('quantity', f'name {thread} {index}', index) for index in range(3))
+                table = RowTable([Batch(0, keys, np.full((3, 6), float(number)))])
+                assert table[keys[1]][0] == number
+        except BaseException as error:
+            failed.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=make, args=(thread,)) for thread in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert failed == []

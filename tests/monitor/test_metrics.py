@@ -182,3 +182,16 @@ def test_copies_that_lag_behind_are_counted_and_recovered_from(monkeypatch: pyte
     for record in records:
         scalars = {name: value for name, value in record.scalars.items() if 'monitor/lost' not in name}
         assert_same(scalars, reference(model, measured[record.iteration]))
+
+
+def test_a_monitor_that_is_made_in_inference_mode() -> None:
+    model = nn.Linear(2, 2)
+    with torch.inference_mode():
+        monitor = Monitor(model, {'monitor_norm_freq': 1})
+    with monitor.step(0) as step:
+        step.forward_end()
+        model(torch.ones(1, 2)).sum().backward()
+        step.backward_end(torch.tensor(2.0))
+    scalars = finished(monitor)[0].scalars
+    assert scalars['grad/model/_total_norm'] == pytest.approx(6.0**0.5 / 2)
+    assert not monitor.losses.total

@@ -121,6 +121,27 @@ def test_what_is_published_after_the_step_is_counted_and_goes_nowhere(caplog: py
     assert 'late was published on a learner step that had ended' in said[0]
 
 
+@pytest.mark.parametrize('names', [(('x', 1), ('x_task1', None)), (('x_task1', None), ('x', 1))])
+def test_a_name_that_is_that_of_a_task_is_the_same_name(names: Any) -> None:
+    monitor = small_monitor(SmallModel())
+    with pytest.raises(SignalError, match='published twice'), monitor.step(0) as step:  # noqa: PT012
+        for name, task_id in names:
+            step.publish(name, torch.ones(3), task_id=task_id)
+        step.forward_end()
+
+
+def test_a_name_of_ones_own_for_each_task_is_allowed() -> None:
+    monitor = small_monitor(SmallModel())
+    with monitor.step(0) as step:
+        step.publish('x_task0', torch.ones(3))
+        step.publish('x_task1', torch.zeros(3))
+        step.publish('x', torch.full((3,), 2.0), task_id=2)
+        step.publish_loss('x_task0', 3.0)
+        step.forward_end()
+    scalars = finished(monitor)[0].scalars
+    assert [scalars[f'x_task{task}/mean'] for task in range(3)] == [1.0, 0.0, 2.0]
+
+
 def test_a_loss_may_be_named_like_a_signal() -> None:
     monitor = small_monitor(SmallModel())
     with monitor.step(0) as step:
