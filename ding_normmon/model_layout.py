@@ -42,11 +42,11 @@ class ModelLayout:
             (table, name, entry)
             for table in self._tables
             for name, entry in table.items()
-            if entry is not None and not is_sharded(entry)
+            if not is_sharded(entry)
         ]
         self._owners: list[Any] = [table for table, _, _ in places]
         self._names = [name for _, name, _ in places]
-        self._entries = [entry for _, _, entry in places]
+        self._entries: list[Any] = [entry for _, _, entry in places]
 
     def has_changed(self) -> bool:
         """Tell whether a module or parameter was added, removed or replaced."""

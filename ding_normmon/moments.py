@@ -226,11 +226,14 @@ def merge_sets(table: Row, lengths: Sequence[int]) -> Row:
     >>> merge_sets(np.array([constant_row(value) for value in (1.0, 5.0, 7.0)]), [2, 1])[:, :3].tolist()
     [[2.0, 3.0, 8.0], [1.0, 7.0, 0.0]]
     """
+    kinds = set(lengths)
+    if len(kinds) == 1 and 0 not in kinds:
+        return _merge_along(table.reshape(len(lengths), lengths[0], 6))
     merged = np.tile(EMPTY, (len(lengths), 1))
     starts = np.cumsum([0, *lengths[:-1]])
     # Sets of one length at a time: NumPy adds along an axis without giving the interpreter lock away, which
     # ``reduceat`` does at every call.
-    for length in set(lengths) - {0}:
+    for length in kinds - {0}:
         chosen = [index for index, entry in enumerate(lengths) if entry == length]
         merged[chosen] = _merge_along(table[starts[chosen][:, None] + np.arange(length)])
     return merged
@@ -239,16 +242,20 @@ def merge_sets(table: Row, lengths: Sequence[int]) -> Row:
 def _merge_along(rows: Row) -> Row:
     """Merge rows (sets, length, 6) into (sets, 6)."""
     count, means = rows[..., COUNT], rows[..., MEAN]
-    total, m2, nonfinite = rows[..., [COUNT, M2, NONFINITE]].sum(axis=1).T
-    weights = count / np.where(total > 0, total, 1.0)[:, None]
+    # Of mean, minimum and maximum the sum means nothing; they are written over.
+    merged: Row = np.add.reduce(rows, axis=1)
+    weights = count / np.maximum(merged[:, COUNT], 1.0)[:, None]
     # Twice: the second sum is one of distances, not of means, so a common offset has cancelled before it can round.
-    average = (weights * means).sum(axis=1)
-    average += (weights * (means - average[:, None])).sum(axis=1)
+    average = np.add.reduce(weights * means, axis=1)
+    average += np.add.reduce(weights * (means - average[:, None]), axis=1)
+    distance = means - average[:, None]
     with np.errstate(over='ignore'):
-        distance = np.where(count > 0, means - average[:, None], 0.0)
-        m2 = m2 + (count * distance * distance).sum(axis=1)
-    low, high = rows[..., MINIMUM].min(axis=1), rows[..., MAXIMUM].max(axis=1)
-    return np.stack((total, average, m2, low, high, nonfinite), axis=1)
+        # In this order a set of no numbers, whose mean is 0, adds 0 however far that is.
+        merged[:, M2] += np.add.reduce(count * distance * distance, axis=1)
+    merged[:, MEAN] = average
+    np.minimum.reduce(rows[..., MINIMUM], axis=1, out=merged[:, MINIMUM])
+    np.maximum.reduce(rows[..., MAXIMUM], axis=1, out=merged[:, MAXIMUM])
+    return merged
 
 
 def spread(values: Sequence[float]) -> tuple[float, float | None]:

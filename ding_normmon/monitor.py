@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -137,7 +138,8 @@ class Monitor:
         self._last_local: Record | None = None
         self._pending: deque[Pending] = deque()
         self._waiting: deque[WaitingBatch] = deque()
-        self._notes: dict[str, str] = {}
+        self._changes: deque[tuple[int, str]] = deque(maxlen=16)
+        self._has_changed = False
         self._last_measured = self._resumed_after = -1
         self._closed = False
         self._num_tasks = num_tasks
@@ -285,8 +287,11 @@ class Monitor:
         self._sharded = ShardedGroups(groups, self._owner_only, self.transport.world_size)
         self._ownership.sharded = self._sharded.keys
         self._prepare_again()
-        self._notes['groups'] = f'modules or parameters were replaced; groups found again at iteration {iteration}'
-        logger.warning('monitor: %s', self._notes['groups'])
+        note = f'modules or parameters were replaced; groups found again at iteration {iteration}'
+        self._changes.append((iteration, note))
+        # A model that changes all the time should not fill the log.
+        logger.log(logging.INFO if self._has_changed else logging.WARNING, 'monitor: %s', note)
+        self._has_changed = True
         return True
 
     def _prepare_again(self) -> None:
@@ -349,12 +354,13 @@ class Monitor:
         self._calls.begin_any_step()
         if not self.due(iteration):
             return self._off_step
+        started = time.perf_counter()
         if self._layout.has_changed() and not self._find_groups_again(iteration):
             return self._off_step
-        if iteration % self.frequency:
-            # Its gradients complete what a due step began.
-            return self._measurement.begin(iteration, None)
-        return self._measurement.begin(iteration, [q for q in self.quantities if self._stretching.is_due(q, iteration)])
+        # The gradients of a step that is not due itself complete what a due one began.
+        forward = iteration % self.frequency == 0
+        due = [q for q in self.quantities if self._stretching.is_due(q, iteration)] if forward else None
+        return self._measurement.begin(iteration, due, started)
 
     def end_step(self, step: InertLearnerStep, raised: bool = False) -> None:
         """Finish a step that :meth:`begin_step` began; also one that raised, which completes no accumulation cycle."""
@@ -419,8 +425,8 @@ class Monitor:
         if self.transport.world_size > 1:
             record.scalars['monitor/missing_ranks'] = float(missing)
         record.notes.update(self.control.take_notes())
-        while self._notes:
-            record.notes.update([self._notes.popitem()])
+        while self._changes and self._changes[0][0] <= iteration:
+            record.notes['groups'] = self._changes.popleft()[1]
         record.notes.update(self._stretching.keep_to_budget(iteration, record.scalars))
         for reason, amount in self.losses.take().items():
             record.scalars[f'monitor/lost/{reason}'] = float(amount)

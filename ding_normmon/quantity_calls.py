@@ -106,7 +106,7 @@ class QuantityCalls:
                     with torch.no_grad():
                         quantity.on_publish(name, _detached(tensor), task_id, mask, rows)
             except Exception as error:
-                self._failure(quantity, name, error)
+                self.fail(quantity, name, error)
             self.spent[quantity.name] += (time.perf_counter() - started) * 1e3
 
     def publish_loss(self, name: str, value: Tensor | float, task_id: int | None, rows: RowBuffer) -> None:
@@ -116,7 +116,7 @@ class QuantityCalls:
             try:
                 quantity.on_publish_loss(name, value if detaches else _detached(value), task_id, rows)
             except Exception as error:
-                self._failure(quantity, name, error)
+                self.fail(quantity, name, error)
             self.spent[quantity.name] += (time.perf_counter() - started) * 1e3
 
     def clip(self, clip: Clip, rows: RowBuffer) -> None:
@@ -166,7 +166,7 @@ class QuantityCalls:
         except Exception as error:
             if measuring and not isinstance(error, SignalError):
                 self.failed.add(quantity.name)
-            self._failure(quantity, where, error)
+            self.fail(quantity, where, error)
         self.spent[quantity.name] += (time.perf_counter() - started) * 1e3
 
     @contextlib.contextmanager
@@ -176,11 +176,12 @@ class QuantityCalls:
         try:
             yield
         except Exception as error:
-            self._failure(quantity, where, error)
+            self.fail(quantity, where, error)
         finally:
             spent[quantity.name] = spent.get(quantity.name, 0.0) + (time.perf_counter() - started) * 1e3
 
-    def _failure(self, quantity: Quantity, where: str, error: Exception) -> None:
+    def fail(self, quantity: Quantity, where: str, error: Exception) -> None:
+        """Count what a quantity has raised."""
         if isinstance(error, SignalError):
             self._complain(str(error))
             return

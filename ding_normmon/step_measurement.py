@@ -56,12 +56,12 @@ class StepMeasurement:
         self._forward = False
         self._milliseconds = 0.0
 
-    def begin(self, iteration: int, quantities: Sequence[Quantity] | None) -> LearnerStep:
+    def begin(self, iteration: int, quantities: Sequence[Quantity] | None, started: float) -> LearnerStep:
         """Begin a step in which these are measured; None for one that only completes an accumulation cycle.
 
-        Such a step measures what the due step of the cycle began, and not its own forward pass.
+        Such a step measures what the due step of the cycle began, and not its own forward pass. ``started`` is when the
+        work on it began (``time.perf_counter``).
         """
-        started = time.perf_counter()
         self._forward = quantities is not None
         self._measuring = True
         self._mistakes.begin_step()

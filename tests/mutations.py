@@ -79,7 +79,7 @@ MUTATIONS = (
     Mutation(
         'only the owner may report its share',
         'ownership.py',
-        'return owner == rank or (key.name, key.task_id) in self._sharded',
+        'return owner == rank or (key.name, key.task_id) in self.sharded',
         'return owner == rank',
         SHARDING,
     ),
@@ -165,8 +165,8 @@ MUTATIONS = (
     Mutation(
         'variance: sign of the spread of the means',
         'moments.py',
-        'm2 = m2 + (count * distance * distance).sum(axis=1)',
-        'm2 = m2 - (count * distance * distance).sum(axis=1)',
+        'merged[:, M2] += np.add.reduce(count * distance * distance, axis=1)',
+        'merged[:, M2] -= np.add.reduce(count * distance * distance, axis=1)',
         MOMENTS,
     ),
     Mutation(
@@ -179,8 +179,8 @@ MUTATIONS = (
     Mutation(
         'variance: spread of the means forgotten',
         'moments.py',
-        'm2 = m2 + (count * distance * distance).sum(axis=1)',
-        'm2 = m2 + 0.0',
+        'merged[:, M2] += np.add.reduce(count * distance * distance, axis=1)',
+        'merged[:, M2] += 0.0',
         MOMENTS,
     ),
     Mutation(
@@ -193,22 +193,22 @@ MUTATIONS = (
     Mutation(
         'mean: average of averages',
         'moments.py',
-        'weights = count / np.where(total > 0, total, 1.0)[:, None]',
+        'weights = count / np.maximum(merged[:, COUNT], 1.0)[:, None]',
         'weights = np.ones_like(count) / count.shape[1]',
         MOMENTS,
     ),
     Mutation(
         'maximum: average of maxima',
         'moments.py',
-        'rows[..., MAXIMUM].max(axis=1)',
-        'rows[..., MAXIMUM].mean(axis=1)',
+        'np.maximum.reduce(rows[..., MAXIMUM], axis=1, out=merged[:, MAXIMUM])',
+        'merged[:, MAXIMUM] /= count.shape[1]',
         MOMENTS,
     ),
     Mutation(
         'minimum: that of the last row',
         'moments.py',
-        'rows[..., MINIMUM].min(axis=1)',
-        'rows[:, -1, MINIMUM]',
+        'np.minimum.reduce(rows[..., MINIMUM], axis=1, out=merged[:, MINIMUM])',
+        'merged[:, MINIMUM] = rows[:, -1, MINIMUM]',
         MOMENTS,
     ),
     Mutation(
@@ -249,8 +249,8 @@ MUTATIONS = (
     Mutation(
         'non-finite entries of a merge lost',
         'moments.py',
-        '(total, average, m2, low, high, nonfinite)',
-        '(total, average, m2, low, high, 0.0 * nonfinite)',
+        '    merged[:, MEAN] = average\n',
+        '    merged[:, MEAN] = average\n    merged[:, NONFINITE] = 0.0\n',
         MOMENTS,
     ),
     Mutation(
@@ -406,8 +406,8 @@ MUTATIONS = (
     Mutation(
         'signals: std of one value is 0',
         'quantities/tensor_statistics.py',
-        '(1, 2, 1, 1, 1)',
-        '(1, 1, 1, 1, 1)',
+        '[[1], [2], [1], [1], [1]]',
+        '[[1], [1], [1], [1], [1]]',
         SIGNALS,
     ),
     Mutation(
@@ -420,8 +420,8 @@ MUTATIONS = (
     Mutation(
         'signals: all-tasks figures although a rank is missing',
         'quantities/tensor_statistics.py',
-        '        if table.complete:\n            everything',
-        '        if True:\n            everything',
+        '        if not table.complete:\n            # Without',
+        '        if False:\n            # Without',
         SIGNALS,
     ),
     # -- norms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ __all__ = ['SignalError', 'TensorStatistics', 'align_mask']
 
 STATISTICS = ('mean', 'std', 'max', 'min', 'abs_max')
 """What is told of a signal; of norms, which are not negative, all but the last."""
+
+_FEWEST = np.array([[1], [2], [1], [1], [1]])
+"""Numbers that each of them needs."""
 
 # Signals of which the L2 norm of each vector is taken first: signal -> (metric family, prefix of the statistic).
 NORM_SIGNALS = {'x_token': ('norm/x_token', ''), 'embeddings/obs': ('embeddings/obs', 'norm_')}
@@ -78,8 +81,9 @@ class _Plan:
     Attributes:
         lengths: how many rows each signal has.
         of_tasks: the rows that have a task.
-        names: of the figures of each signal and then of each of its tasks: one per statistic, None for one that is not
-            told.
+        names: of the figures, statistic by statistic, of each signal and then of each of its tasks; None where there
+            is none.
+        told: where there is one; shape (statistics, rows).
         nonfinite: what the same rows are called where entries are not finite.
     """
 
@@ -92,7 +96,9 @@ class _Plan:
         parts = [(name, '') for name in tasks_of]
         parts += [(labels[index][0], f'_task{labels[index][1]}') for index in self.of_tasks]
         self.nonfinite = [f'{name}{suffix}' for name, suffix in parts]
-        self.names = [_names(name, suffix) for name, suffix in parts]
+        by_part = [_names(name, suffix) for name, suffix in parts]
+        self.names = [name for of_statistic in zip(*by_part, strict=True) for name in of_statistic]
+        self.told = np.array([name is not None for name in self.names]).reshape(len(STATISTICS), len(parts))
 
 
 def _names(name: str, suffix: str) -> list[str | None]:
@@ -179,23 +185,32 @@ class TensorStatistics(Quantity):
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield each signal's statistics over all tasks and per task."""
         labels, rows = table.block(self.name)
+        if not labels:
+            return
         plan = _plan_of(labels)
-        of_tasks = rows[plan.of_tasks]
-        if table.complete:
-            everything, names, nonfinite = moments.merge_sets(rows, plan.lengths), plan.names, plan.nonfinite
-            rows = np.concatenate((everything, of_tasks))
-        else:
-            rows, names, nonfinite = of_tasks, plan.names[len(plan.lengths) :], plan.nonfinite[len(plan.lengths) :]
+        rows = np.concatenate((moments.merge_sets(rows, plan.lengths), rows[plan.of_tasks]))
+        told = plan.told
+        if not table.complete:
+            # Without every rank nothing is known of all tasks.
+            told = told.copy()
+            told[:, : len(plan.lengths)] = False
         for index in np.flatnonzero(rows[:, moments.NONFINITE]).tolist():
-            yield f'monitor/nonfinite/{nonfinite[index]}', float(rows[index, moments.NONFINITE])
+            if table.complete or index >= len(plan.lengths):
+                yield f'monitor/nonfinite/{plan.nonfinite[index]}', float(rows[index, moments.NONFINITE])
         count = rows[:, moments.COUNT]
-        lowest, highest = rows[:, moments.MINIMUM], rows[:, moments.MAXIMUM]
-        columns = (rows[:, moments.MEAN], moments.stds(rows), highest, lowest, moments.abs_maxima(rows))
-        for index, (values, fewest) in enumerate(zip(columns, (1, 2, 1, 1, 1), strict=True)):
-            for name, value, there in zip(names, values.tolist(), (count >= fewest).tolist(), strict=True):
-                metric = name[index]
-                if there and metric is not None:
-                    yield metric, value
+        values = np.stack(
+            (
+                rows[:, moments.MEAN],
+                moments.stds(rows),
+                rows[:, moments.MAXIMUM],
+                rows[:, moments.MINIMUM],
+                moments.abs_maxima(rows),
+            )
+        )
+        chosen = np.flatnonzero(told & (count >= _FEWEST))
+        names = plan.names
+        for index, value in zip(chosen.tolist(), values.ravel()[chosen].tolist(), strict=True):
+            yield cast(str, names[index]), value
 
     def compare(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield what is out of the ordinary about the signals of this record."""

@@ -559,3 +559,23 @@ def test_users_groups_win() -> None:
     records, _ = run(Policy(), calls=1, module_groups={'heads': {'path': ['actor_head', 'critic_head']}})
     names = {name for name in records[0].scalars if name.startswith('norm/')}
     assert names == {f'norm/{group}/_total_norm' for group in ('encoder', 'heads', 'model')}
+
+
+def test_parameters_that_are_replaced_are_measured() -> None:
+    policy = Policy()
+    attachment = attach(policy, {'monitor_norm_freq': 1})
+    norms = []
+    for iteration in range(4):
+        if iteration == 2:
+            for module in policy._learn_model.modules():
+                for name, parameter in list(module._parameters.items()):
+                    if parameter is not None:
+                        setattr(module, name, nn.Parameter(2 * parameter.detach()))
+            policy._optimizer = torch.optim.SGD(policy._learn_model.parameters(), lr=0.1)
+        weights = [parameter.detach().double().flatten() for parameter in policy._learn_model.parameters()]
+        norms.append(torch.cat(weights).norm().item())
+        policy._forward_learn(torch.ones(5, 4))
+    attachment.detach()
+    records = attachment.monitor.take_records()
+    assert [record.scalars['norm/model/_total_norm'] for record in records] == pytest.approx(norms, rel=1e-6)
+    assert all('grad/model/_total_norm' in record.scalars for record in records)

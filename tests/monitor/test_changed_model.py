@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from ding_normmon import Monitor, attach
-from tests.integrations.small_policies import Policy
+from ding_normmon import Monitor
 from tests.models import SmallModel, assert_same, finished, learn, make_batches, reference, small_monitor
 from tests.monitor.steps import measure
 
@@ -61,8 +60,7 @@ def test_every_metric_after_a_change(change: Callable[[SmallModel], None], caplo
     for record, metrics in zip(records, expected, strict=True):
         assert_same(record.scalars, metrics)
     notes = {record.iteration: record.notes['groups'] for record in records if 'groups' in record.notes}
-    assert list(notes.values()) == ['modules or parameters were replaced; groups found again at iteration 2']
-    assert min(notes) <= 2
+    assert notes == {2: 'modules or parameters were replaced; groups found again at iteration 2'}
     assert sum('groups found again' in line.getMessage() for line in caplog.records) == 1
     assert not monitor.losses.total
 
@@ -87,6 +85,23 @@ def test_a_layer_more_and_a_layer_less() -> None:
     assert [record.scalars['norm/encoder/_total_norm'] for record in records] == pytest.approx(expected, rel=1e-6)
     trainable = [record.scalars['parameters/model/trainable'] for record in records]
     assert trainable == [9.0, 9.0, 15.0, 15.0, 9.0, 9.0]
+
+
+def test_what_was_none_and_is_a_parameter_now(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Linear(2, 2, bias=False)
+    monitor = Monitor(model, {'monitor_norm_freq': 1})
+    for iteration in range(3):
+        if iteration == 1:
+            model.bias = nn.Parameter(torch.full((2,), 3.0))
+        if iteration == 2:
+            model.bias = None
+        with monitor.step(iteration) as step:
+            step.forward_end()
+    records = finished(monitor)
+    assert [record.scalars['parameters/model/trainable'] for record in records] == [4.0, 6.0, 4.0]
+    # Every change has its note; the log is told once.
+    assert [sorted(record.notes) for record in records] == [[], ['groups'], ['groups']]
+    assert sum('groups found again' in line.getMessage() for line in caplog.records) == 1
 
 
 def test_a_group_of_the_users_that_is_gone_is_counted(caplog: pytest.LogCaptureFixture) -> None:
@@ -154,23 +169,3 @@ def test_in_a_training_loop() -> None:
         assert told[iteration] == pytest.approx(expected[iteration], rel=1e-6)
         coefficient = min(1.0, 0.5 / expected[iteration])
         assert records[iteration]['clip/model/coefficient'] == pytest.approx(coefficient, rel=1e-4)
-
-
-def test_in_a_policy_that_is_not_ours() -> None:
-    policy = Policy()
-    attachment = attach(policy, {'monitor_norm_freq': 1})
-    norms = []
-    for iteration in range(4):
-        if iteration == 2:
-            for module in policy._learn_model.modules():
-                for name, parameter in list(module._parameters.items()):
-                    if parameter is not None:
-                        setattr(module, name, nn.Parameter(2 * parameter.detach()))
-            policy._optimizer = torch.optim.SGD(policy._learn_model.parameters(), lr=0.1)
-        weights = [parameter.detach().double().flatten() for parameter in policy._learn_model.parameters()]
-        norms.append(torch.cat(weights).norm().item())
-        policy._forward_learn(torch.ones(5, 4))
-    attachment.detach()
-    records = attachment.monitor.take_records()
-    assert [record.scalars['norm/model/_total_norm'] for record in records] == pytest.approx(norms, rel=1e-6)
-    assert all('grad/model/_total_norm' in record.scalars for record in records)
