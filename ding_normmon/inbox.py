@@ -3,9 +3,9 @@
 Whatever a background thread does in Python it takes from the learner: they share the interpreter lock, and each time it
 changes hands costs both of them tens of microseconds. A backward pass is one long call that seldom needs the lock. So
 where the learner announces one (:meth:`Inbox.work_now`), what it has put here waits for that. And where learner steps
-are short, several entries wait for the same one: what is done several times in a row costs a fraction each time of
+are short, several entries wait for the same one: what is done several times in a row costs less each time than
 what is done now and then, because its code and data are still in the processor's cache, and the lock changes hands as
-often for a dozen records as for one.
+often for four records as for one.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ Entry = TypeVar('Entry')
 _MOST_PATIENCE = 2.0
 """Seconds after which work is done however busy the learner is."""
 
-_BURST_SECONDS = 1.0
-"""For which entries are collected, where they may be: what waits here is lost if the process is killed."""
+_BURST_SECONDS = 0.25
+"""For which entries are collected, where they may be: what waits here is lost if the process is killed, and the records
+before the end are those that are looked for. A second saves a tenth more of the work."""
 
-_BURST_SIZE = 32
+_BURST_SIZE = 16
 """Or until there are so many."""
 
 
