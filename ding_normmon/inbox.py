@@ -24,7 +24,7 @@ _MOST_PATIENCE = 2.0
 
 _BURST_SECONDS = 0.25
 """For which entries are collected, where they may be: what waits here is lost if the process is killed, and the records
-before the end are those that are looked for. A second saves a tenth more of the work."""
+before the end are those that are looked for; a whole second saves little more work."""
 
 _BURST_SIZE = 16
 """Or until there are so many."""
