@@ -137,7 +137,7 @@ def measure(size: str, num_tasks: int, args: argparse.Namespace) -> dict[str, An
     wait()
 
     def our_norms() -> None:
-        step = LearnerStep(0, core)
+        step = LearnerStep(0, recorder)
         step.fired = ['backward_end']
         core._buffer.begin(0)
         for quantity in norms:

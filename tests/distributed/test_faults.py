@@ -376,7 +376,8 @@ def killed_between_forward_and_report(rank: int, port: int, victim: int, name: s
     stopped: list[int] = []
 
     def stop(monitor: Monitor, iteration: int) -> None:
-        if iteration == 12 and victim != 0:
+        # By then the victim is dead, which nobody has been told.
+        if iteration == 24 and victim != 0:
             monitor.control.on('stop', lambda decision: stopped.append(decision.iteration))
             if rank == 0:
                 monitor.control.post('stop')

@@ -50,7 +50,8 @@ def one_step(layout: Sequence[Sequence[int]], rank: int, size: int) -> tuple[Rec
         quantities=preset_quantities('multitask'),
     )
     step = monitor.begin_step(0)
-    watched = WithLocalGradients(0, monitor)
+    assert isinstance(step, LearnerStep)
+    watched = WithLocalGradients(0, step.listener)
     world_model = policy._learn_model.world_model
     watched.watch(
         {
@@ -60,7 +61,6 @@ def one_step(layout: Sequence[Sequence[int]], rank: int, size: int) -> tuple[Rec
     )
     policy.learner_step = watched
     policy._forward_learn([random_batch(policy, task, seed=task, batch_size=2 + task) for task in layout[rank]])
-    assert isinstance(step, LearnerStep)
     step.fired = watched.fired
     monitor.end_step(step)
     monitor.close()
