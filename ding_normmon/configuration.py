@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -117,7 +116,10 @@ monitor_norm_freq
         for key, check in _CHECKS.items():
             if key in config and (complaint := check(config[key])):
                 raise ConfigurationError(f'monitor.{key}: expected {complaint}, got {_show(config[key])}')
-        values: dict[str, Any] = {key: int(value) if _is_integer(value) else value for key, value in config.items()}
+        values: dict[str, Any] = {
+            key: int(value) if _is_integer(value) else value.item() if isinstance(value, np.generic) else value
+            for key, value in config.items()
+        }
         if 'dormant_taus' in values:
             values['dormant_taus'] = tuple(float(tau) for tau in values['dormant_taus'])
         for key in ('rules', 'on_finding'):
@@ -174,9 +176,13 @@ def _boolean(value: object) -> str | None:
     return None if isinstance(value, bool) else 'True or False'
 
 
+_LONGEST = 1e9
+"""Seconds that the clocks of all systems can wait for."""
+
+
 def _seconds(value: Any) -> str | None:
     ok = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    return None if ok and 0 < value < math.inf else 'a number of seconds greater than 0'
+    return None if ok and 0 < value <= _LONGEST else f'a number of seconds greater than 0, and at most {_LONGEST:g}'
 
 
 def _share_or_none(value: Any) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ding_normmon.quantities import Quantity
 from ding_normmon.quantity_calls import QuantityCalls, overriding
@@ -37,7 +38,8 @@ class Deriving:
             # Not by `QuantityCalls.guarded`: entering a context costs as much as a few figures.
             try:
                 for method, field in methods:
-                    getattr(record, field).update(getattr(quantity, method)(table))
+                    found = getattr(quantity, method)(table)
+                    getattr(record, field).update(_figures(found) if method == 'derive' else found)
             except Exception as error:
                 self._calls.fail(quantity, 'derive', error)
         return record
@@ -46,6 +48,26 @@ class Deriving:
         """Add what depends on the records before; once for every record, in the order of iterations."""
         for quantity in self._comparing:
             try:
-                record.scalars.update(quantity.compare(table))
+                record.scalars.update(_figures(quantity.compare(table)))
             except Exception as error:
                 self._calls.fail(quantity, 'compare', error)
+
+
+def _figures(pairs: Iterable[tuple[Any, Any]]) -> dict[str, float]:
+    """Return names and plain floats.
+
+    Raises:
+        TypeError: a name that is no text, or a value that is no number.
+
+    >>> _figures([('a', np.float32(0.5)), ('b', 2)])
+    {'a': 0.5, 'b': 2.0}
+    """
+    figures = dict(pairs)
+    for name, value in figures.items():
+        if type(value) is not float:
+            if isinstance(value, (str, bytes)):
+                raise TypeError(f'{name}: expected a number, got {value!r}')
+            figures[name] = float(value)
+        if type(name) is not str:
+            raise TypeError(f'expected the name of a figure, got {name!r}')
+    return figures

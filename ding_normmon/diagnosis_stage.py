@@ -214,11 +214,11 @@ class FindingCallback:
 
     def publish(self, record: Record) -> None:
         """Hand on the record's findings."""
-        raised: Exception | None = None
+        raised: BaseException | None = None
         for finding in record.findings:
             try:
                 self._callback(finding)
-            except Exception as error:
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
                 raised = raised or error
         if raised is not None:
             # The others have been told; whoever calls counts it.

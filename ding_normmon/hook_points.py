@@ -279,11 +279,32 @@ class _Stepping:
         name = self._watched.name
         return next((holder for holder in self._points.holders_watched if holder.name == name), self._watched)
 
-    def enter(self, *_: Any) -> None:
-        """Begin a step of the optimizer."""
+    def enter(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Begin a step of the optimizer; return its arguments where one of them has to be another."""
         self._depth += 1
-        if self._depth == 1 and not self._scaler_steps:
+        if self._depth > 1 or self._scaler_steps:
+            return None
+        # The hook is given the optimizer itself as the first argument as well.
+        closure = kwargs.get('closure', args[1] if len(args) > 1 else None)
+        if not callable(closure):
             self._begin('step')
+            return None
+        # Its gradients do not exist before it has been called; where it clips them, the clip call comes first.
+        self._points.note_step(self._holder, by_scaler=False)
+        self._before(self._holder)
+        watched = self._watched_closure(closure)
+        if 'closure' in kwargs:
+            return args, {**kwargs, 'closure': watched}
+        return (args[0], watched, *args[2:]), kwargs
+
+    def _watched_closure(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        def evaluate() -> Any:
+            loss = closure()
+            # Further evaluations, as LBFGS makes them, are at other weights than those of the learner step.
+            self._points.conclude([self._holder], 'step')
+            return loss
+
+        return evaluate
 
     def leave(self, *_: Any) -> None:
         """End a step of the optimizer."""

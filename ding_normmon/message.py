@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import re
 import struct
 import zlib
@@ -128,7 +129,8 @@ def encode_schema(keys: Sequence[RowKey], vectors: Mapping[RowKey, Vector] | Non
     content: dict[str, Any] = {'keys': [list(key) for key in keys]}
     if vectors:
         content['vectors'] = [[*key, _type_of(vector), len(vector)] for key, vector in vectors.items()]
-    return json.dumps(content, separators=(',', ':')).encode()
+    # A task id may be an integer of NumPy's.
+    return json.dumps(content, separators=(',', ':'), default=operator.index).encode()
 
 
 def vectors_of(batch: Batch) -> tuple[tuple[RowKey, str, int], ...]:

@@ -42,6 +42,7 @@ class Mistakes:
         self._timeout = timeout
         self._complaints: list[str] = []
         self._published: set[tuple[str, str, int | None]] = set()
+        self._rounds = 0
         self.is_first_step = True
 
     @property
@@ -60,7 +61,7 @@ class Mistakes:
             self._losses.count('mistake', f'{complaint}; left out')
         self._complaints.clear()
 
-    def accept(self, name: str, task_id: int | None, kind: str, task_ids: Collection[int]) -> bool:
+    def accept(self, name: Any, task_id: int | None, kind: str, task_ids: Collection[int]) -> bool:
         """Tell whether something may be published, and take note of it.
 
         Arguments:
@@ -69,6 +70,9 @@ class Mistakes:
             kind: ``'signal'`` or ``'loss'``.
             task_ids: the tasks that this rank trains.
         """
+        if not isinstance(name, str):
+            self.complain(f'{name!r}: the name of a {kind} is text, got {type(name).__name__}')
+            return False
         entry = (kind, name, task_id)
         if task_id is None and '_task' in name and (found := _OF_A_TASK.match(name)):
             # Its figures would bear the names of that task's.
@@ -100,8 +104,10 @@ class Mistakes:
             SignalError: it names the rank, where there are several, and the signal.
         """
         statement = {'mistakes': self._complaints}
+        # A loop that catches the error and goes on has another first step; nobody may take its answer for this one's.
+        self._rounds += 1
         try:
-            statements = self._transport.agree('first_step', statement, self._timeout)
+            statements = self._transport.agree(f'first_step/{self._rounds}', statement, self._timeout)
         except TransportError as error:
             self._losses.count('agreement', str(error))
             statements = [statement]

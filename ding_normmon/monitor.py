@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,7 +74,7 @@ class Monitor:
         diagnosis: ``diagnosis.active`` are the findings that last, ``diagnosis.findings`` all of the run (on rank 0).
 
     Raises:
-        ConfigurationError: a key or value that cannot be, a task id out of range, ranks that disagree.
+        ConfigurationError: a key, value or argument that cannot be, a task id out of range, ranks that disagree.
         GroupError: a configured group that names no module.
 
     Example:
@@ -143,6 +144,7 @@ class Monitor:
         self._last_measured = self._resumed_after = -1
         self._closed = False
         self._num_tasks = num_tasks
+        _refuse_arguments(model, task_names=task_names, destinations=destinations, rules=rules)
         self._task_names = tuple(str(name) for name in task_names)
         self._model = model
         # Every rank opens its connection, also one that is switched off: the others are told and do not wait for it.
@@ -173,6 +175,11 @@ class Monitor:
             names = [quantity.name for quantity in self.quantities]
             if len(set(names)) < len(names):
                 raise ConfigurationError(f'monitor: two quantities have the same name: {names}')
+            for name in names:
+                if not isinstance(name, str) or not re.fullmatch(r'[A-Za-z0-9_.-]+', name):
+                    raise ConfigurationError(
+                        f'monitor: {name!r} cannot be the name of a quantity: letters, digits, _, . and -'
+                    )
         agreed = agree(self.transport, self.config, self.groups, num_tasks, self._task_ids)
         self._owner_only = {quantity.name for quantity in self.quantities if quantity.owner_only}
         self._sharded = ShardedGroups(self.groups, self._owner_only, world_size)
@@ -207,7 +214,7 @@ class Monitor:
         return RunDescription(tasks, dict(vars(self.config)))
 
     @torch.inference_mode(False)
-    def _prepare(self) -> None:
+    def _prepare(self, again: bool = False) -> None:
         """Give every quantity its groups and its cells of the row buffer."""
         rank = self.transport.rank
         shares = [local_share(group, self._ownership.owner(group.task_id) == rank) for group in self.groups]
@@ -223,7 +230,7 @@ class Monitor:
             world_size=self.transport.world_size,
             task_names=self._task_names,
         )
-        sizes = [quantity.prepare(self._setup) for quantity in self.quantities]
+        sizes = list(self._prepared(again))
         for quantity in self.quantities:
             if quantity.frequency % self.config.monitor_norm_freq:
                 raise ConfigurationError(
@@ -248,6 +255,17 @@ class Monitor:
             # The backward pass comes next.
             before_backward=lambda: self._reducer.work_now(),
         )
+
+    def _prepared(self, again: bool) -> Iterator[int]:
+        """Yield how many cells each quantity needs; one that was prepared before and fails now is left out."""
+        for quantity in list(self.quantities):
+            try:
+                yield quantity.prepare(self._setup)
+            except Exception as error:
+                if not again:
+                    raise
+                self.quantities.remove(quantity)
+                self._calls.fail(quantity, 'prepare', error)
 
     def reassign(self, task_ids: Sequence[Sequence[int]]) -> None:
         """Tell the monitor which rank trains which tasks from the next learner step on.
@@ -300,7 +318,7 @@ class Monitor:
             # Its numbers are of the groups that the quantities are about to forget.
             waiting.get()
         gradient_due = self._measurement.gradient_due
-        self._prepare()
+        self._prepare(again=True)
         self._measurement.gradient_due = gradient_due
 
     def _reschedule(self, decision: Decision) -> None:
@@ -420,6 +438,8 @@ class Monitor:
 
     def _finish(self, iteration: int, batches: list[Batch], missing: int) -> None:
         table = RowTable(self._sharded.whole(batches), complete=missing == 0)
+        for key in table.unequal:
+            self.losses.count(f'quantity_{key.quantity}', f'{key}: ranks sent vectors of different lengths; left out')
         record = self._deriving.derive(table, iteration)
         self._deriving.compare(record, table)
         if self.transport.world_size > 1:
@@ -482,3 +502,11 @@ class Monitor:
             courier.close(self.config.close_timeout)
         if self.losses.total:
             logger.warning('monitor: lost in this run: %s', dict(sorted(self.losses.total.items())))
+
+
+def _refuse_arguments(model: Any, **sequences: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise ConfigurationError(f'monitor: expected a model, an nn.Module, got {type(model).__name__}')
+    for name, given in sequences.items():
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise ConfigurationError(f'monitor: {name} is a sequence, such as a list; got {given!r}')

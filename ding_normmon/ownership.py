@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import operator
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 from ding_normmon.configuration import ConfigurationError
 from ding_normmon.rows import RowKey
@@ -115,16 +118,22 @@ def checked_task_ids(num_tasks: int | None, task_ids: Sequence[int] | None) -> t
     """Return the global ids of the tasks that a rank trains: all of them where nothing is said.
 
     Raises:
-        ConfigurationError: an id that is out of range or there twice, or one without ``num_tasks``.
+        ConfigurationError: an id that is out of range or there twice, one without ``num_tasks``, or what is no id.
 
     >>> checked_task_ids(3, None), checked_task_ids(3, [2, 0])
     ((0, 1, 2), (2, 0))
     """
+    given: Any = num_tasks
+    if given is not None and (isinstance(given, bool) or not isinstance(given, Integral) or not given >= 1):
+        raise ConfigurationError(f'monitor: num_tasks is the number of all tasks or None, got {num_tasks!r}')
     if num_tasks is None:
         if task_ids:
             raise ConfigurationError(f'monitor: task ids {list(task_ids)} need num_tasks, the number of all tasks')
         return ()
-    ids = tuple(range(num_tasks)) if task_ids is None else tuple(int(task_id) for task_id in task_ids)
+    try:
+        ids = tuple(range(num_tasks)) if task_ids is None else tuple(map(operator.index, task_ids))
+    except TypeError as error:
+        raise ConfigurationError(f'monitor: task_ids are global ids, such as [0, 3]; got {task_ids!r}') from error
     for task_id in ids:
         if not 0 <= task_id < num_tasks:
             raise ConfigurationError(

@@ -58,9 +58,11 @@ class QuantityCalls:
     """
 
     def __init__(self, quantities: Sequence[Quantity], losses: LossCounter, complain: Callable[[str], None]) -> None:
-        self._losses = losses
+        self.losses = losses
         self._complain = complain
         self._watching = [quantity for quantity in quantities if quantity.every_step]
+        self._keeping = overriding(quantities, 'state_bytes')
+        self._names = [quantity.name for quantity in quantities]
         self._activate(quantities)
         self.failed: set[str] = set()
         self.spent: dict[str, float] = dict.fromkeys((quantity.name for quantity in quantities), 0.0)
@@ -133,7 +135,10 @@ class QuantityCalls:
     def begin_any_step(self) -> None:
         """Tell those that have asked for every step that one begins."""
         for quantity in self._watching:
-            quantity.begin_any_step()
+            try:
+                quantity.begin_any_step()
+            except Exception as error:
+                self.fail(quantity, 'begin_any_step', error)
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Measure at a hook point."""
@@ -145,6 +150,16 @@ class QuantityCalls:
         for quantity in self._at_finish:
             if quantity.name not in self.failed and any(point in fired for point in quantity.hook_points):
                 self._call(quantity, 'finish', True, quantity.finish, rows)
+
+    def state_bytes(self) -> dict[str, int]:
+        """Return what quantities keep between steps."""
+        held = dict.fromkeys(self._names, 0)
+        for quantity in self._keeping:
+            try:
+                held[quantity.name] = int(quantity.state_bytes())
+            except Exception as error:
+                self.fail(quantity, 'state_bytes', error)
+        return held
 
     def release(self) -> float:
         """Have quantities drop what they hold of the step; return the milliseconds that their hooks have taken."""
@@ -185,7 +200,7 @@ class QuantityCalls:
         if isinstance(error, SignalError):
             self._complain(str(error))
             return
-        self._losses.count(
+        self.losses.count(
             f'quantity_{quantity.name}',
             f'{quantity.name} failed at {where} with {type(error).__name__}: {error}; training goes on without it',
         )

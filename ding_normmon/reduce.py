@@ -154,7 +154,7 @@ class Reducer:
             closing, abandon = self._inbox.is_closing, self._inbox.is_abandoned
             try:
                 self._turn(list(self._made(entries)), abandon)
-            except Exception as error:
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
                 self._losses.count('background', f'the background thread met {type(error).__name__}: {error}')
             if closing and not self._inbox and (abandon or not self._gathering):
                 self._say_goodbye()

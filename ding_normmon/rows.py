@@ -114,6 +114,7 @@ class RowTable(Mapping[RowKey, Row]):
     Attributes:
         ranks: number of batches.
         vectors: what the ranks sent beside rows; those of one key are added up.
+        unequal: those that ranks sent in different lengths, of which there is no sum.
         memo: what a quantity has derived from this table and needs again, by its name.
     """
 
@@ -133,9 +134,18 @@ class RowTable(Mapping[RowKey, Row]):
             repeated = rows[self._layout.repeated_rows]
             self._rows[self._layout.repeated] = merge_sets(repeated, self._layout.repeated_times)
         self.vectors: dict[RowKey, Vector] = {}
+        self.unequal: set[RowKey] = set()
         for batch in batches:
             for key, vector in batch.vectors.items():
-                self.vectors[key] = self.vectors[key] + vector if key in self.vectors else vector
+                earlier = self.vectors.get(key)
+                if earlier is None:
+                    self.vectors[key] = vector
+                elif len(earlier) == len(vector):
+                    self.vectors[key] = earlier + vector
+                else:
+                    self.unequal.add(key)
+        for key in self.unequal:
+            del self.vectors[key]
         self.memo: dict[str, Any] = {}
 
     @classmethod
@@ -322,6 +332,10 @@ class RowBuffer:
         """
         if tuple(row.shape) != (6,):
             raise ValueError(f'expected a row of 6 columns, got shape {tuple(row.shape)}')
+        if not isinstance(row, Tensor) and row.dtype.kind not in 'fiu':
+            raise ValueError(f'expected a row of numbers, got {row.dtype}')
+        if isinstance(row, Tensor) and row.is_complex():
+            raise ValueError(f'expected a row of real numbers, got {row.dtype}')
         if not isinstance(row, Tensor):
             self._rows.append(row.reshape(1, 6))
         elif self.on_host:

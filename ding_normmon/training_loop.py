@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
@@ -44,8 +44,13 @@ class TrainingLoop:
             named = {'optimizer': optimizers}
         elif isinstance(optimizers, Mapping):
             named = dict(optimizers)
+        elif not isinstance(optimizers, Iterable):
+            raise ConfigurationError(f'monitor: expected an optimizer, or several; got {optimizers!r}')
         else:
             named = {f'optimizer_{index}': optimizer for index, optimizer in enumerate(optimizers)}
+        for name, optimizer in named.items():
+            if not isinstance(optimizer, Optimizer):
+                raise ConfigurationError(f'monitor: {name} is no optimizer: {optimizer!r}')
         clippings = [quantity for quantity in monitor.quantities if isinstance(quantity, Clipping)]
         self._monitor = monitor
         self._points = HookPoints(

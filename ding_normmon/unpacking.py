@@ -16,6 +16,8 @@ from ding_normmon.rows import Batch, Pending, RowBuffer, RowKey, Vector
 
 __all__ = ['Unpacking', 'WaitingBatch']
 
+_MOST_KEYS = 1 << 16
+
 
 class WaitingBatch:
     """A batch that is made when somebody asks for it first: the learner does not wait for the names of its numbers.
@@ -72,10 +74,12 @@ class Unpacking:
         self._buffer = buffer
         self._calls = calls
         self._messages = messages
+        self._names = frozenset(quantity.name for quantity in quantities)
+        self._good: set[RowKey] = set()
 
     def take(self, pending: Pending) -> WaitingBatch:
         """Take the numbers of a step that has arrived on the host; nothing of them is in the buffer afterwards."""
-        held = {quantity.name: quantity.state_bytes() for quantity in self._quantities}
+        held = self._calls.state_bytes()
         if pending.slot is None:
             return WaitingBatch(lambda: self._batch(pending, *self._buffer.read(pending), held))
         # Others wait for its slot.
@@ -87,24 +91,57 @@ class Unpacking:
         vectors: dict[RowKey, Vector] = {
             key: vector
             for key, vector in pending.vectors.items()
-            if not isinstance(vector, tuple) and key.quantity not in pending.failed
+            if not isinstance(vector, tuple) and self._is_known(key) and key.quantity not in pending.failed
         }
         for quantity, own_cells in self._measured(pending, cells):
             with self._calls.guarded(quantity, 'unpack', {}):
                 own_keys, own_rows = quantity.unpack_rows(own_cells)
-                if own_rows.shape != (len(own_keys), 6):
-                    raise ValueError(f'{len(own_keys)} keys for rows of shape {own_rows.shape}')
+                if own_rows.shape != (len(own_keys), 6) or own_rows.dtype.kind != 'f':
+                    raise ValueError(f'{len(own_keys)} keys for rows of shape {own_rows.shape}, {own_rows.dtype}')
                 keys.extend(own_keys)
                 tables.append(own_rows)
                 vectors.update(quantity.unpack_vectors(own_cells))
+        table = np.concatenate(tables)
+        if not self._all_known(keys):
+            keys, table = self._known(keys, table)
         for quantity in self._quantities:
             if isinstance(quantity, OwnCost):
                 totals = (pending.milliseconds, self._buffer.bytes, self._messages)
                 sizes = self._bytes(held, keys, vectors)
                 own_keys, own_rows = quantity.table_of(totals, pending.spent, sizes, pending.active)
                 keys.extend(own_keys)
-                tables.append(own_rows)
-        return Batch(pending.iteration, tuple(keys), np.concatenate(tables), vectors)
+                table = np.concatenate((table, own_rows))
+        return Batch(pending.iteration, tuple(keys), table, vectors)
+
+    def _all_known(self, keys: Sequence[RowKey]) -> bool:
+        # The same keys come record after record.
+        try:
+            return self._good.issuperset(keys)
+        except TypeError:
+            return False
+
+    def _known(self, keys: Sequence[RowKey], table: Row) -> tuple[list[RowKey], Row]:
+        """Leave out the rows whose keys nobody could derive anything from."""
+        if len(self._good) > _MOST_KEYS:
+            self._good.clear()
+        places = [index for index, key in enumerate(keys) if self._is_known(key)]
+        known = [keys[index] for index in places]
+        self._good.update(known)
+        return known, table[places]
+
+    def _is_known(self, key: RowKey) -> bool:
+        if (
+            isinstance(key, RowKey)
+            and key.quantity in self._names
+            and isinstance(key.name, str)
+            and isinstance(key.part, str)
+            and (key.task_id is None or isinstance(key.task_id, (int, np.integer)))
+        ):
+            return True
+        self._calls.losses.count(
+            'row_key', f'{key!r} is no key of a row: a RowKey, the name of a quantity, text, a task id or None, text'
+        )
+        return False
 
     def _measured(self, pending: Pending, cells: Row) -> Iterator[tuple[Quantity, Row]]:
         for quantity, span in zip(self._quantities, self._spans, strict=True):

@@ -23,7 +23,7 @@ WRONG: dict[str, list[Any]] = {
     'on_finding': [None, 'halt', True, ['stop'], {'error': 'halt'}, {'error': None}, {3: 'stop'}],
     'deadline': [0, -1.0, '60', None, True, float('nan'), float('inf')],
     'setup_timeout': [0, -1.0, '60', None, True, float('nan'), float('inf')],
-    'close_timeout': [0, -1.0, '60', None, True, float('nan'), float('inf')],
+    'close_timeout': [0, -1.0, '60', None, True, float('nan'), float('inf'), 1e10, 10**30],
 }
 
 

@@ -283,3 +283,42 @@ def test_diagnose_says_what_it_cannot_do(
         command_line.main()
     assert left.value.code == 3
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'sign',
+    [5, None, Sign('x', severity='nope'), Sign('x', evidence=None), Sign('x', evidence={'a': 'b'}), Sign('x', tasks=5)],  # type: ignore[arg-type]
+)
+def test_a_rule_that_yields_what_is_no_sign_costs_only_itself(sign: Any) -> None:
+    @dataclass
+    class Odd(LargeNorm):
+        name: ClassVar[str] = 'odd'
+
+        def signs(self, window: Window) -> Iterable[Sign]:
+            yield sign
+
+    model = nn.Linear(3, 1)
+    monitor = Monitor(model, {'monitor_norm_freq': 1, 'budget': None}, rules=[Odd(), LargeNorm()])
+    records = train(monitor, model)
+    assert len(records) == 6
+    assert [finding.rule for finding in monitor.diagnosis.findings] == ['large_norm']
+    assert monitor.losses.total == {'rule_odd': 1}
+
+
+def test_tasks_of_a_sign_may_be_a_list() -> None:
+    @dataclass
+    class Listed(LargeNorm):
+        name: ClassVar[str] = 'listed'
+
+        def signs(self, window: Window) -> Iterable[Sign]:
+            yield Sign('The norm.', tasks=[0])  # type: ignore[arg-type]
+
+    model = nn.Linear(3, 1)
+    monitor = Monitor(model, {'monitor_norm_freq': 1, 'budget': None}, rules=[Listed()])
+    train(monitor, model)
+    assert [finding.tasks for finding in monitor.diagnosis.findings] == [(0,)]
+
+
+def test_a_class_is_no_rule() -> None:
+    with pytest.raises(ConfigurationError, match='expected a rule, an object whose class derives from Rule'):
+        Monitor(nn.Linear(3, 1), {'monitor_norm_freq': 1}, rules=[LargeNorm])

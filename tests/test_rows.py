@@ -195,3 +195,11 @@ def test_tables_are_made_in_several_threads() -> None:
     finally:
         sys.setswitchinterval(interval)
     assert failed == []
+
+
+def test_vectors_of_different_lengths_have_no_sum() -> None:
+    keys = (RowKey('quantity', 'a'),)
+    vectors = [{RowKey('quantity', 'v'): np.ones(length), RowKey('quantity', 'w'): np.ones(2)} for length in (2, 3, 2)]
+    table = RowTable([Batch(0, keys, np.zeros((1, 6)), given) for given in vectors])
+    assert table.unequal == {RowKey('quantity', 'v')}
+    assert {key.name: vector.tolist() for key, vector in table.vectors.items()} == {'w': [3.0, 3.0]}

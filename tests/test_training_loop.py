@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ding_normmon import INERT, ConfigurationError, Monitor
+from ding_normmon import INERT, ConfigurationError, Monitor, Record
 from tests.models import Operations
 
 PLAIN = """
@@ -181,6 +182,47 @@ def test_only_what_the_scaler_steps_is_divided_by_its_scale(scaled_first: bool, 
     for record, true in zip(records, expected, strict=True):
         for name, value in true.items():
             assert record.scalars[f'grad/{name}/_total_norm'] == pytest.approx(value, rel=1e-6)
+
+
+def train_by_closures(
+    kind: Any, by_name: bool, clips: bool, frequency: int
+) -> tuple[list[float], list[int], list[Tensor], list[Record]]:
+    """Return the gradient norm of each evaluation, where each step's begin, the weights and the records."""
+    model = Net()
+    optimizer = kind(model.parameters(), lr=0.1)
+    evaluations: list[float] = []
+    first = []
+
+    def closure_of(data: Tensor) -> Callable[[], Tensor]:
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = model(data).square().mean()
+            loss.backward()
+            evaluations.append(norm(parameter.grad for parameter in model.parameters()))
+            if clips:
+                nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+            return loss
+
+        return closure
+
+    with Monitor(model, {'monitor_norm_freq': frequency}, optimizer=optimizer) as monitor:
+        for data in batches(4):
+            first.append(len(evaluations))
+            closure = closure_of(data)
+            assert (optimizer.step(closure=closure) if by_name else optimizer.step(closure)) is not None
+    return evaluations, first, list(model.parameters()), monitor.take_records()
+
+
+@pytest.mark.parametrize('clips', [False, True])
+@pytest.mark.parametrize('by_name', [False, True])
+@pytest.mark.parametrize('kind', [torch.optim.SGD, torch.optim.LBFGS])
+def test_the_gradients_of_a_closure_are_those_of_its_first_evaluation(kind: Any, by_name: bool, clips: bool) -> None:
+    plain, _, plain_weights, _ = train_by_closures(kind, by_name, clips, 0)
+    evaluations, first, weights, records = train_by_closures(kind, by_name, clips, 1)
+    expected = [evaluations[index] for index in first]
+    assert [record.scalars['grad/model/_total_norm'] for record in records] == pytest.approx(expected, rel=1e-6)
+    assert plain == evaluations
+    assert all(map(torch.equal, plain_weights, weights))
 
 
 def test_clipping_in_an_off_step_is_only_clipping() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,10 +10,10 @@ from typing import Any
 
 from ding_normmon.configuration import ConfigurationError
 from ding_normmon.diagnose.ledger import Ledger
-from ding_normmon.diagnose.rule import Rule
+from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.rules import RULES
 from ding_normmon.diagnose.window import Window
-from ding_normmon.finding import Finding
+from ding_normmon.finding import SEVERITIES, Finding
 from ding_normmon.history.run import Run
 from ding_normmon.record import Record
 
@@ -93,8 +94,9 @@ class Diagnosis:
             if number <= rule.warmup:
                 continue
             try:
-                signs = list(rule.signs(window))
-            except Exception as error:
+                signs = [_checked(sign) for sign in rule.signs(window)]
+                judged = ledger.observe(window, signs, is_echo=number - self._named_at <= ECHO)
+            except (Exception, SystemExit) as error:
                 self.switched_off[rule.name] = f'{type(error).__name__}: {error}'
                 logger.warning(
                     'monitor: the rule %s failed at iteration %d and is switched off: %s',
@@ -104,7 +106,7 @@ class Diagnosis:
                 )
                 self._ledgers.remove(ledger)
                 continue
-            for finding in ledger.observe(window, signs, is_echo=number - self._named_at <= ECHO):
+            for finding in judged:
                 found.append(finding)
                 self._findings[finding.key, finding.found] = finding
                 # Rules stand in order: those that name a task beyond doubt come first, in the same record too.
@@ -113,7 +115,28 @@ class Diagnosis:
         return tuple(found)
 
 
-def _configured(further: Sequence[Rule], options: Mapping[str, Mapping[str, Any] | bool]) -> list[Rule]:
+def _checked(sign: Any) -> Sign:
+    """Return a sign as the engine needs it.
+
+    Raises:
+        TypeError, ValueError: what is none, as a rule of the user's may yield.
+    """
+    if not isinstance(sign, Sign):
+        raise TypeError(f'expected signs, got {sign!r}')
+    if sign.severity is not None and sign.severity not in SEVERITIES:
+        raise ValueError(f'{sign.severity!r} is no severity; there are {", ".join(SEVERITIES)}')
+    tasks, metrics = tuple(sign.tasks), tuple(sign.metrics)
+    if (tasks, metrics) != (sign.tasks, sign.metrics):
+        sign = dataclasses.replace(sign, tasks=tasks, metrics=metrics)
+    if not all(isinstance(value, (int, float)) for value in sign.evidence.values()):
+        raise TypeError(f'evidence is figures by name, got {sign.evidence!r}')
+    return sign
+
+
+def _configured(further: Sequence[Any], options: Mapping[str, Mapping[str, Any] | bool]) -> list[Rule]:
+    for rule in further:
+        if not isinstance(rule, Rule):
+            raise ConfigurationError(f'monitor: expected a rule, an object whose class derives from Rule; got {rule!r}')
     known = {rule.name for rule in RULES} | {rule.name for rule in further}
     for name in options:
         if name not in known:

@@ -25,12 +25,21 @@ def read_run(path: Path | str) -> Run:
         path: the folder of a run, or a file.
 
     Raises:
-        RunError: there is nothing to read.
+        RunError: there is nothing to read, or nothing that can be read.
         ImportError: the package that reads such files is not installed.
     """
+    path = Path(path)
+    try:
+        return _read(path)
+    except RunError:
+        raise
+    except (OSError, ValueError) as error:
+        raise RunError(f'{path} cannot be read ({type(error).__name__}: {error})') from error
+
+
+def _read(path: Path) -> Run:
     from ding_normmon.history import exports
 
-    path = Path(path)
     if not path.exists():
         raise RunError(f'{path}: there is no such file or folder')
     if path.is_file():

@@ -58,7 +58,8 @@ def attach(
         cfg: see :class:`~ding_normmon.configuration.MonitorConfig`; ``monitor_norm_freq`` 0 attaches nothing.
         destinations: where records go, on rank 0; ``attachment.monitor.take_records()`` has them too.
         iteration: tells the learner iteration that the next call begins with, for policies whose data does not; by
-            default learner steps are counted from 0.
+            default learner steps are counted from 0. It is needed where calls make different numbers of steps, because
+            those of a call in which nothing is due are not looked at.
         rules: further rules that judge records, the same on every rank.
         callback: called with every finding, see :class:`~ding_normmon.monitor.Monitor`.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ding_normmon.compiled import compiled_parts, is_compiling
 from ding_normmon.groups import OTHER
 from ding_normmon.integrations.policy_model import find_models, model_of
 from ding_normmon.learner_step import LearnerStep
@@ -126,22 +127,15 @@ def find_heads(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _compiled_parts(policy: Any, model: nn.Module) -> set[int]:
-    """Return the modules (their ``id``) that run inside a compiled one."""
-    kept = [getattr(policy, name, None) for name in ('_learn_model', '_model')]
-    roots = [root for root in kept if isinstance(root, nn.Module)] or [model]
-    compiled = [
-        module
-        for root in roots
-        for module in root.modules()
-        if '_orig_mod' in module._modules or getattr(module, '_compiled_call_impl', None) is not None
-    ]
-    # A hook on the compiled module itself is called outside of what was compiled.
-    return {id(part) for module in compiled for part in module.modules() if part is not module}
+    # A compiled view of the model may be kept under any name.
+    kept = [value for value in vars(policy).values() if isinstance(value, nn.Module)]
+    return compiled_parts([*kept, model])
 
 
 def _publisher(step: LearnerStep, signal: str, seen: set[str]) -> Callable[..., None]:
     def publish(module: nn.Module, inputs: Any, output: Any) -> None:
-        if not module.training:
+        # Traced by a compiler, in a view of the model that nobody has told of, it is to leave nothing in the graph.
+        if is_compiling() or not module.training:
             return
         for name, tensor in _tensors(signal, output):
             # A critic runs again for the actor's loss, analysis runs without a graph: only the first pass counts.

@@ -127,7 +127,8 @@ class Courier:
                     begun = True
                     self._begin()
                 self._destination.publish(record)
-            except Exception as error:
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
+                # Nobody else would hear of it: it would end this thread in silence.
                 what = 'could not be closed' if record is None else 'could not take a record'
                 self._lose(f'{what} ({type(error).__name__}: {error})')
                 if record is None:

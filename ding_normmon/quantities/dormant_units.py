@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ding_normmon.compiled import compiled_parts, is_compiling
 from ding_normmon.dormancy import Mask, activity, dormant, jaccard, sample_mask
 from ding_normmon.learner_step import LearnerStep
 from ding_normmon.quantities.quantity import Quantity, Setup
@@ -21,6 +23,8 @@ from ding_normmon.record import Matrix
 from ding_normmon.rows import RowBuffer, RowKey, RowTable, Vector
 
 __all__ = ['DormantUnits']
+
+logger = logging.getLogger('ding_normmon')
 
 _KINDS = {'activation': '', 'gradient': 'gradient_'}
 """What is summed per unit, and how its figures begin."""
@@ -70,7 +74,16 @@ class DormantUnits(Quantity):
     def prepare(self, setup: Setup) -> int:
         """Find the layers."""
         self.frequency = setup.config.plasticity_freq or 0
-        self.layers = shared_layers(setup.model, setup.groups)
+        inside = compiled_parts([setup.model])
+        found = shared_layers(setup.model, setup.groups)
+        self.layers = tuple(layer for layer in found if id(layer.module) not in inside)
+        if len(self.layers) < len(found):
+            logger.warning(
+                'monitor: %s looks at %d of %d layers; the others run inside a compiled module, hooks would change it',
+                self.name,
+                len(self.layers),
+                len(found),
+            )
         positive = [tau for tau in setup.config.dormant_taus if tau > 0]
         self._overlap_tau = min(positive, default=0.0)
         return super().prepare(setup)
@@ -98,6 +111,9 @@ class DormantUnits(Quantity):
 
     def _forward_hook(self, layer: Layer) -> Callable[[nn.Module, Any, Any], None]:
         def remember(module: nn.Module, inputs: Any, output: Any) -> None:
+            # Traced by a compiler, in a view of the model that nobody has told of, it is to leave nothing in the graph.
+            if is_compiling():
+                return
             if isinstance(output, Tensor) and module.training and torch.is_grad_enabled() and not self._armed:
                 call = self._calls[layer.path] = self._calls.get(layer.path, -1) + 1
                 path = f'{layer.path}:{call}' if call else layer.path

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from tensorboardX import SummaryWriter
 
 from ding_normmon import command_line
@@ -126,3 +127,22 @@ def test_an_export_reads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, f
         np.testing.assert_array_equal(run.matrices['m'].values, [np.eye(2)])
     if form != 'csv':
         assert run.tasks == {0: 'Pong, "the" game'}
+
+
+@pytest.mark.parametrize('name', ['broken.parquet', 'broken.arrows', 'broken.csv', 'broken.json'])
+def test_what_cannot_be_read_is_said_in_one_sentence(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b'PAR1 and then nothing of the kind \xff\xfe')
+    with pytest.raises(RunError, match=name):
+        read_run(path)
+
+
+def test_a_folder_where_a_file_should_be(tmp_path: Path) -> None:
+    (tmp_path / 'history.arrows').mkdir()
+    with pytest.raises(RunError):
+        read_run(tmp_path)
+    from ding_normmon.commands.diagnose import command
+
+    result = CliRunner().invoke(command, [str(tmp_path)])
+    assert result.exit_code == 3
+    assert 'Traceback' not in result.output

@@ -555,6 +555,40 @@ def test_a_compiled_model_says_that_its_signals_are_absent() -> None:
     assert all('grad/model/_total_norm' in record.scalars for record in records)
 
 
+@pytest.mark.parametrize('preset', ['basic', 'full'])
+def test_a_compiled_view_that_nobody_knows_of_is_compiled_as_without_a_monitor(preset: str) -> None:
+    weights = []
+    for frequency in (0, 2):
+        torch.compiler.reset()
+        policy = Policy()
+        # A break in the graph would be an error; and the policy calls it by a name of its own.
+        view = torch.compile(policy._learn_model, backend='eager', fullgraph=True)
+        policy.loss = lambda data, view=view: sum((output**2).sum() for output in view(data))  # type: ignore[method-assign]
+        attachment = attach(policy, {'monitor_norm_freq': frequency, 'preset': preset, 'budget': None})
+        for data in batches(5):
+            policy._forward_learn(data)
+        attachment.detach()
+        weights.append([parameter.detach().clone() for parameter in policy._learn_model.parameters()])
+    records = attachment.monitor.take_records()
+    assert len(records) == 3
+    assert all('grad/model/_total_norm' in record.scalars for record in records)
+    assert all(map(torch.equal, *weights))
+
+
+def test_layers_inside_a_compiled_module_are_not_listened_to(caplog: pytest.LogCaptureFixture) -> None:
+    policy = Policy()
+    encoder = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh())
+    policy._learn_model.encoder = encoder
+    encoder.compile(backend='eager')
+    attachment = attach(policy, {'monitor_norm_freq': 1, 'preset': 'full'})
+    policy._forward_learn(torch.ones(5, 4))
+    attachment.detach()
+    assert 'dormant_units looks at' in caplog.text
+    (record,) = attachment.monitor.take_records()
+    assert 'norm/encoder/_total_norm' in record.scalars
+    assert not attachment.monitor.losses.total
+
+
 def test_users_groups_win() -> None:
     records, _ = run(Policy(), calls=1, module_groups={'heads': {'path': ['actor_head', 'critic_head']}})
     names = {name for name in records[0].scalars if name.startswith('norm/')}

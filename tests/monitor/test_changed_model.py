@@ -99,9 +99,10 @@ def test_what_was_none_and_is_a_parameter_now(caplog: pytest.LogCaptureFixture) 
             step.forward_end()
     records = finished(monitor)
     assert [record.scalars['parameters/model/trainable'] for record in records] == [4.0, 6.0, 4.0]
-    # Every change has its note; the log is told once.
+    # Every change has its note; the log is warned once.
     assert [sorted(record.notes) for record in records] == [[], ['groups'], ['groups']]
-    assert sum('groups found again' in line.getMessage() for line in caplog.records) == 1
+    warned = [line for line in caplog.records if line.levelno == logging.WARNING]
+    assert sum('groups found again' in line.getMessage() for line in warned) == 1
 
 
 def test_a_group_of_the_users_that_is_gone_is_counted(caplog: pytest.LogCaptureFixture) -> None:

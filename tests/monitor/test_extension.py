@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ding_normmon import ConfigurationError, Monitor
 from ding_normmon.learner_step import LearnerStep
-from ding_normmon.moments import row_of
+from ding_normmon.moments import constant_row, row_of
 from ding_normmon.quantities import GradientNorms, ParameterNorms, Quantity, TaskLosses, default_quantities
 from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from tests.models import SmallModel, assert_same, finished, reference, small_monitor
@@ -212,6 +212,112 @@ def test_a_quantity_that_fails_is_said_once_and_counted(where: str, caplog: pyte
     for record, one in zip(records, measured, strict=True):
         scalars = {name: value for name, value in record.scalars.items() if 'failing' not in name}
         assert_same(scalars, reference(model, one))
+
+
+class Odd(Quantity):
+    """Does what a new quantity might, once it has been prepared."""
+
+    name: ClassVar[str] = 'odd'
+    hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
+
+    def __init__(self, **what: Any) -> None:
+        self.what = what
+        self.every_step = 'begin_any_step' in what
+        self.prepared = 0
+
+    def prepare(self, setup: Any) -> int:
+        self.prepared += 1
+        if 'prepare' in self.what and self.prepared > 1:
+            raise RuntimeError('on purpose')
+        return super().prepare(setup)
+
+    def begin_any_step(self) -> None:
+        raise RuntimeError('on purpose')
+
+    def state_bytes(self) -> Any:
+        return self.what.get('state_bytes', 0)
+
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        if 'key' in self.what:
+            rows.write(self.what['key'], constant_row(1.0))
+        if 'row' in self.what:
+            rows.write(RowKey(self.name, 'row'), self.what['row'])
+        if 'vector' in self.what:
+            rows.write_vector(self.what['vector'], np.ones(3))
+
+    def derive(self, table: RowTable) -> Iterator[Any]:
+        yield 'odd/fine', 1
+        if 'figure' in self.what:
+            yield self.what['figure']
+
+
+ODD = {
+    'state of None': {'state_bytes': None},
+    'state of text': {'state_bytes': 'x'},
+    'begin_any_step': {'begin_any_step': True},
+    'value None': {'figure': ('odd/none', None)},
+    'value of text': {'figure': ('odd/text', '1')},
+    'two values': {'figure': ('odd/two', np.ones(2))},
+    'too large': {'figure': ('odd/large', 10**400)},
+    'no name': {'figure': (5, 1.0)},
+    'unknown quantity': {'key': RowKey('typo', 'a')},
+    'plain tuple': {'key': ('odd', 'a', None, '')},
+    'no text': {'key': RowKey('odd', None, None)},  # type: ignore[arg-type]
+    'task of text': {'key': RowKey('odd', 'a', 'b')},  # type: ignore[arg-type]
+    'a list in it': {'key': RowKey('odd', ['a'])},  # type: ignore[arg-type]
+    'vector of nobody': {'vector': RowKey('typo', 'a')},
+    'complex row': {'row': np.zeros(6, dtype=np.complex128)},
+    'row of objects': {'row': np.array([None] * 6)},
+}
+
+
+@pytest.mark.parametrize('what', ODD)
+def test_what_a_quantity_does_wrong_costs_only_its_own_figures(what: str) -> None:
+    model = SmallModel()
+    quantities = [Odd(**ODD[what]), *default_quantities()]
+    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, quantities=quantities)
+    measured = [measure(model, monitor, iteration) for iteration in range(2)]
+    records = finished(monitor)
+    assert [record.iteration for record in records] == [0, 1]
+    assert set(monitor.losses.total) in ({'quantity_odd'}, {'row_key'})
+    for record, one in zip(records, measured, strict=True):
+        own = ('odd/', 'monitor/lost/', 'monitor/cost/')
+        assert_same({k: v for k, v in record.scalars.items() if not k.startswith(own)}, reference(model, one))
+        assert {type(value) for value in record.scalars.values()} == {float}
+        assert all(isinstance(name, str) for name in record.scalars)
+
+
+@pytest.mark.parametrize('task_id', [np.int64(1), np.int32(1)])
+def test_the_task_of_a_row_may_be_an_integer_of_numpy(task_id: Any) -> None:
+    model = SmallModel()
+    quantities = [Odd(key=RowKey('odd', 'a', task_id)), *default_quantities()]
+    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, quantities=quantities)
+    measure(model, monitor)
+    assert len(finished(monitor)) == 1
+    assert not monitor.losses.total
+
+
+def test_a_quantity_that_cannot_be_prepared_again_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    model = SmallModel()
+    quantities = [Odd(prepare=True), *default_quantities()]
+    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, quantities=quantities)
+    measure(model, monitor, 0)
+    monitor.reassign([[0, 1, 2]])
+    measured = measure(model, monitor, 1)
+    _, second = finished(monitor)
+    assert 'odd/fine' not in second.scalars
+    assert monitor.losses.total == {'quantity_odd': 1}
+    assert 'odd failed at prepare' in caplog.text
+    told = {name: value for name, value in second.scalars.items() if not name.startswith('monitor/lost/')}
+    assert_same(told, reference(model, measured))
+
+
+@pytest.mark.parametrize('name', ['my quantity', '', 5, 'a/b', None])
+def test_names_that_no_quantity_can_have(name: Any) -> None:
+    quantity = Odd()
+    quantity.name = name  # type: ignore[misc]
+    with pytest.raises(ConfigurationError, match='cannot be the name of a quantity'):
+        Monitor(SmallModel(), {'monitor_norm_freq': 1}, num_tasks=3, quantities=[quantity])
 
 
 def test_what_failed_does_not_show_the_figures_of_an_earlier_step(monkeypatch: pytest.MonkeyPatch) -> None:

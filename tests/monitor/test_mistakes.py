@@ -12,6 +12,7 @@ from torch import nn
 
 from ding_normmon import ConfigurationError, GroupError, Monitor
 from ding_normmon.quantities.tensor_statistics import SignalError
+from ding_normmon.transport import LocalTransport
 from tests.models import SmallModel, finished, learn, make_batches, small_monitor
 from tests.monitor.steps import measure, publish_and_end
 
@@ -36,22 +37,28 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     'wider mask': ({'tensor': torch.zeros(2, 3, 4), 'task_id': 0, 'mask': torch.ones(3, 3)}, r'mask of shape \(3, 3\)'),
     'flat mask': ({'tensor': torch.zeros(2, 3, 4), 'task_id': 0, 'mask': torch.ones(6)}, r'must have shape \(B, T\)'),
     'mask of lists': ({'tensor': torch.zeros(2, 3), 'task_id': 0, 'mask': [[1, 1, 1]] * 2}, 'a mask that is a tensor'),
-    'sparse': ({'tensor': torch.zeros(2, 3).to_sparse(), 'task_id': 0}, 'a strided tensor, got a sparse_coo one'),
+    'sparse': ({'tensor': lambda: torch.eye(2).to_sparse(), 'task_id': 0}, 'a strided tensor, got a sparse_coo one'),
     'nested': (
-        {'tensor': torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged), 'task_id': 0},
+        {'tensor': lambda: torch.nested.nested_tensor([torch.zeros(2)] * 2, layout=torch.jagged), 'task_id': 0},
         'a strided tensor, got a nested one',
     ),
     'functional': (
-        {'tensor': torch._to_functional_tensor(torch.zeros(2, 3)), 'task_id': 0},
+        {'tensor': lambda: torch._to_functional_tensor(torch.zeros(2, 3)), 'task_id': 0},
         'inside torch.func.functionalize has no values',
     ),
     'another device': ({'tensor': torch.zeros(2, 3, device='meta'), 'task_id': 0}, 'the tensor is on meta'),
 }
 
 
+def arguments_of(mistake: str) -> tuple[dict[str, Any], str]:
+    """What is published, and what is said of it; unusual tensors are made here, so that none stays for other tests."""
+    kwargs, complaint = MISTAKES[mistake]
+    return {name: value() if callable(value) else value for name, value in kwargs.items()}, complaint
+
+
 @pytest.mark.parametrize('mistake', MISTAKES)
 def test_a_mistake_raises_in_the_first_due_step_before_backward(mistake: str) -> None:
-    kwargs, complaint = MISTAKES[mistake]
+    kwargs, complaint = arguments_of(mistake)
     monitor = small_monitor(SmallModel(), frequency=2)
     with monitor.step(1):
         pass
@@ -66,7 +73,7 @@ def test_a_mistake_raises_in_the_first_due_step_before_backward(mistake: str) ->
 
 @pytest.mark.parametrize('mistake', MISTAKES)
 def test_a_later_mistake_is_left_out_and_counted(mistake: str, caplog: pytest.LogCaptureFixture) -> None:
-    kwargs, _ = MISTAKES[mistake]
+    kwargs, _ = arguments_of(mistake)
     model = SmallModel()
     monitor = small_monitor(model)
     measure(model, monitor, 0)
@@ -119,6 +126,48 @@ def test_what_is_published_after_the_step_is_counted_and_goes_nowhere(caplog: py
     said = [line.getMessage() for line in caplog.records if 'had ended' in line.getMessage()]
     assert len(said) == 1
     assert 'late was published on a learner step that had ended' in said[0]
+
+
+@pytest.mark.parametrize('name', [5, None, b'x', ('x',)])
+def test_a_name_that_is_no_text(name: Any) -> None:
+    model = SmallModel()
+    monitor = small_monitor(model)
+    with pytest.raises(SignalError, match='the name of a signal is text, got'), monitor.step(0) as step:  # noqa: PT012
+        step.publish(name, torch.ones(3), task_id=0)
+        step.forward_end()
+    # Whoever goes on has another first step, with statements of its own.
+    measure(model, monitor, 1)
+    with monitor.step(2) as step:
+        step.publish(name, torch.ones(3), task_id=0)
+        step.publish_loss(name, 1.0, task_id=0)
+        step.forward_end()
+    finished(monitor)
+    assert monitor.losses.total == {'mistake': 2}
+
+
+class Statements(LocalTransport):
+    """Keeps what was stated under which topic."""
+
+    def __init__(self) -> None:
+        self.topics: list[str] = []
+
+    def agree(self, topic: str, statement: Any, timeout: float) -> Any:
+        self.topics.append(topic)
+        return super().agree(topic, statement, timeout)
+
+
+def test_every_attempt_at_a_first_step_has_a_topic_of_its_own() -> None:
+    model = SmallModel()
+    transport = Statements()
+    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, transport=transport)
+    for iteration in range(2):
+        with pytest.raises(SignalError), monitor.step(iteration) as step:  # noqa: PT012
+            step.publish('x', torch.ones(3), task_id=7)
+            step.forward_end()
+    measure(model, monitor, 2)
+    measure(model, monitor, 3)
+    finished(monitor)
+    assert [topic for topic in transport.topics if 'first_step' in topic] == [f'first_step/{n}' for n in (1, 2, 3)]
 
 
 @pytest.mark.parametrize('names', [(('x', 1), ('x_task1', None)), (('x_task1', None), ('x', 1))])
@@ -230,3 +279,33 @@ def test_a_model_without_parameters_is_refused() -> None:
 def test_a_group_that_names_no_module_is_refused() -> None:
     with pytest.raises(GroupError, match='encodr'):
         small_monitor(SmallModel(), module_groups={'mine': 'tokenizer.encodr'})
+
+
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        {'num_tasks': '2'},
+        {'num_tasks': 2.0},
+        {'num_tasks': 0},
+        {'num_tasks': -1},
+        {'num_tasks': True},
+        {'num_tasks': 3, 'task_ids': 3},
+        {'num_tasks': 3, 'task_ids': [None]},
+        {'num_tasks': 3, 'task_ids': [0.5, 1]},
+        {'num_tasks': 3, 'task_ids': '01'},
+        {'task_names': 5},
+        {'task_names': 'Pong'},
+        {'destinations': None},
+        {'rules': 5},
+        {'optimizer': 5},
+        {'optimizer': [5]},
+    ],
+)
+def test_arguments_that_cannot_be(kwargs: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match='monitor: '):
+        Monitor(SmallModel(), {'monitor_norm_freq': 1}, **kwargs)
+
+
+def test_what_is_no_model() -> None:
+    with pytest.raises(ConfigurationError, match=r'expected a model, an nn\.Module, got NoneType'):
+        Monitor(None, {'monitor_norm_freq': 1})  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -60,3 +61,26 @@ def test_a_destination_that_cannot_begin_is_offered_records_all_the_same() -> No
     courier.close(timeout=5)
     assert listener.heard == [RunDescription(), 1, 'closed']
     assert losses.total == {'destination_Listener': 1}
+
+
+@pytest.mark.parametrize('error', [SystemExit, KeyboardInterrupt, OSError])
+def test_whatever_a_destination_raises_the_next_record_is_offered(error: type[BaseException]) -> None:
+    class Leaving:
+        def __init__(self) -> None:
+            self.seen: list[int] = []
+
+        def publish(self, record: Record) -> None:
+            self.seen.append(record.iteration)
+            if record.iteration == 0:
+                raise error
+
+        def close(self) -> None:
+            pass
+
+    destination, losses = Leaving(), LossCounter()
+    courier = Courier(destination, losses)
+    for iteration in range(3):
+        courier.offer(Record(iteration))
+    courier.close(timeout=5)
+    assert destination.seen == [0, 1, 2]
+    assert losses.total == {'destination_Leaving': 1}
