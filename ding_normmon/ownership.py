@@ -124,7 +124,7 @@ def checked_task_ids(num_tasks: int | None, task_ids: Sequence[int] | None) -> t
     ((0, 1, 2), (2, 0))
     """
     given: Any = num_tasks
-    if given is not None and (isinstance(given, bool) or not isinstance(given, Integral) or not given >= 1):
+    if given is not None and (isinstance(given, bool) or not isinstance(given, Integral) or int(given) < 1):
         raise ConfigurationError(f'monitor: num_tasks is the number of all tasks or None, got {num_tasks!r}')
     if num_tasks is None:
         if task_ids:
