@@ -59,7 +59,7 @@ def _figures(pairs: Iterable[tuple[Any, Any]]) -> dict[str, float]:
     Raises:
         TypeError: a name that is no text, or a value that is no number.
 
-    >>> _figures([('a', np.float32(0.5)), ('b', 2)])
+    >>> _figures([('a', 0.5), ('b', 2)])
     {'a': 0.5, 'b': 2.0}
     """
     figures = dict(pairs)

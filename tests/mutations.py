@@ -763,8 +763,8 @@ MUTATIONS = (
     Mutation(
         'vectors: the second rank replaces the first',
         'rows.py',
-        'self.vectors[key] + vector if key in self.vectors else vector',
-        'vector',
+        'self.vectors[key] = earlier + vector',
+        'self.vectors[key] = vector',
         ROWS,
     ),
     Mutation(
