@@ -195,4 +195,4 @@ class _Ended:
         self._late(f'{hook_point} was fired')
 
     def _late(self, what: str) -> None:
-        self._losses.count('late', f'{what} on a learner step that had ended; left out')
+        self._losses.count('after_step', f'{what} on a learner step that had ended; left out')

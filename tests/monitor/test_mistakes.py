@@ -122,7 +122,7 @@ def test_what_is_published_after_the_step_is_counted_and_goes_nowhere(caplog: py
     records = finished(monitor)
     assert [record.iteration for record in records] == [0, 1]
     assert not [name for record in records for name in record.scalars if 'late' in name and 'monitor/lost' not in name]
-    assert monitor.losses.total == {'late': 5}
+    assert monitor.losses.total == {'after_step': 5}
     said = [line.getMessage() for line in caplog.records if 'had ended' in line.getMessage()]
     assert len(said) == 1
     assert 'late was published on a learner step that had ended' in said[0]
