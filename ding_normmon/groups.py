@@ -21,9 +21,9 @@ from typing import Any
 
 from torch import nn
 
-logger = logging.getLogger('ding_normmon')
-
 __all__ = ['DEFAULT_GROUPS', 'OTHER', 'Group', 'GroupError', 'find_groups', 'unwrap']
+
+logger = logging.getLogger('ding_normmon')
 
 DEFAULT_GROUPS: dict[str, tuple[str, ...]] = {
     'encoder': ('tokenizer.encoder', 'representation_network', 'encoder'),

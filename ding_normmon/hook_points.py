@@ -15,6 +15,7 @@ evidence: what lies in another's ``.grad`` at that moment may be of an earlier s
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -139,6 +140,7 @@ class HookPoints:
             self._holders = self.holders()
         self._step = step
         self._done: set[str] = set()
+        self._failed: set[str] = set()
         self._clipped: set[int] = set()
         self._fired = 0
         self._queued = False
@@ -181,6 +183,11 @@ class HookPoints:
         """Take note of how an optimizer is stepped."""
         self._scaling.note(holder.optimizer, by_scaler)
 
+    def forget_attempt(self, holder: Holder) -> None:
+        """Forget what was concluded for a step of the optimizer that raised; another attempt has begun."""
+        self._done.discard(holder.name)
+        self._failed.add(holder.name)
+
     # -- evidence --------------------------------------------------------------------------------------------------
 
     def conclude(self, holders: Iterable[Holder], evidence: str) -> None:
@@ -202,7 +209,7 @@ class HookPoints:
                 if not self._fired:
                     # Parameters of no optimizer go with the first.
                     parameters |= set(self._group_of) - set().union(*(other.parameters for other in self._holders))
-            self._fire(scale, parameters)
+            self._fire(scale, parameters, replace=holder.name in self._failed)
 
     def _fired_by_policy(self) -> bool:
         return isinstance(self._step, LearnerStep) and self._step.fired.count('backward_end') > self._fired
@@ -281,6 +288,10 @@ class _Stepping:
 
     def enter(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Begin a step of the optimizer; return its arguments where one of them has to be another."""
+        if self._depth and not _is_nested():
+            # The last step raised, of which its hooks are not told, and whoever trains goes on.
+            self._depth = 0
+            self._points.forget_attempt(self._holder)
         self._depth += 1
         if self._depth > 1 or self._scaler_steps:
             return None
@@ -326,3 +337,13 @@ class _Stepping:
         self._points.note_step(self._holder, by_scaler=evidence == 'scaler')
         self._before(self._holder)
         self._points.conclude([self._holder], evidence)
+
+
+def _is_nested() -> bool:
+    """Tell, in a hook of a step, whether that step was called from within another one."""
+    # All optimizers' steps run in one function of torch's, which calls the hooks.
+    frame = sys._getframe(2)
+    code, outer = frame.f_code, frame.f_back
+    while outer is not None and outer.f_code is not code:
+        outer = outer.f_back
+    return outer is not None

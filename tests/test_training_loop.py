@@ -225,6 +225,52 @@ def test_the_gradients_of_a_closure_are_those_of_its_first_evaluation(kind: Any,
     assert all(map(torch.equal, plain_weights, weights))
 
 
+class Unlucky(torch.optim.SGD):
+    """Raises in its second step, before it has changed anything."""
+
+    attempts = 0
+
+    def _init_group(self, *args: Any) -> Any:
+        self.attempts += 1
+        if self.attempts == 2:
+            raise RuntimeError('on purpose')
+        return super()._init_group(*args)
+
+
+@pytest.mark.parametrize('by_closure', [False, True])
+def test_a_loop_that_survives_a_step_that_raised_is_measured_on(by_closure: bool) -> None:
+    model = Net()
+    optimizer = Unlucky(model.parameters(), lr=0.1)
+    true = []
+
+    def closure_of(data: Tensor) -> Callable[[], Tensor]:
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = model(data).sum()
+            loss.backward()
+            return loss
+
+        return closure
+
+    with Monitor(model, {'monitor_norm_freq': 1}, optimizer=optimizer) as monitor:
+        for data in batches(5):
+            closure = closure_of(data)
+            try:
+                if by_closure:
+                    optimizer.step(closure)
+                else:
+                    closure()
+                    optimizer.step()
+            except RuntimeError:
+                # No step has ended: the next attempt is the same step again.
+                continue
+            true.append(norm(parameter.grad for parameter in model.parameters()))
+    records = monitor.take_records()
+    assert [record.iteration for record in records] == [0, 1, 2, 3]
+    assert [record.scalars['grad/model/_total_norm'] for record in records] == pytest.approx(true, rel=1e-6)
+    assert not monitor.losses.total
+
+
 def test_clipping_in_an_off_step_is_only_clipping() -> None:
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
