@@ -557,19 +557,28 @@ def test_a_compiled_model_says_that_its_signals_are_absent() -> None:
 
 @pytest.mark.parametrize('preset', ['basic', 'full'])
 def test_a_compiled_view_that_nobody_knows_of_is_compiled_as_without_a_monitor(preset: str) -> None:
-    weights = []
+    weights, graphs = [], []
     for frequency in (0, 2):
         torch.compiler.reset()
         policy = Policy()
+        captured: set[tuple[int, int]] = set()
+
+        def backend(graph: Any, inputs: Any, captured: set[tuple[int, int]] = captured) -> Any:
+            (outputs,) = (node.args[0] for node in graph.graph.nodes if node.op == 'output')
+            captured.add((len(graph.graph.nodes), len(outputs)))
+            return graph.forward
+
         # A break in the graph would be an error; and the policy calls it by a name of its own.
-        view = torch.compile(policy._learn_model, backend='eager', fullgraph=True)
+        view = torch.compile(policy._learn_model, backend=backend, fullgraph=True)
         policy.loss = lambda data, view=view: sum((output**2).sum() for output in view(data))  # type: ignore[method-assign]
         attachment = attach(policy, {'monitor_norm_freq': frequency, 'preset': preset, 'budget': None})
         for data in batches(5):
             policy._forward_learn(data)
         attachment.detach()
         weights.append([parameter.detach().clone() for parameter in policy._learn_model.parameters()])
+        graphs.append(captured)
     records = attachment.monitor.take_records()
+    assert graphs[0] == graphs[1] != set()
     assert len(records) == 3
     assert all('grad/model/_total_norm' in record.scalars for record in records)
     assert all(map(torch.equal, *weights))

@@ -162,7 +162,9 @@ def test_in_a_training_loop() -> None:
             optimizer.step()
             if iteration == 1:
                 # The step that has begun is of the old weights; the one after it is not.
-                model[0].weight = nn.Parameter(2 * model[0].weight.detach())
+                for layer in (model[0], model[1]):
+                    layer.weight = nn.Parameter(2 * layer.weight.detach())  # type: ignore[operator]
+                    layer.bias = nn.Parameter(layer.bias.detach().clone())  # type: ignore[operator]
                 optimizer.param_groups[0]['params'] = list(model.parameters())
     records = {record.iteration: record.scalars for record in monitor.take_records()}
     told = {iteration: scalars.get('grad/model/_total_norm') for iteration, scalars in records.items()}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models import SmallModel, assert_same, finished, make_batches, reference, small_monitor
+from tests.models import SmallModel, assert_same, finished, learn, make_batches, reference, small_monitor
 from tests.monitor.steps import measure
 
 
@@ -45,6 +45,20 @@ def test_accumulation_gives_one_report_of_the_accumulated_gradient_per_optimizer
     expected = reference(model, measured)
     for name in ('grad/encoder/_total_norm', 'grad/head_policy_task2/_total_norm', 'grad/model/_total_norm'):
         assert records[1].scalars[name] == pytest.approx(expected[name], rel=1e-6)
+
+
+def test_tasks_that_move_within_a_cycle_leave_its_gradient_due() -> None:
+    model = SmallModel()
+    monitor = small_monitor(model, frequency=4)
+    for iteration in range(3):
+        with monitor.step(iteration) as step:
+            learn(model, make_batches(), step, backward=iteration > 0)
+        if iteration == 0:
+            model.zero_grad()
+            monitor.reassign([[0, 1, 2]])
+    first, second = finished(monitor)
+    assert (first.iteration, second.iteration) == (0, 1)
+    assert 'grad/model/_total_norm' in second.scalars
 
 
 def test_a_policy_without_a_backward_end_is_not_measured_all_the_time() -> None:
