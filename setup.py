@@ -39,9 +39,9 @@ dev = [
 
 # Without a compiler the package works without it, slower. One build serves every Python version from 3.10 on.
 kernels = Extension(
-    'ding_normmon.native._kernels',
-    sources=['ding_normmon/native/kernels.c'],
-    depends=['ding_normmon/native/sums.h', 'ding_normmon/native/tensor.h'],
+    'ding_normmon.metrics.kernels.native._kernels',
+    sources=['ding_normmon/metrics/kernels/native/kernels.c'],
+    depends=['ding_normmon/metrics/kernels/native/sums.h', 'ding_normmon/metrics/kernels/native/tensor.h'],
     extra_compile_args=['-std=c11', '-O3', '-ffp-contract=off'],
     py_limited_api=True,
     optional=True,
@@ -56,8 +56,8 @@ setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=find_packages(include=['ding_normmon', 'ding_normmon.*']),
-    package_data={'ding_normmon': ['py.typed', 'report/template/*', 'native/*.pyi']},
-    exclude_package_data={'ding_normmon': ['native/*.c', 'native/*.h']},
+    package_data={'ding_normmon': ['py.typed', 'runs/report/template/*', 'metrics/kernels/native/*.pyi']},
+    exclude_package_data={'ding_normmon': ['metrics/kernels/native/*.c', 'metrics/kernels/native/*.h']},
     ext_modules=[kernels],
     options={'bdist_wheel': {'py_limited_api': 'cp310'}},
     python_requires='>=3.10,<3.12',
@@ -81,6 +81,6 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
         'Typing :: Typed',
     ],
-    entry_points={'console_scripts': ['normmon = ding_normmon.command_line:main']},
+    entry_points={'console_scripts': ['normmon = ding_normmon.cli.main:main']},
     zip_safe=False,
 )

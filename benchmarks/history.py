@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from ding_normmon.history import read_run
-from ding_normmon.publish.history_file import HistoryFile
-from ding_normmon.record import Record
+from ding_normmon.core.record import Record
+from ding_normmon.runs import read_run
+from ding_normmon.runs.history_file import HistoryFile
 
 METRICS, RECORDS = 500, 2000
 

@@ -31,9 +31,9 @@ from tensorboardX import SummaryWriter
 from workload import SIZES, learner_batches, make_policy
 
 from ding_normmon import NormMonitor
-from ding_normmon.learner_step import INERT, LearnerStep
-from ding_normmon.publish import TensorBoard
-from ding_normmon.quantities import GradientNorms, ParameterNorms
+from ding_normmon.core.step import INERT, LearnerStep
+from ding_normmon.destinations import TensorBoard
+from ding_normmon.metrics import GradientNorms, ParameterNorms
 
 WARM_UP = 3
 """Learner steps of each turn that are not counted, at least."""

@@ -32,14 +32,14 @@ from rich.table import Table
 from torch import nn
 
 from ding_normmon import Monitor
-from ding_normmon.gathering import Gathering
-from ding_normmon.losses import LossCounter
-from ding_normmon.message import Schema, decode, encode, encode_schema, schema_digest
-from ding_normmon.ownership import Ownership
-from ding_normmon.publish.selection import for_dashboard
-from ding_normmon.rows import Batch, RowKey, RowTable
-from ding_normmon.transport import LocalTransport, StoreTransport
-from ding_normmon.unpacking import WaitingBatch
+from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.destinations.selection import for_dashboard
+from ding_normmon.monitor.batches import WaitingBatch
+from ding_normmon.ranks.collector import Gathering
+from ding_normmon.ranks.message import Schema, decode, encode, encode_schema, schema_digest
+from ding_normmon.ranks.ownership import Ownership
+from ding_normmon.ranks.transport import LocalTransport, StoreTransport
+from ding_normmon.rows.table import Batch, RowKey, RowTable
 
 TASKS_PER_RANK = 4
 SESSION = b'12345678'
@@ -189,7 +189,7 @@ def simulate(ranks: int, records: int, settle: float) -> list[str]:
     derive_with = Monitor(Model(TASKS_PER_RANK), {'monitor_norm_freq': 1}, num_tasks=TASKS_PER_RANK)
     from tensorboardX import SummaryWriter
 
-    from ding_normmon.publish.tensorboard import write_record
+    from ding_normmon.destinations.tensorboard.destination import write_record
 
     times: dict[str, list[float]] = {name: [] for name in ('first', 'receive', 'merge', 'cpu', 'derive', 'publish')}
     size, shown, figures, memory = 0, 0, 0, 0

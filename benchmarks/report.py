@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from ding_normmon.history import read_run
-from ding_normmon.publish.history_file import HistoryFile
-from ding_normmon.record import Record
-from ding_normmon.report.page import write_page
+from ding_normmon.core.record import Record
+from ding_normmon.runs import read_run
+from ding_normmon.runs.history_file import HistoryFile
+from ding_normmon.runs.report.page import write_page
 from tests.report.sample_runs import sample_run
 
 ROUNDS = 5

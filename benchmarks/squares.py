@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ding_normmon.squares import SquareSums
+from ding_normmon.metrics.kernels.squares import SquareSums
 
 Shape = tuple[int, ...]
 LOOP, FLOOR = 'loop: norm().item()', 'floor: torch.dot, flat'

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ding_normmon.configuration import ConfigurationError, MonitorConfig
-from ding_normmon.groups import GroupError
-from ding_normmon.learner_step import INERT, LearnerStep
-from ding_normmon.monitor import Monitor
-from ding_normmon.record import Matrix, Record
+from ding_normmon.core.config import ConfigurationError, MonitorConfig
+from ding_normmon.core.parameter_groups import GroupError
+from ding_normmon.core.record import Matrix, Record
+from ding_normmon.core.step import INERT, LearnerStep
+from ding_normmon.monitor.monitor import Monitor
 
 if TYPE_CHECKING:
-    from ding_normmon.integrations.attachment import Attachment, attach
-    from ding_normmon.integrations.learner_hook import NormMonitorHook
-    from ding_normmon.integrations.middleware import NormMonitor
-    from ding_normmon.integrations.writer import init_writer
+    from ding_normmon.integrations.attach import Attachment, attach
+    from ding_normmon.integrations.ding_engine.learner_hook import NormMonitorHook
+    from ding_normmon.integrations.ding_engine.middleware import NormMonitor
+    from ding_normmon.integrations.ding_engine.writer import init_writer
 
 __version__ = '0.1.0'
 
@@ -36,11 +36,11 @@ __all__ = [
 
 # What needs DI-engine is imported at first use, so that Monitor works where DI-engine is not installed.
 _LAZY = {
-    'Attachment': 'ding_normmon.integrations.attachment',
-    'attach': 'ding_normmon.integrations.attachment',
-    'NormMonitor': 'ding_normmon.integrations.middleware',
-    'NormMonitorHook': 'ding_normmon.integrations.learner_hook',
-    'init_writer': 'ding_normmon.integrations.writer',
+    'Attachment': 'ding_normmon.integrations.attach',
+    'attach': 'ding_normmon.integrations.attach',
+    'NormMonitor': 'ding_normmon.integrations.ding_engine.middleware',
+    'NormMonitorHook': 'ding_normmon.integrations.ding_engine.learner_hook',
+    'init_writer': 'ding_normmon.integrations.ding_engine.writer',
 }
 
 

@@ -24,10 +24,10 @@ sys.path.insert(0, str(DOCS.parent))
 from benchmarks.faults.scenarios import Scenario  # noqa: E402
 from benchmarks.faults.storage import load_run  # noqa: E402
 from benchmarks.planted_faults import DATA, print_table  # noqa: E402
+from ding_normmon.core.finding import Finding  # noqa: E402
 from ding_normmon.diagnose import Rule, diagnose  # noqa: E402
 from ding_normmon.diagnose.rules import RULES  # noqa: E402
-from ding_normmon.finding import Finding  # noqa: E402
-from ding_normmon.history import Run  # noqa: E402
+from ding_normmon.runs import Run  # noqa: E402
 
 INTRODUCTION = """\
 # Diagnosis

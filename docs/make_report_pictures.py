@@ -11,8 +11,8 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from ding_normmon.history import read_run
-from ding_normmon.report.page import write_page
+from ding_normmon.runs import read_run
+from ding_normmon.runs.report.page import write_page
 
 PICTURES = Path(__file__).resolve().parent / 'pictures'
 CHROMIUM = '/usr/bin/chromium'

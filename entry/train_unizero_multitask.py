@@ -6,7 +6,7 @@ Two processes:  torchrun --nproc_per_node=2 entry/train_unizero_multitask.py --c
 
 from pathlib import Path
 
-from ding_normmon.quiet import import_quietly
+from ding_normmon.unizero.quiet import import_quietly
 
 import_quietly('gym', 'gymnasium', 'ding.framework.middleware', 'lzero.policy')
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ding_normmon import Monitor, Record
-from ding_normmon.learner_step import InertLearnerStep
+from ding_normmon.core.step import InertLearnerStep
 
 EMBED = 8
 OBSERVATION = 6

@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from ding_normmon import Monitor, budget
-from ding_normmon.budget import FACTORS, Budget, Load, factors_under, share
-from ding_normmon.configuration import ConfigurationError, MonitorConfig
-from ding_normmon.learner_step import LearnerStep
-from ding_normmon.moments import constant_row
-from ding_normmon.quantities import ParameterNorms, Quantity, default_quantities, preset_quantities
-from ding_normmon.quantities.quantity import Setup
-from ding_normmon.rows import RowBuffer, RowKey, RowTable
+from ding_normmon import Monitor
+from ding_normmon.core.config import ConfigurationError, MonitorConfig
+from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics import ParameterNorms, Quantity, default_quantities, preset_quantities
+from ding_normmon.metrics.base import Setup
+from ding_normmon.monitor.budget import cost_budget as budget
+from ding_normmon.monitor.budget.cost_budget import FACTORS, Budget, Load, factors_under, share
+from ding_normmon.rows.moments import constant_row
+from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 from tests.distributed.ranks import run_ranks
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ding_normmon import command_line
+from ding_normmon.cli import main as command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -61,7 +61,7 @@ def test_a_missing_table_package_is_one_sentence(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # DI-engine needs it too, and may not have been imported in this process yet.
-    importlib.import_module('ding_normmon.integrations.attachment')
+    importlib.import_module('ding_normmon.integrations.attach')
     importlib.import_module('tests.integrations.small_policies')
     monkeypatch.setitem(sys.modules, 'tabulate', None)
     code, text = normmon(capsys, monkeypatch, 'inspect', 'tests.integrations.small_policies:Policy')
@@ -72,7 +72,7 @@ def test_a_missing_table_package_is_one_sentence(
 def test_help_needs_no_framework() -> None:
     program = (
         'import sys; sys.argv = ["normmon", "--help"]\n'
-        'from ding_normmon.command_line import main\n'
+        'from ding_normmon.cli.main import main\n'
         'try:\n    main()\nfinally:\n    assert not {"ding", "lzero"} & set(sys.modules)\n'
     )
     done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, check=False)

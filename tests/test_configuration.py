@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from easydict import EasyDict
 
-from ding_normmon.configuration import ConfigurationError, MonitorConfig
+from ding_normmon.core.config import ConfigurationError, MonitorConfig
 
 WRONG: dict[str, list[Any]] = {
     'monitor_norm_freq': [-1, 1.5, 2.0, '10', None, True, False, [1], float('nan'), np.float64(3)],

@@ -13,15 +13,16 @@ import pytest
 import torch
 from torch import nn
 
-from ding_normmon import ConfigurationError, Monitor, command_line
-from ding_normmon.configuration import MonitorConfig
-from ding_normmon.control import Control
+from ding_normmon import ConfigurationError, Monitor
+from ding_normmon.cli import main as command_line
+from ding_normmon.core.config import MonitorConfig
+from ding_normmon.core.finding import Finding
+from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.core.record import Record
 from ding_normmon.diagnose import Rule, Sign, Window
-from ding_normmon.diagnosis_stage import DiagnosisStage, FindingCallback
-from ding_normmon.finding import Finding
-from ding_normmon.losses import LossCounter
-from ding_normmon.publish.history_file import HistoryFile
-from ding_normmon.record import Record
+from ding_normmon.monitor.findings.stage import DiagnosisStage, FindingCallback
+from ding_normmon.ranks.decisions.control import Control
+from ding_normmon.runs.history_file import HistoryFile
 
 
 @dataclass
@@ -134,7 +135,7 @@ def test_judging_gets_a_quarter_of_the_budget(budget: float | None, share: float
 
 def test_records_that_come_together_are_judged_together(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr('ding_normmon.diagnosis_stage.time.perf_counter', lambda: clock[0])
+    monkeypatch.setattr('ding_normmon.monitor.findings.stage.time.perf_counter', lambda: clock[0])
 
     class Usually(Slow):
         def observe(self, record: Record) -> tuple[Finding, ...]:
@@ -154,7 +155,7 @@ def test_records_that_come_together_are_judged_together(monkeypatch: pytest.Monk
 
 def test_one_slow_record_is_not_paid_for_with_many(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr('ding_normmon.diagnosis_stage.time.perf_counter', lambda: clock[0])
+    monkeypatch.setattr('ding_normmon.monitor.findings.stage.time.perf_counter', lambda: clock[0])
 
     class Usually(Slow):
         def observe(self, record: Record) -> tuple[Finding, ...]:

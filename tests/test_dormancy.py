@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ding_normmon.dormancy import activity, dormant, jaccard, sample_mask
+from ding_normmon.metrics.maths.dormancy import activity, dormant, jaccard, sample_mask
 
 
 def counted(samples: np.ndarray, tau: float) -> list[bool]:

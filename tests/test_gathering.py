@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ding_normmon.gathering import Gathering
-from ding_normmon.losses import LossCounter
-from ding_normmon.ownership import Ownership
-from ding_normmon.rows import Batch, RowKey
+from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.ranks.collector import Gathering
+from ding_normmon.ranks.ownership import Ownership
+from ding_normmon.rows.table import Batch, RowKey
 
 
 @pytest.fixture

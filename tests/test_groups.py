@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ding_normmon.groups import Group, GroupError, find_groups, unwrap
+from ding_normmon.core.parameter_groups import Group, GroupError, find_groups, unwrap
 from tests.models import SmallModel, reference_groups
 
 

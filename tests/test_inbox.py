@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ding_normmon.inbox import Inbox
+from ding_normmon.ranks.work_queue import Inbox
 
 
 class Worker:
@@ -68,7 +68,7 @@ def test_without_announcements_an_entry_is_taken_at_once(worker: Worker) -> None
 
 
 def test_between_announcements_an_entry_waits_for_the_next(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('ding_normmon.inbox._BURST_SIZE', 1)
+    monkeypatch.setattr('ding_normmon.ranks.work_queue._BURST_SIZE', 1)
     worker.become_patient()
     for number in range(2, 5):
         time.sleep(0.02)  # the thread is waiting again, patiently
@@ -100,7 +100,7 @@ def test_an_entry_does_not_wait_for_a_learner_that_has_stopped(worker: Worker) -
 
 
 def test_announcements_far_apart_are_not_waited_for(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('ding_normmon.inbox._MOST_PATIENCE', 0.1)
+    monkeypatch.setattr('ding_normmon.ranks.work_queue._MOST_PATIENCE', 0.1)
     for number in range(3):
         worker.step(0.15)
         worker.inbox.put(number)
@@ -129,7 +129,7 @@ def test_short_steps_share_a_good_moment(worker: Worker) -> None:
 
 def test_many_entries_do_not_wait_for_more(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     worker.inbox._seconds = 1e6
-    monkeypatch.setattr('ding_normmon.inbox._BURST_SIZE', 5)
+    monkeypatch.setattr('ding_normmon.ranks.work_queue._BURST_SIZE', 5)
     worker.step(0.0)
     worker.step(0.02)
     for number in range(2):

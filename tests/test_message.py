@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ding_normmon import message
-from ding_normmon.message import (
+from ding_normmon.ranks import message
+from ding_normmon.ranks.message import (
     CONTROL,
     ROWS,
     MessageError,
@@ -23,7 +23,7 @@ from ding_normmon.message import (
     encode_schema,
     schema_digest,
 )
-from ding_normmon.rows import Batch, RowKey
+from ding_normmon.rows.table import Batch, RowKey
 
 SESSION = b'session1'
 KEYS = (RowKey('gradient_norms', 'encoder'), RowKey('tensor_statistics', 'logits/value', 3), RowKey('a', 'ü', 0, 'p.q'))

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ding_normmon import moments
-from ding_normmon.moments import (
+from ding_normmon.rows import moments
+from ding_normmon.rows.moments import (
     COUNT,
     EMPTY,
     M2,

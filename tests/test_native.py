@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ding_normmon import Monitor, native
-from ding_normmon.moments import row_of
-from ding_normmon.quantities.tensor_statistics import align_mask
-from ding_normmon.squares import SquareSums
+from ding_normmon import Monitor
+from ding_normmon.metrics.kernels import native
+from ding_normmon.metrics.kernels.squares import SquareSums
+from ding_normmon.metrics.tensor_statistics import align_mask
+from ding_normmon.rows.moments import row_of
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 kernels = native.kernels

@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from ding_normmon import native
+from ding_normmon.metrics.kernels import native
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSION = '0.1.0'
@@ -89,14 +89,14 @@ class TestArchives:
         wheel_file = next(built.glob('*.whl'))
         assert '-cp310-abi3-' in wheel_file.name
         with zipfile.ZipFile(wheel_file) as wheel:
-            native = {name for name in wheel.namelist() if name.startswith('ding_normmon/native/')}
+            native = {name for name in wheel.namelist() if name.startswith('ding_normmon/metrics/kernels/native/')}
         assert {Path(name).name for name in native} == {'__init__.py', '_kernels.abi3.so', '_kernels.pyi'}
 
     def test_source_archive_has_no_tests(self, built: Path) -> None:
         with tarfile.open(next(built.glob('*.tar.gz'))) as archive:
             names = {name.partition('/')[2] for name in archive.getnames()}
         assert {'ding_normmon/py.typed', 'LICENSE', 'setup.py', 'pyproject.toml', 'requirements.txt'} <= names
-        assert {f'ding_normmon/native/{name}' for name in ('kernels.c', 'sums.h', 'tensor.h')} <= names
+        assert {f'ding_normmon/metrics/kernels/native/{name}' for name in ('kernels.c', 'sums.h', 'tensor.h')} <= names
         assert not any(name.startswith('tests') for name in names)
 
     def test_metadata(self, metadata: Message) -> None:

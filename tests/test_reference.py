@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ding_normmon import attach
-from ding_normmon.reference import SECTIONS, Metric, describe, render_page
+from ding_normmon.metrics.reference import SECTIONS, Metric, describe, render_page
 from tests.unizero.builders import random_batch, tiny_policy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,7 +56,7 @@ def names() -> set[str]:
 
 def test_the_page_is_what_the_code_says() -> None:
     page = (ROOT / 'docs' / 'metrics.md').read_text(encoding='utf-8')
-    assert page == render_page(SECTIONS), 'run: python -m ding_normmon.reference > docs/metrics.md'
+    assert page == render_page(SECTIONS), 'run: python -m ding_normmon.metrics.reference > docs/metrics.md'
 
 
 def test_every_name_of_a_real_policy_is_on_the_page(names: set[str]) -> None:

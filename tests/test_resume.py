@@ -13,8 +13,8 @@ from tensorboardX import SummaryWriter
 from torch import nn
 
 from ding_normmon import Monitor, Record
-from ding_normmon.publish import TensorBoard
-from ding_normmon.publish.event_files import drop_records
+from ding_normmon.destinations import TensorBoard
+from ding_normmon.destinations.tensorboard.resume import drop_records
 
 
 def train(monitor: Monitor, iterations: range) -> list[int]:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ding_normmon import moments
-from ding_normmon.moments import constant_row, device_row_of, row_of
-from ding_normmon.rows import Batch, RowBuffer, RowKey, RowTable
+from ding_normmon.rows import moments
+from ding_normmon.rows.moments import constant_row, device_row_of, row_of
+from ding_normmon.rows.table import Batch, RowBuffer, RowKey, RowTable
 
 
 def batch_of(rows: dict[RowKey, np.ndarray], iteration: int = 0) -> Batch:

@@ -13,11 +13,8 @@ import torch.distributed as dist
 from torch import nn
 
 from ding_normmon import ConfigurationError
-from ding_normmon.groups import find_groups
-from ding_normmon.moments import merge_rows, square_sum_row
-from ding_normmon.ownership import Ownership
-from ding_normmon.rows import Batch, RowKey
-from ding_normmon.sharding import (
+from ding_normmon.core.parameter_groups import find_groups
+from ding_normmon.core.sharding import (
     ShardedGroups,
     counted_elements,
     counted_part,
@@ -25,6 +22,9 @@ from ding_normmon.sharding import (
     refuse_unreadable,
     replicated_value,
 )
+from ding_normmon.ranks.ownership import Ownership
+from ding_normmon.rows.moments import merge_rows, square_sum_row
+from ding_normmon.rows.table import Batch, RowKey
 
 RANKS = 4
 

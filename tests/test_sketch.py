@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ding_normmon import sketch as module
-from ding_normmon.conflict_figures import cosine_of, cosines, geometry_of, standard_error
-from ding_normmon.sketch import ROW, Sketch
+from ding_normmon.metrics.maths import sketch as module
+from ding_normmon.metrics.maths.conflict_geometry import cosine_of, cosines, geometry_of, standard_error
+from ding_normmon.metrics.maths.sketch import ROW, Sketch
 
 CPU = torch.device('cpu')
 ELEMENTS, SIZE, TRIALS = 20_000, 256, 60

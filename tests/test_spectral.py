@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ding_normmon.spectral import (
+from ding_normmon.metrics.maths.effective_rank import (
     effective_rank,
     feature_rank,
     packed_moment,

@@ -16,8 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ding_normmon import native
-from ding_normmon.squares import SquareSums, careful, careful_sum_of_squares, device, host, sum_of_squares
+from ding_normmon.metrics.kernels import native
+from ding_normmon.metrics.kernels.squares import (
+    SquareSums,
+    careful,
+    careful_sum_of_squares,
+    device,
+    host,
+    sum_of_squares,
+)
 
 LONG_SIZES = (63, 64, 65, 513, 1025, 4097, 8192, 3 * 3001, 70_001, 768 * 101)
 

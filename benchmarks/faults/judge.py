@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.faults.scenarios import SHARED_FAULTS, Scenario
+from ding_normmon.core.finding import Finding
 from ding_normmon.diagnose import diagnose
-from ding_normmon.finding import Finding
-from ding_normmon.history import Run
+from ding_normmon.runs import Run
 
 __all__ = ['EXPECTED_RULES', 'Verdict', 'judge']
 

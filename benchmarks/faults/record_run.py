@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ding_normmon.quiet import import_quietly
+from ding_normmon.unizero.quiet import import_quietly
 
 import_quietly('gym', 'gymnasium', 'ding.framework.middleware', 'lzero.policy')
 
@@ -16,7 +16,7 @@ from ding.framework.context import OnlineRLContext  # noqa: E402
 from benchmarks.faults.plants import make_fault  # noqa: E402
 from benchmarks.faults.scenarios import Scenario  # noqa: E402
 from ding_normmon import NormMonitor, init_writer  # noqa: E402
-from ding_normmon.record import Record  # noqa: E402
+from ding_normmon.core.record import Record  # noqa: E402
 from ding_normmon.unizero.run import MultiTaskRun  # noqa: E402
 from ding_normmon.unizero.run_config import complete_config  # noqa: E402
 

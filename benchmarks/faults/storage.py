@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.faults.scenarios import Scenario
-from ding_normmon.history import MatrixSeries, Run, Series
-from ding_normmon.record import Record
+from ding_normmon.core.record import Record
+from ding_normmon.runs import MatrixSeries, Run, Series
 
 __all__ = ['load_run', 'save_run']
 

@@ -8,14 +8,14 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ding_normmon.configuration import ConfigurationError
+from ding_normmon.core.config import ConfigurationError
+from ding_normmon.core.finding import SEVERITIES, Finding
+from ding_normmon.core.record import Record
 from ding_normmon.diagnose.ledger import Ledger
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.rules import RULES
 from ding_normmon.diagnose.window import Window
-from ding_normmon.finding import SEVERITIES, Finding
-from ding_normmon.history.run import Run
-from ding_normmon.record import Record
+from ding_normmon.runs.run import Run
 
 __all__ = ['Diagnosis', 'diagnose', 'measured_records']
 

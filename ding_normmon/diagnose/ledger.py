@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from ding_normmon.core.finding import Finding
 from ding_normmon.diagnose.points import KEPT, RECENT
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
-from ding_normmon.finding import Finding
 
 __all__ = ['COOL_DOWN', 'Ledger']
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from ding_normmon.configuration import ConfigurationError
+from ding_normmon.core.config import ConfigurationError
+from ding_normmon.core.finding import Severity
 from ding_normmon.diagnose.window import Window
-from ding_normmon.finding import Severity
 
 __all__ = ['Rule', 'Sign']
 
@@ -76,7 +76,7 @@ class Rule:
         >>> LargeLoss.configured({'limits': 3.0})
         Traceback (most recent call last):
             ...
-        ding_normmon.configuration.ConfigurationError: monitor.rules.large_loss.limits: no such option; the nearest is \
+        ding_normmon.core.config.ConfigurationError: monitor.rules.large_loss.limits: no such option; the nearest is \
 limit
     """
 

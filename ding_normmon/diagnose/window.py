@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ding_normmon.core.metric_names import task_in, without_task
+from ding_normmon.core.record import Record
 from ding_normmon.diagnose.points import Points, Rows
-from ding_normmon.record import Record
-from ding_normmon.task_names import task_in, without_task
 
 __all__ = ['Window']
 

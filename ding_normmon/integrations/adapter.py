@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from ding_normmon.learner_step import LearnerStep
+from ding_normmon.core.step import LearnerStep
 
 __all__ = ['LOCAL_GRADIENT', 'Adapter', 'AdapterFactory', 'find_adapter']
 
@@ -87,7 +87,7 @@ AdapterFactory = Callable[[Any], 'Adapter | None']
 _FACTORIES: tuple[tuple[str, str, str | None], ...] = (
     ('ding_normmon.integrations.publishing_policy', 'publishing_adapter', None),
     ('ding_normmon.integrations.lightzero', 'lightzero_adapter', 'lzero'),
-    ('ding_normmon.integrations.ding_policy', 'ding_adapter', None),
+    ('ding_normmon.integrations.ding_engine.policies', 'ding_adapter', None),
 )
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ding_normmon.hook_points import EVIDENCE, NO_OPTIMIZER, Holder, HookPoints
 from ding_normmon.integrations.adapter import Adapter
+from ding_normmon.integrations.observe.hook_points import EVIDENCE, NO_OPTIMIZER, Holder, HookPoints
 from ding_normmon.integrations.publishing_policy import PublishingAdapter
-from ding_normmon.monitor import Monitor
+from ding_normmon.monitor.monitor import Monitor
 
 __all__ = ['Description', 'GroupFound', 'OptimizerFound', 'describe']
 

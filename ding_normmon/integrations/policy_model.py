@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from ding_normmon.groups import unwrap
+from ding_normmon.core.parameter_groups import unwrap
 
 __all__ = ['find_models', 'find_optimizers', 'model_of']
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from ding_normmon.core.step import INERT, InertLearnerStep
 from ding_normmon.integrations.policy_model import model_of
-from ding_normmon.learner_step import INERT, InertLearnerStep
 
 __all__ = ['PublishingAdapter', 'publishing_adapter']
 

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ding_normmon.configuration import ConfigurationError
+from ding_normmon.core.config import ConfigurationError
 from ding_normmon.unizero.ranks import is_distributed, rank
 
 __all__ = [

@@ -14,8 +14,8 @@ import click
 import yaml
 from easydict import EasyDict
 
-from ding_normmon.configuration import ConfigurationError
-from ding_normmon.groups import GroupError
+from ding_normmon.core.config import ConfigurationError
+from ding_normmon.core.parameter_groups import GroupError
 from ding_normmon.unizero.ranks import (
     gather_objects,
     join_process_group,

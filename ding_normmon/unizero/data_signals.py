@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ding_normmon.learner_step import InertLearnerStep
+from ding_normmon.core.step import InertLearnerStep
 
 __all__ = ['publish_data']
 

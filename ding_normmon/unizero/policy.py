@@ -16,7 +16,7 @@ from easydict import EasyDict
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ding_normmon.learner_step import INERT, InertLearnerStep
+from ding_normmon.core.step import INERT, InertLearnerStep
 from ding_normmon.unizero.acting_policy import ActingPolicy
 from ding_normmon.unizero.data_signals import publish_data
 from ding_normmon.unizero.dropout_stream import DropoutStream

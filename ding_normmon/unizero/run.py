@@ -15,7 +15,7 @@ from ding.framework.context import OnlineRLContext
 from ding.utils import DistributedWriter
 from easydict import EasyDict
 
-from ding_normmon.integrations.middleware import NormMonitor
+from ding_normmon.integrations.ding_engine.middleware import NormMonitor
 from ding_normmon.unizero.console_log import ConsoleLog
 from ding_normmon.unizero.environments import TaskEnvironment, make_environment
 from ding_normmon.unizero.middleware import (

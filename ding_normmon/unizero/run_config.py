@@ -10,7 +10,7 @@ from typing import Any
 
 from easydict import EasyDict
 
-from ding_normmon.configuration import ConfigurationError, MonitorConfig
+from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.unizero.environments import environment_spec
 from ding_normmon.unizero.policy_config import multitask_policy_config
 from ding_normmon.unizero.task_spec import TaskSpec, check_task_ids

@@ -10,8 +10,8 @@ __all__ = ['print_report']
 def print_report(folder: Path) -> None:
     """Write ``report.html`` into a run's folder and print where it is, or in one sentence why it is not there."""
     try:
-        from ding_normmon.history import read_run
-        from ding_normmon.report.page import write_page
+        from ding_normmon.runs import read_run
+        from ding_normmon.runs.report.page import write_page
 
         path = folder / 'report.html'
         write_page(path, [read_run(folder)])

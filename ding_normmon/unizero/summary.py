@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ding_normmon.diagnosis_stage import DiagnosisStage
-from ding_normmon.finding import SEVERITIES, Finding
+from ding_normmon.core.finding import SEVERITIES, Finding
+from ding_normmon.monitor.findings.stage import DiagnosisStage
 from ding_normmon.unizero.middleware.return_tracker import TaskReturns
 
 __all__ = ['event_files', 'findings_table', 'print_summary']

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ding_normmon.learner_step import InertLearnerStep
+from ding_normmon.core.step import InertLearnerStep
 from ding_normmon.unizero.lightzero_classes import LossWithIntermediateLosses
 from ding_normmon.unizero.world_model import TrainingTensors
 

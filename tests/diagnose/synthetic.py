@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ding_normmon.record import Matrix, Record
+from ding_normmon.core.record import Matrix, Record
 
 TASKS = {0: 'Pong', 1: 'Qbert', 2: 'Boxing', 3: 'Alien'}
 HEADS = ('head_value', 'head_reward', 'head_policy', 'head_observation')

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ding_normmon.core.record import Record
 from ding_normmon.diagnose.contrast import contrasts, median_of_others
 from ding_normmon.diagnose.points import RECENT, median, median_of_known
 from ding_normmon.diagnose.window import Window
-from ding_normmon.record import Record
 
 NUMBERS = st.floats(-1e6, 1e6) | st.integers(0, 3).map(float)
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from ding_normmon import ConfigurationError
+from ding_normmon.core.record import Record
 from ding_normmon.diagnose import Diagnosis, Rule, Sign, Window, diagnose
 from ding_normmon.diagnose.rules import RULES
-from ding_normmon.history import Run, Series
-from ding_normmon.record import Record
+from ding_normmon.runs import Run, Series
 from tests.diagnose.synthetic import TASKS, healthy, times, with_fault
 
 

@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from ding_normmon.core.finding import Finding
+from ding_normmon.core.record import Matrix, Record
 from ding_normmon.diagnose import Diagnosis
 from ding_normmon.diagnose.rules import RULES
-from ding_normmon.finding import Finding
-from ding_normmon.record import Matrix, Record
 from tests.diagnose.synthetic import (
     EVERY,
     HEADS,

@@ -16,10 +16,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ding_normmon import Monitor, Record
-from ding_normmon.learner_step import LearnerStep
-from ding_normmon.quantities import Quantity, default_quantities
-from ding_normmon.rows import RowBuffer
-from ding_normmon.transport import StoreTransport
+from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics import Quantity, default_quantities
+from ding_normmon.ranks.transport import StoreTransport
+from ding_normmon.rows.table import RowBuffer
 from tests.distributed.multitask import MultitaskModel, make_model, train, weights_of
 
 __all__ = [

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ding_normmon import Monitor
-from ding_normmon.learner_step import INERT, InertLearnerStep
+from ding_normmon.core.step import INERT, InertLearnerStep
 
 __all__ = ['MultitaskModel', 'batch_of', 'learner_step', 'make_model', 'train', 'weights_of']
 

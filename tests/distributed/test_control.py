@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from ding_normmon import Monitor, decision_poster, reduce
-from ding_normmon.control import Control, ControlError, Decision
-from ding_normmon.losses import LossCounter
+from ding_normmon import Monitor
+from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.ranks import reducer as reduce
+from ding_normmon.ranks.decisions import leader as decision_poster
+from ding_normmon.ranks.decisions.control import Control, ControlError, Decision
 from tests.distributed.faults import Outcome, Stopped, monitored_run, serve, transport_to
 from tests.distributed.ranks import run_ranks
 

@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from ding_normmon import Monitor, decision_poster, reduce
-from ding_normmon.control import Decision
+from ding_normmon import Monitor
 from ding_normmon.diagnose import Rule, Sign, Window
+from ding_normmon.ranks import reducer as reduce
+from ding_normmon.ranks.decisions import leader as decision_poster
+from ding_normmon.ranks.decisions.control import Decision
 from tests.distributed.faults import NUM_TASKS, SHORT, serve, transport_to
 from tests.distributed.multitask import make_model, train
 from tests.distributed.ranks import run_ranks

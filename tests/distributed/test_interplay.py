@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 
 from ding_normmon import Monitor, Record
-from ding_normmon.learner_step import LearnerStep
-from ding_normmon.quantities import preset_quantities
+from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics import preset_quantities
 from tests.distributed.ranks import run_ranks
 from tests.unizero.builders import random_batch, tiny_policy
 

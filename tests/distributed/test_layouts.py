@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from ding_normmon import Monitor, Record
-from ding_normmon.transport import LocalTransport, StoreTransport
+from ding_normmon.ranks.transport import LocalTransport, StoreTransport
 from tests.distributed.multitask import learner_step, make_model
 from tests.distributed.ranks import run_ranks
 

@@ -38,7 +38,7 @@ class Engine(SimpleNamespace):
 
 
 def learner_hook(config: dict[str, Any]) -> Any:
-    from ding_normmon.integrations.learner_hook import NormMonitorHook
+    from ding_normmon.integrations.ding_engine.learner_hook import NormMonitorHook
     from tests.integrations.small_policies import Policy
 
     view = View(Policy()._forward_learn)

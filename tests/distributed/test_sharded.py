@@ -199,10 +199,10 @@ def message_of(construct: Callable[[], object]) -> str:
 def refusals(rank: int) -> dict[str, str]:
     from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
-    from ding_normmon.quantities import GradientConflict, GradientNorms
-    from ding_normmon.quantities.local_gradients import with_local_gradients
-    from ding_normmon.sharding import counted_part
-    from ding_normmon.transport import LocalTransport
+    from ding_normmon.core.sharding import counted_part
+    from ding_normmon.metrics import GradientConflict, GradientNorms
+    from ding_normmon.metrics.local_gradients import with_local_gradients
+    from ding_normmon.ranks.transport import LocalTransport
 
     model: Any = sharded(Heads())
     mesh = model.encoder.weight.device_mesh

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ding_normmon.transport import LocalTransport, StoreTransport, default_transport
+from ding_normmon.ranks.transport import LocalTransport, StoreTransport, default_transport
 from tests.distributed.faults import serve
 from tests.distributed.ranks import run_ranks
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ding_normmon.history import read_run
+from ding_normmon.runs import read_run
 from ding_normmon.unizero.run import STOPPED_BY_FINDING
 from tests.entry.launch import command, environment
 

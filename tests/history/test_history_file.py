@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ding_normmon.finding import Finding
-from ding_normmon.history import Run, RunError, read_run
-from ding_normmon.publish.destination import RunDescription
-from ding_normmon.publish.history_file import FILE_NAME, HistoryFile
-from ding_normmon.record import Matrix, Record
+from ding_normmon.core.destination import RunDescription
+from ding_normmon.core.finding import Finding
+from ding_normmon.core.record import Matrix, Record
+from ding_normmon.runs import Run, RunError, read_run
+from ding_normmon.runs.history_file import FILE_NAME, HistoryFile
 
 
 def write(path: Path, records: list[Record], close: bool = True) -> None:

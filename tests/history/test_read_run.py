@@ -11,11 +11,11 @@ import pytest
 from click.testing import CliRunner
 from tensorboardX import SummaryWriter
 
-from ding_normmon import command_line
-from ding_normmon.history import RunError, read_run
-from ding_normmon.publish.destination import RunDescription
-from ding_normmon.publish.history_file import HistoryFile
-from ding_normmon.record import Matrix, Record
+from ding_normmon.cli import main as command_line
+from ding_normmon.core.destination import RunDescription
+from ding_normmon.core.record import Matrix, Record
+from ding_normmon.runs import RunError, read_run
+from ding_normmon.runs.history_file import HistoryFile
 
 
 def write_events(folder: Path, points: dict[str, dict[int, float]]) -> None:
@@ -141,7 +141,7 @@ def test_a_folder_where_a_file_should_be(tmp_path: Path) -> None:
     (tmp_path / 'history.arrows').mkdir()
     with pytest.raises(RunError):
         read_run(tmp_path)
-    from ding_normmon.commands.diagnose import command
+    from ding_normmon.cli.diagnose import command
 
     result = CliRunner().invoke(command, [str(tmp_path)])
     assert result.exit_code == 3

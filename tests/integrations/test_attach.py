@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from ding_normmon import Attachment, ConfigurationError, Monitor, attach
-from ding_normmon.hook_points import HookPoints
-from ding_normmon.learner_step import INERT
-from ding_normmon.record import Record
+from ding_normmon.core.record import Record
+from ding_normmon.core.step import INERT
+from ding_normmon.integrations.observe.hook_points import HookPoints
 from tests.integrations.small_policies import (
     COEFFICIENTS,
     EVIDENCE,

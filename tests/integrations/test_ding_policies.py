@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ding_normmon import attach
-from ding_normmon.record import Record
+from ding_normmon.core.record import Record
 from tests.integrations.ding_policies import CASES, Case
 from tests.integrations.reference import Recorder, assert_step, norm
 

@@ -18,8 +18,8 @@ from easydict import EasyDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ding_normmon import ConfigurationError, GroupError, NormMonitor, init_writer
+from ding_normmon.core.record import Record
 from ding_normmon.diagnose import Rule, Sign, Window
-from ding_normmon.record import Record
 from tests.unizero.builders import random_batch, tiny_policy
 
 

@@ -13,7 +13,7 @@ import torch
 from easydict import EasyDict
 
 from ding_normmon import ConfigurationError, NormMonitor
-from ding_normmon.record import Record
+from ding_normmon.core.record import Record
 from tests.integrations.lightzero.policies import UNROLL, batch
 from tests.integrations.lightzero.policies import unizero as unizero_policy
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ding_normmon import ConfigurationError, Monitor
-from ding_normmon.learner_step import LearnerStep
-from ding_normmon.moments import constant_row, row_of
-from ding_normmon.quantities import GradientNorms, ParameterNorms, Quantity, TaskLosses, default_quantities
-from ding_normmon.rows import RowBuffer, RowKey, RowTable
+from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics import GradientNorms, ParameterNorms, Quantity, TaskLosses, default_quantities
+from ding_normmon.rows.moments import constant_row, row_of
+from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 from tests.models import SmallModel, assert_same, finished, reference, small_monitor
 from tests.monitor.steps import measure
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from ding_normmon import Monitor
-from ding_normmon.quantities.tensor_statistics import SignalError
-from ding_normmon.rows import RowBuffer
+from ding_normmon.metrics.tensor_statistics import SignalError
+from ding_normmon.rows.table import RowBuffer
 from tests.models import SmallModel, assert_same, finished, make_batches, reference, small_monitor
 from tests.monitor.steps import measure, publish_and_end
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ding_normmon import INERT, Monitor
-from ding_normmon.learner_step import LearnerStep
+from ding_normmon.core.step import LearnerStep
 from tests.models import SmallModel, assert_same, finished, learn, make_batches, reference, small_monitor
 from tests.monitor.steps import Recorder, measure
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from ding_normmon import Monitor
-from ding_normmon.losses import LossCounter
-from ding_normmon.publish import RunDescription
-from ding_normmon.publish.courier import Courier
-from ding_normmon.record import Record
+from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.core.record import Record
+from ding_normmon.destinations import RunDescription
+from ding_normmon.destinations.worker import Courier
 
 
 class Listener:

@@ -12,11 +12,11 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboardX import SummaryWriter
 
 from ding_normmon import attach
-from ding_normmon.finding import Finding
-from ding_normmon.publish import TensorBoard
-from ding_normmon.publish.destination import RunDescription
-from ding_normmon.publish.selection import for_dashboard
-from ding_normmon.record import Record
+from ding_normmon.core.destination import RunDescription
+from ding_normmon.core.finding import Finding
+from ding_normmon.core.record import Record
+from ding_normmon.destinations import TensorBoard
+from ding_normmon.destinations.selection import for_dashboard
 from tests.unizero.builders import random_batch, tiny_policy
 
 FAMILIES = ('norm/', 'grad/', 'logits/', 'embeddings/', 'conflict/', 'update/', 'plasticity/')

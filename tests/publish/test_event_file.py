@@ -12,11 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
-from ding_normmon.publish import TensorBoard
-from ding_normmon.publish.destination import RunDescription
-from ding_normmon.publish.event_file import append_event, flush_events, refuse_unwritable
-from ding_normmon.publish.figure_summaries import FigureSummaries
-from ding_normmon.record import Record
+from ding_normmon.core.destination import RunDescription
+from ding_normmon.core.record import Record
+from ding_normmon.destinations import TensorBoard
+from ding_normmon.destinations.tensorboard.event_file import append_event, flush_events, refuse_unwritable
+from ding_normmon.destinations.tensorboard.figure_summaries import FigureSummaries
 
 
 def summary(**figures: float) -> Summary:
@@ -101,7 +101,7 @@ def test_after_a_full_disk_the_next_record_comes_with_what_is_written_once(
     writer = SummaryWriter(str(tmp_path))
     destination = TensorBoard(writer)
     destination.begin(RunDescription({0: 'Pong'}))
-    monkeypatch.setattr('ding_normmon.publish.event_file._ROOM', 1 << 60)
+    monkeypatch.setattr('ding_normmon.destinations.tensorboard.event_file._ROOM', 1 << 60)
     with pytest.raises(OSError, match='is full'):
         destination.publish(Record(7, {'ours': 3.0}))
     monkeypatch.undo()

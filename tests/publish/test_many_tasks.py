@@ -14,9 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboardX import SummaryWriter
 
 from ding_normmon import Monitor
-from ding_normmon.integrations.writer import DIEngineWriter
-from ding_normmon.publish import TensorBoard
-from ding_normmon.publish.selection import MANY_TASKS, WORST_TASKS
+from ding_normmon.destinations import TensorBoard
+from ding_normmon.destinations.selection import MANY_TASKS, WORST_TASKS
+from ding_normmon.integrations.ding_engine.writer import DIEngineWriter
 from tests.distributed.multitask import learner_step, make_model
 
 WRITERS: dict[str, Callable[[str], Any]] = {

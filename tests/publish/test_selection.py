@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ding_normmon.publish.selection import for_dashboard, worst_tasks
+from ding_normmon.destinations.selection import for_dashboard, worst_tasks
 
 
 def record(num_tasks: int) -> dict[str, float]:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import wandb
 
-from ding_normmon.finding import Finding
-from ding_normmon.publish.destination import RunDescription
-from ding_normmon.publish.wandb import WandB
-from ding_normmon.record import Record
+from ding_normmon.core.destination import RunDescription
+from ding_normmon.core.finding import Finding
+from ding_normmon.core.record import Record
+from ding_normmon.destinations.wandb import WandB
 
 
 def records_of(folder: Path) -> list[Any]:

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from ding_normmon import Monitor
-from ding_normmon.learner_step import INERT, InertLearnerStep
-from ding_normmon.moments import constant_row
-from ding_normmon.quantities import Clipping
-from ding_normmon.rows import Batch, RowKey, RowTable
+from ding_normmon.core.step import INERT, InertLearnerStep
+from ding_normmon.metrics import Clipping
+from ding_normmon.rows.moments import constant_row
+from ding_normmon.rows.table import Batch, RowKey, RowTable
 
 
 def run(norms: list[Any], frequency: int, fraction: bool, max_norm: float = 2.0) -> tuple[Monitor, list[Any]]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ding_normmon import Monitor
-from ding_normmon.quantities.gradient_conflict import GradientConflict
+from ding_normmon.metrics.gradient_conflict import GradientConflict
 
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
 

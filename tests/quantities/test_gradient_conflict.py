@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ding_normmon import ConfigurationError, Monitor, Record
-from ding_normmon.moments import square_sum_row
-from ding_normmon.quantities.gradient_conflict import GradientConflict
-from ding_normmon.rows import Batch, RowKey, RowTable
+from ding_normmon.metrics.gradient_conflict import GradientConflict
+from ding_normmon.rows.moments import square_sum_row
+from ding_normmon.rows.table import Batch, RowKey, RowTable
 
 Losses = Mapping[int, Tensor]
 
@@ -260,11 +260,11 @@ def test_26_tasks_of_50_million_shared_parameters_keep_less_than_8_megabytes() -
             self.task_embedding = nn.Embedding(26, 768, device='meta')
             self.pos_emb = nn.Embedding(100, 768, device='meta')
 
-    from ding_normmon.groups import find_groups
-    from ding_normmon.quantities import Setup
+    from ding_normmon.core.parameter_groups import find_groups
+    from ding_normmon.metrics import Setup
 
     model = Large()
-    from ding_normmon.configuration import MonitorConfig
+    from ding_normmon.core.config import MonitorConfig
 
     groups = find_groups(model, 26)
     assert sum(parameter.numel() for parameter in model.parameters()) > 50_000_000
@@ -273,7 +273,7 @@ def test_26_tasks_of_50_million_shared_parameters_keep_less_than_8_megabytes() -
     )
     quantity = GradientConflict()
     cells = quantity.prepare(setup)
-    from ding_normmon.rows import RowBuffer
+    from ding_normmon.rows.table import RowBuffer
 
     # On an accelerator the cells are there once more for every copy that may be under way.
     assert 8 * cells * (1 + RowBuffer.SLOTS) + quantity.state_bytes() < 8 * 2**20

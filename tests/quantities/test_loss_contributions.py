@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ding_normmon import Monitor
-from ding_normmon.quantities import LossContributions
+from ding_normmon.metrics import LossContributions
 from tests.quantities.test_gradient_conflict import Shared
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ding_normmon import Monitor
-from ding_normmon.quantities import GradientConflict, Updates
+from ding_normmon.metrics import GradientConflict, Updates
 from tests.quantities.test_gradient_conflict import Shared, loss_of
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ding_normmon.finding import Finding
-from ding_normmon.history import MatrixSeries, Run, Series
+from ding_normmon.core.finding import Finding
+from ding_normmon.runs import MatrixSeries, Run, Series
 
 HEADS = ('head_value', 'head_policy', 'head_reward', 'head_observation')
 

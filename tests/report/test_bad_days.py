@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from ding_normmon.core.record import Record
 from ding_normmon.diagnose import diagnose
-from ding_normmon.history import MatrixSeries, Run, Series, read_run
-from ding_normmon.publish.history_file import HistoryFile
-from ding_normmon.record import Record
-from ding_normmon.report.changes import find_changes
-from ding_normmon.report.live import frame
-from ding_normmon.report.page import render_page
+from ding_normmon.runs import MatrixSeries, Run, Series, read_run
+from ding_normmon.runs.history_file import HistoryFile
+from ding_normmon.runs.report.changes import find_changes
+from ding_normmon.runs.report.live import frame
+from ding_normmon.runs.report.page import render_page
 from tests.report.sample_runs import sample_run
 
 

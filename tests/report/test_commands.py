@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ding_normmon import command_line
-from ding_normmon.history import Series
-from ding_normmon.publish.destination import RunDescription
-from ding_normmon.publish.history_file import HistoryFile
-from ding_normmon.record import Record
-from ding_normmon.report.changes import find_changes, last_level
-from ding_normmon.report.tolerance import Tolerance, ToleranceError
+from ding_normmon.cli import main as command_line
+from ding_normmon.core.destination import RunDescription
+from ding_normmon.core.record import Record
+from ding_normmon.runs import Series
+from ding_normmon.runs.history_file import HistoryFile
+from ding_normmon.runs.report.changes import find_changes, last_level
+from ding_normmon.runs.report.tolerance import Tolerance, ToleranceError
 from tests.report.sample_runs import sample_run
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ding_normmon.history import Run, Series
-from ding_normmon.report.charts import lay_out
-from ding_normmon.report.page import render_page, write_page
-from ding_normmon.report.payload import POINTS, thinned
-from ding_normmon.report.texts import TEXTS
+from ding_normmon.runs import Run, Series
+from ding_normmon.runs.report.charts import lay_out
+from ding_normmon.runs.report.page import render_page, write_page
+from ding_normmon.runs.report.payload import POINTS, thinned
+from ding_normmon.runs.report.texts import TEXTS
 from tests.report.sample_runs import HOSTILE, sample_run
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')

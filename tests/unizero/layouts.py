@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ding_normmon.learner_step import InertLearnerStep
+from ding_normmon.core.step import InertLearnerStep
 from ding_normmon.unizero import UniZeroMultitaskPolicy, multitask_policy_config
 from tests.unizero.builders import random_batch, tiny_policy, tiny_tasks
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ding_normmon.learner_step import LearnerStep
+from ding_normmon.core.step import LearnerStep
 from ding_normmon.unizero.data_signals import _spread_rows, publish_data
 
 

@@ -44,7 +44,9 @@ def broken_run(rank: int, folder: str) -> dict[str, Any]:
     from ding.framework.context import OnlineRLContext
 
     from benchmarks.faults.plants import make_fault
-    from ding_normmon import NormMonitor, decision_poster, init_writer, reduce
+    from ding_normmon import NormMonitor, init_writer
+    from ding_normmon.ranks import reducer as reduce
+    from ding_normmon.ranks.decisions import leader as decision_poster
     from ding_normmon.unizero.run import MultiTaskRun
     from ding_normmon.unizero.run_config import complete_config
 

@@ -12,8 +12,8 @@ from easydict import EasyDict
 from torch import Tensor, nn
 
 from ding_normmon import Monitor, NormMonitor, Record
-from ding_normmon.learner_step import INERT, LearnerStep
-from ding_normmon.quantities import (
+from ding_normmon.core.step import INERT, LearnerStep
+from ding_normmon.metrics import (
     GradientConflict,
     GradientNorms,
     LossContributions,

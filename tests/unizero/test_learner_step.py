@@ -13,7 +13,7 @@ from lzero.mcts.buffer.game_buffer_unizero import UniZeroGameBuffer
 from lzero.mcts.buffer.game_segment import GameSegment
 from torch import Tensor
 
-from ding_normmon.learner_step import Clip, LearnerStep
+from ding_normmon.core.step import Clip, LearnerStep
 from ding_normmon.unizero.gradient_synchronisation import clip_gradients, squared_gradient_norm
 from tests.unizero.builders import random_batch, tiny_policy
 

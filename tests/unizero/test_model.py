@@ -126,7 +126,7 @@ def test_registered() -> None:
 def test_importing_keeps_the_root_log_level_and_the_top_package_light() -> None:
     code = (
         'import logging, sys\n'
-        'import ding_normmon.learner_step\n'
+        'import ding_normmon.core.step\n'
         'assert "lzero" not in sys.modules and "ding" not in sys.modules\n'
         'import ding_normmon.unizero\n'
         'assert "lzero" in sys.modules\n'

@@ -14,8 +14,8 @@ import torch
 from easydict import EasyDict
 
 from ding_normmon import NormMonitor
-from ding_normmon.learner_step import INERT
-from ding_normmon.record import Record
+from ding_normmon.core.record import Record
+from ding_normmon.core.step import INERT
 from tests.unizero.builders import random_batch, tiny_policy
 
 TASKS = 3
@@ -82,7 +82,7 @@ def test_every_metric_equals_a_float64_computation(mixed: bool) -> None:
     twin = tiny_policy(TASKS, mixed=mixed)
     record = monitored_records(policy, 1)[0]
     spy = Spy(twin)
-    from ding_normmon.learner_step import LearnerStep
+    from ding_normmon.core.step import LearnerStep
 
     twin.learner_step = LearnerStep(0, spy)
     output = twin._forward_learn(batches(twin, 0))

@@ -15,7 +15,7 @@ from easydict import EasyDict
 from torch import nn
 
 from ding_normmon import NormMonitor, Record
-from ding_normmon.rows import RowBuffer
+from ding_normmon.rows.table import RowBuffer
 from tests.distributed.ranks import run_ranks
 from tests.test_dormancy import counted
 from tests.test_spectral import reference

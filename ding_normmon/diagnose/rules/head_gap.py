@@ -9,11 +9,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from ding_normmon.core.finding import Severity
 from ding_normmon.diagnose.contrast import HEADS
 from ding_normmon.diagnose.points import median, median_of_rows
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
-from ding_normmon.finding import Severity
 
 __all__ = ['HeadGradientGap', 'HeadNormGap']
 

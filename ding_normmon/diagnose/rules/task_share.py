@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ding_normmon.core.finding import Severity
 from ding_normmon.diagnose.points import median_of_rows
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
-from ding_normmon.finding import Severity
 
 __all__ = ['TaskDominates', 'TaskStarves']
 

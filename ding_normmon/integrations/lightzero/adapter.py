@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ding_normmon.groups import unwrap
+from ding_normmon.core.parameter_groups import unwrap
 from ding_normmon.integrations.lightzero.muzero import MuZeroAdapter
 from ding_normmon.integrations.lightzero.unizero import UniZeroAdapter
 

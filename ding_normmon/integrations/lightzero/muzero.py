@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ding_normmon.groups import unwrap
+from ding_normmon.core.parameter_groups import unwrap
+from ding_normmon.core.step import LearnerStep
 from ding_normmon.integrations.lightzero.gradient import remarks_on, reported_gradient
 from ding_normmon.integrations.lightzero.muzero_groups import muzero_groups
 from ding_normmon.integrations.lightzero.substitute import before_zero_grad, substituted
 from ding_normmon.integrations.lightzero.tasks import global_task_ids, number_of_tasks
 from ding_normmon.integrations.lightzero.uncompiled import uncompiled
-from ding_normmon.learner_step import LearnerStep
 
 __all__ = ['MuZeroAdapter', 'mask_of']
 

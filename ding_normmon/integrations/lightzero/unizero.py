@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ding_normmon.groups import unwrap
+from ding_normmon.core.parameter_groups import unwrap
+from ding_normmon.core.step import LearnerStep
 from ding_normmon.integrations.lightzero.gradient import remarks_on, reported_gradient
 from ding_normmon.integrations.lightzero.substitute import before_zero_grad, substituted
 from ding_normmon.integrations.lightzero.tasks import global_task_ids, number_of_tasks
 from ding_normmon.integrations.lightzero.uncompiled import uncompiled
-from ding_normmon.learner_step import LearnerStep
 
 __all__ = ['LOSSES', 'SIGNALS', 'UniZeroAdapter']
 

@@ -10,7 +10,7 @@ import numpy as np
 from ding.envs import BaseEnv, BaseEnvTimestep
 from numpy.typing import NDArray
 
-from ding_normmon.quiet import import_quietly
+from ding_normmon.unizero.quiet import import_quietly
 
 gymnasium = import_quietly('gymnasium')
 

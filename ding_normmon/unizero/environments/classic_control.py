@@ -7,8 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ding_normmon.quiet import import_quietly
 from ding_normmon.unizero.environments.base import TaskEnvironment
+from ding_normmon.unizero.quiet import import_quietly
 
 __all__ = ['NAMES', 'ClassicControlEnvironment', 'names']
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ding_normmon.quiet import import_quietly
 from ding_normmon.unizero.environments.base import TaskEnvironment
 from ding_normmon.unizero.environments.packages import require_package
+from ding_normmon.unizero.quiet import import_quietly
 
 __all__ = ['PREFIX', 'MiniGridEnvironment', 'names']
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ding_normmon.quiet import import_quietly
+from ding_normmon.unizero.quiet import import_quietly
 
 __all__ = ['require_package']
 

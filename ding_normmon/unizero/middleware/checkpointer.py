@@ -7,9 +7,9 @@ from typing import Any
 
 from ding.framework.context import OnlineRLContext
 
-from ding_normmon.configuration import ConfigurationError
-from ding_normmon.monitor import Monitor
-from ding_normmon.publish.event_files import drop_records
+from ding_normmon.core.config import ConfigurationError
+from ding_normmon.destinations.tensorboard.resume import drop_records
+from ding_normmon.monitor.monitor import Monitor
 from ding_normmon.unizero.checkpoint import (
     checkpoint_path,
     digest,

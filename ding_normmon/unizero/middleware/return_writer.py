@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from ding.framework.context import OnlineRLContext
 
-from ding_normmon.integrations.announced import announce
-from ding_normmon.publish.charts import tag_of
+from ding_normmon.destinations.tensorboard.charts import tag_of
+from ding_normmon.integrations.ding_engine.announced import announce
 
 __all__ = ['ReturnWriter']
 

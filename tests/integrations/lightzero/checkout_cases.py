@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ding_normmon.groups import unwrap
+from ding_normmon.core.parameter_groups import unwrap
 from tests.integrations.lightzero import measure, multitask, policies
 from tests.integrations.lightzero.multitask import TASKS, learn
 from tests.integrations.lightzero.test_multitask import valid_steps, world_model_parts

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ding_normmon.groups import unwrap
-from ding_normmon.integrations.attachment import attach
+from ding_normmon.core.parameter_groups import unwrap
+from ding_normmon.core.record import Record
+from ding_normmon.core.step import LearnerStep
+from ding_normmon.integrations.attach import attach
 from ding_normmon.integrations.policy_model import find_optimizers
-from ding_normmon.learner_step import LearnerStep
-from ding_normmon.record import Record
 
 STATISTICS = ('mean', 'std', 'max', 'min')
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ding_normmon.groups import unwrap
+from ding_normmon.core.parameter_groups import unwrap
 from tests.integrations.lightzero import measure
 from tests.integrations.lightzero.test_multitask import learn, warmed_up
 

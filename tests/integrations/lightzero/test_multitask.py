@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ding_normmon.groups import unwrap
+from ding_normmon.core.parameter_groups import unwrap
 from ding_normmon.integrations.lightzero import lightzero_adapter
 from tests.integrations.lightzero import measure, multitask
 from tests.integrations.lightzero.multitask import TASKS, learn

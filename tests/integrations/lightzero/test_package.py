@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ding_normmon.groups import unwrap
+from ding_normmon.core.parameter_groups import unwrap
+from ding_normmon.core.step import LearnerStep
 from ding_normmon.integrations.lightzero import lightzero_adapter
-from ding_normmon.learner_step import LearnerStep
 from tests.integrations.lightzero import measure
 from tests.integrations.lightzero.policies import BATCH, POLICIES, UNROLL, batch, learn, padding, quietly
 

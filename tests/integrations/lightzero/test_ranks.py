@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ding_normmon.groups import find_groups
+from ding_normmon.core.parameter_groups import find_groups
+from ding_normmon.core.record import Record
 from ding_normmon.integrations.adapter import LOCAL_GRADIENT
 from ding_normmon.integrations.lightzero import lightzero_adapter
 from ding_normmon.integrations.lightzero.gradient import CORRECTED, ONE_RANK, SYNCHRONISED, reported_gradient
-from ding_normmon.record import Record
 from tests.distributed.ranks import run_ranks
 from tests.integrations.lightzero import measure, multitask
 from tests.integrations.lightzero.policies import POLICIES

@@ -1,0 +1,257 @@
+"""The monitor's configuration: every key, its default, and what is refused."""
+
+from __future__ import annotations
+
+import difflib
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+__all__ = ['ON_FINDING', 'ConfigurationError', 'MonitorConfig']
+
+ON_FINDING = ('warn', 'checkpoint', 'stop')
+"""What a finding may lead to."""
+
+
+class ConfigurationError(ValueError):
+    """A key that does not exist, or a value that cannot be; the message names the key and the nearest valid one."""
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """Configuration of a :class:`~ding_normmon.monitor.monitor.Monitor`.
+
+    Arguments:
+        monitor_norm_freq: measure every so many learner iterations, beginning with iteration 0; 0 turns everything
+            off.
+        merge_train_output: also put this rank's own figures of the same step into ``train_output``. It waits for the
+            device copy of the step.
+        preset: what is measured: ``'basic'`` (what costs next to nothing), ``'multitask'`` (also gradient conflict,
+            updates and plasticity) or ``'full'`` (everything, also what needs every step or more backward passes).
+        conflict_freq: gradient conflict every so many iterations, a multiple of ``monitor_norm_freq``; None for every
+            monitored iteration, 0 for never.
+        conflict_exact: ``'never'``, or ``'rank'`` for exact cosines between tasks of one rank: it holds the gradients
+            of all of them at the same time, and what it reports then depends on which tasks share a rank.
+        conflict_by_loss: also by the terms of each task's loss (one more backward pass per task and term).
+        conflict_blocks: also for every block of a shared group.
+        sketch_size: numbers that stand for one task's gradient of one group, a multiple of 64; the standard error of a
+            cosine is at most 1/sqrt(sketch_size).
+        update_freq: weight updates every so many iterations, like ``conflict_freq``.
+        plasticity_freq: the same for plasticity.
+        dormant_taus: thresholds of the dormant ratio.
+        memory_budget: bytes that a rank may spend on one record's vectors (second moments, per-unit activity); what
+            would not fit is projected to fewer dimensions, with a stated error.
+        budget: share of training time that the monitor may cost; expensive quantities are measured less often to stay
+            under it, and judging records takes at most a quarter of it. None for no limit.
+        detail: ``'group'``, or ``'parameter'`` for one norm per parameter as well.
+        top_k: with ``detail='parameter'``, only the so many largest of each group; None for all.
+        module_groups: further parameter groups, name to attribute path.
+        clip_fraction: also report the share of the steps since the last record in which a clip call took something
+            away; it looks at every step.
+        history: also write every record, complete, to ``history.arrows`` beside DI-engine's event file.
+        diagnose: judge every record by the rules of :mod:`ding_normmon.diagnose`.
+        rules: changes to the rules by name: False switches one off, a mapping sets its options.
+        on_finding: what a new finding leads to, ``'warn'``, ``'checkpoint'`` or ``'stop'``; or a mapping by severity
+            or rule, of which the rule counts more: ``{'error': 'checkpoint', 'non_finite': 'stop'}``. A plain word is
+            for warnings and errors.
+        deadline: seconds after which a record is published without the ranks that have not reported.
+        setup_timeout: seconds for which the ranks wait for each other once, at construction.
+        close_timeout: seconds for which ``close()`` waits for what is still under way.
+
+    Example:
+        >>> MonitorConfig.read({'monitor_norm_freq': 10}).monitor_norm_freq
+        10
+        >>> MonitorConfig.read({'monitor_norm_frequency': 10})
+        Traceback (most recent call last):
+            ...
+        ding_normmon.core.config.ConfigurationError: monitor.monitor_norm_frequency: no such key; the nearest is \
+monitor_norm_freq
+    """
+
+    monitor_norm_freq: int = 5000
+    merge_train_output: bool = False
+    preset: str = 'basic'
+    conflict_freq: int | None = None
+    conflict_exact: str = 'never'
+    conflict_by_loss: bool = False
+    conflict_blocks: bool = False
+    sketch_size: int = 4096
+    update_freq: int | None = None
+    plasticity_freq: int | None = None
+    dormant_taus: tuple[float, ...] = (0.025, 0.1)
+    memory_budget: int = 8 * 2**20
+    budget: float | None = 0.01
+    detail: str = 'group'
+    top_k: int | None = None
+    module_groups: Mapping[str, Any] = field(default_factory=dict)
+    clip_fraction: bool = False
+    history: bool = True
+    diagnose: bool = True
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    on_finding: str | Mapping[str, str] = 'warn'
+    deadline: float = 60.0
+    setup_timeout: float = 300.0
+    close_timeout: float = 10.0
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any] | MonitorConfig | None) -> MonitorConfig:
+        """Return a checked configuration from an ``EasyDict`` or any mapping.
+
+        Raises:
+            ConfigurationError: an unknown key, or a value of the wrong type or range.
+        """
+        if isinstance(config, MonitorConfig):
+            return config
+        config = {} if config is None else config
+        if not isinstance(config, Mapping):
+            raise ConfigurationError(f'monitor: expected a mapping such as EasyDict, got {_show(config)}')
+        known = {entry.name for entry in fields(cls)}
+        for key in config:
+            if key not in known:
+                nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+                raise ConfigurationError(f'monitor.{key}: no such key; the nearest is {nearest}')
+        for key, check in _CHECKS.items():
+            if key in config and (complaint := check(config[key])):
+                raise ConfigurationError(f'monitor.{key}: expected {complaint}, got {_show(config[key])}')
+        values: dict[str, Any] = {
+            key: int(value) if _is_integer(value) else value.item() if isinstance(value, np.generic) else value
+            for key, value in config.items()
+        }
+        if 'dormant_taus' in values:
+            values['dormant_taus'] = tuple(float(tau) for tau in values['dormant_taus'])
+        for key in ('rules', 'on_finding'):
+            if isinstance(values.get(key), Mapping):
+                values[key] = _sorted(values[key])
+        result = cls(**values)
+        for key in ('conflict_freq', 'plasticity_freq', 'update_freq'):
+            frequency, base = getattr(result, key), result.monitor_norm_freq
+            if frequency is not None and base and frequency % base:
+                raise ConfigurationError(
+                    f'monitor.{key}: expected a multiple of monitor_norm_freq, {base}, got {frequency}; the next is '
+                    f'{-(-frequency // base) * base}'
+                )
+        if result.top_k is not None and result.detail != 'parameter':
+            raise ConfigurationError("monitor.top_k: has a meaning only with detail='parameter'")
+        return result
+
+
+def _show(value: object) -> str:
+    return f'{value!r} ({type(value).__name__})'
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _non_negative_integer(value: Any) -> str | None:
+    return None if _is_integer(value) and value >= 0 else 'an integer of at least 0 (0 turns the monitor off)'
+
+
+def _positive_integer(value: Any) -> str | None:
+    return None if _is_integer(value) and value > 0 else 'an integer of at least 1'
+
+
+def _non_negative_integer_or_none(value: Any) -> str | None:
+    ok = value is None or (_is_integer(value) and value >= 0)
+    return None if ok else 'an integer of at least 0 (0 for never), or None'
+
+
+def _sketch_size(value: Any) -> str | None:
+    ok = _is_integer(value) and value > 0 and value % 64 == 0
+    return None if ok else 'a multiple of 64, such as 4096'
+
+
+def _exact(value: object) -> str | None:
+    return None if value in ('rank', 'never') else "'rank' or 'never'"
+
+
+def _positive_integer_or_none(value: Any) -> str | None:
+    return None if value is None or (_is_integer(value) and value > 0) else 'an integer of at least 1, or None'
+
+
+def _boolean(value: object) -> str | None:
+    return None if isinstance(value, bool) else 'True or False'
+
+
+_LONGEST = 1e9
+"""Seconds that the clocks of all systems can wait for."""
+
+
+def _seconds(value: Any) -> str | None:
+    ok = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return None if ok and 0 < value <= _LONGEST else f'a number of seconds greater than 0, and at most {_LONGEST:g}'
+
+
+def _share_or_none(value: Any) -> str | None:
+    ok = isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and 0 < value < 1
+    return None if value is None or ok else 'a share of training time between 0 and 1, such as 0.01, or None'
+
+
+def _thresholds(value: Any) -> str | None:
+    ok = isinstance(value, (list, tuple)) and len(value) > 0
+    ok = ok and all(isinstance(tau, (int, float)) and not isinstance(tau, bool) and 0 <= tau < 1 for tau in value)
+    return None if ok and len(set(value)) == len(value) else 'different thresholds from 0 to below 1, such as (0.025,)'
+
+
+def _rules(value: object) -> str | None:
+    ok = isinstance(value, Mapping) and all(
+        isinstance(name, str) and (isinstance(change, (bool, Mapping))) for name, change in value.items()
+    )
+    return None if ok else "a mapping of rules to False or to their options, such as {'head_growth': False}"
+
+
+def _on_finding(value: object) -> str | None:
+    words = value.values() if isinstance(value, Mapping) else [value]
+    names = value if isinstance(value, Mapping) else ()
+    if all(isinstance(name, str) for name in names) and all(word in ON_FINDING for word in words):
+        return None
+    return "'warn', 'checkpoint' or 'stop', or a mapping of severities and rules to these, such as {'error': 'stop'}"
+
+
+def _sorted(value: Mapping[str, Any]) -> dict[str, Any]:
+    # Ranks compare configurations as text.
+    entries = sorted(value.items(), key=lambda entry: str(entry[0]))
+    return {key: _sorted(entry) if isinstance(entry, Mapping) else entry for key, entry in entries}
+
+
+def _preset(value: object) -> str | None:
+    return None if value in ('basic', 'multitask', 'full') else "'basic', 'multitask' or 'full'"
+
+
+def _detail(value: object) -> str | None:
+    return None if value in ('group', 'parameter') else "'group' or 'parameter'"
+
+
+def _mapping(value: object) -> str | None:
+    return None if isinstance(value, Mapping) else "a mapping of names to attribute paths, such as dict(adapter='a.b')"
+
+
+_CHECKS = {
+    'monitor_norm_freq': _non_negative_integer,
+    'merge_train_output': _boolean,
+    'preset': _preset,
+    'conflict_freq': _non_negative_integer_or_none,
+    'conflict_exact': _exact,
+    'conflict_by_loss': _boolean,
+    'conflict_blocks': _boolean,
+    'sketch_size': _sketch_size,
+    'update_freq': _non_negative_integer_or_none,
+    'plasticity_freq': _positive_integer_or_none,
+    'dormant_taus': _thresholds,
+    'memory_budget': _positive_integer,
+    'budget': _share_or_none,
+    'detail': _detail,
+    'top_k': _positive_integer_or_none,
+    'module_groups': _mapping,
+    'clip_fraction': _boolean,
+    'diagnose': _boolean,
+    'history': _boolean,
+    'rules': _rules,
+    'on_finding': _on_finding,
+    'deadline': _seconds,
+    'setup_timeout': _seconds,
+    'close_timeout': _seconds,
+}

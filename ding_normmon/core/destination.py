@@ -1,0 +1,45 @@
+"""What a destination of records is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ding_normmon.core.record import Record
+
+__all__ = ['Destination', 'RunDescription']
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """What the monitor knows of a run before its first record.
+
+    Arguments:
+        tasks: global task id to name (``task 3`` where nobody said); empty for a single-task policy.
+        configuration: the monitor's own, every key with its value.
+
+    Example:
+        >>> RunDescription({0: 'Pong', 1: 'Boxing'}).tasks[1]
+        'Boxing'
+    """
+
+    tasks: Mapping[int, str] = field(default_factory=dict)
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Destination(Protocol):
+    """Receives every finished record, on rank 0, in the monitor's background thread, in the order of iterations.
+
+    A destination that wants to know the tasks' names also has ``begin(description: RunDescription)``, which is called
+    once, in the same thread, before the first record. An exception is logged once and counted; the next record is
+    offered again.
+    """
+
+    def publish(self, record: Record) -> None:
+        """Take one record."""
+        ...
+
+    def close(self) -> None:
+        """Flush; nothing will come after."""
+        ...

@@ -1,0 +1,56 @@
+"""Whether a model still consists of the modules and parameters that were found in it."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from torch import nn
+
+from ding_normmon.core.sharding import is_sharded
+
+__all__ = ['ModelLayout']
+
+
+class ModelLayout:
+    """The modules and parameters that a model had when this was made.
+
+    Training goes on in the same parameters, unless somebody puts others in their place: ``load_state_dict(...,
+    assign=True)``, a head that is made anew, a layer that is added. A change of values, of ``requires_grad``, of dtype
+    or device does not count. ``DTensor`` parameters are left out: FSDP puts others in their place for a forward pass.
+
+    Arguments:
+        model: the model.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+        >>> layout = ModelLayout(model)
+        >>> _ = model.double().requires_grad_(False)
+        >>> layout.has_changed()
+        False
+        >>> model[1].weight = nn.Parameter(model[1].weight.detach())
+        >>> layout.has_changed()
+        True
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        # A scripted module keeps them in something else, and nobody changes them there.
+        modules = [module for module in model.modules() if isinstance(module._parameters, dict)]
+        self._tables = [table for module in modules for table in (module._parameters, module._modules)]
+        self._lengths = [len(table) for table in self._tables]
+        places = [
+            (table, name, entry)
+            for table in self._tables
+            for name, entry in table.items()
+            if not is_sharded(entry)
+        ]
+        self._owners: list[Any] = [table for table, _, _ in places]
+        self._names = [name for _, name, _ in places]
+        self._entries: list[Any] = [entry for _, _, entry in places]
+
+    def has_changed(self) -> bool:
+        """Tell whether a module or parameter was added, removed or replaced."""
+        # Asked in every measured step, so nothing here is a loop in Python.
+        return [*map(len, self._tables)] != self._lengths or not all(
+            map(operator.is_, map(dict.get, self._owners, self._names), self._entries)
+        )

@@ -1,0 +1,160 @@
+"""Which figures stand in one chart, and which charts in one category: a dashboard, whatever draws it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from ding_normmon.core.metric_names import ANY_TASK, of_all_tasks, task_in, without_task
+from ding_normmon.destinations.tensorboard.chart_rules import RULES, TASK_RULES, Rule
+
+__all__ = ['Category', 'Chart', 'arrange', 'tag_of', 'title_of_task']
+
+_NAMES_LENGTH = 160
+"""Characters of tasks' names that a title may have."""
+
+_BANDS = (
+    ('mean', 'min', 'max'),
+    ('norm_mean', 'norm_min', 'norm_max'),
+)
+"""Statistics that a band is drawn from: the line, its lower and its upper edge."""
+
+_RETURNS = re.compile(r'(collect|eval)/(.+)/return')
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Curves on common axes.
+
+    Arguments:
+        title: says which, with the tasks' names where they are few.
+        expression: regular expression of the figures, anchored at both ends; None where there is a band.
+        band: name of the line and of the band's lower and upper edge.
+    """
+
+    title: str
+    expression: str | None = None
+    band: tuple[str, str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Category:
+    """Charts that are looked at together.
+
+    Arguments:
+        title: its heading.
+        charts: in the order in which they are read.
+    """
+
+    title: str
+    charts: tuple[Chart, ...]
+
+
+def tag_of(name: str) -> str:
+    """Return what tensorboardX makes of a name that it is given: other characters are replaced.
+
+    >>> tag_of('eval/Montezuma: revenge/return')
+    'eval/Montezuma__revenge/return'
+    """
+    return re.sub(r'[^-/\w.]', '_', name).lstrip('/')
+
+
+def title_of_task(task_id: int, name: str) -> str:
+    """Return the heading of one task.
+
+    >>> title_of_task(3, 'Pong'), title_of_task(3, 'task 3')
+    ('Task 3: Pong', 'Task 3')
+    """
+    name = ' '.join(name.split())
+    return f'Task {task_id}' if name in ('', f'task {task_id}') else f'Task {task_id}: {name}'
+
+
+def arrange(names: Collection[str], tasks: Mapping[int, str] | None = None) -> list[Category]:
+    """Arrange figures into charts; there is none without a figure, and no figure without a chart.
+
+    First what is shared and the tasks side by side, then one category for each task.
+
+    Arguments:
+        names: of the figures that were measured.
+        tasks: what people call the tasks, by global task id.
+
+    Example:
+        >>> names = [f'grad/head_value_task{task}/_total_norm' for task in (0, 1)]
+        >>> for category in arrange(names, {0: 'Pong', 1: 'Boxing'}):
+        ...     for chart in category.charts:
+        ...         print(category.title, '|', chart.title, '|', chart.expression)
+        Heads across tasks | head_value: gradient norm (0 Pong, 1 Boxing) | ^grad/head_value_task\\d+/_total_norm$
+        Task 0: Pong | Gradient norms of its modules | ^grad/head_value_task0/_total_norm$
+        Task 1: Boxing | Gradient norms of its modules | ^grad/head_value_task1/_total_norm$
+    """
+    tasks = {} if tasks is None else tasks
+    of_task: dict[int | None, list[str]] = {}
+    for name in sorted(names):
+        of_task.setdefault(task_in(name), []).append(name)
+    named = {task: tasks.get(task, f'task {task}') for task in sorted(task for task in of_task if task is not None)}
+    categories = list(_side_by_side(of_task, named))
+    returns = {match.group(2) for name in names if (match := _RETURNS.fullmatch(name))}
+    for task, name in named.items():
+        charts = tuple(_of_one_task(of_task[task], tag_of(name) if tag_of(name) in returns else None))
+        categories.append(Category(title_of_task(task, name), charts))
+    return categories
+
+
+def _side_by_side(of_task: Mapping[int | None, list[str]], named: Mapping[int, str]) -> Iterator[Category]:
+    """Yield the categories of everything, tasks side by side."""
+    charts: dict[str, dict[tuple[int, str], list[str]]] = {rule.category: {} for rule in RULES}
+    for stem in dict.fromkeys(of_all_tasks(name) for of_one in of_task.values() for name in of_one):
+        for rank, rule in enumerate(RULES):
+            if (match := rule.expression.fullmatch(stem)) is not None:
+                title = _title(rule, match, named if ANY_TASK in stem else {})
+                charts[rule.category].setdefault((rank, title), []).append(stem)
+                break
+    bands: dict[str, list[Chart]] = {}
+    for chart in _bands(of_task.get(None, [])):
+        line = '' if chart.band is None else chart.band[0]
+        category = next(rule.category for rule in RULES if rule.expression.fullmatch(line))
+        bands.setdefault(category, []).append(chart)
+    for category, drawn in charts.items():
+        lines = [Chart(title, _expression(drawn[rank, title])) for rank, title in sorted(drawn)]
+        if lines:
+            yield Category(category, (*bands.get(category, []), *lines))
+
+
+def _of_one_task(own: list[str], name_with_return: str | None) -> Iterator[Chart]:
+    """Yield the charts of one task."""
+    if name_with_return is not None:
+        yield Chart('Return', rf'^(?:collect|eval)/{re.escape(name_with_return)}/return$')
+    for title, pattern in TASK_RULES:
+        chosen = [name for name in own if pattern.fullmatch(name)]
+        if chosen:
+            yield Chart(title, _expression(chosen))
+    yield from _bands(own)
+
+
+def _bands(names: list[str]) -> Iterator[Chart]:
+    """Yield what has a mean, a minimum and a maximum."""
+    known = set(names)
+    for name in names:
+        stem, _, statistic = name.rpartition('/')
+        for line, lower, upper in _BANDS:
+            if statistic == line and f'{stem}/{lower}' in known and f'{stem}/{upper}' in known:
+                band = (name, f'{stem}/{lower}', f'{stem}/{upper}')
+                yield Chart(f'{without_task(stem)}: mean, minimum and maximum', band=band)
+
+
+def _title(rule: Rule, match: re.Match[str], named: Mapping[int, str]) -> str:
+    title = rule.title.format(**match.groupdict())
+    if not named:
+        return title
+    known = {task: ' '.join(name.split()) for task, name in named.items() if name != f'task {task}'}
+    listed = ', '.join(f'{task} {known[task]}' if task in known else str(task) for task in named)
+    if known and len(listed) <= _NAMES_LENGTH:
+        return f'{title} ({listed})'
+    return f'{title} (every task)'
+
+
+def _expression(stems: Iterable[str]) -> str:
+    """Return the regular expression of exactly these figures, for any task where they have none of their own."""
+    escaped = [re.escape(stem).replace(re.escape(ANY_TASK), r'_task\d+') for stem in stems]
+    return f'^{escaped[0]}$' if len(escaped) == 1 else f'^(?:{"|".join(escaped)})$'

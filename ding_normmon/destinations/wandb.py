@@ -1,0 +1,74 @@
+"""Records in Weights & Biases, online or offline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ding_normmon.core.destination import RunDescription
+from ding_normmon.core.record import Record
+from ding_normmon.destinations.selection import for_dashboard
+from ding_normmon.monitor.findings.stage import tell
+
+__all__ = ['WandB']
+
+
+class WandB:
+    """A destination that logs to a Weights & Biases run under the same names, with the iteration as their step.
+
+    A record comes some steps after the iteration that it is of, and other code logs to the same run at its own steps.
+    So no step of wandb's is given: the iteration is logged beside the figures, and every family of them is defined to
+    have it as its horizontal axis.
+
+    Arguments:
+        run: the run; by default the one that is active when the first record comes (DI-engine's
+            ``wandb_online_logger`` makes one), else a new one.
+        init: arguments of ``wandb.init`` for a new one, such as ``project='unizero'``, ``mode='offline'``.
+
+    Raises:
+        ImportError: wandb is not installed.
+    """
+
+    def __init__(self, run: Any = None, **init: Any) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise ImportError('records go to Weights & Biases through its package: pip install wandb') from error
+        self._wandb: Any = wandb
+        self._run = run
+        self._init = init
+        self._is_mine = False
+        self._families: set[str] = set()
+        self._description = RunDescription()
+
+    def begin(self, description: RunDescription) -> None:
+        """Take the tasks' names and the configuration, which become part of the run's."""
+        self._description = description
+
+    def publish(self, record: Record) -> None:
+        """Log the record's scalars, and its findings as alerts."""
+        if self._run is None:
+            self._run = self._wandb.run
+            self._is_mine = self._run is None
+            if self._run is None:
+                self._run = self._wandb.init(**self._init)
+        if not self._families:
+            self._run.define_metric('monitor_iteration', hidden=True)
+            tasks = {str(task_id): name for task_id, name in self._description.tasks.items()}
+            known: Mapping[str, Any] = {'monitor': dict(self._description.configuration), 'monitor_tasks': tasks}
+            self._run.config.update(known, allow_val_change=True)
+        shown = for_dashboard(record.scalars)
+        for family in {name.partition('/')[0] for name in shown} - self._families:
+            self._families.add(family)
+            pattern = f'{family}/*' if any(name.startswith(f'{family}/') for name in shown) else family
+            self._run.define_metric(pattern, step_metric='monitor_iteration')
+        self._run.log({**shown, 'monitor_iteration': record.iteration})
+        for finding in record.findings:
+            level = {'info': 'INFO', 'warning': 'WARN', 'error': 'ERROR'}[finding.severity]
+            title = f'{finding.rule}: {"cleared" if finding.cleared is not None else finding.severity}'
+            self._run.alert(title=title, text=tell(finding), level=self._wandb.AlertLevel[level])
+
+    def close(self) -> None:
+        """End the run, if it was made here."""
+        if self._is_mine and self._run is not None:
+            self._run.finish(quiet=True)

@@ -1,0 +1,137 @@
+"""Hands records to one destination in a thread of its own, so that a stuck disk holds up nothing else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+
+from ding_normmon.core.destination import Destination, RunDescription
+from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.core.record import Record
+
+__all__ = ['Courier']
+
+_MANY = 8
+"""Records that are handed over although more may follow."""
+
+
+class Courier:
+    """A bounded queue before one destination.
+
+    A destination may raise (logged once, counted; the next record is offered again) or never return: a tensorboardX
+    writer whose own thread has died on a full disk blocks its caller for ever. Either costs records of this
+    destination and nothing else.
+
+    Arguments:
+        destination: who takes the records.
+        losses: where losses are counted.
+        queue_size: records that may wait; the oldest is dropped beyond that.
+        description: of the run, for a destination with a ``begin``.
+
+    Example:
+        >>> from ding_normmon.core.record import Record
+        >>> class Printer:
+        ...     def publish(self, record):
+        ...         print('iteration', record.iteration)
+        ...     def close(self):
+        ...         print('closed')
+        >>> courier = Courier(Printer(), LossCounter())
+        >>> courier.offer(Record(5))
+        >>> courier.close(timeout=5)
+        iteration 5
+        closed
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        losses: LossCounter,
+        queue_size: int = 64,
+        description: RunDescription | None = None,
+    ) -> None:
+        self._description = RunDescription() if description is None else description
+        self._destination = destination
+        self._losses = losses
+        self._name = type(destination).__name__
+        self._queue: deque[Record] = deque()
+        self._queue_size = queue_size
+        self._wake = threading.Condition()
+        self._closing = False
+        self._busy_since: float | None = None
+        self._thread: threading.Thread | None = None
+
+    def offer(self, record: Record) -> None:
+        """Queue a record; returns at once. It is handed over at :meth:`deliver`, or when more records wait."""
+        with self._wake:
+            if len(self._queue) >= self._queue_size:
+                self._queue.popleft()
+                self._lose(f'has been busy with one record for {self._busy():.0f} s; is its disk full or very slow?')
+            self._queue.append(record)
+        if len(self._queue) >= _MANY:
+            self.deliver()
+
+    def deliver(self) -> None:
+        """Have what is queued handed over now; returns at once.
+
+        Whoever finishes several records in a row says so after the last: two threads that take turns record by record
+        are two that want the interpreter lock.
+        """
+        with self._wake:
+            if self._queue and self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f'ding_normmon {self._name}', daemon=True)
+                self._thread.start()
+            self._wake.notify()
+
+    def close(self, timeout: float) -> None:
+        """Hand over what is queued and close the destination, for at most ``timeout`` seconds."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=f'ding_normmon {self._name}', daemon=True)
+            self._thread.start()
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            amount = len(self._queue) + 1
+            self._lose(f'did not take {amount} records within {timeout:g} s of closing; is its disk full?', amount)
+
+    def _busy(self) -> float:
+        return 0.0 if self._busy_since is None else time.monotonic() - self._busy_since
+
+    def _lose(self, what: str, amount: int = 1) -> None:
+        self._losses.count(f'destination_{self._name}', f'{self._name} {what}', amount)
+
+    def _begin(self) -> None:
+        begin = getattr(self._destination, 'begin', None)
+        if begin is None:
+            return
+        try:
+            begin(self._description)
+        except Exception as error:
+            self._lose(f'could not begin ({type(error).__name__}: {error})')
+
+    def _run(self) -> None:
+        begun = False
+        while True:
+            with self._wake:
+                while not self._queue and not self._closing:
+                    self._wake.wait()
+                record = self._queue.popleft() if self._queue else None
+                self._busy_since = time.monotonic()
+            try:
+                if record is None:
+                    self._destination.close()
+                    return
+                if not begun:
+                    begun = True
+                    self._begin()
+                self._destination.publish(record)
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
+                # Nobody else would hear of it: it would end this thread in silence.
+                what = 'could not be closed' if record is None else 'could not take a record'
+                self._lose(f'{what} ({type(error).__name__}: {error})')
+                if record is None:
+                    return
+            finally:
+                self._busy_since = None

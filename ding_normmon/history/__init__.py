@@ -1,6 +1,0 @@
-"""Runs on disk: the history file of a run, and reading it, or event files of any program, back."""
-
-from ding_normmon.history.read import RunError, read_run
-from ding_normmon.history.run import MatrixSeries, Note, Run, Series
-
-__all__ = ['MatrixSeries', 'Note', 'Run', 'RunError', 'Series', 'read_run']

@@ -1,0 +1,315 @@
+"""``attach``: the monitor on a policy whose source knows nothing of it.
+
+The learner step is measured inside ``policy._forward_learn``, which is wrapped on the policy object; everything else is
+put in place for the duration of a call, and taken away again. Whatever drives the training (DI-engine's task pipeline,
+its ``BaseLearner``, a loop of one's own) is built on an :class:`Attachment` and tells it which iteration it is.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import dataclasses
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from torch.optim import Optimizer
+
+from ding_normmon.core.config import ConfigurationError, MonitorConfig
+from ding_normmon.core.destination import Destination
+from ding_normmon.core.finding import Finding
+from ding_normmon.core.parameter_groups import GroupError, find_groups
+from ding_normmon.core.step import INERT, InertLearnerStep, LearnerStep
+from ding_normmon.integrations.adapter import LOCAL_GRADIENT, Adapter, find_adapter
+from ding_normmon.integrations.description import Description, describe
+from ding_normmon.integrations.monitored_forward import MonitoredForward
+from ding_normmon.integrations.observe.clip_calls import modules_of
+from ding_normmon.integrations.observe.grad_scaler import find_scalers
+from ding_normmon.integrations.observe.hook_points import HookPoints
+from ding_normmon.integrations.observe.observed_steps import ObservedSteps
+from ding_normmon.integrations.policy_model import find_optimizers
+from ding_normmon.integrations.publishing_policy import PublishingAdapter
+from ding_normmon.metrics import Clipping, Quantity, preset_quantities
+from ding_normmon.metrics.local_gradients import with_local_gradients
+from ding_normmon.monitor.monitor import Monitor
+from ding_normmon.ranks.setup_agreement import refusals_told
+
+__all__ = ['Attachment', 'attach']
+
+
+def attach(
+    policy: Any,
+    cfg: Mapping[str, Any] | MonitorConfig | None = None,
+    *,
+    destinations: Sequence[Destination] = (),
+    iteration: Callable[[], int] | None = None,
+    rules: Sequence[Any] = (),
+    callback: Callable[[Finding], object] | None = None,
+) -> Attachment:
+    """Put a monitor on a policy: models, groups, signals, optimizers and hook points are found by looking at it.
+
+    Attach before ``policy.learn_mode`` is taken, because that view keeps the methods it was made of.
+
+    Arguments:
+        policy: the policy object, with a ``_forward_learn`` and a model.
+        cfg: see :class:`~ding_normmon.core.config.MonitorConfig`; ``monitor_norm_freq`` 0 attaches nothing.
+        destinations: where records go, on rank 0; ``attachment.monitor.take_records()`` has them too.
+        iteration: tells the learner iteration that the next call begins with, for policies whose data does not; by
+            default learner steps are counted from 0. It is needed where calls make different numbers of steps, because
+            those of a call in which nothing is due are not looked at.
+        rules: further rules that judge records, the same on every rank.
+        callback: called with every finding, see :class:`~ding_normmon.monitor.monitor.Monitor`.
+
+    Raises:
+        TypeError: an object that is no policy.
+        ConfigurationError: a key or value that cannot be; a model without parameters; a policy that is monitored
+            already.
+
+    Example:
+        >>> import torch
+        >>> class Policy:
+        ...     def __init__(self):
+        ...         body, head = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
+        ...         self._learn_model = torch.nn.ModuleDict({'body': body, 'head': head})
+        ...         self._optimizer = torch.optim.SGD(self._learn_model.parameters(), lr=0.1)
+        ...     def _forward_learn(self, data):
+        ...         loss = self._learn_model['head'](self._learn_model['body'](data)).mean()
+        ...         self._optimizer.zero_grad()
+        ...         loss.backward()
+        ...         self._optimizer.step()
+        >>> policy = Policy()
+        >>> attachment = attach(policy, {'monitor_norm_freq': 1})
+        >>> policy._forward_learn(torch.ones(3, 2))
+        >>> attachment.detach()
+        >>> [record] = attachment.monitor.take_records()
+        >>> [name for name in record.scalars if name.startswith('grad/')]
+        ['grad/body/_total_norm', 'grad/head/_total_norm', 'grad/model/_total_norm']
+    """
+    return Attachment(
+        policy, cfg, destinations=destinations, iteration=iteration, rules=rules, callback=callback
+    )
+
+
+class Attachment:
+    """A monitor on one policy; see :func:`attach`.
+
+    Attributes:
+        monitor: measures and publishes; ``monitor.take_records()`` returns what became complete.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        cfg: Mapping[str, Any] | MonitorConfig | None = None,
+        *,
+        destinations: Sequence[Destination] = (),
+        iteration: Callable[[], int] | None = None,
+        rules: Sequence[Any] = (),
+        callback: Callable[[Finding], object] | None = None,
+    ) -> None:
+        with refusals_told():
+            if isinstance(getattr(policy, '_forward_learn', None), MonitoredForward):
+                raise ConfigurationError('monitor: this policy is being monitored already; close() that monitor first')
+            config = MonitorConfig.read(cfg)
+            adapter = find_adapter(policy)
+            if config.monitor_norm_freq > 0:
+                config = dataclasses.replace(config, module_groups=_with_groups_of(adapter, config.module_groups))
+        self.monitor = Monitor(
+            adapter.model,
+            config,
+            num_tasks=adapter.num_tasks,
+            task_ids=adapter.task_ids,
+            task_names=adapter.task_names if isinstance(adapter, PublishingAdapter) else (),
+            destinations=destinations,
+            quantities=_quantities_of(adapter, config.preset),
+            rules=rules,
+            callback=callback,
+        )
+        self._iteration_source = iteration
+        self._last_base = -1
+        self._steps_done = 0
+        self._running = False
+        self._seen: set[str] = set()
+        self._policy: Any = policy
+        self._adapter: Adapter | None = adapter
+        self._forward: MonitoredForward | None = None
+        self._at_exit: Callable[[], None] | None = None
+        self._final: Description | None = None
+        if config.monitor_norm_freq == 0:
+            return
+        policy_modules, monitor = modules_of(policy), self.monitor
+
+        def modules(optimizers: Iterable[Optimizer]) -> Iterable[ModuleType]:
+            return [*policy_modules, *modules_of(*optimizers)]
+
+        self._points = HookPoints(
+            adapter.model,
+            lambda: monitor.groups,
+            optimizers=lambda: find_optimizers(policy),
+            modules=modules,
+            scalers=lambda: find_scalers(policy),
+            clipping=next(quantity for quantity in self.monitor.quantities if isinstance(quantity, Clipping)),
+            local=adapter.gradient == LOCAL_GRADIENT,
+        )
+        self._data: Any = None
+        whole = isinstance(adapter, PublishingAdapter)
+        self._steps = ObservedSteps(self.monitor, self._points, self._observe, whole=whole)
+        self._wrap()
+
+    def _wrap(self) -> None:
+        own = vars(self._policy).get('_forward_learn')
+        self._forward = MonitoredForward(self._policy._forward_learn, self)
+        self._own_forward = own
+        self._policy._forward_learn = self._forward
+        # Neither of the two keeps a policy alive that a sweep has let go of.
+        self._at_exit = _DetachAtExit(self)
+        atexit.register(self._at_exit)
+        self._finalizer = weakref.finalize(self, _close_unattended, self.monitor, self._at_exit)
+        self._finalizer.atexit = False
+
+    @property
+    def attached(self) -> bool:
+        """Whether the policy is being monitored."""
+        return self._forward is not None
+
+    @property
+    def forward(self) -> Callable[..., Any]:
+        """The monitored ``_forward_learn``, for whoever took a mode view of the policy before."""
+        if self._forward is None:
+            raise RuntimeError('monitor: nothing is attached')
+        return self._forward
+
+    def description(self) -> Description:
+        """Return what was found, as data."""
+        if self._final is not None:
+            return self._final
+        assert self._adapter is not None
+        points = self._points if self.attached else None
+        return Description.of(self._policy, self._adapter, self.monitor, points, self._seen)
+
+    def describe(self) -> str:
+        """Return what was found, as a table; after a measured step it also says what was seen in it."""
+        return describe(self.description())
+
+    def detach(self) -> None:
+        """Take everything off the policy and publish what is under way, at most ``close_timeout`` seconds long.
+
+        In the middle of a learner step the step is forgotten; its hooks go when it ends.
+        """
+        if self._forward is not None:
+            self._final = self.description()
+            if self._own_forward is None:
+                self._policy.__dict__.pop('_forward_learn', None)
+            else:
+                self._policy._forward_learn = self._own_forward
+            self._forward.release()
+            self._forward = self._own_forward = None
+            self._finalizer.detach()
+            if self._running:
+                self._steps.drop()
+            else:
+                self._let_go()
+        if self._at_exit is not None:
+            atexit.unregister(self._at_exit)
+            self._at_exit = None
+        self.monitor.close()
+
+    def _let_go(self) -> None:
+        self._policy = self._adapter = self._iteration_source = None
+        del self._points, self._steps
+
+    # -- one call of _forward_learn --------------------------------------------------------------------------------
+
+    def run(self, forward_learn: Callable[..., Any], data: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one call of ``_forward_learn``, measured where it is due."""
+        iteration = self._iteration(data, kwargs.get('train_iter'))
+        step = self.monitor.begin_step(iteration)
+        if step is INERT and self._steps.idle:
+            self._steps_done += 1
+            return forward_learn(data, *args, **kwargs)
+        steps, self._data, self._running = self._steps, data, True
+        try:
+            with steps.block(iteration, step):
+                output = forward_learn(data, *args, **kwargs)
+        finally:
+            self._data, self._running = None, False
+            self._steps_done += steps.finished
+            if self._forward is None:
+                self._let_go()
+        if self.monitor.config.merge_train_output:
+            target = output[-1] if isinstance(output, list) else output
+            target.update(self.monitor.take_local_scalars())
+        return output
+
+    def _iteration(self, data: Any, given: Any = None) -> int:
+        # LightZero's multi-task policies are given it beside the data.
+        if isinstance(given, int) and not isinstance(given, bool):
+            return given
+        if isinstance(data, (list, tuple)) and data and isinstance(data[-1], int) and not isinstance(data[-1], bool):
+            return data[-1]
+        if isinstance(data, Mapping) and isinstance(data.get('train_iter'), int):
+            return int(data['train_iter'])
+        # Learners that step several times before they count: the steps already done are added.
+        base = 0 if self._iteration_source is None else int(self._iteration_source())
+        if base != self._last_base:
+            self._last_base, self._steps_done = base, 0
+        return base + self._steps_done
+
+    @contextlib.contextmanager
+    def _observe(self, step: InertLearnerStep) -> Iterator[None]:
+        if not isinstance(step, LearnerStep):
+            # Not measured: a policy that publishes may tell of clipping all the same.
+            with contextlib.ExitStack() as undo:
+                if isinstance(self._adapter, PublishingAdapter):
+                    undo.enter_context(self._adapter.observe(step))
+                yield
+            return
+        if self._adapter is None:
+            yield
+            return
+        with self._adapter.observe(step, self._data):
+            try:
+                yield
+            finally:
+                self._seen.update(self.monitor.signals_of_step())
+
+
+def _quantities_of(adapter: Adapter, preset: str) -> list[Quantity]:
+    quantities = preset_quantities(preset)
+    return with_local_gradients(quantities) if adapter.gradient == LOCAL_GRADIENT else quantities
+
+
+def _with_groups_of(adapter: Adapter, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the user's groups and, after them, those of the adapter that have parameters left."""
+    groups = dict(own)
+    for name, spec in adapter.module_groups.items():
+        if name in groups:
+            continue
+        try:
+            find_groups(adapter.model, adapter.num_tasks, {**groups, name: spec})
+        except GroupError:
+            # Its parameters are in groups of the user's; a mistake in those is told by the monitor.
+            if not own:
+                raise
+        else:
+            groups[name] = spec
+    return groups
+
+
+def _close_unattended(monitor: Monitor, at_exit: Callable[[], None]) -> None:
+    atexit.unregister(at_exit)
+    # Garbage is collected in whichever thread happens to run, and the monitor's own cannot wait for themselves.
+    threading.Thread(target=monitor.close, name='ding_normmon closing', daemon=True).start()
+
+
+class _DetachAtExit:
+    def __init__(self, attachment: Attachment) -> None:
+        self._attachment = weakref.ref(attachment)
+
+    def __call__(self) -> None:
+        attachment = self._attachment()
+        if attachment is not None:
+            attachment.detach()

@@ -1,0 +1,164 @@
+"""``NormMonitorHook``: the monitor as a hook of DI-engine's ``BaseLearner``.
+
+Values go to the learner's own TensorBoard writer under their plain names, at the iteration where they were measured.
+They never pass through the learner's log buffer: its table on the console, what ``log_reduce`` sends from rank to rank
+and the running means of ``TickMonitor`` stay as they are without the monitor.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ding.utils import DistributedWriter
+from ding.worker.learner.learner_hook import LearnerHook, register_learner_hook
+
+from ding_normmon.core.config import ConfigurationError, MonitorConfig
+from ding_normmon.core.destination import Destination
+from ding_normmon.core.finding import Finding
+from ding_normmon.destinations.tensorboard.destination import TensorBoard
+from ding_normmon.integrations.attach import Attachment
+from ding_normmon.integrations.ding_engine.run_history import history_beside
+from ding_normmon.integrations.ding_engine.writer import DIEngineWriter
+from ding_normmon.monitor.monitor import Monitor
+from ding_normmon.ranks.setup_agreement import refusals_told
+
+__all__ = ['NormMonitorHook']
+
+
+class NormMonitorHook(LearnerHook):
+    """Measures the learner steps of a ``BaseLearner``'s policy.
+
+    ``learner.register_hook(NormMonitorHook(cfg.policy.monitor))`` is all; the policy is found behind the learner's view
+    of it. In a configuration file: ``learner=dict(hook=dict(monitor=dict(name='monitor', type='norm_monitor',
+    position='before_iter', ext_args=dict(monitor_norm_freq=100))))``, after an ``import`` of this module.
+
+    ``on_finding='checkpoint'`` has the learner save its checkpoint. Nothing stops a ``BaseLearner`` from inside, so
+    ``'stop'`` needs a function of the user's: ``hook.monitor.control.on('stop', ...)``.
+
+    Arguments:
+        cfg: see :class:`~ding_normmon.core.config.MonitorConfig`.
+        name: the hook's name.
+        priority: order among the learner's hooks.
+        position: ``before_iter``, the only one that makes sense.
+        ext_args: the configuration, where DI-engine makes the hook from a configuration file.
+        rules: further rules that judge records, the same on every rank.
+        callback: called with every finding, see :class:`~ding_normmon.monitor.monitor.Monitor`.
+
+    Raises:
+        ConfigurationError: a key or value that cannot be; ``merge_train_output``, because the learner knows no names
+            but those of ``monitor_vars()``.
+    """
+
+    def __init__(
+        self,
+        cfg: Mapping[str, Any] | MonitorConfig | str | None = None,
+        priority: float = 30,
+        position: str = 'before_iter',
+        ext_args: Mapping[str, Any] | None = None,
+        name: str = 'norm_monitor',
+        *,
+        rules: Sequence[Any] = (),
+        callback: Callable[[Finding], object] | None = None,
+    ) -> None:
+        # DI-engine calls it with the hook's name first.
+        if isinstance(cfg, str):
+            name, cfg = cfg, None
+        super().__init__(name, priority, position=position)
+        if position != 'before_iter':
+            raise ConfigurationError(f"monitor: the hook's position is 'before_iter', got {position!r}")
+        with refusals_told():
+            self._config = MonitorConfig.read(ext_args if cfg is None else cfg)
+            if self._config.merge_train_output:
+                raise ConfigurationError(
+                    'monitor.merge_train_output: BaseLearner raises on names that are not in monitor_vars(); figures '
+                    'are in its TensorBoard writer without it'
+                )
+        self._rules, self._callback = rules, callback
+        self._attachment: Attachment | None = None
+        self._engine: Any = None
+        self._view: Any = None
+        self._closing: _CloseHook | None = None
+
+    def __call__(self, engine: Any) -> None:
+        """Attach at the learner's first iteration, when it has its policy and its writer."""
+        # Also where it is switched off: the other ranks are told.
+        if self._attachment is None:
+            self._attach(engine)
+
+    @property
+    def attachment(self) -> Attachment:
+        """The attachment, from the first iteration on."""
+        if self._attachment is None:
+            raise RuntimeError('monitor: the learner has not begun its first iteration')
+        return self._attachment
+
+    @property
+    def monitor(self) -> Monitor:
+        """The monitor, from the first iteration on."""
+        return self.attachment.monitor
+
+    def _attach(self, engine: Any) -> None:
+        view = engine.policy
+        policy = getattr(view.forward, '__self__', None)
+        if policy is None:
+            raise TypeError(f'monitor: behind {type(view).__name__} of the learner no policy was found')
+        writer = engine.tb_logger if self._config.monitor_norm_freq > 0 else None
+        destinations: list[Destination] = []
+        if isinstance(writer, DistributedWriter):
+            own = DIEngineWriter(writer)
+            own.open()
+            destinations.append(own)
+            if self._config.history:
+                destinations.append(history_beside(writer))
+        elif writer is not None:
+            destinations.append(TensorBoard(writer))
+        self._attachment = Attachment(
+            policy,
+            self._config,
+            destinations=destinations,
+            iteration=lambda: int(engine.last_iter.val),
+            rules=self._rules,
+            callback=self._callback,
+        )
+        if not self._attachment.attached:
+            return
+        learner = weakref.ref(engine)  # a monitor that is never closed keeps nothing alive
+        self._attachment.monitor.control.on('checkpoint', lambda decision: _save(learner()))
+        self._engine, self._view = engine, view
+        # The view was taken before the policy was monitored. Not `engine.policy = ...`: that makes a new TickMonitor.
+        engine._policy = view._replace(forward=self._attachment.forward)
+        self._closing = _CloseHook(self)
+        engine.register_hook(self._closing)
+
+    def close(self) -> None:
+        """Take everything off learner and policy and publish what is under way."""
+        engine, self._engine = self._engine, None
+        if self._attachment is not None and engine is not None:
+            engine._policy = self._view
+            if self._closing in engine._hooks['after_run']:
+                engine._hooks['after_run'].remove(self._closing)
+            if self in engine._hooks['before_iter']:
+                engine._hooks['before_iter'].remove(self)
+            self._view = self._closing = None
+            self._attachment.detach()
+
+
+def _save(learner: Any) -> None:
+    if learner is not None:
+        learner.save_checkpoint()
+
+
+class _CloseHook(LearnerHook):
+    """Closes the monitor when the learner's run ends."""
+
+    def __init__(self, hook: NormMonitorHook) -> None:
+        super().__init__(f'{hook.name}_close', 0, position='after_run')
+        self._hook = hook
+
+    def __call__(self, engine: Any) -> None:
+        self._hook.close()
+
+
+register_learner_hook('norm_monitor', NormMonitorHook)

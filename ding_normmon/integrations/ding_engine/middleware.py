@@ -1,0 +1,188 @@
+"""``NormMonitor``: the monitor as a middleware of DI-engine's task pipeline."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ding.framework import task
+from torch import nn
+
+from ding_normmon.core.config import ConfigurationError, MonitorConfig
+from ding_normmon.core.destination import Destination
+from ding_normmon.core.finding import Finding
+from ding_normmon.integrations.attach import Attachment
+from ding_normmon.integrations.ding_engine.finding_checkpoint import FindingCheckpoint
+from ding_normmon.integrations.ding_engine.run_history import history_beside
+from ding_normmon.integrations.ding_engine.writer import DIEngineWriter
+from ding_normmon.monitor.monitor import Monitor
+from ding_normmon.ranks.decisions.decision import Decision
+from ding_normmon.ranks.setup_agreement import refusals_told
+from ding_normmon.ranks.transport import LocalTransport
+
+__all__ = ['NormMonitor']
+
+_OFF = MonitorConfig(monitor_norm_freq=0)
+
+
+class NormMonitor:
+    """Measures the learner steps of a policy; stands before the trainer in ``task.use(...)``.
+
+    The step itself is measured inside ``policy._forward_learn`` (see :func:`~ding_normmon.attach`); the middleware
+    hands the context to the monitor and puts finished records on ``ctx.monitor_records``. Construct it before
+    ``policy.learn_mode`` is taken, because that view keeps the methods it was made of.
+
+    Arguments:
+        cfg: an ``EasyDict``, see :class:`~ding_normmon.core.config.MonitorConfig`; ``monitor_norm_freq`` alone is
+            enough, and 0 turns everything off.
+        policy: a policy that publishes through ``self.learner_step``, or any other that is seen from outside.
+        destinations: where records go, on rank 0; by default DI-engine's writer, and the history file beside its own.
+        rules: further rules that judge records, the same on every rank; see :mod:`ding_normmon.diagnose`.
+        callback: called on rank 0, in a background thread, with every finding: raised, and again when it cleared.
+        stop: called with the context on every rank, before the same learner step, where ``on_finding`` says
+            ``'stop'``; by default the task is finished.
+        checkpoint: the same for ``'checkpoint'``; by default rank 0 saves ``policy.learn_mode.state_dict()``, see
+            :class:`~ding_normmon.integrations.ding_engine.finding_checkpoint.FindingCheckpoint`. DI-engine's
+            ``CkptSaver`` may stand here.
+
+    Attributes:
+        monitor: the monitor; one that is switched off on processes of another role than the learner's.
+
+    Raises:
+        ConfigurationError: see :class:`~ding_normmon.monitor.monitor.Monitor`; also an asynchronous task.
+        TypeError: an object that is no policy, such as ``policy.learn_mode``.
+    """
+
+    def __init__(
+        self,
+        cfg: Mapping[str, Any] | MonitorConfig | None,
+        policy: Any,
+        destinations: Sequence[Destination] | None = None,
+        *,
+        rules: Sequence[Any] = (),
+        callback: Callable[[Finding], object] | None = None,
+        stop: Callable[[Any], object] | None = None,
+        checkpoint: Callable[[Any], object] | None = None,
+    ) -> None:
+        self._context: Any = None
+        self._running: Any = None
+        self._destinations: list[Destination] = [DIEngineWriter()] if destinations is None else list(destinations)
+        self._attachment: Attachment | None = None
+        with refusals_told():
+            self._refuse_async()
+            if destinations is None and not _is_other_role() and MonitorConfig.read(cfg).history:
+                self._destinations.append(history_beside())
+        if _is_other_role():
+            self.monitor = Monitor(nn.Module(), _OFF, transport=LocalTransport())
+        else:
+            # Also where it is switched off: the other ranks are told.
+            self._attachment = Attachment(
+                policy,
+                cfg,
+                destinations=self._destinations,
+                iteration=self._iteration,
+                rules=rules,
+                callback=callback,
+            )
+            self.monitor = self._attachment.monitor
+        self._active = self.monitor.frequency > 0
+        self._stop: Callable[[Any], object] | None = stop or _finish_task
+        self._checkpoint: Callable[[Any], object] | None = checkpoint or FindingCheckpoint(policy)
+        for action in ('stop', 'checkpoint'):
+            self.monitor.control.on(action, _Act(self))
+
+    def __call__(self, ctx: Any) -> None:
+        """Take the context; put the records that became complete since the last loop on ``ctx.monitor_records``.
+
+        On rank 0 ``ctx.findings`` are the findings that lasted at the last of them.
+        """
+        if self._running is None and (self._active or _is_other_role()):
+            self._refuse_async()
+            self._close_with_task()
+            for destination in self._destinations:
+                if isinstance(destination, DIEngineWriter):
+                    destination.open()
+        if not self._active:
+            ctx.monitor_records, ctx.findings = [], []
+            return
+        self._context = ctx
+        ctx.monitor_records = self.monitor.take_records()
+        ctx.findings = list(self.monitor.diagnosis.active)
+
+    def describe(self) -> str:
+        """Return what was found on the policy, as a table."""
+        if self._attachment is None or not self._active:
+            return 'monitor: switched off'
+        return self._attachment.describe()
+
+    def close(self) -> None:
+        """Take everything off the policy, publish what is under way, at most ``close_timeout`` seconds long."""
+        if self._attachment is None:
+            # Of another role: what the learner sent lies with DI-engine's writer, if this process has the event file.
+            for destination in self._destinations:
+                destination.close()
+            return
+        if self._active:
+            self._active = False
+            self._attachment.detach()
+            self._context = self._stop = self._checkpoint = None
+
+    def act(self, action: str) -> None:
+        """Stop, or write a checkpoint: what the ranks have agreed upon takes effect here."""
+        function = self._stop if action == 'stop' else self._checkpoint
+        if function is not None and self._context is not None:
+            function(self._context)
+
+    def _iteration(self) -> int:
+        if self._context is None:
+            raise RuntimeError(
+                'monitor: a learner step began before the middleware had seen a context; '
+                'task.use(NormMonitor(...)) must stand before the trainer'
+            )
+        return int(self._context.train_iter)
+
+    # -- DI-engine's task ------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _refuse_async() -> None:
+        # DI-engine's one task object keeps the flag of a task that has ended.
+        if getattr(task, '_running', False) and task.async_mode:
+            raise ConfigurationError(
+                'monitor: async_mode=True runs middleware out of order, so no step could be given its iteration; '
+                'start the task with async_mode=False'
+            )
+
+    def _close_with_task(self) -> None:
+        """Close when the task ends, whether by itself, by Ctrl-C or by an exception: ``stop`` is called in each."""
+        self._running = task
+        stop = task.stop
+
+        def stop_and_close() -> None:
+            task.__dict__.pop('stop', None)
+            try:
+                self.close()
+            finally:
+                stop()
+
+        task.stop = stop_and_close
+
+
+class _Act:
+    """Hands a decision on to a middleware that it does not keep alive, nor with it the policy."""
+
+    def __init__(self, middleware: NormMonitor) -> None:
+        self._middleware = weakref.ref(middleware)
+
+    def __call__(self, decision: Decision) -> None:
+        middleware = self._middleware()
+        if middleware is not None:
+            middleware.act(str(decision.action))
+
+
+def _finish_task(ctx: Any) -> None:
+    task.finish = True
+
+
+def _is_other_role() -> bool:
+    return bool(getattr(task, 'router', None) and task.router.is_active and not task.has_role(task.role.LEARNER))

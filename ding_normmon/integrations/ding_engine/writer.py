@@ -1,0 +1,121 @@
+"""DI-engine's writer: one per run, also under torchrun, and as a destination of records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch.distributed as dist
+from ding.framework import task
+from ding.utils import DistributedWriter
+from tensorboardX.proto.summary_pb2 import Summary
+
+from ding_normmon.core.destination import RunDescription
+from ding_normmon.core.record import Record
+from ding_normmon.destinations.selection import for_dashboard
+from ding_normmon.destinations.tensorboard.beside import Dashboard
+from ding_normmon.destinations.tensorboard.destination import write_record
+from ding_normmon.destinations.tensorboard.event_file import flush_events
+from ding_normmon.destinations.tensorboard.figure_summaries import FigureSummaries
+from ding_normmon.integrations.ding_engine.announced import announce, announced
+from ding_normmon.integrations.ding_engine.remote_writer import RecordSender, accept_records
+
+__all__ = ['DIEngineWriter', 'init_writer']
+
+_RETURNS = (
+    'basic/eval_episode_return_mean',
+    'basic/eval_episode_return_mean-env_step',
+    'basic/eval_episode_return_mean-train_iter',
+    'evaluator_iter/eval_episode_return_mean',
+    'evaluator_iter/reward_mean',
+)
+"""Under one of these DI-engine's loggers write how the policy fares."""
+
+
+def init_writer(cfg: Any, owns_file: bool | None = None) -> DistributedWriter:
+    """Make DI-engine's writer for this run, as ``ding_init(cfg)`` does, but one per run and not one per process.
+
+    Under ``torchrun`` every process would otherwise write into the same folder; on ranks other than 0 the writer
+    accepts everything and writes nothing.
+
+    Arguments:
+        cfg: has ``exp_name``, the folder of the event file; what else it has is written to it as the run's
+            configuration.
+        owns_file: under ``ditask``, whether this process owns the one event file to which those of all processes write,
+            as with ``DistributedWriter.plugin``. None: every process has a writer of its own, as with ``ding_init``.
+    """
+    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    # `get_instance` keeps the first writer of the process; a second run in one process needs its own folder.
+    DistributedWriter.root = None
+    writer = DistributedWriter.get_instance(cfg.exp_name, write_to_disk=rank == 0)
+    if isinstance(cfg, Mapping):
+        announce(writer, configuration=cfg)
+    if owns_file is not None:
+        writer.plugin(task.router, is_writer=owns_file)
+        accept_records(writer)
+    return writer
+
+
+class DIEngineWriter:
+    """A destination that writes through DI-engine's ``DistributedWriter``.
+
+    A record is one event of the file that this process owns, or under ``ditask`` one message to the process that owns
+    it (:mod:`ding_normmon.integrations.ding_engine.remote_writer`). Beside the figures the file gets charts, the
+    tasks' names, the findings and the configuration (:mod:`ding_normmon.destinations.tensorboard.beside`). Of many
+    tasks it gets a selection (:mod:`ding_normmon.destinations.selection`); ``ctx.monitor_records`` has everything.
+
+    Arguments:
+        writer: the writer; by default the one that exists when the first record is published.
+    """
+
+    def __init__(self, writer: DistributedWriter | None = None) -> None:
+        self._writer = writer
+        self._sender: RecordSender | None = None
+        self._dashboard = Dashboard(written_elsewhere=self._written_elsewhere)
+        self._summaries = FigureSummaries()
+
+    def open(self) -> None:
+        """Make the event file, if this process owns it and it is not there yet.
+
+        DI-engine makes it at the first value written. Records are written in a thread of their own, and where that and
+        the logger come first at the same time, one of them writes into a file that the other has replaced.
+        """
+        writer = self._writer or DistributedWriter.get_instance()
+        if writer is not None and not writer._lazy_initialized and (writer._is_writer or not writer._in_parallel):
+            writer.initialize()
+        accept_records(writer)
+
+    def begin(self, description: RunDescription) -> None:
+        """Take the tasks' names, and the configuration that :func:`init_writer` was given."""
+        self._dashboard.begin(description, announced(self._writer or DistributedWriter.get_instance()).configuration)
+
+    def _written_elsewhere(self) -> set[str]:
+        return announced(self._writer or DistributedWriter.get_instance()).names.union(_RETURNS)
+
+    def publish(self, record: Record) -> None:
+        """Write the record's scalars under their own names at the record's iteration.
+
+        Raises:
+            RuntimeError: there is no writer, or the process that owns the event file does not answer any more.
+            OSError: see :func:`~ding_normmon.destinations.tensorboard.destination.write_record`.
+        """
+        writer = self._writer or DistributedWriter.get_instance()
+        if writer is None:
+            raise RuntimeError('there is no writer; call init_writer(cfg) at the beginning of training')
+        if writer._in_parallel and not writer._is_writer:
+            if self._sender is None:
+                self._sender = RecordSender(writer)
+            shown = for_dashboard(record.scalars)
+            beside = Summary(value=self._dashboard.values(record, shown))
+            self._sender.send(shown, record.iteration, beside.SerializeToString())
+            return
+        if not writer._lazy_initialized:
+            writer.initialize()
+        write_record(writer._get_file_writer(), record, self._dashboard.values, self._summaries)
+
+    def close(self) -> None:
+        """Bring everything to the disk; the writer itself belongs to DI-engine."""
+        writer = self._writer or DistributedWriter.get_instance()
+        # A writer that writes nothing, on another rank or beside the process with the event file, has no events.
+        if writer is not None and getattr(writer.file_writer, 'event_writer', None) is not None:
+            flush_events(writer.file_writer)

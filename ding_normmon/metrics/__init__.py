@@ -1,0 +1,38 @@
+"""What is measured: one class per quantity, one file per class."""
+
+from ding_normmon.metrics.base import Quantity, Setup
+from ding_normmon.metrics.clipping import Clipping
+from ding_normmon.metrics.dormant_units import DormantUnits
+from ding_normmon.metrics.gradient_conflict import GradientConflict
+from ding_normmon.metrics.gradient_norms import GradientNorms
+from ding_normmon.metrics.loss_contributions import LossContributions
+from ding_normmon.metrics.own_cost import OwnCost
+from ding_normmon.metrics.parameter_norms import ParameterNorms
+from ding_normmon.metrics.presets import PRESETS, default_quantities, preset_quantities
+from ding_normmon.metrics.rank_agreement import RankAgreement
+from ding_normmon.metrics.representation_rank import RepresentationRank
+from ding_normmon.metrics.task_losses import TaskLosses
+from ding_normmon.metrics.tensor_statistics import TensorStatistics
+from ding_normmon.metrics.updates import Updates
+from ding_normmon.metrics.weight_magnitude import WeightMagnitude
+
+__all__ = [
+    'PRESETS',
+    'Clipping',
+    'DormantUnits',
+    'GradientConflict',
+    'GradientNorms',
+    'LossContributions',
+    'OwnCost',
+    'ParameterNorms',
+    'Quantity',
+    'RankAgreement',
+    'RepresentationRank',
+    'Setup',
+    'TaskLosses',
+    'TensorStatistics',
+    'Updates',
+    'WeightMagnitude',
+    'default_quantities',
+    'preset_quantities',
+]

@@ -1,0 +1,170 @@
+"""What a quantity is: when it is measured, which rows it writes, which figures come of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ding_normmon.core.config import MonitorConfig
+from ding_normmon.core.parameter_groups import Group
+from ding_normmon.core.record import Matrix
+from ding_normmon.core.step import Clip, LearnerStep
+from ding_normmon.rows.moments import Row
+from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
+
+__all__ = ['Quantity', 'Setup']
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a quantity is told once, before the first step.
+
+    Arguments:
+        model: the model that is being trained.
+        config: the monitor's configuration.
+        groups: every parameter group of the model.
+        owned_groups: the groups this rank reports: shared ones on rank 0, a task's where the task is trained; of groups
+            with sharded parameters each rank's own share (:mod:`ding_normmon.core.sharding`).
+        num_tasks: number of tasks of the whole run, None for a single-task policy.
+        task_ids: global ids of the tasks that this rank trains.
+        device: where the model lives.
+        rank: this process.
+        world_size: number of processes.
+        task_names: what people call the tasks, by global id; empty where nobody has said.
+        common: what quantities share with each other, by name.
+    """
+
+    model: nn.Module
+    config: MonitorConfig
+    groups: tuple[Group, ...]
+    owned_groups: tuple[Group, ...]
+    num_tasks: int | None
+    task_ids: tuple[int, ...]
+    device: torch.device
+    rank: int
+    world_size: int
+    task_names: tuple[str, ...] = ()
+    common: dict[str, Any] = field(default_factory=dict)
+
+    def task_name(self, task_id: int) -> str:
+        """Return what people call a task: its name, or ``task3``."""
+        return self.task_names[task_id] if task_id < len(self.task_names) else f'task{task_id}'
+
+
+class Quantity:
+    """Base of all quantities; a new one overrides what it needs.
+
+    Measuring happens on the learner's thread and must not wait for the device: read tensors, write rows, keep nothing.
+    Deriving happens in the background on rank 0, from rows of all ranks that were merged by key.
+
+    Attributes:
+        name: unique name; the first part of the quantity's row keys.
+        hook_points: the hook points at which :meth:`measure` is called.
+        owner_only: whether its rows are those of parameter groups, which only the rank that owns a group may report
+            (``Setup.owned_groups``).
+        stretchable: whether the monitor may measure it less often to stay under ``budget``.
+        reads_parts: whether it reads ``step.parts``, the terms of the losses, which policies make for nobody else.
+        detaches: whether :meth:`on_publish` and :meth:`on_publish_loss` take tensors as the policy has them, with their
+            graph, and see themselves to it that nothing of that is kept; what is read once, in C, needs no detaching.
+            It holds for the methods of the class that says it, not for those that override them.
+        every_step: whether it has to hear of every learner step, monitored or not (:meth:`on_clip_of_any_step`).
+        frequency: learner iterations between two measurements, a multiple of ``monitor_norm_freq``; 0 for every
+            monitored iteration. Set in :meth:`prepare`.
+        extra_backward: backward passes that it has added to the step; set while measuring.
+        hook_milliseconds: time spent in hooks of its own, which the monitor does not see; set while measuring.
+    """
+
+    name: ClassVar[str]
+    hook_points: ClassVar[tuple[str, ...]] = ()
+    owner_only: ClassVar[bool] = False
+    stretchable: ClassVar[bool] = False
+    every_step: bool = False
+    reads_parts: bool = False
+    detaches: ClassVar[bool] = False
+    frequency: int = 0
+    extra_backward: int = 0
+    hook_milliseconds: float = 0.0
+
+    def prepare(self, setup: Setup) -> int:
+        """Read the set-up; return how many raw float64 cells on the device :meth:`measure` needs (see ``unpack``)."""
+        self.setup = setup
+        return 0
+
+    def bind(self, cells: Tensor) -> None:
+        """Receive the view of the raw cells that ``prepare`` asked for."""
+
+    def state_bytes(self) -> int:
+        """Return the size of what it keeps between steps beside its raw cells."""
+        return 0
+
+    def begin_any_step(self) -> None:
+        """Take note that a learner step begins, monitored or not; only with ``every_step``."""
+
+    def begin(self, step: LearnerStep) -> None:
+        """Prepare for one step in which it is measured; whatever is attached here, :meth:`release` takes off."""
+
+    def release(self) -> None:
+        """Take off every hook and drop every tensor of the step; called however the step ended."""
+
+    def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
+        """Measure one published tensor, detached; called without gradients for every ``publish`` of a due step."""
+
+    def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None, rows: RowBuffer) -> None:
+        """Measure one published scalar."""
+
+    def on_clip(self, clip: Clip, rows: RowBuffer) -> None:
+        """Measure one clipping of gradients."""
+
+    def on_clip_of_any_step(self, clip: Clip) -> None:
+        """Take note of a clipping in a step that is not measured; only with ``every_step``."""
+
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        """Measure at one of ``hook_points``."""
+
+    def finish(self, rows: RowBuffer) -> None:
+        """Write what is known only when the step has ended; called if one of ``hook_points`` fired."""
+
+    def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
+        """Yield rows made from the raw cells after they have reached the host; only if measured in this step.
+
+        In a background thread, while the next step may be under way: only ``cells`` and what :meth:`prepare` has made
+        may be read.
+        """
+        yield from ()
+
+    def unpack_rows(self, cells: npt.NDArray[np.float64]) -> tuple[Sequence[RowKey], Row]:
+        """Return what :meth:`unpack` yields, as keys and a table of shape (len(keys), 6).
+
+        A quantity with hundreds of rows may have them as a table already.
+        """
+        pairs = list(self.unpack(cells))
+        return [key for key, _ in pairs], np.array([row for _, row in pairs], dtype=np.float64).reshape(-1, 6)
+
+    def unpack_vectors(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Vector]]:
+        """Yield vectors made from the raw cells: copies, of one dimension, float32 or float64, not empty.
+
+        The vectors that several ranks send under one key are added up on rank 0.
+        """
+        yield from ()
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield metric names and values from the merged rows of all ranks."""
+        yield from ()
+
+    def compare(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield figures that depend on earlier records; called once per record, in the order of iterations."""
+        yield from ()
+
+    def matrices(self, table: RowTable) -> Iterator[tuple[str, Matrix]]:
+        """Yield figures per pair."""
+        yield from ()
+
+    def notes(self, table: RowTable) -> Iterator[tuple[str, str]]:
+        """Yield short texts that belong to the record."""
+        yield from ()

@@ -1,0 +1,185 @@
+r"""How much gradients are scaled down by clipping, and how often."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ding_normmon.core.sharding import is_sharded, replicated_value
+from ding_normmon.core.step import Clip, LearnerStep
+from ding_normmon.metrics.base import Quantity, Setup
+from ding_normmon.metrics.kernels import native
+from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, NONFINITE, constant_numbers, device_row_of
+from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
+
+__all__ = ['Clipping', 'clip_coefficient']
+
+_EPSILON = 1e-6
+"""What ``torch.nn.utils.clip_grad_norm_`` adds to the norm."""
+
+
+def clip_coefficient(norm: Tensor | float, max_norm: float) -> Tensor | float:
+    """Return min(1, max_norm / (norm + 1e-6)), the factor of ``torch.nn.utils.clip_grad_norm_``; NaN without a norm.
+
+    Raises:
+        ValueError: a ``DTensor`` whose value the ranks have not added up yet.
+
+    >>> round(clip_coefficient(4.0, 0.5), 6)
+    0.125
+    >>> clip_coefficient(0.25, 0.5)
+    1.0
+    """
+    if isinstance(norm, Tensor):
+        whole = replicated_value(norm)
+        if whole is None:
+            raise ValueError('the norm is a DTensor that the ranks have not added up; pass norm.full_tensor()')
+        # An infinite norm would give 0 and look like a figure.
+        number = whole.detach().reshape(()).to(torch.float64)
+        number = torch.where(torch.isfinite(number), number, torch.full_like(number, math.nan))
+        return (max_norm / (number + _EPSILON)).clamp(max=1.0)
+    return min(1.0, max_norm / (norm + _EPSILON)) if math.isfinite(norm) else math.nan
+
+
+class Clipping(Quantity):
+    r"""``clip/{model}/coefficient``: :math:`\min(1, c / (\lVert g \rVert + 10^{-6}))` for a limit :math:`c`, the factor
+    that ``clip_grad_norm_`` applies; 1 means that clipping did nothing.
+
+    Clip calls are seen from outside (:meth:`add`), or a policy tells of them with ``step.clipped(norm, max_norm)``; in
+    a step of which the policy tells, nothing else counts. Several calls on the same gradients multiply. Where every
+    rank clips its own gradients before they are synchronised (``local=True``), coefficients differ by rank:
+    ``coefficient`` is their mean over the ranks, with ``coefficient_min`` and ``coefficient_max``, and
+    ``clip/{model}_task{i}/weight`` is the coefficient of the task's rank divided by the mean over tasks: by how much
+    clipping has re-weighted the tasks against each other.
+
+    Nothing is computed here but a few numbers per clip call; the norm is the one that the clip call has computed.
+
+    Arguments:
+        fraction: also ``clip/{model}/fraction``, the share of learner steps since the last record in which clipping did
+            something, as with ``clip_fraction=True``. It looks at every step, monitored or not, without waiting for the
+            device.
+    """
+
+    name: ClassVar[str] = 'clipping'
+    hook_points: ClassVar[tuple[str, ...]] = ('backward_end',)
+
+    def __init__(self, fraction: bool = False) -> None:
+        self._always = fraction
+        # Of the current step, as seen from outside and as the policy tells.
+        self._seen: dict[str, Tensor | float] = {}
+        self._told: dict[str, Tensor | float] = {}
+        self._local: set[str] = set()
+        # Of all steps since the last record: those in which clipping did something, and how many there were.
+        self._clipped: dict[str, tuple[Tensor | float, int]] = {}
+
+    def prepare(self, setup: Setup) -> int:
+        """Read from the configuration whether every step counts."""
+        self.every_step = self._always or setup.config.clip_fraction
+        return super().prepare(setup)
+
+    def begin_any_step(self) -> None:
+        """Count the last step."""
+        self._count(self._told or self._seen)
+        self._forget()
+
+    def begin(self, step: LearnerStep) -> None:
+        """Forget what an earlier step, of which nothing was written, has left."""
+        self._forget()
+
+    def add(self, model: str, coefficient: Tensor | float, local: bool = False) -> None:
+        """Take the factor of one clip call that was seen from outside, in a measured step or with ``every_step``.
+
+        Arguments:
+            model: the part of the model that is clipped.
+            coefficient: the factor; a tensor is not looked at.
+            local: whether every rank clips its own gradients before they are synchronised.
+        """
+        self._multiply(self._seen, model, coefficient, local)
+
+    def on_clip(self, clip: Clip, rows: RowBuffer) -> None:
+        """Take what the policy tells."""
+        self.on_clip_of_any_step(clip)
+
+    def on_clip_of_any_step(self, clip: Clip) -> None:
+        """Take what the policy tells of a step that is not measured."""
+        norm = clip.norm
+        if isinstance(norm, Tensor) and norm.device.type == 'cpu' and not is_sharded(norm):
+            norm = native.number_of(norm)
+        self._multiply(self._told, clip.model, clip_coefficient(norm, clip.max_norm), clip.local)
+
+    def _multiply(self, factors: dict[str, Tensor | float], model: str, factor: Tensor | float, local: bool) -> None:
+        earlier = factors.get(model, 1.0)
+        if isinstance(factor, Tensor) or isinstance(earlier, Tensor):
+            with torch.no_grad():
+                factors[model] = earlier * factor
+        else:
+            factors[model] = earlier * factor
+        if local:
+            self._local.add(model)
+
+    def _count(self, coefficients: Mapping[str, Tensor | float]) -> None:
+        if not self.every_step:
+            return
+        with torch.no_grad():
+            for model, coefficient in coefficients.items():
+                clipped, steps = self._clipped.get(model, (0.0, 0))
+                # Without a norm clipping did something as well.
+                idle = coefficient >= 1
+                below = 1.0 - (idle.double() if isinstance(idle, Tensor) else float(idle))
+                self._clipped[model] = (clipped + below, steps + 1)
+
+    def _forget(self) -> None:
+        self._seen.clear()
+        self._told.clear()
+        self._local.clear()
+
+    def finish(self, rows: RowBuffer) -> None:
+        """Write the factors of the step, and the share of clipped steps."""
+        coefficients = self._told or self._seen
+        for model, coefficient in coefficients.items():
+            self._write(RowKey(self.name, model), coefficient, rows)
+            if model in self._local:
+                self._write(RowKey(self.name, model, None, 'local'), 1.0, rows)
+                for task_id in self.setup.task_ids:
+                    self._write(RowKey(self.name, model, task_id), coefficient, rows)
+        self._count(coefficients)
+        for model, (clipped, steps) in self._clipped.items():
+            self._write(RowKey(self.name, model, None, 'fraction'), clipped / steps, rows)
+        self._clipped.clear()
+        self._forget()
+
+    def state_bytes(self) -> int:
+        """Return the size of the counts."""
+        return 16 * len(self._clipped)
+
+    @staticmethod
+    def _write(key: RowKey, value: Tensor | float, rows: RowBuffer) -> None:
+        if isinstance(value, Tensor) and not rows.on_host:
+            rows.write(key, device_row_of(value.detach()))
+        else:
+            rows.write_numbers(key, constant_numbers(native.number_of(value)))
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield coefficients, fractions and, where ranks clip for themselves, what that does to the tasks."""
+        local = table.of(self.name, 'local')
+        for model, tasks in table.of(self.name).items():
+            row = tasks[None]
+            if row[NONFINITE] > 0:
+                yield f'monitor/nonfinite/clip/{model}', float(row[NONFINITE])
+            if row[COUNT] > 0:
+                yield f'clip/{model}/coefficient', float(row[MEAN])
+            if model not in local:
+                continue
+            if row[COUNT] > 0:
+                yield f'clip/{model}/coefficient_min', float(row[MINIMUM])
+                yield f'clip/{model}/coefficient_max', float(row[MAXIMUM])
+            known = {task: float(row[MEAN]) for task, row in tasks.items() if task is not None and row[COUNT] > 0}
+            mean = sum(known.values()) / max(1, len(known))
+            if table.complete and mean > 0:
+                for task, coefficient in known.items():
+                    yield f'clip/{model}_task{task}/weight', coefficient / mean
+        for model, tasks in table.of(self.name, 'fraction').items():
+            yield f'clip/{model}/fraction', float(tasks[None][MEAN])

@@ -1,0 +1,277 @@
+"""Which units of the shared layers sleep, for which tasks, and whether they are the same ones."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ding_normmon.core.compiled import compiled_parts, is_compiling
+from ding_normmon.core.record import Matrix
+from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics.base import Quantity, Setup
+from ding_normmon.metrics.maths.dormancy import Mask, activity, dormant, jaccard, sample_mask
+from ding_normmon.metrics.shared_layers import Layer, shared_layers
+from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
+
+__all__ = ['DormantUnits']
+
+logger = logging.getLogger('ding_normmon')
+
+_KINDS = {'activation': '', 'gradient': 'gradient_'}
+"""What is summed per unit, and how its figures begin."""
+
+
+class _Output(NamedTuple):
+    """What one call of a layer has returned, inside the step."""
+
+    layer: Layer
+    path: str
+    tensor: Tensor
+    version: int
+
+
+class DormantUnits(Quantity):
+    """``plasticity/{group}[_task{i}]/{dormant,gradient_dormant}_tau{t}``: share of a shared group's units whose
+    activity is at most ``t`` times the mean of their layer; see :mod:`ding_normmon.metrics.maths.dormancy`.
+
+    At the smallest positive threshold also ``.../dormant_overlap_time``, the Jaccard index of the dormant sets of this
+    record and of the one before, and ``plasticity/{group}/dormant_overlap_tasks``, its mean over pairs of tasks, with
+    the matrix of all pairs beside it. It is absent where no unit of either set is dormant.
+
+    It listens to the forward and backward pass that the step does anyway: forward hooks are on the layers and
+    gradient hooks on their outputs in a measured step, and both are gone when it ends, however it ends. What has run
+    since the last ``publish`` belongs to the task of the next one. Forward passes without gradient or in evaluation
+    mode do not count. A module that is called several times in one task's forward pass is several layers. Where
+    gradients are accumulated over several steps, the gradient-based figures are absent.
+
+    Kept between records: the dormant sets of the last one, on rank 0.
+    """
+
+    name: ClassVar[str] = 'dormant_units'
+    hook_points: ClassVar[tuple[str, ...]] = ('forward_end', 'backward_end')
+    stretchable: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self._handles: list[RemovableHandle] = []
+        self._outputs: list[_Output] = []
+        self._gradients: dict[RowKey, Tensor] = {}
+        self._calls: dict[str, int] = {}
+        self._armed = False
+        self._error: Exception | None = None
+        self._stride: int | None = None
+        self._unmatched: dict[str, str] = {}
+        self._previous: dict[str, dict[str, Mask]] = {}
+
+    def prepare(self, setup: Setup) -> int:
+        """Find the layers."""
+        self.frequency = setup.config.plasticity_freq or 0
+        inside = compiled_parts([setup.model])
+        found = shared_layers(setup.model, setup.groups)
+        self.layers = tuple(layer for layer in found if id(layer.module) not in inside)
+        if len(self.layers) < len(found):
+            logger.warning(
+                'monitor: %s looks at %d of %d layers; the others run inside a compiled module, hooks would change it',
+                self.name,
+                len(self.layers),
+                len(found),
+            )
+        positive = [tau for tau in setup.config.dormant_taus if tau > 0]
+        self._overlap_tau = min(positive, default=0.0)
+        return super().prepare(setup)
+
+    def state_bytes(self) -> int:
+        """Return the size of the last dormant sets."""
+        return sum(mask.nbytes for sets in list(self._previous.values()) for mask in list(sets.values()))
+
+    # -- inside the step -------------------------------------------------------------------------------------------
+
+    def begin(self, step: LearnerStep) -> None:
+        """Attach the forward hooks."""
+        for layer in self.layers:
+            self._handles.append(layer.module.register_forward_hook(self._forward_hook(layer)))
+
+    def release(self) -> None:
+        """Take off all hooks and forget every tensor."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._outputs.clear()
+        self._gradients.clear()
+        self._calls.clear()
+        self._armed, self._error = False, None
+
+    def _forward_hook(self, layer: Layer) -> Callable[[nn.Module, Any, Any], None]:
+        def remember(module: nn.Module, inputs: Any, output: Any) -> None:
+            # Traced by a compiler, in a view of the model that nobody has told of, it is to leave nothing in the graph.
+            if is_compiling():
+                return
+            if isinstance(output, Tensor) and module.training and torch.is_grad_enabled() and not self._armed:
+                call = self._calls[layer.path] = self._calls.get(layer.path, -1) + 1
+                path = f'{layer.path}:{call}' if call else layer.path
+                self._outputs.append(_Output(layer, path, output, output._version))
+
+        return remember
+
+    def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
+        """Take what has run since the last publication for the forward pass of this task."""
+        outputs, self._outputs = self._outputs, []
+        self._calls.clear()
+        if self._stride is None and outputs:
+            self._stride = self._stride_for(outputs)
+        for output in outputs:
+            key = RowKey(self.name, output.layer.group, task_id, f'activation:{output.path}')
+            if output.tensor._version != output.version:
+                self._unmatched[output.path] = 'its output is overwritten in place by what follows'
+                continue
+            try:
+                valid = sample_mask(tuple(output.tensor.shape), mask)
+            except ValueError as error:
+                self._unmatched[output.path] = str(error)
+                continue
+            rows.write_vector(key, activity(output.tensor.detach(), valid, self._stride or 1, rows.on_host))
+            if output.tensor.requires_grad:
+                gradient_key = key._replace(part=f'gradient:{output.path}')
+                hook = self._gradient_hook(gradient_key, valid, rows.on_host)
+                self._handles.append(output.tensor.register_hook(hook))
+
+    def _stride_for(self, outputs: list[_Output]) -> int:
+        """Return the stride with which all tasks fit into half of ``memory_budget``; the same on every rank."""
+        units = sum(output.tensor.shape[1 if output.tensor.ndim == 4 else -1] for output in outputs)
+        num_bytes = units * len(_KINDS) * 8 * max(1, self.setup.num_tasks or 1)
+        return max(1, math.ceil(num_bytes / (self.setup.config.memory_budget / 2)))
+
+    def _gradient_hook(self, key: RowKey, valid: Tensor | None, on_host: bool) -> Callable[[Tensor], None]:
+        def add_up(gradient: Tensor) -> None:
+            # Backward passes before `forward_end` are those of other quantities. Nothing may escape into autograd.
+            if not self._armed:
+                return
+            started = time.perf_counter()
+            try:
+                with torch.no_grad():
+                    self._gradients[key] = activity(gradient.detach(), valid, self._stride or 1, on_host)
+            except Exception as error:
+                self._error = error
+            self.hook_milliseconds += (time.perf_counter() - started) * 1e3
+
+        return add_up
+
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        """Before the backward pass: listen to gradients from here on. After it: write them."""
+        if hook_point == 'forward_end':
+            self._outputs.clear()
+            self._armed = True
+            return
+        if self._error is not None:
+            raise self._error
+        for key, vector in self._gradients.items():
+            rows.write_vector(key, vector)
+        self._gradients.clear()
+
+    # -- on rank 0 -------------------------------------------------------------------------------------------------
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield the ratios, and the overlap with the last record."""
+        sets: dict[str, dict[str, Mask]] = {}
+        for (kind, group), tasks in self._vectors(table).items():
+            samples: dict[str, dict[str, Vector]] = {
+                f'{group}_task{task_id}': layers for task_id, layers in tasks.items() if task_id is not None
+            }
+            if table.complete_for(self.name):
+                samples[group] = _total(tasks)
+            for key, layers in samples.items():
+                finite = {path: vector for path, vector in layers.items() if np.isfinite(vector).all()}
+                if not finite:
+                    continue
+                for tau in self.setup.config.dormant_taus:
+                    asleep = np.concatenate([dormant(vector, tau) for vector in finite.values()])
+                    yield f'plasticity/{key}/{_KINDS[kind]}dormant_tau{tau:g}', float(asleep.mean())
+                if kind == 'activation':
+                    sets[key] = {path: dormant(vector, self._overlap_tau) for path, vector in finite.items()}
+        for (kind, group), tasks in self._vectors(table).items():
+            if kind == 'activation':
+                pairs = [value for _, _, value in self._pairs(tasks)]
+                if pairs and table.complete_for(self.name):
+                    yield f'plasticity/{group}/dormant_overlap_tasks', sum(pairs) / len(pairs)
+        if table.final:
+            for key, layers_now in sets.items():
+                overlap = _overlap(self._previous.get(key, {}), layers_now)
+                if overlap is not None:
+                    yield f'plasticity/{key}/dormant_overlap_time', overlap
+            self._previous.update(sets)
+
+    def matrices(self, table: RowTable) -> Iterator[tuple[str, Matrix]]:
+        """Yield the overlap of every pair of tasks; NaN where neither has a dormant unit."""
+        for (kind, group), tasks in self._vectors(table).items():
+            ids = [task_id for task_id in tasks if task_id is not None]
+            if kind == 'activation' and len(ids) > 1:
+                values = np.full((len(ids), len(ids)), np.nan)
+                for index, task_id in enumerate(ids):
+                    if any(mask.any() for mask in self._sets(tasks[task_id]).values()):
+                        values[index, index] = 1.0
+                for first, second, value in self._pairs(tasks):
+                    values[first, second] = values[second, first] = value
+                if np.isnan(values).all():
+                    continue
+                labels: dict[int | str, str] = {task_id: self.setup.task_name(task_id) for task_id in ids}
+                yield f'plasticity/{group}/dormant_overlap_tasks', Matrix(values, tuple(ids), tuple(ids), labels)
+
+    def notes(self, table: RowTable) -> Iterator[tuple[str, str]]:
+        """Yield what cannot be measured, and that only some of the units are kept."""
+        for path, why in list(self._unmatched.items()):
+            yield f'dormant_units/{path}', f'not measured: {why}'
+        if self._stride is not None and self._stride > 1 and self._vectors(table):
+            yield 'dormant_units', f'every {self._stride}th unit of a layer is kept, because of memory_budget'
+
+    def _vectors(self, table: RowTable) -> dict[tuple[str, str], dict[int | None, dict[str, Vector]]]:
+        """Return (kind, group) -> task id -> layer -> activity vector; task ids ascending, layers as in the model."""
+        if self.name not in table.memo:
+            found: dict[tuple[str, str], dict[int | None, dict[str, Vector]]] = {}
+            order = {layer.path: index for index, layer in enumerate(self.layers)}
+
+            def place(key: RowKey) -> tuple[Any, ...]:
+                path = key.part.partition(':')[2]
+                return -1 if key.task_id is None else key.task_id, order.get(path.split(':')[0], len(order)), path
+
+            for key in sorted((key for key in table.vectors if key.quantity == self.name), key=place):
+                kind, _, path = key.part.partition(':')
+                found.setdefault((kind, key.name), {}).setdefault(key.task_id, {})[path] = table.vectors[key]
+            table.memo[self.name] = found
+        memo: dict[tuple[str, str], dict[int | None, dict[str, Vector]]] = table.memo[self.name]
+        return memo
+
+    def _sets(self, layers: Mapping[str, Vector]) -> dict[str, Mask]:
+        finite = {path: vector for path, vector in layers.items() if np.isfinite(vector).all()}
+        return {path: dormant(vector, self._overlap_tau) for path, vector in finite.items()}
+
+    def _pairs(self, tasks: Mapping[int | None, Mapping[str, Vector]]) -> Iterator[tuple[int, int, float]]:
+        sets = [self._sets(layers) for task_id, layers in tasks.items() if task_id is not None]
+        for (i, first), (j, second) in itertools.combinations(enumerate(sets), 2):
+            value = _overlap(first, second)
+            if value is not None:
+                yield i, j, value
+
+
+def _total(tasks: Mapping[int | None, Mapping[str, Vector]]) -> dict[str, Vector]:
+    """Return the activity vectors of all tasks together."""
+    total: dict[str, Vector] = {}
+    for layers in tasks.values():
+        for path, vector in layers.items():
+            total[path] = total[path] + vector if path in total else vector
+    return total
+
+
+def _overlap(first: Mapping[str, Mask], second: Mapping[str, Mask]) -> float | None:
+    """Return the Jaccard index of two dormant sets over the layers that both have."""
+    common = [path for path in first if path in second and len(first[path]) == len(second[path])]
+    if not common:
+        return None
+    return jaccard(np.concatenate([first[path] for path in common]), np.concatenate([second[path] for path in common]))

@@ -1,0 +1,70 @@
+"""Sums over tensors on the CPU in C, compiled when the package is installed; NumPy and torch serve where it was not.
+
+Inside a learner step a few hundred small tensors cost what the Python between them costs. ``_kernels`` takes a whole
+list in one call and adds in float64, without a copy of anything.
+
+======================== ==========================================================================================
+function                 what it does
+======================== ==========================================================================================
+``squares``              sum of squares and number of non-finite entries of each tensor of a list
+``row``                  the row (:mod:`ding_normmon.rows.moments`) of a tensor's valid entries, or of their norms
+``number``               the one number of a tensor
+======================== ==========================================================================================
+
+None of them raises for a tensor that it cannot read (another device, sparse, a subclass, gaps): it says so, and whoever
+called has another way.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+__all__ = ['kernels', 'number_of', 'say_if_missing']
+
+logger = logging.getLogger('ding_normmon')
+
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool)
+
+
+def _load() -> tuple[ModuleType | None, str]:
+    try:
+        from ding_normmon.metrics.kernels.native import _kernels
+    except ImportError as error:
+        return None, str(error)
+    _kernels.connect(torch.Tensor, torch.nn.Parameter, _DTYPES, torch._is_functional_tensor, True)
+    return _kernels, ''
+
+
+kernels, _reason = _load()
+"""The compiled module; None where there is none."""
+
+
+def number_of(value: Tensor | float) -> float:
+    """Return the one number of a tensor on the CPU, or a number as it is.
+
+    >>> number_of(torch.tensor(2.5)), number_of(3)
+    (2.5, 3.0)
+    """
+    if not isinstance(value, Tensor):
+        return float(value)
+    number = None if kernels is None else kernels.number(value)
+    return float(value.detach()) if number is None else number
+
+
+_said = False
+
+
+def say_if_missing() -> None:
+    """Tell once that the compiled part is missing and what to do."""
+    global _said
+    if kernels is None and not _said:
+        _said = True
+        logger.warning(
+            'monitor: without its compiled part (%s) measuring takes several times as long; '
+            'install a C compiler, then install ding_normmon again',
+            _reason,
+        )

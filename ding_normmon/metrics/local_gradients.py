@@ -1,0 +1,153 @@
+"""Gradients of policies whose ranks clip their own gradients first and average what is left.
+
+Before clipping such a policy has no gradient of a shared module that all ranks would agree on, so ``grad/{group}`` does
+not exist for it. There are two other things: what every rank had before it clipped, over the ranks
+(``grad_local/{group}/{mean,min,max}``), and what the optimizer used, averaged and hence clipped
+(``grad_synced/{group}/_total_norm``). The gradient of a task's own head is one rank's in any case, and stays
+``grad/{group}/_total_norm``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ding_normmon.core.config import ConfigurationError
+from ding_normmon.core.sharding import is_sharded
+from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics.base import Quantity, Setup
+from ding_normmon.metrics.gradient_norms import GradientNorms
+from ding_normmon.metrics.square_norms import SquareNorms
+from ding_normmon.rows.moments import MAXIMUM, MEAN, MINIMUM, Row, constant_row
+from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
+
+__all__ = ['HeadGradientNorms', 'LocalGradients', 'SynchronisedGradientNorms', 'with_local_gradients']
+
+_NO_GRADIENT = -1.0
+"""What stands in a group's count of non-finite entries where it had no gradient."""
+
+
+def with_local_gradients(quantities: Sequence[Quantity]) -> list[Quantity]:
+    """Return the quantities with those of this file in the place of the gradient norms.
+
+    >>> [type(quantity).__name__ for quantity in with_local_gradients([GradientNorms()])]
+    ['HeadGradientNorms', 'LocalGradients', 'SynchronisedGradientNorms']
+    """
+    result: list[Quantity] = []
+    for quantity in quantities:
+        if type(quantity) is GradientNorms:
+            result += [HeadGradientNorms(), LocalGradients(), SynchronisedGradientNorms()]
+        else:
+            result.append(quantity)
+    return result
+
+
+def _shared(setup: Setup) -> Setup:
+    return replace(setup, owned_groups=tuple(group for group in setup.groups if group.task_id is None))
+
+
+class HeadGradientNorms(GradientNorms):
+    """``grad/{group}_task{i}/_total_norm`` alone: the gradients of what one task has for itself."""
+
+    def prepare(self, setup: Setup) -> int:
+        """Lay out the parameters of the tasks whose groups this rank reports."""
+        own = tuple(group for group in setup.owned_groups if group.task_id is not None)
+        return super().prepare(replace(setup, owned_groups=own))
+
+
+class LocalGradients(GradientNorms):
+    """``grad_local/{group}/{mean,min,max}`` at ``backward_end``: the norms that the ranks had before clipping.
+
+    A rank on which a group had no gradient does not count; a group that had none on any rank has no figure but
+    ``monitor/no_gradient/{group}`` = 1.
+    """
+
+    name: ClassVar[str] = 'local_gradients'
+    owner_only: ClassVar[bool] = False
+    family = 'grad_local'
+
+    def prepare(self, setup: Setup) -> int:
+        """Lay out the parameters of every shared group, on every rank.
+
+        Raises:
+            ConfigurationError: sharded parameters, of whose gradients no rank ever has its own whole.
+        """
+        for group in setup.groups:
+            if group.task_id is None and any(is_sharded(parameter) for parameter in group.parameters):
+                raise ConfigurationError(
+                    f'monitor: the policy clips the gradients of each rank before they are synchronised, and '
+                    f'{group.name} has sharded parameters (DTensor), whose gradients are synchronised in the backward '
+                    f'pass; it has to clip after it'
+                )
+        return super().prepare(_shared(setup))
+
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        """Square the gradients; mark the groups that have none."""
+        self.nonfinite.clamp_(min=0)
+        super().measure(hook_point, step, rows)
+        for span in self.spans:
+            if not any(self._measured[span.start : span.stop]):
+                self.nonfinite[span.start] = _NO_GRADIENT
+
+    def finish(self, rows: RowBuffer) -> None:
+        """Write nothing further: what was missing is in the cells."""
+
+    unpack_rows = Quantity.unpack_rows
+
+    def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
+        """Yield this rank's norm of every group as one number."""
+        middle = len(self.parameters)
+        sums, nonfinite = cells[:middle], cells[middle : 2 * middle]
+        for span in self.spans:
+            key = RowKey(self.name, span.group.name)
+            if nonfinite[span.start] == _NO_GRADIENT:
+                yield key._replace(part='no_gradient'), constant_row(1)
+                continue
+            yield key, constant_row(math.sqrt(float(sums[span.start : span.stop].sum())))
+            if bad := float(nonfinite[span.start : span.stop].sum()):
+                yield key._replace(part='nonfinite'), constant_row(bad)
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield the figures over the ranks; none where a rank is missing."""
+        norms = table.of(self.name)
+        if table.complete:
+            for group, tasks in norms.items():
+                for statistic, column in (('mean', MEAN), ('min', MINIMUM), ('max', MAXIMUM)):
+                    yield f'{self.family}/{group}/{statistic}', float(tasks[None][column])
+        for group, tasks in table.of(self.name, 'nonfinite').items():
+            yield f'monitor/nonfinite/{self.family}/{group}', float(tasks[None][MEAN] * tasks[None][0])
+        for group in table.of(self.name, 'no_gradient'):
+            if group not in norms:
+                yield f'monitor/no_gradient/{group}', 1.0
+
+
+class SynchronisedGradientNorms(GradientNorms):
+    """``grad_synced/{group}/_total_norm`` at ``step_end``: what the optimizer used.
+
+    Optimizers leave ``.grad`` alone, so after the step it still holds what the step was made of. It is the same on
+    every rank, and rank 0 reports it.
+    """
+
+    name: ClassVar[str] = 'synchronised_gradients'
+    hook_points: ClassVar[tuple[str, ...]] = ('step_end',)
+    family = 'grad_synced'
+
+    def prepare(self, setup: Setup) -> int:
+        """Lay out the parameters of every shared group, on rank 0."""
+        return super().prepare(_shared(setup) if setup.rank == 0 else replace(setup, owned_groups=()))
+
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        """Square the gradients that were used; with several optimizers, after the last."""
+        gradients = [parameter.grad for parameter in self.parameters]
+        self._measured = [gradient is not None for gradient in gradients]
+        self._reached = [True] * len(gradients)
+        self.square(gradients)
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield the norms; that a gradient is missing has been said of the local ones."""
+        yield from SquareNorms.derive(self, table)

@@ -1,0 +1,132 @@
+"""Which term of a task's loss (value, policy, reward, observation) drives the shared parameters."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics.base import Quantity, Setup
+from ding_normmon.metrics.gradient_conflict import refuse_sharded_models
+from ding_normmon.metrics.shared_parameters import has_reentrant_checkpoint, shared_parameters
+from ding_normmon.rows.moments import MEAN, NONFINITE
+from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
+
+__all__ = ['LossContributions']
+
+logger = logging.getLogger('ding_normmon')
+
+
+class LossContributions(Quantity):
+    """``conflict/{group}_task{i}/{loss}/{norm,share,cosine}``, at ``forward_end``, with ``conflict_by_loss=True``.
+
+    ``norm`` is the exact L2 norm of the gradient of one weighted term of the task's loss, ``share`` its part of the sum
+    of the terms' norms, ``cosine`` that between it and the gradient of all terms together (from sketches). It takes one
+    backward pass per task and term, and the policy has to give the terms: ``step.forward_end(losses, parts)``.
+    """
+
+    name: ClassVar[str] = 'loss_contributions'
+    hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
+    stretchable: ClassVar[bool] = True
+
+    def prepare(self, setup: Setup) -> int:
+        """Find the shared parameters."""
+        super().prepare(setup)
+        config = setup.config
+        self.frequency = config.conflict_freq or 0
+        self._off = config.conflict_freq == 0 or not config.conflict_by_loss
+        self.reads_parts = not self._off
+        self._said = False
+        self._searched: set[int] = set()
+        if not self._off:
+            refuse_sharded_models(setup)
+            self.shared = shared_parameters(setup)
+            logger.info(
+                'monitor: conflict_by_loss costs one more backward pass per task and term of its loss, every %d '
+                'iterations',
+                self.frequency or config.monitor_norm_freq,
+            )
+        return 0
+
+    def state_bytes(self) -> int:
+        """Return the size of the sketches' tables."""
+        return 0 if self._off else self.shared.bytes
+
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        """Differentiate every term of every task's loss."""
+        if self._off:
+            return
+        if step.parts is None:
+            if not self._said:
+                logger.warning(
+                    'monitor: the policy gives no terms of its losses at forward_end, so there is nothing by loss'
+                )
+            self._said = True
+            return
+        for task_id, parts in step.parts.items():
+            if task_id not in self.setup.task_ids:
+                raise ValueError(f'the loss of task {task_id} was given on a rank that trains {self.setup.task_ids}')
+            if parts and task_id not in self._searched:
+                self._searched.add(task_id)
+                if any(has_reentrant_checkpoint(part) for part in parts.values()):
+                    self._off = True
+                    raise RuntimeError('parameters inside a reentrant checkpoint have no gradient of a loss; it is off')
+            self._measure_task(task_id, {name: part for name, part in parts.items() if part.requires_grad}, rows)
+
+    def _measure_task(self, task_id: int, parts: dict[str, Tensor], rows: RowBuffer) -> None:
+        groups, device = self.shared.groups, self.setup.device
+        sketches: list[dict[str, Tensor]] = [{} for _ in groups]
+        for name, part in parts.items():
+            gradients = self.shared.gradients(part)
+            self.extra_backward += 1
+            with torch.no_grad():
+                for group, found in zip(groups, sketches, strict=True):
+                    of_group = group.of(gradients)
+                    if any(gradient is not None for gradient in of_group):
+                        square = torch.zeros((), dtype=torch.float64, device=device)
+                        out = torch.zeros(group.sketch.size, dtype=torch.float64, device=device)
+                        found[name] = group.sketch(of_group, out, square)
+                        rows.write(RowKey(self.name, group.name, task_id, f'square:{name}'), _row(square))
+            del gradients
+        with torch.no_grad():
+            for group, found in zip(groups, sketches, strict=True):
+                if not found:
+                    continue
+                total = torch.stack(list(found.values())).sum(0)
+                for name, sketch in found.items():
+                    cosine = torch.dot(sketch, total) / (sketch.norm() * total.norm())
+                    rows.write(RowKey(self.name, group.name, task_id, f'cosine:{name}'), _row(cosine))
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield norm, share and cosine of every term."""
+        norms: dict[tuple[str, int | None], dict[str, float]] = {}
+        for key, row in table.items():
+            what, _, loss = key.part.partition(':')
+            if key.quantity != self.name or row[NONFINITE]:
+                continue
+            prefix = f'conflict/{key.name}_task{key.task_id}/{loss}'
+            if what == 'square':
+                norms.setdefault((key.name, key.task_id), {})[loss] = math.sqrt(row[MEAN])
+            else:
+                yield f'{prefix}/cosine', max(-1.0, min(1.0, float(row[MEAN])))
+        for (group, task_id), of_task in norms.items():
+            total = sum(of_task.values())
+            for loss, norm in of_task.items():
+                yield f'conflict/{group}_task{task_id}/{loss}/norm', norm
+                if total > 0:
+                    yield f'conflict/{group}_task{task_id}/{loss}/share', norm / total
+
+
+def _row(value: Tensor) -> Tensor:
+    """Return the row of one number that may not be finite, without a look at it."""
+    finite = torch.isfinite(value)
+    known = torch.where(finite, value, torch.zeros_like(value))
+    count = finite.to(torch.float64)
+    low = torch.where(finite, value, torch.full_like(value, math.inf))
+    high = torch.where(finite, value, torch.full_like(value, -math.inf))
+    return torch.stack([count, known, torch.zeros_like(count), low, high, 1 - count])

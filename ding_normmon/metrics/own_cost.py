@@ -1,0 +1,73 @@
+"""What the monitor costs: its own milliseconds, bytes and messages, as a whole and by quantity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+import numpy as np
+
+from ding_normmon.metrics.base import Quantity
+from ding_normmon.rows.moments import MAXIMUM, MEAN, Row, constant_numbers
+from ding_normmon.rows.table import RowKey, RowTable
+
+__all__ = ['OwnCost']
+
+
+class OwnCost(Quantity):
+    """``monitor/cost/{ms,bytes,messages}``: learner-thread milliseconds of the slowest rank, buffer bytes of the
+    largest, messages of all; ``monitor/cost/{quantity}/{ms,bytes,extra_backward}``: the same for one quantity that was
+    measured in this record, and the backward passes that it added.
+
+    On an accelerator milliseconds are those in which the learner's thread was busy queueing work.
+    """
+
+    name: ClassVar[str] = 'own_cost'
+
+    def __init__(self) -> None:
+        self._keys: dict[tuple[str, ...], tuple[RowKey, ...]] = {}
+
+    def table_of(
+        self,
+        totals: tuple[float, int, int],
+        milliseconds: Mapping[str, float],
+        num_bytes: Mapping[str, int],
+        extra_backward: Mapping[str, int],
+    ) -> tuple[tuple[RowKey, ...], Row]:
+        """Return keys and rows of what this rank has spent; the monitor asks last, when the figures are known.
+
+        Arguments:
+            totals: milliseconds, bytes and messages of the monitor.
+            milliseconds: by quantity.
+            num_bytes: by quantity, what it keeps between steps and sends.
+            extra_backward: by quantity, for those that were measured.
+        """
+        names = tuple(name for name in extra_backward if name != self.name)
+        adding = tuple(name for name in names if extra_backward[name])
+        what = (*names, '+', *adding)
+        keys = self._keys.get(what)
+        if keys is None:
+            keys = (
+                *(RowKey(self.name, part) for part in ('ms', 'bytes', 'messages')),
+                *(RowKey(self.name, name, part='ms') for name in names),
+                *(RowKey(self.name, name, part='bytes') for name in names),
+                *(RowKey(self.name, name, part='extra_backward') for name in adding),
+            )
+            self._keys[what] = keys
+        values = [
+            *totals,
+            *(milliseconds.get(name, 0.0) for name in names),
+            *(num_bytes[name] for name in names),
+            *(extra_backward[name] for name in adding),
+        ]
+        return keys, np.array([constant_numbers(value) for value in values], dtype=np.float64)
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield the three figures."""
+        for name, tasks in table.of(self.name).items():
+            row = tasks[None]
+            total = float(row[MEAN] * row[0]) if name == 'messages' else float(row[MAXIMUM])
+            yield f'monitor/cost/{name}', total
+        for part in ('ms', 'bytes', 'extra_backward'):
+            for name, tasks in table.of(self.name, part).items():
+                yield f'monitor/cost/{name}/{part}', float(tasks[None][MAXIMUM])

@@ -1,0 +1,59 @@
+"""Which quantities are measured, by the name of a preset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from ding_normmon.metrics.base import Quantity
+from ding_normmon.metrics.clipping import Clipping
+from ding_normmon.metrics.dormant_units import DormantUnits
+from ding_normmon.metrics.gradient_conflict import GradientConflict
+from ding_normmon.metrics.gradient_norms import GradientNorms
+from ding_normmon.metrics.loss_contributions import LossContributions
+from ding_normmon.metrics.own_cost import OwnCost
+from ding_normmon.metrics.parameter_norms import ParameterNorms
+from ding_normmon.metrics.rank_agreement import RankAgreement
+from ding_normmon.metrics.representation_rank import RepresentationRank
+from ding_normmon.metrics.task_losses import TaskLosses
+from ding_normmon.metrics.tensor_statistics import TensorStatistics
+from ding_normmon.metrics.updates import Updates
+from ding_normmon.metrics.weight_magnitude import WeightMagnitude
+
+__all__ = ['PRESETS', 'default_quantities', 'preset_quantities']
+
+# Order matters in two places: gradient conflict adds backward passes at `forward_end`, and plasticity, which listens to
+# the training backward pass, comes after it; own cost comes last, when everything else is known.
+_Makers = tuple[Callable[[], Quantity], ...]
+_BASIC: _Makers = (ParameterNorms, GradientNorms, TensorStatistics, TaskLosses)
+_MULTITASK: _Makers = (
+    GradientConflict,
+    LossContributions,
+    RankAgreement,
+    Updates,
+    WeightMagnitude,
+    DormantUnits,
+    RepresentationRank,
+)
+
+PRESETS: dict[str, _Makers] = {
+    'basic': (*_BASIC, Clipping, OwnCost),
+    'multitask': (*_BASIC, Clipping, *_MULTITASK, OwnCost),
+    'full': (*_BASIC, partial(Clipping, fraction=True), *_MULTITASK, OwnCost),
+}
+"""``basic``: what costs next to nothing. ``multitask``: what sees tasks work against each other. ``full``: everything,
+also what needs every step or further backward passes."""
+
+
+def preset_quantities(preset: str) -> list[Quantity]:
+    """Return new quantities of a preset.
+
+    >>> [quantity.name for quantity in preset_quantities('basic')][:2]
+    ['parameter_norms', 'gradient_norms']
+    """
+    return [quantity() for quantity in PRESETS[preset]]
+
+
+def default_quantities() -> list[Quantity]:
+    """Return the quantities that every monitor measures unless told otherwise."""
+    return preset_quantities('basic')

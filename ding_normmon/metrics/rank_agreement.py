@@ -1,0 +1,113 @@
+"""Whether the ranks' gradients point the same way, from norms before and after they are added up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ding_normmon.core.sharding import is_sharded
+from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics.base import Quantity, Setup
+from ding_normmon.metrics.kernels.squares import SquareSums
+from ding_normmon.rows.moments import COUNT, M2, MAXIMUM, NONFINITE, Row, constant_row, square_sum_row
+from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
+
+__all__ = ['RankAgreement', 'agreement_of']
+
+
+def agreement_of(square_of_sum: float, sum_of_squares: float, ranks: int) -> tuple[float, float]:
+    r"""Return the mean inner product of the gradients of two different ranks, and it over the mean squared norm.
+
+    .. math:: \frac{1}{R(R-1)}\sum_{r\ne s}\langle g_r, g_s\rangle
+              = \frac{\left\|\sum_r g_r\right\|^2 - \sum_r\|g_r\|^2}{R(R-1)}
+
+    With the mean :math:`\bar g` of the ranks' gradients in place of their sum, the first term is
+    :math:`R^2\|\bar g\|^2`. The second figure is 1 where all gradients are equal, 0 where they are orthogonal, and
+    :math:`-1/(R-1)` where they cancel.
+
+    >>> agreement_of(square_of_sum=4.0, sum_of_squares=2.0, ranks=2)  # two equal gradients of norm 1
+    (1.0, 1.0)
+    >>> agreement_of(square_of_sum=0.0, sum_of_squares=2.0, ranks=2)  # opposite ones
+    (-1.0, -1.0)
+    """
+    dot = (square_of_sum - sum_of_squares) / (ranks * (ranks - 1))
+    return dot, dot / (sum_of_squares / ranks)
+
+
+class RankAgreement(Quantity):
+    """``agreement/{group}/{mean_dot,cosine,ranks}`` of shared groups.
+
+    A policy that fires ``local_backward_end`` shows every rank's gradients before they are added up; the norm of the
+    sum is that of :class:`~ding_normmon.metrics.gradient_norms.GradientNorms`. Only ranks that have a gradient on
+    the group count; with fewer than two there is no figure. The figures depend on which tasks share a rank. Where
+    gradients are added up within the backward pass (DistributedDataParallel, FSDP2) no rank ever has its own.
+    """
+
+    name: ClassVar[str] = 'rank_agreement'
+    hook_points: ClassVar[tuple[str, ...]] = ('local_backward_end',)
+
+    def prepare(self, setup: Setup) -> int:
+        """Lay out one squared norm and one count of non-finite entries per shared parameter."""
+        super().prepare(setup)
+        # Gradients of sharded parameters are added up within the backward pass, as those of DDP are.
+        shared = [group for group in setup.groups if group.task_id is None]
+        whole = [group for group in shared if not any(map(is_sharded, group.parameters))]
+        self._groups = whole if setup.world_size > 1 else []
+        self._parameters = [parameter for group in self._groups for parameter in group.parameters]
+        self._squares = SquareSums([parameter.detach() for parameter in self._parameters]) if self._groups else None
+        return 2 * len(self._parameters)
+
+    def bind(self, cells: Tensor) -> None:
+        """Split the cells."""
+        count = len(self._parameters)
+        self._sums, self._nonfinite = cells[:count], cells[count:]
+
+    def state_bytes(self) -> int:
+        """Return the size of the scratch."""
+        return 0 if self._squares is None else self._squares.scratch_bytes
+
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        """Square this rank's gradients of the shared groups."""
+        if self._squares is None:
+            return
+        with torch.no_grad():
+            self._squares([parameter.grad for parameter in self._parameters], self._sums, self._nonfinite)
+        for group in self._groups:
+            if any(parameter.grad is not None for parameter in group.parameters):
+                rows.write(RowKey(self.name, group.name, None, 'averaged'), constant_row(step.averaged_over))
+            else:
+                rows.write(RowKey(self.name, group.name, None, 'without'), constant_row(1))
+
+    def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
+        """Yield this rank's squared norms by group; 0 where it has no gradient."""
+        middle, start = len(self._parameters), 0
+        for group in self._groups:
+            stop = start + len(group.parameters)
+            square, bad = cells[start:stop].sum(), cells[middle + start : middle + stop].sum()
+            yield RowKey(self.name, group.name), square_sum_row(1, square, bad)
+            start = stop
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield the figures; only where every rank has measured them."""
+        if not table.complete_for(self.name):
+            return
+        of_sum = table.of('gradient_norms')
+        averaged = table.of(self.name, 'averaged')
+        for name, tasks in table.of(self.name).items():
+            local, total, contributing = tasks[None], of_sum.get(name, {}).get(None), averaged.get(name, {}).get(None)
+            if total is None or contributing is None or local[NONFINITE] or total[NONFINITE]:
+                continue
+            ranks = int(contributing[COUNT])
+            if ranks < 2:
+                continue
+            square = float(total[M2]) * float(contributing[MAXIMUM]) ** 2
+            yield f'agreement/{name}/ranks', float(ranks)
+            if local[M2] > 0:
+                dot, cosine = agreement_of(square, float(local[M2]), ranks)
+                yield f'agreement/{name}/mean_dot', dot
+                yield f'agreement/{name}/cosine', cosine

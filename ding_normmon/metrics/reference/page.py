@@ -1,0 +1,52 @@
+"""The metric reference as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ding_normmon.metrics.reference.metric import Metric, Section
+
+__all__ = ['render_page']
+
+_INTRODUCTION = """\
+# Metric reference
+
+Every name that the monitor writes. `{i}` is always the **global** task id; `{group}` is `encoder`, `transformer`,
+`head_value_task3` and so on; `{mean,std}` stands for any of these words; what is in `[...]` may be missing, as
+`_task{i}` is for single-task policies. A name has a point exactly at the iterations where it was measured: nothing is
+averaged over time, repeated or filled with 0. Figures without a task suffix cover all tasks of all ranks and only valid
+(unpadded) steps; they are absent from a record in which a rank is missing.
+
+`forward_end`: losses are known, the graph is alive, the weights are those that made the forward pass.
+`local_backward_end`: the last backward pass is done, gradients are this rank's own.
+`backward_end`: gradients are summed over the ranks, nothing has clipped them.
+`step_end`: the optimizer has stepped.
+
+This page is written by `python -m ding_normmon.metrics.reference`, from the descriptions in
+`ding_normmon/metrics/reference/`.
+"""
+
+
+def render_page(sections: Iterable[Section]) -> str:
+    """Return the metric reference as Markdown.
+
+    Example:
+        >>> metric = Metric('signal/{mean,std}', 'of |x|', 'its own')
+        >>> render_page([Section('Signals', (metric,))]).splitlines()[-1]
+        '| `signal/{mean,std}` | of \\\\|x\\\\| | its own |  |  |'
+    """
+    parts = [_INTRODUCTION]
+    for section in sections:
+        parts.append(f'\n## {section.title}\n\n')
+        if section.introduction:
+            parts.append(f'{section.introduction}\n\n')
+        parts.append('| name | definition | unit | hook point | a bad value means |\n|---|---|---|---|---|\n')
+        parts.extend(_row(metric) for metric in section.metrics)
+        if section.remarks:
+            parts.append(f'\n{section.remarks}\n')
+    return ''.join(parts)
+
+
+def _row(metric: Metric) -> str:
+    cells = (f'`{metric.pattern}`', metric.definition, metric.unit, metric.hook_point, metric.bad_value)
+    return '| ' + ' | '.join(cell.replace('|', r'\|') for cell in cells) + ' |\n'

@@ -1,0 +1,82 @@
+"""The layers that all tasks share, in which a unit can be said to sleep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+from ding_normmon.core.parameter_groups import Group, unwrap
+
+__all__ = ['Layer', 'shared_layers']
+
+_NONLINEAR = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.ELU,
+    nn.SELU,
+    nn.CELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Hardswish,
+    nn.Softplus,
+    nn.Tanh,
+    nn.Sigmoid,
+)
+_LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+
+class Layer(NamedTuple):
+    """A module whose outputs are units.
+
+    Arguments:
+        group: name of the shared parameter group it belongs to.
+        path: in the model.
+        module: the module.
+    """
+
+    group: str
+    path: str
+    module: nn.Module
+
+
+def shared_layers(model: nn.Module, groups: Sequence[Group]) -> tuple[Layer, ...]:
+    """Return the nonlinearities of every shared group; where a group has none as a module, its linear layers.
+
+    A nonlinearity has no parameters: it belongs to the group of the nearest module around it that has some, if those
+    are all of one group.
+
+    >>> from ding_normmon.core.parameter_groups import find_groups
+    >>> encoder = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+    >>> model = nn.ModuleDict({'encoder': encoder, 'transformer': nn.Linear(3, 3)})
+    >>> [(layer.group, layer.path) for layer in shared_layers(model, find_groups(model))]
+    [('encoder', 'encoder.1'), ('transformer', 'transformer')]
+    """
+    model = unwrap(model)
+    owner = {id(parameter): group for group in groups for parameter in group.parameters}
+    modules = dict(model.named_modules())
+
+    def group_of(path: str) -> str | None:
+        while True:
+            parameters = list(modules[path].parameters()) if path in modules else []
+            if parameters:
+                found = {owner[id(parameter)].key for parameter in parameters if id(parameter) in owner}
+                first = owner.get(id(parameters[0]))
+                return first.name if len(found) == 1 and first is not None and first.task_id is None else None
+            if not path:
+                return None
+            path = path.rpartition('.')[0]
+
+    layers: dict[str, list[Layer]] = {}
+    for kind in (_NONLINEAR, _LINEAR):
+        found: dict[str, list[Layer]] = {}
+        for path, module in modules.items():
+            group = group_of(path) if isinstance(module, kind) else None
+            if group is not None and group not in layers:
+                found.setdefault(group, []).append(Layer(group, path, module))
+        layers.update(found)
+    return tuple(layer for group in layers.values() for layer in group)

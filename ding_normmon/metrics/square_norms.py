@@ -1,0 +1,200 @@
+"""L2 norms of parameter groups: the sum of squares of every tensor in one pass, added up per group on the host."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ding_normmon.core.parameter_groups import Group
+from ding_normmon.core.sharding import counted_part, is_sharded
+from ding_normmon.metrics.base import Quantity, Setup
+from ding_normmon.metrics.kernels.squares import SquareSums
+from ding_normmon.rows.moments import COUNT, EMPTY, M2, NONFINITE, Row, norm, norms, spread, square_sum_row
+from ding_normmon.rows.table import Label, RowKey, RowTable
+
+__all__ = ['SquareNorms']
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Where a group's parameters stand in the list of all parameters this rank reports."""
+
+    group: Group
+    start: int
+    stop: int
+    sharded: bool
+
+
+class _Plan:
+    """What the groups are called, record after record.
+
+    Arguments:
+        labels: of the rows of a :meth:`RowTable.block`.
+
+    Attributes:
+        groups: the same as a set.
+        names: of each group, with its task.
+        of_tasks: the rows of a group that has tasks, by its name.
+    """
+
+    def __init__(self, labels: tuple[Label, ...]) -> None:
+        self.groups = frozenset(labels)
+        self.names = [name if task_id is None else f'{name}_task{task_id}' for name, task_id in labels]
+        self.of_tasks: dict[str, list[int]] = {}
+        for index, (name, task_id) in enumerate(labels):
+            if task_id is not None:
+                self.of_tasks.setdefault(name, []).append(index)
+
+
+_plan_of = functools.lru_cache(maxsize=8)(_Plan)
+
+
+class SquareNorms(Quantity):
+    """Base of parameter and gradient norms: which tensor of a parameter is squared is all they differ in.
+
+    Attributes:
+        family: first part of the metric names, ``norm`` or ``grad``.
+        sharded_groups: name and task id of the groups of which every rank reports its share.
+    """
+
+    owner_only: ClassVar[bool] = True
+    family: str
+
+    def prepare(self, setup: Setup) -> int:
+        """Lay the parameters of the owned groups out in one list."""
+        self.setup = setup
+        self.parameters: list[nn.Parameter] = []
+        self.spans: list[_Span] = []
+        for group in setup.owned_groups:
+            start = len(self.parameters)
+            self.parameters += group.parameters
+            sharded = any(is_sharded(parameter) for parameter in group.parameters)
+            self.spans.append(_Span(group, start, len(self.parameters), sharded))
+        self.sharded_groups = frozenset((g.name, g.task_id) for g in setup.groups if any(map(is_sharded, g.parameters)))
+        self._sharded = [index for index, parameter in enumerate(self.parameters) if is_sharded(parameter)]
+        nothing = torch.zeros(0, device=setup.device)
+        parts = [counted_part(parameter) for parameter in self.parameters]
+        templates = [nothing if part is None else part.detach() for part in parts]
+        self.squares = SquareSums(templates)
+        self._starts = np.array([span.start for span in self.spans], dtype=np.intp)
+        self._elements = [template.numel() for template in templates]
+        self._numels = np.array([sum(self._elements[span.start : span.stop]) for span in self.spans], dtype=np.float64)
+        self._keys = tuple(RowKey(self.name, span.group.name, span.group.task_id) for span in self.spans)
+        self._empty = np.tile(EMPTY, (len(self.spans), 1))
+        self._all_groups = frozenset((group.name, group.task_id) for group in setup.groups)
+        return 2 * len(self.parameters)
+
+    def bind(self, cells: Tensor) -> None:
+        """Split the raw cells into sums of squares and counts of non-finite entries."""
+        self.cells = cells
+        count = len(self.parameters)
+        self.sums, self.nonfinite = cells[:count], cells[count:]
+
+    def square(self, tensors: Sequence[Tensor | None], scale: Tensor | float = 1.0) -> None:
+        """Write the sums of squares of one tensor per parameter (None counts as nothing) into the cells."""
+        if self.parameters:
+            self.squares(self._counted(tensors) if self._sharded else tensors, self.sums, self.nonfinite)
+            # A scale that lies on the device is not looked at: that would wait for the device.
+            if isinstance(scale, Tensor):
+                self.sums.div_(scale.double()).div_(scale.double())
+            elif scale != 1.0:
+                self.sums.mul_(1.0 / scale / scale)
+
+    def _counted(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+        counted = list(tensors)
+        for index in self._sharded:
+            tensor = tensors[index]
+            counted[index] = None if tensor is None else counted_part(tensor)
+        return counted
+
+    def unpack_rows(self, cells: npt.NDArray[np.float64]) -> tuple[Sequence[RowKey], Row]:
+        """Return one row per group, and per parameter where asked for."""
+        if not self.parameters:
+            return (), np.zeros((0, 6))
+        middle = len(self.parameters)
+        sums, nonfinite = cells[:middle], cells[middle : 2 * middle]
+        group_nonfinite = np.add.reduceat(nonfinite, self._starts)
+        # The rows of all groups at once, as `square_sum_row` makes them one by one.
+        table = self._empty.copy()
+        table[:, COUNT] = self._numels - group_nonfinite
+        table[:, M2] = np.add.reduceat(sums, self._starts)
+        table[:, NONFINITE] = group_nonfinite
+        if self.setup.config.detail != 'parameter':
+            return self._keys, table
+        pairs = list(self._unpack_parameters(sums, nonfinite))
+        return (*self._keys, *(key for key, _ in pairs)), np.concatenate([table, np.stack([row for _, row in pairs])])
+
+    def _unpack_parameters(
+        self, sums: npt.NDArray[np.float64], nonfinite: npt.NDArray[np.float64]
+    ) -> Iterator[tuple[RowKey, Row]]:
+        for span in self.spans:
+            group = span.group
+            for index in self._largest(sums, span):
+                path = group.paths[index - span.start]
+                count = self._elements[index] - nonfinite[index]
+                row = square_sum_row(count, sums[index], nonfinite[index])
+                yield RowKey(self.name, group.name, group.task_id, f'parameter:{path}'), row
+
+    def _largest(self, sums: npt.NDArray[np.float64], span: _Span) -> Sequence[int]:
+        indices = range(span.start, span.stop)
+        # The largest shards are not those of the largest parameters: rank 0 chooses.
+        if self.setup.config.top_k is None or span.sharded:
+            return indices
+        # With those as large as the last of them: an absent one looks like one that is zero, and is left out later.
+        smallest = sorted((sums[index] for index in indices), reverse=True)[: self.setup.config.top_k][-1]
+        return [index for index in indices if sums[index] >= smallest]
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield the norms of groups, of single parameters where asked for, across tasks and of the whole model."""
+        labels, rows = table.block(self.name)
+        plan = _plan_of(labels)
+        absent = self.absent(table)
+        lengths = norms(rows).tolist()
+        present = [index for index, label in enumerate(labels) if label not in absent]
+        for index in present:
+            yield f'{self.family}/{plan.names[index]}/_total_norm', lengths[index]
+        for index in np.flatnonzero(rows[:, NONFINITE]).tolist():
+            if labels[index] not in absent:
+                yield f'monitor/nonfinite/{self.family}/{plan.names[index]}', float(rows[index, NONFINITE])
+        if table.complete:
+            for name, indices in plan.of_tasks.items():
+                per_task = [lengths[index] for index in indices if labels[index] not in absent]
+                if per_task:
+                    average, deviation = spread(per_task)
+                    yield f'{self.family}/{name}_all_tasks/mean', average
+                    if deviation is not None:
+                        yield f'{self.family}/{name}_all_tasks/std', deviation
+        if present and self._all_groups <= plan.groups - self.unreached(table):
+            # What it squares may be as large as its largest entry allows.
+            yield f'{self.family}/model/_total_norm', math.hypot(*(lengths[index] for index in present))
+        if self.setup.config.detail == 'parameter':
+            yield from self._per_parameter(table, absent)
+
+    def absent(self, table: RowTable) -> set[tuple[str, int | None]]:
+        """Return the groups that have a row but no figure."""
+        return set()
+
+    def unreached(self, table: RowTable) -> set[tuple[str, int | None]]:
+        """Return the groups of which this step says nothing, so that it says nothing of the model either."""
+        return set()
+
+    def _per_parameter(self, table: RowTable, absent: set[tuple[str, int | None]]) -> Iterator[tuple[str, float]]:
+        found: dict[str, list[tuple[float, str]]] = {}
+        for key in table:
+            if key.quantity != self.name or (key.name, key.task_id) in absent:
+                continue
+            path = key.part.removeprefix('parameter:')
+            if path != key.part and key._replace(part=f'absent:{path}') not in table:
+                group = key.name if key.task_id is None else f'{key.name}_task{key.task_id}'
+                found.setdefault(group, []).append((norm(table[key]), path.replace('.', '/')))
+        for group, of_group in found.items():
+            for value, path in sorted(of_group, key=lambda entry: -entry[0])[: self.setup.config.top_k]:
+                yield f'{self.family}/{group}/{path}', value

@@ -1,0 +1,46 @@
+"""Scalars that the policy publishes per task, such as LightZero's ``noreduce_*`` losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from torch import Tensor
+
+from ding_normmon.metrics.base import Quantity
+from ding_normmon.metrics.kernels import native
+from ding_normmon.rows.moments import MEAN, constant_numbers, device_row_of
+from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
+
+__all__ = ['TaskLosses']
+
+
+class TaskLosses(Quantity):
+    """The per-task losses of every rank under the names the policy gave them: ``noreduce_obs_loss_task3``."""
+
+    name: ClassVar[str] = 'task_losses'
+    hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
+    detaches: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self._keys: dict[tuple[str, int | None], RowKey] = {}
+
+    def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None, rows: RowBuffer) -> None:
+        """Write its row."""
+        key = self._keys.get((name, task_id))
+        if key is None:
+            key = self._keys[name, task_id] = RowKey(self.name, name, task_id)
+        if isinstance(value, Tensor) and not rows.on_host:
+            rows.write(key, device_row_of(value.detach()))
+        else:
+            rows.write_numbers(key, constant_numbers(native.number_of(value)))
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield ``{name}_task{i}``; a loss that was NaN or infinite is a count instead."""
+        for name, tasks in table.of(self.name).items():
+            for task_id, row in tasks.items():
+                metric = name if task_id is None else f'{name}_task{task_id}'
+                if row[0] > 0:
+                    yield metric, float(row[MEAN])
+                if row[5] > 0:
+                    yield f'monitor/nonfinite/{metric}', float(row[5])

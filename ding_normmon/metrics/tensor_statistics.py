@@ -1,0 +1,226 @@
+"""Statistics of published tensors: per task and over all tasks of all ranks, valid steps only."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import ClassVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ding_normmon.core.sharding import is_sharded
+from ding_normmon.metrics.base import Quantity
+from ding_normmon.metrics.kernels import native
+from ding_normmon.metrics.presence import Presence
+from ding_normmon.rows import moments
+from ding_normmon.rows.table import Label, RowBuffer, RowKey, RowTable
+
+__all__ = ['SignalError', 'TensorStatistics', 'align_mask']
+
+STATISTICS = ('mean', 'std', 'max', 'min', 'abs_max')
+"""What is told of a signal; of norms, which are not negative, all but the last."""
+
+_FEWEST = np.array([[1], [2], [1], [1], [1]])
+"""Numbers that each of them needs."""
+
+# Signals of which the L2 norm of each vector is taken first: signal -> (metric family, prefix of the statistic).
+NORM_SIGNALS = {'x_token': ('norm/x_token', ''), 'embeddings/obs': ('embeddings/obs', 'norm_')}
+
+
+class SignalError(ValueError):
+    """A published tensor that cannot be measured as asked."""
+
+
+def check_mask(tensor: Tensor, mask: Tensor, name: str = 'tensor') -> None:
+    """See to it that a mask fits a tensor, see :func:`align_mask`.
+
+    Raises:
+        SignalError: it does not.
+    """
+    if mask.ndim != 2:
+        raise SignalError(f'{name}: the mask must have shape (B, T), got {tuple(mask.shape)}')
+    batch, steps = mask.shape
+    fits = tensor.ndim >= 2 and tensor.shape[0] == batch and steps > 0 and tensor.shape[1] % steps == 0
+    if not fits and not (tensor.ndim >= 1 and tensor.shape[0] == batch * steps):
+        raise SignalError(
+            f'{name}: a mask of shape {tuple(mask.shape)} does not fit a tensor of shape {tuple(tensor.shape)}; '
+            f'expected (B, n*T, ...) or (B*T, ...)'
+        )
+
+
+def align_mask(tensor: Tensor, mask: Tensor, name: str = 'tensor') -> tuple[Tensor, Tensor]:
+    """Return tensor and mask with equal leading shape (B, n*T).
+
+    A mask (B, T) applies to (B, n*T, ...) by repeating each step n times in place, because the observation and action
+    token of a step are valid if and only if the step is; a tensor (B*T, ...) is first viewed as (B, T, ...).
+
+    Raises:
+        SignalError: any other pair of shapes.
+
+    >>> tensor, mask = align_mask(torch.zeros(2, 4, 3), torch.tensor([[True, False], [True, True]]))
+    >>> mask.int().tolist()
+    [[1, 1, 0, 0], [1, 1, 1, 1]]
+    """
+    check_mask(tensor, mask, name)
+    batch, steps = mask.shape
+    # With one step a (B, E) tensor is (B*T, E) and not E tokens of one step.
+    flat = tensor.ndim == 2 and steps == 1
+    if not flat and tensor.ndim >= 2 and tensor.shape[0] == batch and steps > 0 and tensor.shape[1] % steps == 0:
+        repeats = tensor.shape[1] // steps
+        return tensor, mask.bool() if repeats == 1 else mask.bool().repeat_interleave(repeats, dim=1)
+    return tensor.reshape(batch, steps, *tensor.shape[1:]), mask.bool()
+
+
+class _Plan:
+    """What the figures of the same signals are called, record after record.
+
+    Arguments:
+        labels: of the rows of a :meth:`RowTable.block`.
+
+    Attributes:
+        lengths: how many rows each signal has.
+        of_tasks: the rows that have a task.
+        names: of the figures, statistic by statistic, of each signal and then of each of its tasks; None where there
+            is none.
+        told: where there is one; shape (statistics, rows).
+        nonfinite: what the same rows are called where entries are not finite.
+    """
+
+    def __init__(self, labels: tuple[Label, ...]) -> None:
+        tasks_of: dict[str, list[int]] = {}
+        for index, (name, _) in enumerate(labels):
+            tasks_of.setdefault(name, []).append(index)
+        self.lengths = [len(indices) for indices in tasks_of.values()]
+        self.of_tasks = [index for index, (_, task_id) in enumerate(labels) if task_id is not None]
+        parts = [(name, '') for name in tasks_of]
+        parts += [(labels[index][0], f'_task{labels[index][1]}') for index in self.of_tasks]
+        self.nonfinite = [f'{name}{suffix}' for name, suffix in parts]
+        by_part = [_names(name, suffix) for name, suffix in parts]
+        self.names = [name for of_statistic in zip(*by_part, strict=True) for name in of_statistic]
+        self.told = np.array([name is not None for name in self.names]).reshape(len(STATISTICS), len(parts))
+
+
+def _names(name: str, suffix: str) -> list[str | None]:
+    family, prefix = NORM_SIGNALS.get(name, (name, ''))
+    told = STATISTICS[:-1] if name in NORM_SIGNALS else STATISTICS
+    return [f'{family}{suffix}/{prefix}{statistic}' if statistic in told else None for statistic in STATISTICS]
+
+
+_plan_of = functools.lru_cache(maxsize=8)(_Plan)
+
+
+class TensorStatistics(Quantity):
+    """Mean, std, max, min and abs_max of every published signal; of ``x_token`` and ``embeddings/obs`` the statistics
+    of the L2 norms of their vectors.
+
+    On a CPU the row is made in one call into C (:mod:`ding_normmon.metrics.kernels.native`), where the tensor lies.
+    """
+
+    name: ClassVar[str] = 'tensor_statistics'
+    hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
+    detaches: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self._presence = Presence()
+        self._keys: dict[tuple[str, int | None], RowKey] = {}
+        self._usual: tuple[Label, ...] = ()
+
+    def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
+        """Write the row of the valid entries, or of their norms.
+
+        Raises:
+            SignalError: integer dtype, a mask that does not fit, another device than the model's.
+        """
+        key = self._keys.get((name, task_id))
+        if key is None:
+            key = self._keys[name, task_id] = RowKey(self.name, name, task_id)
+        if rows.on_host and native.kernels is not None:
+            row = native.kernels.row(tensor, mask, name in NORM_SIGNALS)
+            if row is not None:
+                rows.write_numbers(key, row)
+                return
+        with torch.no_grad():
+            self._write(key, tensor, mask, rows)
+
+    def _write(self, key: RowKey, tensor: Tensor, mask: Tensor | None, rows: RowBuffer) -> None:
+        name = key.name
+        self._check(name, tensor, mask, rows)
+        tensor = tensor.detach()
+        if tensor.element_size() == 1:
+            # Nothing can be done with float8 but to convert it.
+            tensor = tensor.float()
+        valid: Tensor | None = None
+        if mask is not None:
+            tensor, valid = align_mask(tensor, mask.detach(), name)
+        if name in NORM_SIGNALS:
+            # The spread of norms can be a thousandth of their size; in float32 it would lose its digits.
+            tensor = torch.linalg.vector_norm(tensor, dim=-1, dtype=torch.float64)
+        if rows.on_host:
+            rows.write(key, moments.row_of(tensor if valid is None else tensor[valid]))
+            return
+        if valid is not None:
+            valid = valid.to(tensor.device).reshape(valid.shape + (1,) * (tensor.ndim - 2))
+        rows.write(key, moments.device_row_of(tensor, valid))
+
+    @staticmethod
+    def _check(name: str, tensor: Tensor, mask: Tensor | None, rows: RowBuffer) -> None:
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise SignalError(f'{name}: expected a floating-point tensor, got {got}')
+        if tensor.layout != torch.strided or tensor.is_nested:
+            kind = 'nested' if tensor.is_nested else str(tensor.layout).removeprefix('torch.')
+            raise SignalError(f'{name}: expected a strided tensor, got a {kind} one; publish its values')
+        if torch._is_functional_tensor(tensor):
+            raise SignalError(f'{name}: a tensor inside torch.func.functionalize has no values; publish it outside')
+        if is_sharded(tensor):
+            raise SignalError(f'{name}: a DTensor; publish what this rank has of it, {name}.to_local()')
+        if mask is not None and not isinstance(mask, Tensor):
+            raise SignalError(f'{name}: expected a mask that is a tensor, got {type(mask).__name__}')
+        if tensor.device.type != rows.device.type:
+            raise SignalError(f'{name}: the tensor is on {tensor.device}, the model on {rows.device}')
+        if mask is not None:
+            check_mask(tensor, mask, name)
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield each signal's statistics over all tasks and per task."""
+        labels, rows = table.block(self.name)
+        if not labels:
+            return
+        plan = _plan_of(labels)
+        rows = np.concatenate((moments.merge_sets(rows, plan.lengths), rows[plan.of_tasks]))
+        told = plan.told
+        if not table.complete:
+            # Without every rank nothing is known of all tasks.
+            told = told.copy()
+            told[:, : len(plan.lengths)] = False
+        for index in np.flatnonzero(rows[:, moments.NONFINITE]).tolist():
+            if table.complete or index >= len(plan.lengths):
+                yield f'monitor/nonfinite/{plan.nonfinite[index]}', float(rows[index, moments.NONFINITE])
+        count = rows[:, moments.COUNT]
+        values = np.stack(
+            (
+                rows[:, moments.MEAN],
+                moments.stds(rows),
+                rows[:, moments.MAXIMUM],
+                rows[:, moments.MINIMUM],
+                moments.abs_maxima(rows),
+            )
+        )
+        chosen = np.flatnonzero(told & (count >= _FEWEST))
+        names = plan.names
+        for index, value in zip(chosen.tolist(), values.ravel()[chosen].tolist(), strict=True):
+            yield cast(str, names[index]), value
+
+    def compare(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield what is out of the ordinary about the signals of this record."""
+        if not table.complete:
+            return
+        labels, rows = table.block(self.name)
+        # The same signals as in the last record, of which there was nothing to say, and none of them empty.
+        if labels is self._usual and (rows[:, moments.COUNT] + rows[:, moments.NONFINITE]).all():
+            return
+        found = dict(self._presence.counts(table.of(self.name)))
+        yield from found.items()
+        self._usual = () if found else labels

@@ -1,0 +1,31 @@
+"""How large the weights are, whatever their number: read off the rows of the parameter norms, at no cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from ding_normmon.metrics.base import Quantity
+from ding_normmon.metrics.parameter_norms import ParameterNorms
+from ding_normmon.rows.moments import COUNT, rms
+from ding_normmon.rows.table import RowTable
+
+__all__ = ['WeightMagnitude']
+
+
+class WeightMagnitude(Quantity):
+    r"""``plasticity/{group}/weight_rms``: :math:`\sqrt{\sum_i w_i^2 / n}` of a group's :math:`n` weights.
+
+    A norm grows with the number of weights; the root mean square can be compared between groups and models. Growing
+    weights go with a loss of plasticity (Lyle et al., "Understanding plasticity in neural networks", ICML 2023).
+    """
+
+    name: ClassVar[str] = 'weight_magnitude'
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield the root mean square per group; nothing where parameter norms are not measured."""
+        for group, tasks in table.of(ParameterNorms.name).items():
+            for task_id, row in tasks.items():
+                if row[COUNT] > 0:
+                    key = group if task_id is None else f'{group}_task{task_id}'
+                    yield f'plasticity/{key}/weight_rms', rms(row)

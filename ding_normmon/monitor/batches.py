@@ -1,0 +1,160 @@
+"""From what a step has left on the host to the batch that is handed on: names and rows for the numbers."""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from ding_normmon.metrics import OwnCost, Quantity
+from ding_normmon.monitor.metric_calls import QuantityCalls
+from ding_normmon.rows.moments import Row
+from ding_normmon.rows.table import Batch, Pending, RowBuffer, RowKey, Vector
+
+__all__ = ['Unpacking', 'WaitingBatch']
+
+_MOST_KEYS = 1 << 16
+
+
+class WaitingBatch:
+    """A batch that is made when somebody asks for it first: the learner does not wait for the names of its numbers.
+
+    Arguments:
+        make: makes it; called once, in whichever thread asks first.
+
+    Example:
+        >>> waiting = WaitingBatch(lambda: Batch(5, (), np.zeros((0, 6))))
+        >>> waiting.is_made, waiting.get().iteration, waiting.is_made
+        (False, 5, True)
+    """
+
+    def __init__(self, make: Callable[[], Batch]) -> None:
+        self._make: Callable[[], Batch] | None = make
+        self._lock = threading.Lock()
+        self._batch: Batch | None = None
+
+    @property
+    def is_made(self) -> bool:
+        """Whether somebody has asked."""
+        return self._batch is not None
+
+    def get(self) -> Batch:
+        """Return the batch."""
+        with self._lock:
+            if self._batch is None:
+                assert self._make is not None
+                self._batch, self._make = self._make(), None
+            return self._batch
+
+
+class Unpacking:
+    """Makes batches of the steps of one rank, for as long as its quantities are prepared for the same groups.
+
+    Arguments:
+        quantities: all quantities, prepared.
+        spans: the raw cells of each.
+        buffer: where they and the rows of a step are written.
+        calls: keeps what a quantity raises from whoever asks.
+        messages: that this rank sends for a record.
+    """
+
+    def __init__(
+        self,
+        quantities: Sequence[Quantity],
+        spans: Sequence[slice],
+        buffer: RowBuffer,
+        calls: QuantityCalls,
+        messages: int,
+    ) -> None:
+        self._quantities = quantities
+        self._spans = spans
+        self._buffer = buffer
+        self._calls = calls
+        self._messages = messages
+        self._names = frozenset(quantity.name for quantity in quantities)
+        self._good: set[RowKey] = set()
+
+    def take(self, pending: Pending) -> WaitingBatch:
+        """Take the numbers of a step that has arrived on the host; nothing of them is in the buffer afterwards."""
+        held = self._calls.state_bytes()
+        if pending.slot is None:
+            return WaitingBatch(lambda: self._batch(pending, *self._buffer.read(pending), held))
+        # Others wait for its slot.
+        rows, cells = self._buffer.read(pending)
+        return WaitingBatch(lambda: self._batch(pending, rows, cells, held))
+
+    def _batch(self, pending: Pending, rows: Row, cells: Row, held: dict[str, int]) -> Batch:
+        keys, tables = list(pending.keys), [rows]
+        vectors: dict[RowKey, Vector] = {
+            key: vector
+            for key, vector in pending.vectors.items()
+            if not isinstance(vector, tuple) and self._is_known(key) and key.quantity not in pending.failed
+        }
+        for quantity, own_cells in self._measured(pending, cells):
+            with self._calls.guarded(quantity, 'unpack', {}):
+                own_keys, own_rows = quantity.unpack_rows(own_cells)
+                if own_rows.shape != (len(own_keys), 6) or own_rows.dtype.kind != 'f':
+                    raise ValueError(f'{len(own_keys)} keys for rows of shape {own_rows.shape}, {own_rows.dtype}')
+                keys.extend(own_keys)
+                tables.append(own_rows)
+                vectors.update(quantity.unpack_vectors(own_cells))
+        table = np.concatenate(tables)
+        if not self._all_known(keys):
+            keys, table = self._known(keys, table)
+        for quantity in self._quantities:
+            if isinstance(quantity, OwnCost):
+                totals = (pending.milliseconds, self._buffer.bytes, self._messages)
+                sizes = self._bytes(held, keys, vectors)
+                own_keys, own_rows = quantity.table_of(totals, pending.spent, sizes, pending.active)
+                keys.extend(own_keys)
+                table = np.concatenate((table, own_rows))
+        return Batch(pending.iteration, tuple(keys), table, vectors)
+
+    def _all_known(self, keys: Sequence[RowKey]) -> bool:
+        # The same keys come record after record.
+        try:
+            return self._good.issuperset(keys)
+        except TypeError:
+            return False
+
+    def _known(self, keys: Sequence[RowKey], table: Row) -> tuple[list[RowKey], Row]:
+        """Leave out the rows whose keys nobody could derive anything from."""
+        if len(self._good) > _MOST_KEYS:
+            self._good.clear()
+        places = [index for index, key in enumerate(keys) if self._is_known(key)]
+        known = [keys[index] for index in places]
+        self._good.update(known)
+        return known, table[places]
+
+    def _is_known(self, key: RowKey) -> bool:
+        if (
+            isinstance(key, RowKey)
+            and key.quantity in self._names
+            and isinstance(key.name, str)
+            and isinstance(key.part, str)
+            and (key.task_id is None or isinstance(key.task_id, (int, np.integer)))
+        ):
+            return True
+        self._calls.losses.count(
+            'row_key', f'{key!r} is no key of a row: a RowKey, the name of a quantity, text, a task id or None, text'
+        )
+        return False
+
+    def _measured(self, pending: Pending, cells: Row) -> Iterator[tuple[Quantity, Row]]:
+        for quantity, span in zip(self._quantities, self._spans, strict=True):
+            if quantity.name in pending.active and any(point in pending.fired for point in quantity.hook_points):
+                yield quantity, cells[span]
+
+    def _bytes(self, held: dict[str, int], keys: Sequence[RowKey], vectors: dict[RowKey, Vector]) -> dict[str, int]:
+        """Return what every quantity holds between steps and sends for one record."""
+        sizes = dict(held)
+        for quantity, span in zip(self._quantities, self._spans, strict=True):
+            sizes[quantity.name] += 8 * (span.stop - span.start)
+        for name, count in Counter(map(operator.itemgetter(0), keys)).items():
+            sizes[name] += 48 * count
+        for key, vector in vectors.items():
+            sizes[key.quantity] += vector.nbytes
+        return sizes

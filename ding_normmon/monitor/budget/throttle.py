@@ -1,0 +1,75 @@
+"""How much less often than configured each quantity is measured, which all ranks have to agree upon."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from ding_normmon.metrics import Quantity
+from ding_normmon.monitor.budget.cost_budget import FACTORS, Budget
+from ding_normmon.ranks.decisions.control import STRETCH, Control, ControlError, Decision
+
+__all__ = ['Stretching']
+
+logger = logging.getLogger('ding_normmon')
+
+
+class Stretching:
+    """Which quantities are due, and on rank 0 which of them cost too much.
+
+    Arguments:
+        quantities: all quantities, prepared.
+        frequency: learner iterations between two measurements of those that have no frequency of their own.
+        budget: share of training time that the monitor may take; None for no limit.
+        control: carries rank 0's decisions, each of which takes effect on all ranks or on none.
+        deadline: seconds after which a decision that has not taken effect is as good as none.
+    """
+
+    def __init__(
+        self, quantities: Sequence[Quantity], frequency: int, budget: float | None, control: Control, deadline: float
+    ) -> None:
+        self._limit = budget
+        self._control = control
+        self._deadline = deadline
+        self._frequencies = {quantity.name: quantity.frequency or frequency for quantity in quantities}
+        self._factors = {quantity.name: 1 for quantity in quantities if quantity.stretchable}
+        # What rank 0 has decided, and when; the factors follow when every rank has promised and the learner is there.
+        self._announced: dict[str, tuple[int, float]] = {}
+        self._budget = Budget(budget or 1.0, self._frequencies, frozenset(self._factors))
+        for name in self._factors:
+            for factor in FACTORS:
+                control.on(f'{STRETCH}{name} {factor}', self._stretch)
+
+    def _stretch(self, decision: Decision) -> None:
+        _, name, factor = str(decision.action).split()
+        self._factors[name] = int(factor)
+
+    def is_due(self, quantity: Quantity, iteration: int) -> bool:
+        """Tell whether a quantity is measured in a monitored iteration."""
+        return iteration % (self._frequencies[quantity.name] * self._factors.get(quantity.name, 1)) == 0
+
+    def keep_to_budget(self, iteration: int, scalars: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+        """Have quantities that cost too much measured less often, on all ranks; in the background, on rank 0.
+
+        Yields:
+            Notes for the record.
+        """
+        if self._limit is None or not self._factors:
+            return
+        costs = {name: scalars.get(f'monitor/cost/{name}/ms') for name in self._frequencies}
+        known = {name: cost for name, cost in costs.items() if cost is not None}
+        now = time.monotonic()
+        self._budget.observe(iteration, now, known)
+        recent = {name: factor for name, (factor, at) in self._announced.items() if now - at < 2 * self._deadline}
+        for name, factor in self._budget.propose({**self._factors, **recent}).items():
+            try:
+                self._control.post(f'{STRETCH}{name} {factor}')
+            except ControlError:
+                # Too many open decisions, or the learner was faster: proposed again with the next record.
+                continue
+            self._announced[name] = (factor, now)
+            every = self._frequencies[name] * factor
+            note = f'{name} is measured every {every} iterations from now on: budget={self._limit:g}'
+            logger.warning('monitor: %s of training time', note)
+            yield f'budget/{name}', note

@@ -1,0 +1,91 @@
+"""What a finding leads to besides being told: a checkpoint or a stop, of which all ranks hear through ``control``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+
+from ding_normmon.core.finding import Finding
+from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.ranks.decisions.control import Control, ControlError
+
+__all__ = ['FindingActions', 'action_of']
+
+logger = logging.getLogger('ding_normmon')
+
+_WARN = 'warn'
+
+
+def action_of(finding: Finding, on_finding: str | Mapping[str, str]) -> str:
+    """Return what a finding leads to: ``'warn'``, ``'checkpoint'`` or ``'stop'``.
+
+    Arguments:
+        finding: what was found.
+        on_finding: see :class:`~ding_normmon.core.config.MonitorConfig`. A rule's name counts more than a severity;
+            a plain word is for warnings and errors.
+
+    Example:
+        >>> finding = Finding('non_finite', 'error', since=5, found=5, sentence='', advice='')
+        >>> action_of(finding, {'error': 'checkpoint', 'non_finite': 'stop'}), action_of(finding, 'checkpoint')
+        ('stop', 'checkpoint')
+        >>> action_of(Finding('clipping', 'info', since=5, found=5, sentence='', advice=''), 'stop')
+        'warn'
+    """
+    if isinstance(on_finding, str):
+        return _WARN if finding.severity == 'info' else on_finding
+    return on_finding.get(finding.rule, on_finding.get(finding.severity, _WARN))
+
+
+class FindingActions:
+    """Asks all ranks, once per finding, to stop or to write a checkpoint at one iteration; on rank 0.
+
+    Whether they do is another matter: both are two-phase decisions, see :mod:`ding_normmon.ranks.decisions.control`.
+
+    Arguments:
+        on_finding: what leads to what.
+        control: posts the decisions.
+        losses: where it is counted that nobody would do what was decided.
+
+    Attributes:
+        asked: the finding that asked for an action first, by action.
+    """
+
+    def __init__(self, on_finding: str | Mapping[str, str], control: Control, losses: LossCounter) -> None:
+        self._on_finding = on_finding
+        self._control = control
+        self._losses = losses
+        self._known: set[tuple[str, object]] = set()
+        self._wanted: dict[str, Finding] = {}
+        self.asked: dict[str, Finding] = {}
+
+    def take(self, findings: Iterable[Finding]) -> dict[str, str]:
+        """Ask for what the findings of one record lead to; return what was asked for, as notes of that record.
+
+        What cannot be asked for now, because too much is open, is asked for with a later record.
+        """
+        for finding in findings:
+            action = action_of(finding, self._on_finding)
+            if finding.is_active and action != _WARN and (action, finding.key) not in self._known:
+                self._known.add((action, finding.key))
+                self._wanted.setdefault(action, finding)
+        return {f'finding/{action}': note for action in list(self._wanted) if (note := self._ask(action))}
+
+    def _ask(self, action: str) -> str | None:
+        finding = self._wanted[action]
+        if not self._control.is_heard(action):
+            del self._wanted[action]
+            self._losses.count(
+                f'finding_{action}',
+                f'on_finding says {action!r}, but nothing was registered for it: monitor.control.on({action!r}, ...)',
+            )
+            return None
+        try:
+            self._control.post(action)
+        except ControlError as error:
+            logger.debug('monitor: %s is asked for again with the next record: %s', action, error)
+            return None
+        del self._wanted[action]
+        self.asked.setdefault(action, finding)
+        note = f'asked all ranks for a {action} because of {finding.rule}: {finding.sentence}'
+        logger.warning('monitor: %s', note)
+        return note

@@ -1,0 +1,244 @@
+"""Between a finished record and its destinations, on rank 0: the rules judge it, and what they find is told once."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from ding_normmon.core.config import ConfigurationError, MonitorConfig
+from ding_normmon.core.finding import SEVERITIES, Finding
+from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.core.record import Record
+from ding_normmon.monitor.budget.time_share import Allowance
+from ding_normmon.monitor.findings.actions import FindingActions
+from ding_normmon.ranks.decisions.control import Control
+
+if TYPE_CHECKING:
+    from ding_normmon.diagnose import Rule
+
+__all__ = ['DiagnosisStage', 'FindingCallback', 'Judge', 'check_rules', 'tell']
+
+logger = logging.getLogger('ding_normmon')
+
+_LEVELS = {'info': logging.INFO, 'warning': logging.WARNING, 'error': logging.ERROR}
+
+_SHARE_OF_BUDGET = 0.25
+"""Of what the monitor may cost, for judging: what is measured is worth more than how often it is looked at."""
+
+
+class Judge(Protocol):
+    """What judges records; :class:`ding_normmon.diagnose.Diagnosis` is one."""
+
+    @property
+    def active(self) -> Sequence[Finding]:
+        """The findings that last."""
+        ...
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """All findings ever, in their latest state."""
+        ...
+
+    @property
+    def switched_off(self) -> Mapping[str, str]:
+        """Rules that raised an exception and are not asked again, and what it was."""
+        ...
+
+    def observe(self, record: Record) -> Sequence[Finding]:
+        """Return the findings that were raised or have cleared in this record."""
+        ...
+
+
+class DiagnosisStage:
+    """Judges the records of a run in the order of iterations; without a judge it hands them on untouched.
+
+    Everything happens in the monitor's background thread on rank 0; ``active`` and ``findings`` may be read from any.
+
+    Arguments:
+        judge: the rules; None where records are not judged: switched off, or not rank 0.
+        losses: where it is counted that records could not be judged.
+        actions: what findings lead to besides being told.
+        share: of the time that judging may take, in the background of a training that also needs the interpreter;
+            records are left out to stay under it, those with non-finite values never. None for no limit.
+
+    Attributes:
+        active: the findings that lasted at the last record.
+        findings: every finding of the run, in its latest state.
+        judged: number of records that were judged.
+
+    Example:
+        >>> class Judge:
+        ...     active = findings = (Finding('odd', 'warning', since=3, found=5, sentence='Odd.', advice='Wait.'),)
+        ...     switched_off = {}
+        ...     def observe(self, record):
+        ...         return self.active
+        >>> stage = DiagnosisStage(Judge(), LossCounter())
+        >>> record = stage.judge(Record(5))
+        >>> [finding.rule for finding in record.findings], list(record.scalars)
+        (['odd'], ['monitor/cost/ms_diagnosis'])
+    """
+
+    def __init__(
+        self,
+        judge: Judge | None = None,
+        losses: LossCounter | None = None,
+        actions: FindingActions | None = None,
+        share: float | None = None,
+    ) -> None:
+        self._judge = judge
+        self._allowance = None if share is None else Allowance(share, time.perf_counter())
+        self._losses = LossCounter() if losses is None else losses
+        self._actions = actions
+        self.active: tuple[Finding, ...] = ()
+        self.findings: tuple[Finding, ...] = ()
+        self.judged = 0
+        self._failed: set[str] = set()
+
+    @classmethod
+    def of(
+        cls,
+        config: MonitorConfig,
+        tasks: Mapping[int, str],
+        rules: Sequence[Rule],
+        control: Control,
+        losses: LossCounter,
+        rank: int,
+    ) -> DiagnosisStage:
+        """Return the stage that a configuration asks for; ranks other than 0 only check it.
+
+        Raises:
+            ConfigurationError: a rule or an option that does not exist.
+        """
+        if not config.diagnose:
+            return cls()
+        # Not imported where it is switched off.
+        from ding_normmon.diagnose import Diagnosis
+
+        check_rules(config, rules)
+        judge = Diagnosis(tasks, rules=rules, options=config.rules)
+        if rank != 0:
+            return cls()
+        share = None if config.budget is None else _SHARE_OF_BUDGET * config.budget
+        return cls(judge, losses, FindingActions(config.on_finding, control, losses), share)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether records are judged on this rank."""
+        return self._judge is not None
+
+    @property
+    def asked(self) -> dict[str, Finding]:
+        """The finding that first asked for a ``'stop'`` or a ``'checkpoint'``, by action."""
+        return {} if self._actions is None else dict(self._actions.asked)
+
+    def judge(self, record: Record) -> Record:
+        """Return the record with what was found in it, told and acted upon."""
+        if self._judge is None:
+            return record
+        begin = time.perf_counter()
+        if not self._has_time(begin) and not any(name.startswith('monitor/nonfinite/') for name in record.scalars):
+            return record
+        found: tuple[Finding, ...] = ()
+        try:
+            found = tuple(self._judge.observe(record))
+            self.judged += 1
+            self.active, self.findings = tuple(self._judge.active), tuple(self._judge.findings)
+        except Exception as error:
+            self._losses.count('diagnosis', f'a record could not be judged: {type(error).__name__}: {error}')
+        for name in self._judge.switched_off.keys() - self._failed:
+            self._failed.add(name)
+            # The judge has said so.
+            self._losses.count(f'rule_{name}', f'the rule {name} judges no more', level=logging.DEBUG)
+        for finding in found:
+            logger.log(_LEVELS[finding.severity], 'monitor: %s', tell(finding))
+        if self._actions is not None:
+            record.notes.update(self._actions.take(found))
+        spent = time.perf_counter() - begin
+        record.scalars['monitor/cost/ms_diagnosis'] = spent * 1e3
+        if self._allowance is not None:
+            self._allowance.spend(spent)
+        return dataclasses.replace(record, findings=found)
+
+    def _has_time(self, now: float) -> bool:
+        return self._allowance is None or self._allowance.allows(now)
+
+
+def check_rules(config: MonitorConfig, rules: Sequence[Rule] = ()) -> None:
+    """See to it that every rule and option that a configuration names exists.
+
+    Arguments:
+        config: has ``rules`` and ``on_finding``.
+        rules: further rules that the run will have.
+
+    Raises:
+        ConfigurationError: one does not; the message has the nearest that does.
+
+    Example:
+        >>> check_rules(MonitorConfig.read({'on_finding': {'eror': 'stop'}}))
+        Traceback (most recent call last):
+            ...
+        ding_normmon.core.config.ConfigurationError: monitor.on_finding.eror: no such severity or rule; the nearest \
+is error
+    """
+    from ding_normmon.diagnose import Diagnosis
+
+    every_rule = [rule.name for rule in Diagnosis({}, rules=rules).rules]
+    Diagnosis({}, rules=rules, options=config.rules)
+    known = [*SEVERITIES, *every_rule]
+    for name in config.on_finding if isinstance(config.on_finding, Mapping) else ():
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise ConfigurationError(f'monitor.on_finding.{name}: no such severity or rule; the nearest is {nearest}')
+
+
+class FindingCallback:
+    """A destination that calls a function of the user's with every finding: raised, and once more when it cleared.
+
+    Like every destination it has a thread of its own, so that a slow function holds up nothing.
+
+    Arguments:
+        callback: is called on rank 0 with one finding at a time.
+
+    Example:
+        >>> callback = FindingCallback(lambda finding: print(finding.rule, finding.is_active))
+        >>> callback.publish(Record(5, findings=(Finding('odd', 'info', 3, 5, 'Odd.', 'Wait.'),)))
+        odd True
+    """
+
+    def __init__(self, callback: Callable[[Finding], object]) -> None:
+        self._callback = callback
+
+    def publish(self, record: Record) -> None:
+        """Hand on the record's findings."""
+        raised: BaseException | None = None
+        for finding in record.findings:
+            try:
+                self._callback(finding)
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
+                raised = raised or error
+        if raised is not None:
+            # The others have been told; whoever calls counts it.
+            raise raised
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+
+def tell(finding: Finding) -> str:
+    """Return a finding as one line of text.
+
+    Example:
+        >>> tell(Finding('odd', 'warning', since=3, found=5, sentence='Task 1 (Pong): odd.', advice='Wait.'))
+        'iteration 5: Task 1 (Pong): odd. (odd, since iteration 3) Wait.'
+        >>> tell(Finding('odd', 'warning', 3, 5, 'Task 1 (Pong): odd.', 'Wait.', cleared=9))
+        'iteration 9: cleared: Task 1 (Pong): odd. (odd, since iteration 3)'
+    """
+    # No square brackets: the handler that DI-engine gives to the root logger takes them for markup and swallows them.
+    what = f'{finding.sentence} ({finding.rule}, since iteration {finding.since})'
+    if finding.cleared is not None:
+        return f'iteration {finding.cleared}: cleared: {what}'
+    return f'iteration {finding.found}: {what} {finding.advice}'

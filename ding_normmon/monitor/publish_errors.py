@@ -1,0 +1,121 @@
+"""Mistakes in what is published: loud in the first measured step of a process, left out and counted afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import re
+from collections.abc import Collection
+from typing import Any, cast
+
+from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.metrics.tensor_statistics import SignalError
+from ding_normmon.ranks.transport import Transport, TransportError
+
+__all__ = ['Mistakes', 'plain_task_id']
+
+_OF_A_TASK = re.compile(r'(.+)_task(\d+)$')
+
+
+def plain_task_id(task_id: Any) -> int | None:
+    """Return the int that a NumPy or tensor integer stands for; anything else as it is, to be complained about."""
+    if task_id is not None and type(task_id) is not int:
+        with contextlib.suppress(TypeError):
+            task_id = operator.index(task_id)
+    return cast('int | None', task_id)
+
+
+class Mistakes:
+    """What has been published in a step, and what was wrong with it.
+
+    Arguments:
+        has_tasks: whether the policy has several tasks.
+        transport: on which the ranks tell each other of mistakes in their first measured step.
+        losses: where later mistakes are counted.
+        timeout: seconds that a rank waits for what the others say.
+    """
+
+    def __init__(self, has_tasks: bool, transport: Transport, losses: LossCounter, timeout: float) -> None:
+        self._has_tasks = has_tasks
+        self._transport = transport
+        self._losses = losses
+        self._timeout = timeout
+        self._complaints: list[str] = []
+        self._published: set[tuple[str, str, int | None]] = set()
+        self._rounds = 0
+        self.is_first_step = True
+
+    @property
+    def signals(self) -> set[str]:
+        """Names of the signals that were published in the current or the last measured step."""
+        return {name for kind, name, _ in self._published if kind == 'signal'}
+
+    def begin_step(self) -> None:
+        """Forget what was published in the last step."""
+        self._published.clear()
+
+    def end_step(self) -> None:
+        """Count what was wrong after the forward pass; from now on mistakes are left out."""
+        self.is_first_step = False
+        for complaint in self._complaints:
+            self._losses.count('mistake', f'{complaint}; left out')
+        self._complaints.clear()
+
+    def accept(self, name: Any, task_id: int | None, kind: str, task_ids: Collection[int]) -> bool:
+        """Tell whether something may be published, and take note of it.
+
+        Arguments:
+            name: of the signal or loss.
+            task_id: what the policy said.
+            kind: ``'signal'`` or ``'loss'``.
+            task_ids: the tasks that this rank trains.
+        """
+        if not isinstance(name, str):
+            self.complain(f'{name!r}: the name of a {kind} is text, got {type(name).__name__}')
+            return False
+        entry = (kind, name, task_id)
+        if task_id is None and '_task' in name and (found := _OF_A_TASK.match(name)):
+            # Its figures would bear the names of that task's.
+            entry = (kind, found[1], int(found[2]))
+        elif task_id is not None and (not isinstance(task_id, int) or task_id not in task_ids):
+            trained = f'this rank trains {list(task_ids)}' if self._has_tasks else 'this policy has a single task'
+            self.complain(f'{name}: unknown task id {task_id!r}; {trained}')
+            return False
+        if entry in self._published:
+            self.complain(
+                f'{name}: published twice for task {task_id} in one learner step; where gradients are accumulated over '
+                f'several forward passes, publish in one of them'
+            )
+            return False
+        self._published.add(entry)
+        return True
+
+    def complain(self, complaint: str) -> None:
+        """Take note of a mistake."""
+        if self.is_first_step:
+            self._complaints.append(complaint)
+        else:
+            self._losses.count('mistake', f'{complaint}; left out')
+
+    def refuse(self) -> None:
+        """Raise on every rank if any rank has found a mistake; every rank calls it in its first measured step.
+
+        Raises:
+            SignalError: it names the rank, where there are several, and the signal.
+        """
+        statement = {'mistakes': self._complaints}
+        # A loop that catches the error and goes on has another first step; nobody may take its answer for this one's.
+        self._rounds += 1
+        try:
+            statements = self._transport.agree(f'first_step/{self._rounds}', statement, self._timeout)
+        except TransportError as error:
+            self._losses.count('agreement', str(error))
+            statements = [statement]
+        found = [
+            f'rank {rank}: {mistake}' if len(statements) > 1 else mistake
+            for rank, said in enumerate(statements)
+            for mistake in said['mistakes']
+        ]
+        self._complaints = []
+        if found:
+            raise SignalError('monitor: ' + '; '.join(found))

@@ -1,0 +1,198 @@
+"""One learner step as it is measured on one rank: quantities are called, and their rows end up in one buffer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.core.step import Clip, LearnerStep
+from ding_normmon.metrics import Quantity
+from ding_normmon.metrics.tensor_statistics import SignalError
+from ding_normmon.monitor.metric_calls import QuantityCalls
+from ding_normmon.monitor.publish_errors import Mistakes, plain_task_id
+from ding_normmon.rows.table import Pending, RowBuffer
+
+__all__ = ['StepMeasurement']
+
+
+class StepMeasurement:
+    """Listens to the learner steps that are due, one after the other.
+
+    Arguments:
+        calls: the quantities, prepared.
+        buffer: where their rows and cells are written.
+        mistakes: what to do about what cannot be measured.
+        task_ids: the tasks that this rank trains.
+        losses: where steps that were dropped are counted.
+        before_backward: called when the forward pass has ended.
+
+    Attributes:
+        gradient_due: whether the last step began an accumulation cycle that a later one completes.
+    """
+
+    detaches = True
+
+    def __init__(
+        self,
+        calls: QuantityCalls,
+        buffer: RowBuffer,
+        mistakes: Mistakes,
+        task_ids: Sequence[int],
+        losses: LossCounter,
+        before_backward: Callable[[], None],
+    ) -> None:
+        self.gradient_due = False
+        self._calls = calls
+        self._buffer = buffer
+        self._mistakes = mistakes
+        self._task_ids = task_ids
+        self._losses = losses
+        self._before_backward = before_backward
+        self._ended = _Ended(losses)
+        self._measuring = False
+        self._forward = False
+        self._milliseconds = 0.0
+
+    def begin(self, iteration: int, quantities: Sequence[Quantity] | None, started: float) -> LearnerStep:
+        """Begin a step in which these are measured; None for one that only completes an accumulation cycle.
+
+        Such a step measures what the due step of the cycle began, and not its own forward pass. ``started`` is when the
+        work on it began (``time.perf_counter``).
+        """
+        self._forward = quantities is not None
+        self._measuring = True
+        self._mistakes.begin_step()
+        self._buffer.begin(iteration)
+        step = LearnerStep(iteration, self)
+        self._calls.start(quantities)
+        step.reads_parts = self._forward and self._calls.reads_parts
+        if self._forward:
+            self._calls.begin(step)
+        self._milliseconds = (time.perf_counter() - started) * 1e3
+        return step
+
+    def end(self, step: LearnerStep, raised: bool) -> Pending | None:
+        """Finish the step and return what is on its way to the host, if anything is.
+
+        Arguments:
+            step: as :meth:`begin` returned it.
+            raised: whether it ended with an exception, and so completes no accumulation cycle.
+        """
+        started = time.perf_counter()
+        step.listener = self._ended
+        self._milliseconds += self._calls.release()
+        if not self._measuring:
+            return None
+        self._measuring = False
+        # Gradient accumulation: the step that completes the cycle is measured although its iteration is not due.
+        # Once the optimizer has stepped there is no cycle to complete.
+        self.gradient_due = bool(step.fired) and not raised and not {'backward_end', 'step_end'} & set(step.fired)
+        if not self._forward and self.gradient_due:
+            return None
+        # In the step that only completes a cycle, its own forward pass was not measured.
+        fired = tuple(point for point in step.fired if self._forward or point != 'forward_end')
+        self._calls.finish(fired, self._buffer)
+        pending = self._buffer.end()
+        if pending is None:
+            self._losses.count('device_copy', 'copies from the device are too slow; the rows of a step were dropped')
+            return None
+        pending.fired = fired
+        pending.failed = frozenset(self._calls.failed)
+        pending.active = {
+            quantity.name: quantity.extra_backward
+            for quantity in self._calls.active
+            if quantity.name not in pending.failed
+        }
+        pending.spent = self._calls.spent
+        self._mistakes.end_step()
+        pending.milliseconds = self._milliseconds + (time.perf_counter() - started) * 1e3
+        return pending
+
+    def drop(self, step: LearnerStep) -> None:
+        """Forget the step: it turned out not to take place."""
+        step.listener = self._ended
+        self._measuring = False
+        self._calls.release()
+
+    # -- LearnerStepListener ---------------------------------------------------------------------------------------
+
+    def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None) -> None:
+        """Measure a published tensor."""
+        if not self._forward:
+            return
+        started = time.perf_counter()
+        if type(task_id) is not int:
+            task_id = plain_task_id(task_id)
+        if self._mistakes.accept(name, task_id, 'signal', self._task_ids):
+            self._calls.publish(name, tensor, task_id, mask, self._buffer)
+        self._milliseconds += (time.perf_counter() - started) * 1e3
+
+    def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None) -> None:
+        """Measure a published scalar."""
+        if not self._forward:
+            return
+        started = time.perf_counter()
+        if type(task_id) is not int:
+            task_id = plain_task_id(task_id)
+        if self._mistakes.accept(name, task_id, 'loss', self._task_ids):
+            self._calls.publish_loss(name, value, task_id, self._buffer)
+        self._milliseconds += (time.perf_counter() - started) * 1e3
+
+    def on_clip(self, clip: Clip) -> None:
+        """Measure a clipping of gradients."""
+        started = time.perf_counter()
+        self._calls.clip(clip, self._buffer)
+        self._milliseconds += (time.perf_counter() - started) * 1e3
+
+    def on_hook_point(self, hook_point: str, step: LearnerStep) -> None:
+        """Measure at a hook point.
+
+        Raises:
+            SignalError: at the first ``forward_end`` of a process, on every rank, if any rank published a mistake.
+        """
+        started = time.perf_counter()
+        if hook_point == 'forward_end':
+            if self._mistakes.is_first_step:
+                self._refuse_mistakes()
+            if not self._forward:
+                return
+        self._calls.measure(hook_point, step, self._buffer)
+        if hook_point == 'forward_end':
+            self._before_backward()
+        self._milliseconds += (time.perf_counter() - started) * 1e3
+
+    def _refuse_mistakes(self) -> None:
+        try:
+            self._mistakes.refuse()
+        except SignalError:
+            self._measuring = False
+            raise
+
+
+class _Ended:
+    """Listens to a step that has ended: what comes now has no record to go into."""
+
+    def __init__(self, losses: LossCounter) -> None:
+        self._losses = losses
+
+    def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None) -> None:
+        """Count it."""
+        self._late(f'{name} was published')
+
+    def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None) -> None:
+        """Count it."""
+        self._late(f'{name} was published')
+
+    def on_clip(self, clip: Clip) -> None:
+        """Count it."""
+        self._late('clipping was told')
+
+    def on_hook_point(self, hook_point: str, step: LearnerStep) -> None:
+        """Count it."""
+        self._late(f'{hook_point} was fired')
+
+    def _late(self, what: str) -> None:
+        self._losses.count('after_step', f'{what} on a learner step that had ended; left out')

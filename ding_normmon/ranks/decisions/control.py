@@ -1,0 +1,170 @@
+"""Rank 0's numbered decisions, which every rank applies at the same learner iteration.
+
+The one way back up: rank 0 posts, every rank's background thread reads, the learner thread compares two integers per
+step. A decision takes effect right before the learner step of its iteration. What happens when somebody is late:
+
+- A decision that a rank learns of too late is reported by that rank and posted again by rank 0, with twice the lead.
+- ``stop``, ``checkpoint`` and how much less often a quantity is measured are two-phase. First every rank promises to
+  act at the iteration; only when all have, and early enough, does rank 0 commit. A rank that does not answer within the
+  deadline means that nothing happens, and a note in the next record says so. A rank that learns of a *commitment* too
+  late stops at its next step, because the others have stopped, and measures as often as they do, but does not write a
+  checkpoint, because its weights are those of another iteration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.ranks.decisions.decision import STRETCH, TWO_PHASE, ControlError, Decision, is_two_phase
+from ding_normmon.ranks.decisions.follower import DecisionReader
+from ding_normmon.ranks.decisions.leader import DecisionPoster
+from ding_normmon.ranks.decisions.schedule import Agenda
+
+__all__ = ['STRETCH', 'TWO_PHASE', 'Control', 'ControlError', 'Decision', 'is_two_phase']
+
+
+class Control:
+    """Posts decisions (rank 0) and applies them (every rank).
+
+    Arguments:
+        rank: this process.
+        world_size: number of processes.
+        frequency: the configured measuring frequency; schedules are multiples of it. 0: the monitor is switched off,
+            and nothing can be posted.
+        losses: where a failing callback is counted.
+        deadline: seconds for which a two-phase decision waits for the promise of every rank.
+
+    Attributes:
+        agenda: what is to come; the learner writes ``agenda.iteration`` and calls :meth:`reach` where
+            ``agenda.next_iteration`` says so.
+
+    Example:
+        >>> control = Control(rank=0, world_size=1, frequency=10, losses=LossCounter(), deadline=60)
+        >>> control.on('stop', lambda decision: print('stop at', decision.iteration))
+        >>> control.post(action='stop', iteration=7)
+        1
+        >>> for iteration in (6, 7):
+        ...     control.agenda.iteration = iteration
+        ...     if iteration >= control.agenda.next_iteration:
+        ...         control.reach(iteration)
+        stop at 7
+        >>> control.post(frequency=25)
+        Traceback (most recent call last):
+            ...
+        ding_normmon.ranks.decisions.decision.ControlError: a schedule of 25 is no multiple of the configured
+        monitor_norm_freq, 10
+    """
+
+    def __init__(self, rank: int, world_size: int, frequency: int, losses: LossCounter, deadline: float) -> None:
+        self.agenda = Agenda()
+        self._rank = rank
+        self._world_size = world_size
+        self._frequency = frequency
+        self._losses = losses
+        self._callbacks: dict[str, list[Callable[[Decision], object]]] = {}
+        self._poster = DecisionPoster(world_size, self.agenda, deadline)
+        self._reader = DecisionReader(self.agenda, losses)
+
+    # -- for users -------------------------------------------------------------------------------------------------
+
+    def on(self, action: str, callback: Callable[[Decision], object]) -> None:
+        """Call ``callback(decision)`` on this rank's learner thread when ``action`` takes effect.
+
+        ``'schedule'`` and ``'owners'`` are called for decisions that carry a schedule or a new division of tasks.
+        """
+        self._callbacks.setdefault(action, []).append(callback)
+
+    def is_heard(self, action: str) -> bool:
+        """Tell whether anything is registered for an action on this rank."""
+        return bool(self._callbacks.get(action))
+
+    def post(
+        self,
+        action: str | None = None,
+        *,
+        frequency: int | None = None,
+        owners: Sequence[Sequence[int]] | None = None,
+        iteration: int | None = None,
+    ) -> int:
+        """Post a decision on rank 0 and return its number; returns at once.
+
+        Arguments:
+            action: ``'stop'``, ``'checkpoint'`` (all ranks or none) or any other name that has callbacks.
+            frequency: measure every so many iterations from then on.
+            owners: the task ids of every rank from then on, by rank.
+            iteration: when; by default far enough ahead for every rank to hear of it.
+
+        Raises:
+            ControlError: not on rank 0, the monitor is switched off, nothing to decide, no multiple of the configured
+                frequency, too many open decisions.
+        """
+        if self._rank != 0:
+            raise ControlError(f'only rank 0 decides; this is rank {self._rank}')
+        if self._frequency == 0:
+            raise ControlError('the monitor is switched off (monitor_norm_freq=0); no rank would hear of a decision')
+        if action is None and frequency is None and owners is None:
+            raise ControlError('a decision needs an action, a frequency or owners')
+        if frequency is not None and (frequency <= 0 or frequency % self._frequency):
+            raise ControlError(
+                f'a schedule of {frequency} is no multiple of the configured monitor_norm_freq, {self._frequency}'
+            )
+        if owners is not None and len(owners) != self._world_size:
+            raise ControlError(f'owners has {len(owners)} entries for {self._world_size} ranks')
+        decision = Decision(
+            number=0,
+            iteration=0,
+            frequency=frequency,
+            owners=None if owners is None else tuple(tuple(int(task) for task in tasks) for tasks in owners),
+            action=action,
+            committed=not is_two_phase(action) or self._world_size == 1,
+        )
+        return self._poster.post(decision, iteration)
+
+    def take_notes(self) -> dict[str, str]:
+        """Return what could not be decided since the last call, as notes of a record."""
+        return self._poster.take_notes()
+
+    # -- the learner thread ----------------------------------------------------------------------------------------
+
+    @property
+    def iteration(self) -> int:
+        """The learner step that has begun last."""
+        return self.agenda.iteration
+
+    def reach(self, iteration: int) -> None:
+        """Apply what is due before the learner step of ``iteration``, which ``agenda.next_iteration`` has announced."""
+        for decision in self.agenda.take_due(iteration):
+            topics = [decision.action, decision.frequency and 'schedule', decision.owners and 'owners']
+            for topic in filter(None, topics):
+                for callback in self._callbacks.get(str(topic), []):
+                    try:
+                        callback(decision)
+                    except Exception as error:
+                        self._losses.count(
+                            'control', f'the callback for {topic!r} raised {type(error).__name__}: {error}'
+                        )
+
+    # -- the background thread -------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether rank 0 has closed its monitor."""
+        return self._reader.closed
+
+    def write_board(self, now: float, closing: bool = False) -> bytes:
+        """Return what rank 0 posts at monotonic second ``now``."""
+        return self._poster.write_board(now, closing)
+
+    def hear(self, rank: int, iteration: int, answer: Mapping[str, Any]) -> None:
+        """Take, on rank 0, what a rank that was at ``iteration`` says to a decision."""
+        self._poster.hear(rank, iteration, answer)
+
+    def read_board(self, board: bytes) -> int:
+        """Take what rank 0 has posted; return the number of its sign of life, -1 for what is no board."""
+        return self._reader.read_board(board)
+
+    def take_answers(self) -> list[tuple[int, dict[str, Any]]]:
+        """Return what this rank answers, with the iteration its learner was in."""
+        return self._reader.take_answers()

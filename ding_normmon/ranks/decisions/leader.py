@@ -1,0 +1,159 @@
+"""Rank 0's part of :mod:`~ding_normmon.ranks.decisions.control`: post decisions on the board, hear the answers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from ding_normmon.ranks.decisions.decision import ControlError, Decision, is_two_phase
+from ding_normmon.ranks.decisions.schedule import Agenda
+
+__all__ = ['LEAD_SECONDS', 'DecisionPoster']
+
+logger = logging.getLogger('ding_normmon')
+
+LEAD_SECONDS = 4.0
+"""How far ahead a decision is placed: several times the period at which ranks read the board."""
+
+_OPEN_DECISIONS = 32
+
+
+@dataclass
+class _Posted:
+    decision: Decision
+    lead: int
+    posted_at: float
+    first_posted_at: float
+    answered: set[int] = field(default_factory=set)
+
+
+class DecisionPoster:
+    """Keeps the board up to date until every rank has taken what stands on it.
+
+    Arguments:
+        world_size: number of processes.
+        agenda: of this rank's learner.
+        deadline: seconds for which a two-phase decision waits for the promise of every rank.
+    """
+
+    def __init__(self, world_size: int, agenda: Agenda, deadline: float) -> None:
+        self._world_size = world_size
+        self._agenda = agenda
+        self._deadline = deadline
+        self._number = 0
+        self._beat = 0
+        self._posted: dict[int, _Posted] = {}
+        self._withdrawn: list[int] = []
+        self._heard: dict[int, float] = {}
+        self._sample: tuple[float, int] | None = None
+        self._rate = 0.0
+        self._notes: dict[str, str] = {}
+
+    def post(self, decision: Decision, iteration: int | None) -> int:
+        """Post a decision, for ``iteration`` or, with None, for one that every rank hears of in time; its number."""
+        with self._agenda.lock:
+            if len(self._posted) >= _OPEN_DECISIONS:
+                raise ControlError(f'{_OPEN_DECISIONS} decisions are open; wait until some have been applied')
+            now = time.monotonic()
+            lead = 1 if self._world_size == 1 else max(4, math.ceil(self._speed(now) * LEAD_SECONDS))
+            return self._post(decision, lead, now, now, iteration)
+
+    def take_notes(self) -> dict[str, str]:
+        """Return what could not be decided since the last call."""
+        with self._agenda.lock:
+            notes, self._notes = self._notes, {}
+        return notes
+
+    def write_board(self, now: float, closing: bool = False) -> bytes:
+        """Return the board that rank 0 posts at monotonic second ``now``: a sign of life and the open decisions."""
+        with self._agenda.lock:
+            self._rate = self._speed(now)
+            self._sample = (now, self._agenda.iteration)
+            self._beat += 1
+            for posted in list(self._posted.values()):
+                self._review(posted, now)
+            board = {
+                'beat': self._beat,
+                'decisions': [asdict(posted.decision) for posted in self._posted.values()],
+                'withdrawn': self._withdrawn[-_OPEN_DECISIONS:],
+                'closed': closing,
+            }
+        return json.dumps(board, separators=(',', ':')).encode()
+
+    def hear(self, rank: int, iteration: int, answer: Mapping[str, Any]) -> None:
+        """Take what a rank, then at ``iteration``, says to a decision; an answer to nothing is ignored."""
+        with self._agenda.lock:
+            self._heard[rank] = time.monotonic()
+            posted = self._posted.get(answer.get('number', -1))
+            if posted is None:
+                return
+            decision = posted.decision
+            if answer.get('said') == 'late' and decision.committed and is_two_phase(decision.action):
+                self._note(decision, f'rank {rank} learned of it too late, in iteration {iteration}')
+                del self._posted[decision.number]
+            elif answer.get('said') == 'late':
+                self._again(posted, max(iteration, self._agenda.iteration), time.monotonic())
+            elif answer.get('said') == ('taken' if decision.committed else 'promised'):
+                posted.answered.add(rank)
+
+    def _post(
+        self, decision: Decision, lead: int, now: float, first: float, iteration: int | None, after: int = -1
+    ) -> int:
+        self._number += 1
+        effective = max(self._agenda.iteration, after) + lead if iteration is None else iteration
+        decision = replace(decision, number=self._number, iteration=effective)
+        if decision.committed and not self._agenda.add(decision):
+            raise ControlError(f'iteration {effective} has begun already; the learner is in {self._agenda.iteration}')
+        if self._world_size > 1:
+            self._posted[decision.number] = _Posted(decision, lead, now, first, {0})
+        return decision.number
+
+    def _speed(self, now: float) -> float:
+        """Return learner steps per second: the larger of those since the last sample and before it."""
+        if self._sample is None or now - self._sample[0] < 0.1:
+            return self._rate
+        recent = (self._agenda.iteration - self._sample[1]) / (now - self._sample[0])
+        return max(recent, self._rate / 2)
+
+    def _again(self, posted: _Posted, after: int, now: float) -> None:
+        """Post a decision again, twice as far ahead of the rank that is furthest."""
+        number = posted.decision.number
+        del self._posted[number]
+        self._withdrawn.append(number)
+        self._agenda.withdraw({number})
+        if now - posted.first_posted_at > self._deadline:
+            since = posted.first_posted_at
+            silent = [rank for rank in range(1, self._world_size) if self._heard.get(rank, -math.inf) < since]
+            silent = silent or sorted(set(range(self._world_size)) - posted.answered)
+            self._note(posted.decision, f'ranks {silent} did not acknowledge it within {self._deadline:g} s')
+            return
+        self._post(posted.decision, 2 * posted.lead, now, posted.first_posted_at, None, after)
+
+    def _review(self, posted: _Posted, now: float) -> None:
+        decision, iteration = posted.decision, self._agenda.iteration
+        everybody = len(posted.answered) == self._world_size
+        if decision.committed:
+            known = everybody or now - posted.posted_at > self._deadline
+            if known and iteration >= decision.iteration:
+                del self._posted[decision.number]
+            return
+        if decision.iteration - iteration <= posted.lead // 2:
+            # Too late to commit: a rank could not hear of it before its learner is there.
+            self._again(posted, iteration, now)
+        elif everybody:
+            committed = replace(decision, committed=True)
+            if self._agenda.add(committed):
+                self._posted[decision.number] = replace(posted, decision=committed, answered={0})
+        elif now - posted.first_posted_at > self._deadline:
+            self._again(posted, iteration, now)
+
+    def _note(self, decision: Decision, why: str) -> None:
+        what = decision.action or ('schedule' if decision.frequency else 'owners')
+        outcome = 'did not happen everywhere' if decision.committed else 'did not happen'
+        self._notes[f'control/{what}'] = f'{what} (decision {decision.number}) {outcome}: {why}'
+        logger.warning('monitor: %s', self._notes[f'control/{what}'])

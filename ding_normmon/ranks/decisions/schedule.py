@@ -1,0 +1,64 @@
+"""Decisions that wait for their iteration: the background thread puts them in, the learner takes them out."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Collection
+
+from ding_normmon.ranks.decisions.decision import Decision
+
+__all__ = ['Agenda']
+
+
+class Agenda:
+    """What the learner has to apply, and how far it is.
+
+    Attributes:
+        iteration: the learner step that has begun last; written by the learner thread.
+        next_iteration: where something is due; infinite while nothing is.
+        lock: guards everything that the two threads share; reentrant.
+
+    Example:
+        >>> agenda = Agenda()
+        >>> agenda.add(Decision(number=1, iteration=7))
+        True
+        >>> agenda.iteration = 7
+        >>> [decision.number for decision in agenda.take_due(7)], agenda.add(Decision(number=2, iteration=7))
+        ([1], False)
+    """
+
+    def __init__(self) -> None:
+        self.iteration = -1
+        self.next_iteration: float = math.inf
+        self.lock = threading.RLock()
+        self._scheduled: list[Decision] = []
+
+    def add(self, decision: Decision) -> bool:
+        """Put a decision in; False, and nothing is changed, if its iteration has begun already."""
+        with self.lock:
+            self._scheduled.append(decision)
+            self._set_next()
+            # The learner writes its iteration before it compares: either it sees the decision or we its iteration.
+            if self.iteration < decision.iteration or decision not in self._scheduled:
+                return True
+            self._scheduled.remove(decision)
+            self._set_next()
+            return False
+
+    def withdraw(self, numbers: Collection[int]) -> None:
+        """Take decisions out that are not to be applied."""
+        with self.lock:
+            self._scheduled = [decision for decision in self._scheduled if decision.number not in numbers]
+            self._set_next()
+
+    def take_due(self, iteration: int) -> list[Decision]:
+        """Take out what takes effect before the learner step of ``iteration``."""
+        with self.lock:
+            due = [decision for decision in self._scheduled if decision.iteration <= iteration]
+            self._scheduled = [decision for decision in self._scheduled if decision.iteration > iteration]
+            self._set_next()
+        return due
+
+    def _set_next(self) -> None:
+        self.next_iteration = min((decision.iteration for decision in self._scheduled), default=math.inf)

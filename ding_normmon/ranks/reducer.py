@@ -1,0 +1,311 @@
+"""Rows from all ranks meet on rank 0, matched by iteration; nobody waits for anybody.
+
+All communication happens in one background thread per rank. On a rank other than 0 the thread sends this rank's rows
+and reads rank 0's board; on rank 0 it posts the board, collects, and hands an iteration's batches on when every rank
+has reported or the deadline has passed (:mod:`ding_normmon.ranks.collector`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.monitor.batches import WaitingBatch
+from ding_normmon.ranks.collector import Gathering
+from ding_normmon.ranks.decisions.control import Control
+from ding_normmon.ranks.message import (
+    CONTROL,
+    Message,
+    MessageError,
+    Schema,
+    decode,
+    encode,
+    encode_answer,
+    encode_schema,
+    schema_digest,
+    vectors_of,
+)
+from ding_normmon.ranks.ownership import Ownership
+from ding_normmon.ranks.transport import LARGEST_MESSAGE, Transport, TransportError
+from ding_normmon.ranks.work_queue import Inbox
+from ding_normmon.rows.table import Batch
+
+__all__ = ['Reducer']
+
+POLL_SECONDS = 0.02
+"""How often rank 0 looks for messages while an iteration is incomplete."""
+
+BEAT_SECONDS = 1.0
+"""How often rank 0 posts its board and the others read it."""
+
+_SCHEMA_EVERY = 32
+"""A schema is sent again with every so many messages, so that one lost message costs a few records and not all."""
+
+_SCHEMAS_PER_RANK = 16
+_OWN_SCHEMAS = 4
+
+# The schema and the note need room as well.
+_MOST_OF_A_MESSAGE = LARGEST_MESSAGE * 7 // 8
+
+
+class Reducer:
+    """Brings the batches of all ranks together.
+
+    Arguments:
+        transport: the connection between the ranks.
+        finish: called on rank 0, in the background thread, with the iteration, its batches by rank (ascending) and
+            the number of missing ranks.
+        losses: where losses are counted; those of other ranks arrive with their rows.
+        control: rank 0's decisions, which travel over the same connection.
+        deadline: seconds that rank 0 waits for rows that others have sent, and after which the others hold a silent
+            rank 0 for dead and drop their rows.
+        session: 8 bytes that tell this run's messages from those of others.
+        ownership: which rank may report what.
+        finished: called in the background thread when it has nothing more to finish for now.
+        queue_size: batches that may wait for the background thread; the oldest is dropped beyond that.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        finish: Callable[[int, list[Batch], int], None],
+        losses: LossCounter,
+        control: Control,
+        deadline: float,
+        session: bytes,
+        ownership: Ownership,
+        finished: Callable[[], None] = lambda: None,
+        queue_size: int = 256,
+    ) -> None:
+        self._transport = transport
+        self._finish = finish
+        self._finished = finished
+        self._losses = losses
+        self._control = control
+        self._deadline = deadline
+        self._session = session
+        # Rank 0 has most to do. What the others send is gone with them unless it is under way.
+        self._inbox: Inbox[Batch | WaitingBatch] = (
+            Inbox(queue_size) if transport.rank == 0 else Inbox(queue_size, seconds=0.0)
+        )
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        # Only the background thread touches what follows.
+        self._alone = transport.world_size == 1
+        self._next_beat = 0.0
+        self._beat_read = self._beat_seen = time.monotonic()
+        self._beat_count = -1
+        self._gathering = Gathering(transport.world_size, deadline, losses, ownership)
+        self._schemas: dict[bytes, Schema] = {}
+        self._sent_schemas: dict[bytes, int] = {}
+        # What is measured differs from record to record where quantities have frequencies of their own.
+        self._own_schemas: deque[tuple[Schema, bytes, bytes]] = deque(maxlen=_OWN_SCHEMAS)
+        if not self._alone:
+            self._start()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name='ding_normmon', daemon=True)
+                self._thread.start()
+
+    def submit(self, batch: Batch | WaitingBatch) -> None:
+        """Hand over this rank's rows of one iteration; returns at once. One that waits is made in the background."""
+        if self._thread is None:
+            self._start()
+        if not self._inbox.put(batch):
+            self._losses.count(
+                'queue_full',
+                'the background thread is stuck in a store that does not answer, or too slow; the oldest rows were '
+                'dropped. If rank 0 is alive, measure less often (monitor_norm_freq)',
+            )
+
+    def work_now(self) -> None:
+        """Announce that the learner needs no interpreter lock for a while."""
+        self._inbox.work_now()
+
+    def hurry(self) -> None:
+        """Have what was submitted sent or published now."""
+        self._inbox.hurry()
+
+    def close(self, timeout: float) -> None:
+        """Send or publish what is still here, for at most ``timeout`` seconds; what is left then is counted."""
+        thread = self._thread
+        if thread is None:
+            return
+        self._inbox.close()
+        thread.join(timeout)
+        if thread.is_alive():
+            # What is incomplete is published as it is.
+            self._inbox.close(abandon=True)
+            thread.join(min(timeout, 1.0))
+        left = len(self._inbox) + len(self._gathering)
+        if left:
+            self._losses.count('closed', f'the rows of {left} iterations were still here when the monitor closed', left)
+
+    # -- the background thread -------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            entries = self._inbox.take(self._pause())
+            closing, abandon = self._inbox.is_closing, self._inbox.is_abandoned
+            try:
+                self._turn(list(self._made(entries)), abandon)
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
+                self._losses.count('background', f'the background thread met {type(error).__name__}: {error}')
+            if closing and not self._inbox and (abandon or not self._gathering):
+                self._say_goodbye()
+                return
+            if closing:
+                time.sleep(POLL_SECONDS)
+
+    def _made(self, entries: Iterable[Batch | WaitingBatch]) -> Iterator[Batch]:
+        for entry in entries:
+            try:
+                yield entry.get() if isinstance(entry, WaitingBatch) else entry
+            except Exception as error:
+                self._losses.count('background', f'rows could not be made ({type(error).__name__}: {error})')
+
+    def _pause(self) -> float | None:
+        if self._alone:
+            return None
+        until_beat = max(0.0, self._next_beat - time.monotonic())
+        return min(until_beat, POLL_SECONDS) if self._gathering else until_beat
+
+    def _turn(self, batches: list[Batch], abandon: bool) -> None:
+        now = time.monotonic()
+        if not self._alone and now >= self._next_beat:
+            self._next_beat = now + BEAT_SECONDS
+            self._beat(now)
+            self._receive(now)
+        if self._transport.rank != 0:
+            for batch in batches:
+                self._send(batch)
+            return
+        for batch in batches:
+            # Equal keys become the same keys, by which merging recognises a layout that it knows.
+            keys = self._schema_of(batch)[0].keys
+            self._gathering.add(0, Batch(batch.iteration, keys, batch.rows, batch.vectors), now)
+        if self._gathering and not self._alone:
+            # What has arrived is taken before any deadline is judged: this process may have been suspended.
+            self._receive(now)
+        try:
+            for ready in self._gathering.ready(now, everything=abandon):
+                self._finish(ready.iteration, ready.batches, len(ready.missing))
+        finally:
+            self._finished()
+
+    def _beat(self, now: float) -> None:
+        """Post the board, or read it and answer."""
+        try:
+            if self._transport.rank == 0:
+                self._transport.post(self._control.write_board(now))
+                return
+            beat = self._control.read_board(self._transport.read())
+            # Reading may have taken long, where a link was cut.
+            self._beat_read = time.monotonic()
+            if beat != self._beat_count:
+                self._beat_count, self._beat_seen = beat, self._beat_read
+            for iteration, answer in self._control.take_answers():
+                self._transport.send(encode_answer(self._transport.rank, self._session, iteration, answer))
+        except TransportError as error:
+            self._losses.count('beat', f'the rendezvous store could not be used ({error}); training goes on')
+
+    def _schema_of(self, batch: Batch) -> tuple[Schema, bytes, bytes]:
+        vectors = vectors_of(batch)
+        for known in self._own_schemas:
+            if known[0].keys == batch.keys and known[0].vectors == vectors:
+                return known
+        encoded = encode_schema(batch.keys, batch.vectors)
+        new = (Schema(batch.keys, vectors), encoded, schema_digest(encoded))
+        self._own_schemas.appendleft(new)
+        return new
+
+    def _send(self, batch: Batch) -> None:
+        losses = self._losses.take()
+        try:
+            if self._control.closed:
+                self._losses.give_back(losses)
+                self._losses.count('rank0_closed', 'rank 0 has closed its monitor; later rows are dropped')
+                return
+            # Only what was read tells that rank 0 is silent: this process may have been suspended, or cut off.
+            silence = self._beat_read - self._beat_seen
+            if silence > max(self._deadline, 2 * BEAT_SECONDS) or (
+                silence > 3 * BEAT_SECONDS and self._transport.full()
+            ):
+                self._losses.give_back(losses)
+                self._losses.count(
+                    'rank0_silent',
+                    f'rank 0 has given no sign of life for {silence:.0f} s; rows are dropped until it does, training '
+                    f'goes on',
+                )
+                return
+            if sum(vector.nbytes for vector in batch.vectors.values()) + batch.rows.nbytes > _MOST_OF_A_MESSAGE:
+                batch = self._without_vectors(batch)
+            _, encoded, digest = self._schema_of(batch)
+            sent = self._sent_schemas.get(digest, 0) % _SCHEMA_EVERY
+            new = None if sent else encoded
+            self._transport.send(encode(self._transport.rank, self._session, batch, digest, new, losses))
+            self._sent_schemas[digest] = sent + 1
+        except TransportError as error:
+            self._losses.give_back(losses)
+            self._losses.count('send', f'rows could not be sent ({error}); training goes on without them')
+
+    def _without_vectors(self, batch: Batch) -> Batch:
+        size = sum(vector.nbytes for vector in batch.vectors.values())
+        self._losses.count(
+            'too_large',
+            f'{size / 1e6:.1f} MB of vectors (sketches of gradients and the like) do not fit a message; what needs it '
+            f'is left out. Lower sketch_size, or leave out conflict_blocks',
+        )
+        return Batch(batch.iteration, batch.keys, batch.rows)
+
+    def _receive(self, now: float) -> None:
+        if self._transport.rank != 0:
+            return
+        try:
+            arrived = self._transport.receive()
+        except TransportError as error:
+            self._losses.count('receive', f'rows of the other ranks could not be read ({error})')
+            return
+        for data in arrived:
+            try:
+                self._accept(decode(data, self._session), now)
+            except MessageError as error:
+                self._losses.count(
+                    'foreign_message', f'a message was refused ({error}); does another job use this rendezvous?'
+                )
+
+    def _accept(self, message: Message, now: float) -> None:
+        rank = message.rank
+        if not 0 < rank < self._transport.world_size:
+            raise MessageError(f'it claims to come from rank {rank}')
+        if message.kind == CONTROL:
+            self._gathering.hear(rank)
+            self._control.hear(rank, message.iteration, message.note)
+            return
+        self._losses.absorb(message.note)
+        schema = self._schemas.get(message.digest) or message.schema
+        if schema is not None and message.digest not in self._schemas:
+            if len(self._schemas) >= _SCHEMAS_PER_RANK * self._transport.world_size:
+                del self._schemas[next(iter(self._schemas))]
+            # The digest is one of the content, so whoever sent it means the same.
+            self._schemas[message.digest] = schema
+        if schema is None or len(schema.keys) != len(message.rows):
+            self._losses.count(
+                'unknown_schema', f'rank {rank} sent rows whose keys never arrived; the message before was lost'
+            )
+            return
+        vectors = schema.split(message.vectors)
+        self._gathering.add(rank, Batch(message.iteration, schema.keys, message.rows, vectors), now)
+
+    def _say_goodbye(self) -> None:
+        if self._alone or self._transport.rank != 0:
+            return
+        try:
+            self._transport.post(self._control.write_board(time.monotonic(), closing=True))
+        except TransportError as error:
+            self._losses.count('beat', f'the rendezvous store could not be used ({error})')

@@ -1,0 +1,126 @@
+"""What the ranks tell each other once, at construction: configuration, groups, tasks; disagreement is refused."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ding_normmon.core.config import ConfigurationError, MonitorConfig
+from ding_normmon.core.parameter_groups import Group
+from ding_normmon.core.sharding import counted_elements, is_sharded
+from ding_normmon.ranks.transport import Transport, TransportError, default_transport
+
+__all__ = ['Agreement', 'agree', 'announce', 'refusals_told']
+
+logger = logging.getLogger('ding_normmon')
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What all ranks know of each other.
+
+    Arguments:
+        task_ids: global ids of the tasks that each rank trains, by rank.
+        session: 8 bytes, drawn by rank 0, that tell this run's messages from those of others.
+    """
+
+    task_ids: tuple[tuple[int, ...], ...]
+    session: bytes
+
+
+def agree(
+    transport: Transport,
+    config: MonitorConfig,
+    groups: Sequence[Group],
+    num_tasks: int | None,
+    task_ids: Sequence[int],
+) -> Agreement:
+    """Exchange and compare; every rank raises if any two differ.
+
+    Raises:
+        ConfigurationError: the ranks differ, or one of them could not be constructed; it says in what.
+        TransportError: a rank said nothing within ``setup_timeout`` seconds.
+    """
+    statement = {
+        'config': _config(config),
+        'num_tasks': num_tasks,
+        'groups': [_layout(group) for group in groups],
+        'shards': {group.key: counted_elements(group) for group in groups},
+        'task_ids': list(task_ids),
+        'session': os.urandom(8).hex(),
+    }
+    statements = transport.agree('hello', statement, config.setup_timeout)
+    for rank, other in enumerate(statements):
+        if 'error' in other:
+            raise ConfigurationError(f'monitor: rank {rank} could not be set up: {other["error"]}')
+    for rank, other in enumerate(statements):
+        for topic in ('config', 'num_tasks', 'groups'):
+            if other.get(topic) != statements[0].get(topic):
+                difference = _difference(topic, statements[0].get(topic), other.get(topic), rank)
+                raise ConfigurationError(f'monitor: ranks disagree on {difference}')
+    _check_shards(groups, [other['shards'] for other in statements])
+    return Agreement(
+        tuple(tuple(int(task) for task in other['task_ids']) for other in statements),
+        bytes.fromhex(statements[0]['session']),
+    )
+
+
+def announce(transport: Transport, config: MonitorConfig | None, error: Exception | None = None) -> None:
+    """Tell the others, without waiting for them, that this rank is switched off or could not be set up."""
+    statement: dict[str, Any] = {'error': str(error)} if error is not None or config is None else {}
+    try:
+        transport.state('hello', statement or {'config': _config(config or MonitorConfig())})
+    except TransportError as failure:
+        logger.warning('monitor: the other ranks could not be told (%s); they wait until setup_timeout', failure)
+
+
+@contextmanager
+def refusals_told(transport: Transport | None = None) -> Iterator[None]:
+    """Tell the other ranks at once of an exception in the block, which is raised all the same.
+
+    Arguments:
+        transport: of the monitor that is being constructed; by default the one that it would have had. Every rank makes
+            one transport per monitor, whether it comes as far as the monitor or not.
+    """
+    try:
+        yield
+    except Exception as error:
+        announce(default_transport() if transport is None else transport, None, error)
+        raise
+
+
+def _layout(group: Group) -> str:
+    sharded = any(is_sharded(parameter) for parameter in group.parameters)
+    return f'{group.key}:{sum(parameter.numel() for parameter in group.parameters)}{":sharded" if sharded else ""}'
+
+
+def _check_shards(groups: Sequence[Group], counted: Sequence[Mapping[str, int]]) -> None:
+    for group in groups:
+        whole = sum(parameter.numel() for parameter in group.parameters if is_sharded(parameter))
+        found = sum(int(of_rank[group.key]) for of_rank in counted)
+        if found != whole:
+            raise ConfigurationError(
+                f'monitor: the {len(counted)} ranks of the monitor hold {found} of the {whole} sharded elements of '
+                f'{group.key}; the device mesh has to be made of just these ranks'
+            )
+
+
+def _config(config: MonitorConfig) -> dict[str, str]:
+    return {key: repr(value) for key, value in vars(config).items()}
+
+
+def _difference(topic: str, first: Any, other: Any, rank: int) -> str:
+    if isinstance(first, Mapping) and isinstance(other, Mapping):
+        keys = [key for key in sorted({*first, *other}) if first.get(key) != other.get(key)]
+        if 'monitor_norm_freq' in keys and '0' in (first.get('monitor_norm_freq'), other.get('monitor_norm_freq')):
+            # What is switched off has looked at nothing else.
+            keys = ['monitor_norm_freq']
+        return '; '.join(f'monitor.{key}: {first.get(key)} on rank 0, {other.get(key)} on rank {rank}' for key in keys)
+    if isinstance(first, list) and isinstance(other, list):
+        odd = sorted(set(first) ^ set(other)) or ['their order']
+        return f'the parameter groups of the model: {odd[:4]} not the same on rank 0 and rank {rank}'
+    return f'{topic}: {first} on rank 0, {other} on rank {rank}'

@@ -1,0 +1,426 @@
+"""Where the rows of one step are written, and the keys under which they meet the rows of other ranks.
+
+On a CPU a row is a NumPy array and is written at once. On an accelerator a row is a tensor that is still being
+computed: it is written into a fixed buffer on the device, and the whole buffer travels to pinned host memory in one
+copy that nobody waits for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ding_normmon.rows.moments import COUNT, Row, merge_sets
+
+__all__ = ['Batch', 'Label', 'Pending', 'RowBuffer', 'RowKey', 'RowTable', 'Vector']
+
+Vector = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+"""What six columns cannot hold, such as the sketch of a gradient: one dimension, float32 or float64."""
+
+_LAYOUTS_KEPT = 4
+
+Label = tuple[str, int | None]
+"""Name of a group or signal, and task id."""
+
+
+class RowKey(NamedTuple):
+    """What a row is a row of.
+
+    Arguments:
+        quantity: name of the quantity that wrote it, and that will derive figures from it.
+        name: group or signal.
+        task_id: global task id, or None.
+        part: what else tells it apart, such as a parameter's path.
+    """
+
+    quantity: str
+    name: str
+    task_id: int | None = None
+    part: str = ''
+
+
+@dataclass
+class Batch:
+    """The rows of one rank for one iteration, on the host.
+
+    Arguments:
+        iteration: 0-based learner iteration that was measured.
+        keys: what each row is.
+        rows: float64, shape (len(keys), 6).
+        vectors: what six columns cannot hold, by key.
+    """
+
+    iteration: int
+    keys: tuple[RowKey, ...]
+    rows: Row
+    vectors: Mapping[RowKey, Vector] = field(default_factory=dict)
+
+
+class _Layout:
+    """Where the rows of each key stand in the rows of all batches, one below the other.
+
+    Ranks send the same keys record after record, so this is found once and used for every later record.
+    """
+
+    def __init__(self, schemas: tuple[tuple[RowKey, ...], ...]) -> None:
+        self.schemas = schemas
+        positions: dict[RowKey, list[int]] = {}
+        for position, key in enumerate(key for keys in schemas for key in keys):
+            positions.setdefault(key, []).append(position)
+        self.index = {key: index for index, key in enumerate(positions)}
+        self.first = np.array([found[0] for found in positions.values()], dtype=np.intp)
+        repeated = {index: found for index, found in enumerate(positions.values()) if len(found) > 1}
+        self.repeated = list(repeated)
+        self.repeated_rows = [position for found in repeated.values() for position in found]
+        self.repeated_times = [len(found) for found in repeated.values()]
+        self.parts: dict[tuple[str, str], list[tuple[str, int | None, int]]] = {}
+        for key in sorted(positions, key=lambda key: -1 if key.task_id is None else key.task_id):
+            self.parts.setdefault((key.quantity, key.part), []).append((key.name, key.task_id, self.index[key]))
+        self._blocks: dict[tuple[str, str], tuple[tuple[Label, ...], npt.NDArray[np.intp]]] = {}
+
+    def block(self, quantity: str, part: str) -> tuple[tuple[Label, ...], npt.NDArray[np.intp]]:
+        """Return what the rows of one part are of, names together, and where they stand."""
+        found = self._blocks.get((quantity, part))
+        if found is None:
+            entries = self.parts.get((quantity, part), ())
+            order = list(dict.fromkeys(name for name, _, _ in entries))
+            entries = sorted(entries, key=lambda entry: order.index(entry[0]))
+            labels = tuple((name, task_id) for name, task_id, _ in entries)
+            found = labels, np.array([index for _, _, index in entries], dtype=np.intp)
+            self._blocks[quantity, part] = found
+        return found
+
+
+class RowTable(Mapping[RowKey, Row]):
+    """Rows by key, those of one key merged over all batches they came in.
+
+    Batches are merged in the order given, so the caller sorts them by rank and the result does not depend on which
+    message arrived first.
+
+    Arguments:
+        batches: what the ranks sent for one iteration, sorted by rank.
+        complete: whether every rank's batch is there; figures over all tasks exist only then.
+        final: whether a record will be published from it; False for a rank's own figures in between, of which a
+            quantity that remembers the last record must not take notice.
+
+    Attributes:
+        ranks: number of batches.
+        vectors: what the ranks sent beside rows; those of one key are added up.
+        unequal: those that ranks sent in different lengths, of which there is no sum.
+        memo: what a quantity has derived from this table and needs again, by its name.
+    """
+
+    _layouts: ClassVar[dict[tuple[int, ...], _Layout]] = {}
+    # Every monitor of a process has a background thread of its own.
+    _layouts_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, batches: Iterable[Batch], complete: bool = True, final: bool = True) -> None:
+        self.complete = complete
+        self.final = final
+        batches = list(batches)
+        self.ranks = len(batches)
+        self._layout = self._layout_of(tuple(batch.keys for batch in batches))
+        rows = np.concatenate([batch.rows for batch in batches]) if batches else np.zeros((0, 6))
+        self._rows = rows[self._layout.first]
+        if self._layout.repeated:
+            repeated = rows[self._layout.repeated_rows]
+            self._rows[self._layout.repeated] = merge_sets(repeated, self._layout.repeated_times)
+        self.vectors: dict[RowKey, Vector] = {}
+        self.unequal: set[RowKey] = set()
+        for batch in batches:
+            for key, vector in batch.vectors.items():
+                earlier = self.vectors.get(key)
+                if earlier is None:
+                    self.vectors[key] = vector
+                elif len(earlier) == len(vector):
+                    self.vectors[key] = earlier + vector
+                else:
+                    self.unequal.add(key)
+        for key in self.unequal:
+            del self.vectors[key]
+        self.memo: dict[str, Any] = {}
+
+    @classmethod
+    def _layout_of(cls, schemas: tuple[tuple[RowKey, ...], ...]) -> _Layout:
+        # A layout keeps its tuples of keys alive, so an identity names the same tuple as long as it is here.
+        identity = tuple(map(id, schemas))
+        with cls._layouts_lock:
+            layout = cls._layouts.get(identity)
+            if layout is None:
+                layout = _Layout(schemas)
+                if len(cls._layouts) >= _LAYOUTS_KEPT:
+                    del cls._layouts[next(iter(cls._layouts))]
+                cls._layouts[identity] = layout
+            return layout
+
+    def __getitem__(self, key: RowKey) -> Row:
+        return cast(Row, self._rows[self._layout.index[key]])
+
+    def __iter__(self) -> Iterator[RowKey]:
+        return iter(self._layout.index)
+
+    def __len__(self) -> int:
+        return len(self._layout.index)
+
+    def complete_for(self, quantity: str) -> bool:
+        """Tell whether every rank has measured a quantity in this iteration.
+
+        Ranks may differ for a moment in how often they measure, and a quantity may fail on one of them. Who measures
+        tells what that has cost.
+        """
+        cost = self.get(RowKey('own_cost', quantity, part='ms'))
+        return self.complete and (cost is None or cost[COUNT] == self.ranks)
+
+    def of(self, quantity: str, part: str = '') -> dict[str, dict[int | None, Row]]:
+        """Return the rows of one quantity as name -> task id -> row, task ids ascending.
+
+        Arguments:
+            quantity: name of the quantity.
+            part: only rows of this part.
+        """
+        found: dict[str, dict[int | None, Row]] = {}
+        for name, task_id, index in self._layout.parts.get((quantity, part), ()):
+            found.setdefault(name, {})[task_id] = self._rows[index]
+        return found
+
+    def block(self, quantity: str, part: str = '') -> tuple[tuple[Label, ...], Row]:
+        """Return the rows of one quantity as one table, for whoever derives from hundreds of rows at once.
+
+        Arguments:
+            quantity: name of the quantity.
+            part: only rows of this part.
+
+        Returns:
+            name and task id of each row, names together and task ids ascending, and the rows, shape (N, 6). As long as
+            the ranks send the same keys it is the same tuple, record after record.
+
+        Example:
+            >>> keys = tuple(RowKey('norms', 'head', task_id) for task_id in (1, 0))
+            >>> labels, rows = RowTable([Batch(5, keys, np.array([[1.0] * 6, [2.0] * 6]))]).block('norms')
+            >>> labels, rows[:, 0].tolist()
+            ((('head', 0), ('head', 1)), [2.0, 1.0])
+        """
+        labels, indices = self._layout.block(quantity, part)
+        return labels, self._rows[indices]
+
+    def vectors_of(self, quantity: str, part: str = '') -> dict[str, dict[int | None, Vector]]:
+        """Return the vectors of one quantity as name -> task id -> vector, task ids ascending."""
+        found: dict[str, dict[int | None, Vector]] = {}
+        for key in sorted(self.vectors, key=lambda key: (-1 if key.task_id is None else key.task_id)):
+            if key.quantity == quantity and key.part == part:
+                found.setdefault(key.name, {})[key.task_id] = self.vectors[key]
+        return found
+
+
+_Written = Row | tuple[float, ...] | int
+"""A table of rows, the numbers of one row, or where a row stands in the buffer."""
+
+
+@dataclass
+class _Slot:
+    host: Tensor
+    event: torch.cuda.Event | None
+
+
+@dataclass
+class Pending:
+    """The rows of one step that may still be on their way to the host.
+
+    Arguments:
+        iteration: 0-based learner iteration that was measured.
+        keys: what each row is.
+        rows: tables of rows in the order of the keys, numbers of single rows, or where one stands in the buffer.
+        slot: the host memory that the copy goes to; None where the rows are on the host already.
+        cells: the raw cells, where they are on the host already.
+        fired: the hook points that were measured.
+        failed: the quantities that failed at one of them; what their cells hold is not of this step.
+        milliseconds: what the step has cost the learner's thread so far.
+        active: the quantities that were measured in this step, with the backward passes they added.
+        spent: milliseconds of the learner's thread by quantity.
+        vectors: each vector, or where it stands in the buffer: first row and number of entries.
+    """
+
+    iteration: int
+    keys: list[RowKey]
+    rows: list[_Written]
+    slot: _Slot | None = None
+    cells: Row = field(default_factory=lambda: np.zeros(0))
+    fired: tuple[str, ...] = ()
+    failed: frozenset[str] = frozenset()
+    milliseconds: float = 0.0
+    active: dict[str, int] = field(default_factory=dict)
+    spent: dict[str, float] = field(default_factory=dict)
+    vectors: dict[RowKey, Vector | tuple[int, int]] = field(default_factory=dict)
+
+    def arrived(self) -> bool:
+        """Tell, without waiting, whether everything is on the host."""
+        return self.slot is None or self.slot.event is None or self.slot.event.query()
+
+    def wait(self) -> None:
+        """Wait until everything is on the host."""
+        if self.slot is not None and self.slot.event is not None:
+            self.slot.event.synchronize()
+
+
+class RowBuffer:
+    """Fixed storage for the rows and cells of a step.
+
+    Arguments:
+        device: the model's device.
+        capacity: number of rows on an accelerator; it grows, in a step that needs more, to twice its size.
+
+    Attributes:
+        bytes: size of all storage, device and host.
+    """
+
+    SLOTS = 4
+    """Steps whose copy may be under way at the same time."""
+
+    def __init__(self, device: torch.device, cells: int = 0, capacity: int = 256) -> None:
+        self.device = device
+        self.on_host = device.type == 'cpu'
+        self._cells = cells
+        self._allocate(cells, 0 if self.on_host else capacity)
+        # Quantities hold views of the first storage; when the rows outgrow it, the cells stay where they are.
+        self._bound = self.storage
+        self._begin(0)
+
+    def _allocate(self, cells: int, capacity: int) -> None:
+        size = cells + capacity * 6
+        self.storage = torch.zeros(size, dtype=torch.float64, device=self.device)
+        self._cells_on_host = self.storage[:cells].numpy() if self.on_host else np.zeros(0)
+        self._capacity = capacity
+        pinned = self.device.type == 'cuda'
+        count = 0 if self.on_host else self.SLOTS
+        self._free = [
+            _Slot(torch.zeros(size, dtype=torch.float64, pin_memory=pinned), torch.cuda.Event() if pinned else None)
+            for _ in range(count)
+        ]
+        self.bytes = self.storage.nbytes + sum(slot.host.nbytes for slot in self._free)
+
+    def cells(self, start: int, stop: int) -> Tensor:
+        """Return a view of raw device cells, for quantities that reduce on the host."""
+        return self._bound[start:stop]
+
+    def _begin(self, iteration: int) -> None:
+        self._iteration = iteration
+        self._keys: list[RowKey] = []
+        self._rows: list[_Written] = []
+        self._vectors: dict[RowKey, Vector | tuple[int, int]] = {}
+        self._used = 0
+
+    def begin(self, iteration: int) -> None:
+        """Forget the rows of the last step and start those of ``iteration``."""
+        self._begin(iteration)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def write(self, key: RowKey, row: Row | Tensor) -> None:
+        """Write one row; a tensor stays on its device, an array is on the host already.
+
+        Raises:
+            ValueError: something that is no row.
+        """
+        if tuple(row.shape) != (6,):
+            raise ValueError(f'expected a row of 6 columns, got shape {tuple(row.shape)}')
+        if not isinstance(row, Tensor) and row.dtype.kind not in 'fiu':
+            raise ValueError(f'expected a row of numbers, got {row.dtype}')
+        if isinstance(row, Tensor) and row.is_complex():
+            raise ValueError(f'expected a row of real numbers, got {row.dtype}')
+        if not isinstance(row, Tensor):
+            self._rows.append(row.reshape(1, 6))
+        elif self.on_host:
+            self._rows.append(row.numpy().astype(np.float64).reshape(1, 6))
+        else:
+            self._make_room(1)
+            start = self._cells + self._used * 6
+            self.storage[start : start + 6].copy_(row)
+            self._rows.append(self._used)
+            self._used += 1
+        self._keys.append(key)
+
+    def write_numbers(self, key: RowKey, row: tuple[float, float, float, float, float, float]) -> None:
+        """Write one row by its six numbers, which are on the host already: without an array it costs a tenth."""
+        self._rows.append(row)
+        self._keys.append(key)
+
+    def write_vector(self, key: RowKey, vector: Vector | Tensor) -> None:
+        """Write what six columns cannot hold, a float64 vector whose length need not be known before.
+
+        On an accelerator it takes the place of as many rows as it needs, so it travels in the step's one copy.
+
+        Raises:
+            ValueError: not one dimension, or empty.
+        """
+        if vector.ndim != 1 or len(vector) == 0:
+            raise ValueError(f'expected a vector, got shape {tuple(vector.shape)}')
+        if not isinstance(vector, Tensor):
+            self._vectors[key] = vector.astype(np.float64)
+        elif self.on_host:
+            self._vectors[key] = vector.detach().numpy().astype(np.float64)
+        else:
+            size = -(-len(vector) // 6)
+            self._make_room(size)
+            start = self._cells + self._used * 6
+            self.storage[start : start + len(vector)].copy_(vector.detach())
+            self._vectors[key] = (self._used, len(vector))
+            self._used += size
+
+    def _make_room(self, rows: int) -> None:
+        if self._used + rows > self._capacity:
+            old = self.storage
+            self._allocate(self._cells, max(2 * self._capacity, self._used + rows, 64))
+            self.storage[: len(old)].copy_(old)
+
+    def end(self) -> Pending | None:
+        """Start the one copy of the step to the host and return what will have arrived; None if no slot is free."""
+        if self.on_host:
+            cells = self._cells_on_host.copy()
+            return Pending(self._iteration, self._keys, self._rows, cells=cells, vectors=self._vectors)
+        if not self._free:
+            return None
+        slot = self._free.pop()
+        if self.storage is not self._bound:
+            self.storage[: self._cells].copy_(self._bound[: self._cells])
+        stop = self._cells + self._used * 6
+        slot.host[:stop].copy_(self.storage[:stop], non_blocking=True)
+        if slot.event is not None:
+            slot.event.record()
+        return Pending(self._iteration, self._keys, self._rows, slot, vectors=self._vectors)
+
+    def read(self, pending: Pending) -> tuple[Row, Row]:
+        """Return the rows, shape (len(keys), 6), and the raw cells of a step that has arrived, and free its slot;
+        ``pending.vectors`` are on the host afterwards."""
+        if pending.slot is None:
+            return _joined(pending.rows, None), pending.cells
+        host = pending.slot.host.numpy()
+        rows = _joined(pending.rows, host[self._cells :].reshape(-1, 6))
+        for key, place in pending.vectors.items():
+            if isinstance(place, tuple):
+                start = self._cells + 6 * place[0]
+                pending.vectors[key] = host[start : start + place[1]].copy()
+        cells = host[: self._cells].copy()
+        if len(pending.slot.host) == len(self.storage):
+            self._free.append(pending.slot)
+        return rows, cells
+
+
+def _joined(rows: Sequence[_Written], table: Row | None) -> Row:
+    tables = []
+    for kind, run in itertools.groupby(rows, type):
+        if kind is np.ndarray:
+            tables += cast(list[Row], list(run))
+        elif kind is tuple:
+            tables.append(np.array(list(run), dtype=np.float64))
+        elif table is not None:
+            tables.append(table[cast(list[int], list(run))])
+    return np.concatenate(tables) if tables else np.zeros((0, 6))

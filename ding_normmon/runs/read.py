@@ -1,0 +1,102 @@
+"""Reading a run, whatever it was written by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ding_normmon.runs.run import Run
+
+__all__ = ['RunError', 'read_run']
+
+_TASK_OF_RETURN = 'collect/return_task'
+
+
+class RunError(ValueError):
+    """There is no run where one was looked for; the message says what is there."""
+
+
+def read_run(path: Path | str) -> Run:
+    """Read a run: a folder with a history file, event files or both, one such file, or an export.
+
+    What the history file has counts; event files add what it lacks, such as returns.
+
+    Arguments:
+        path: the folder of a run, or a file.
+
+    Raises:
+        RunError: there is nothing to read, or nothing that can be read.
+        ImportError: the package that reads such files is not installed.
+    """
+    path = Path(path)
+    try:
+        return _read(path)
+    except RunError:
+        raise
+    except (OSError, ValueError) as error:
+        raise RunError(f'{path} cannot be read ({type(error).__name__}: {error})') from error
+
+
+def _read(path: Path) -> Run:
+    from ding_normmon.runs import exports
+
+    if not path.exists():
+        raise RunError(f'{path}: there is no such file or folder')
+    if path.is_file():
+        if path.suffix == '.arrows':
+            return _checked(_history(path), path)
+        if path.suffix in exports.READERS:
+            return _checked(exports.READERS[path.suffix](path), path)
+        if 'tfevents' in path.name:
+            return _checked(_events(path, [path]), path)
+        raise RunError(f'{path} is no history file (.arrows), event file or export (.parquet, .csv, .json)')
+    from ding_normmon.runs.read_events import event_files
+
+    histories = (
+        [path / 'history.arrows'] if (path / 'history.arrows').is_file() else sorted(path.rglob('history.arrows'))
+    )
+    files = event_files(path)
+    if not histories and not files:
+        raise RunError(f'{path} holds neither a history file (history.arrows) nor event files: it is no run')
+    if len(histories) > 1:
+        names = ', '.join(str(file.parent) for file in histories[:4])
+        raise RunError(f'{path} holds {len(histories)} runs: name one of them, such as {names}')
+    run = Run(path)
+    if files:
+        run = _events(path, files)
+    if histories:
+        history = _history(histories[0])
+        tasks = history.tasks or run.tasks
+        run = replace(
+            history,
+            path=path,
+            series={**run.series, **history.series},
+            tasks=tasks,
+            warnings=[*history.warnings, *run.warnings],
+        )
+    return _checked(run, path)
+
+
+def _history(path: Path) -> Run:
+    try:
+        from ding_normmon.runs.read_history import read_history
+    except ImportError as error:
+        raise ImportError('reading history files needs pyarrow: pip install "ding_normmon[report]"') from error
+    return replace(read_history(path), path=path)
+
+
+def _events(path: Path, files: list[Path]) -> Run:
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError as error:
+        raise ImportError('reading event files needs tensorboard: pip install "ding_normmon[report]"') from error
+    from ding_normmon.runs.read_events import read_events
+
+    return read_events(path, files)
+
+
+def _checked(run: Run, path: Path) -> Run:
+    if not run.series and not run.matrices:
+        why = f' ({run.warnings[0]})' if run.warnings else ''
+        raise RunError(f'{path} holds no points{why}')
+    return run

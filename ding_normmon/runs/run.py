@@ -1,0 +1,112 @@
+"""A run as it is read back from disk, whatever it was written by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ding_normmon.core.finding import Finding
+from ding_normmon.core.record import Matrix, Record
+
+__all__ = ['MatrixSeries', 'Note', 'Run', 'Series']
+
+
+@dataclass(frozen=True)
+class Series:
+    """The points of one metric, in the order of iterations, at most one per iteration.
+
+    Arguments:
+        iterations: int64, shape (N,), strictly increasing.
+        values: float64, shape (N,); NaN and infinities are as they were measured.
+        times: float64, shape (N,): seconds since 1970 at which each was written.
+    """
+
+    iterations: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+    times: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class MatrixSeries:
+    """The matrices of one name, in the order of iterations.
+
+    Arguments:
+        iterations: int64, shape (N,).
+        values: float64, shape (N, len(rows), len(columns)).
+        rows: what stands on the first axis, such as task ids.
+        columns: what stands on the second axis.
+        labels: what people call the entries of both axes.
+    """
+
+    iterations: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+    rows: tuple[int | str, ...]
+    columns: tuple[int | str, ...]
+    labels: Mapping[int | str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Note:
+    """A short text of one record."""
+
+    iteration: int
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that is known of one run.
+
+    Arguments:
+        path: the folder or file that was read.
+        series: metric name to points.
+        matrices: name to matrices.
+        tasks: global task id to name (``task 3`` where nobody said); empty for a single-task run.
+        configuration: the run's configuration as plain values, as far as it was written down.
+        notes: short texts, in the order of iterations.
+        findings: the latest state of every finding that was written, in the order in which they were found.
+        warnings: sentences on what could not be read.
+    """
+
+    path: Path
+    series: dict[str, Series] = field(default_factory=dict)
+    matrices: dict[str, MatrixSeries] = field(default_factory=dict)
+    tasks: dict[int, str] = field(default_factory=dict)
+    configuration: dict[str, Any] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What the run is called: the name of its folder."""
+        return self.path.resolve().name
+
+    def records(self) -> Iterator[Record]:
+        """Yield the run record by record, as it was while it ran, without findings.
+
+        Example:
+            >>> series = Series(np.array([0, 5]), np.array([1.0, 2.0]), np.array([0.0, 1.0]))
+            >>> [record.scalars for record in Run(Path('run'), {'grad/model/_total_norm': series}).records()]
+            [{'grad/model/_total_norm': 1.0}, {'grad/model/_total_norm': 2.0}]
+        """
+        scalars: dict[int, dict[str, float]] = {}
+        for name, series in self.series.items():
+            for iteration, value in zip(series.iterations.tolist(), series.values.tolist(), strict=True):
+                scalars.setdefault(iteration, {})[name] = value
+        matrices: dict[int, dict[str, Matrix]] = {}
+        for name, stack in self.matrices.items():
+            for iteration, values in zip(stack.iterations.tolist(), stack.values, strict=True):
+                matrix = Matrix(values, stack.rows, stack.columns, stack.labels)
+                matrices.setdefault(iteration, {})[name] = matrix
+        notes: dict[int, dict[str, str]] = {}
+        for note in self.notes:
+            notes.setdefault(note.iteration, {})[note.name] = note.text
+        for iteration in sorted({*scalars, *matrices, *notes}):
+            yield Record(iteration, scalars.get(iteration, {}), matrices.get(iteration, {}), notes.get(iteration, {}))
