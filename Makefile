@@ -61,9 +61,10 @@ test: env  ## every test and every example in the documentation of the code: TES
 test-fast: env  ## the tests that are neither slow nor start several ranks
 	@$(PYTEST) -m 'not slow and not distributed' $(PYTEST_ARGS)
 
-lint: env  ## style and types
+lint: env  ## style, types and the direction of imports
 	@$(RUN) ruff check .
 	@$(RUN) mypy
+	@.venv/bin/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-logo --no-cache
 
 faults: env  ## record runs with planted faults (54, resumable) and print how many the rules find: JOBS
 	@$(RUN) benchmarks.planted_faults --jobs $(JOBS)

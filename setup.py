@@ -33,6 +33,7 @@ docs = ['sphinx', 'myst-parser', 'furo']
 dev = [
     'ruff',
     'mypy',
+    'import-linter',
     'types-PyYAML',
     'types-tabulate',
 ]

@@ -34,12 +34,12 @@ from torch import nn
 from ding_normmon import Monitor
 from ding_normmon.core.lost_data import LossCounter
 from ding_normmon.destinations.selection import for_dashboard
-from ding_normmon.monitor.batches import WaitingBatch
 from ding_normmon.ranks.collector import Gathering
 from ding_normmon.ranks.message import Schema, decode, encode, encode_schema, schema_digest
 from ding_normmon.ranks.ownership import Ownership
 from ding_normmon.ranks.transport import LocalTransport, StoreTransport
 from ding_normmon.rows.table import Batch, RowKey, RowTable
+from ding_normmon.rows.waiting_batch import WaitingBatch
 
 TASKS_PER_RANK = 4
 SESSION = b'12345678'

@@ -8,7 +8,7 @@ from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.core.parameter_groups import GroupError
 from ding_normmon.core.record import Matrix, Record
 from ding_normmon.core.step import INERT, LearnerStep
-from ding_normmon.monitor.monitor import Monitor
+from ding_normmon.integrations.loop import Monitor
 
 if TYPE_CHECKING:
     from ding_normmon.integrations.attach import Attachment, attach

@@ -52,8 +52,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheel and the source archive, built from a copy of the sources."""
     folder = tmp_path_factory.mktemp('packaging')
     source = folder / 'source'
-    unwanted = shutil.ignore_patterns('.*', '__pycache__', '*.egg-info', 'build', 'dist', 'runs')
-    shutil.copytree(ROOT, source, ignore=unwanted)
+    unwanted = shutil.ignore_patterns('.*', '__pycache__', '*.egg-info', 'build', 'dist')
+    shutil.copytree(
+        ROOT, source, ignore=lambda path, names: {*unwanted(path, names), *(('runs',) if Path(path) == ROOT else ())}
+    )
     command = [sys.executable, '-m', 'build', '--no-isolation', '--outdir', str(folder / 'dist'), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -194,7 +196,10 @@ class TestCleanEnvironment:
         install = ('-m', 'pip', 'install', '--force-reinstall', '--no-deps', '--no-cache-dir', archive)
         done = _run(clean_python, *install, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
-        code = 'import ding_normmon as ours; from ding_normmon import native; print(ours.__version__, native.kernels)'
+        code = (
+            'import ding_normmon; from ding_normmon.metrics.kernels import native; '
+            'print(ding_normmon.__version__, native.kernels)'
+        )
         done = _run(clean_python, '-c', code, cwd=tmp_path)
         version, _, kernels = done.stdout.strip().partition(' ')
         assert version == VERSION, done.stderr

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from ding_normmon.core.lost_data import LossCounter
-from ding_normmon.monitor.batches import WaitingBatch
 from ding_normmon.ranks.decisions.control import Control
 from ding_normmon.ranks.message import decode
 from ding_normmon.ranks.ownership import Ownership
 from ding_normmon.ranks.reducer import Reducer
 from ding_normmon.ranks.transport import LARGEST_MESSAGE
 from ding_normmon.rows.table import Batch, RowKey
+from ding_normmon.rows.waiting_batch import WaitingBatch
 
 SESSION = b'session1'
 KEYS = (RowKey('a', 'x'),)

@@ -15,7 +15,6 @@ from torch import nn
 from ding_normmon import ConfigurationError
 from ding_normmon.core.parameter_groups import find_groups
 from ding_normmon.core.sharding import (
-    ShardedGroups,
     counted_elements,
     counted_part,
     local_share,
@@ -23,6 +22,7 @@ from ding_normmon.core.sharding import (
     replicated_value,
 )
 from ding_normmon.ranks.ownership import Ownership
+from ding_normmon.ranks.sharded_groups import ShardedGroups
 from ding_normmon.rows.moments import merge_rows, square_sum_row
 from ding_normmon.rows.table import Batch, RowKey
 

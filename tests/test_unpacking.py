@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from ding_normmon.monitor.batches import WaitingBatch
 from ding_normmon.rows.table import Batch
+from ding_normmon.rows.waiting_batch import WaitingBatch
 from tests.models import SmallModel, small_monitor
 
 

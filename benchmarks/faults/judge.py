@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from benchmarks.faults.scenarios import SHARED_FAULTS, Scenario
 from ding_normmon.core.finding import Finding
-from ding_normmon.diagnose import diagnose
 from ding_normmon.runs import Run
+from ding_normmon.runs.judge import diagnose
 
 __all__ = ['EXPECTED_RULES', 'Verdict', 'judge']
 

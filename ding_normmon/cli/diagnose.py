@@ -51,8 +51,8 @@ def command(run: str, form: str, names: str) -> None:
     """
     from ding_normmon.core.config import ConfigurationError
     from ding_normmon.diagnose import Diagnosis
-    from ding_normmon.diagnose.diagnosis import measured_records
     from ding_normmon.runs import RunError, read_run
+    from ding_normmon.runs.judge import measured_records
 
     try:
         found = read_run(run)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ['SEVERITIES', 'Finding', 'Severity']
+__all__ = ['SEVERITIES', 'Finding', 'Severity', 'tell']
 
 Severity = Literal['info', 'warning', 'error']
 
@@ -64,3 +64,19 @@ class Finding:
     def is_active(self) -> bool:
         """Whether the pattern lasted at the last record."""
         return self.cleared is None
+
+
+def tell(finding: Finding) -> str:
+    """Return a finding as one line of text.
+
+    Example:
+        >>> tell(Finding('odd', 'warning', since=3, found=5, sentence='Task 1 (Pong): odd.', advice='Wait.'))
+        'iteration 5: Task 1 (Pong): odd. (odd, since iteration 3) Wait.'
+        >>> tell(Finding('odd', 'warning', 3, 5, 'Task 1 (Pong): odd.', 'Wait.', cleared=9))
+        'iteration 9: cleared: Task 1 (Pong): odd. (odd, since iteration 3)'
+    """
+    # No square brackets: the handler that DI-engine gives to the root logger takes them for markup and swallows them.
+    what = f'{finding.sentence} ({finding.rule}, since iteration {finding.since})'
+    if finding.cleared is not None:
+        return f'iteration {finding.cleared}: cleared: {what}'
+    return f'iteration {finding.found}: {what} {finding.advice}'

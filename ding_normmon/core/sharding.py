@@ -8,8 +8,6 @@ adds up the sums. An element that is repeated is counted by the first rank that 
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -18,10 +16,8 @@ from torch import Tensor, nn
 
 from ding_normmon.core.config import ConfigurationError
 from ding_normmon.core.parameter_groups import Group
-from ding_normmon.rows.table import Batch, RowKey
 
 __all__ = [
-    'ShardedGroups',
     'counted_elements',
     'counted_part',
     'is_sharded',
@@ -148,51 +144,3 @@ def _refusal(what: str) -> str:
         f'monitor: {what}: its parameters are not supported, because norms of one shard would be shown as norms of the '
         f'whole. Use FSDP2 (fully_shard) or DistributedDataParallel, or set monitor.monitor_norm_freq=0'
     )
-
-
-class ShardedGroups:
-    """The groups whose rows every rank sends, and which mean something only when all ranks have.
-
-    Arguments:
-        groups: every group of the model.
-        quantities: names of the quantities whose rows are those of parameter groups.
-        world_size: number of ranks.
-    """
-
-    def __init__(self, groups: Iterable[Group], quantities: Collection[str], world_size: int) -> None:
-        self.keys = frozenset((g.name, g.task_id) for g in groups if any(is_sharded(p) for p in g.parameters))
-        self._quantities = frozenset(quantities)
-        self._world_size = world_size
-
-    def whole(self, batches: Sequence[Batch]) -> Sequence[Batch]:
-        """Leave out what a quantity says of a sharded group where not every rank has said something.
-
-        Arguments:
-            batches: what the ranks sent for one iteration.
-
-        Example:
-            >>> import numpy as np
-            >>> sharded = ShardedGroups([], {'gradient_norms'}, world_size=2)
-            >>> sharded.keys = frozenset({('encoder', None)})
-            >>> keys = (RowKey('gradient_norms', 'encoder'), RowKey('gradient_norms', 'transformer'))
-            >>> batch = Batch(0, keys, np.zeros((2, 6)))
-            >>> [key.name for key in sharded.whole([batch])[0].keys]
-            ['transformer']
-            >>> len(sharded.whole([batch, batch])[1].keys)
-            2
-        """
-        if not self.keys:
-            return batches
-        senders: Counter[RowKey] = Counter()
-        for batch in batches:
-            senders.update({key._replace(part='') for key in batch.keys if self._is_partial(key)})
-        missing = {key for key, count in senders.items() if count < self._world_size}
-        return [_without(batch, missing) for batch in batches] if missing else batches
-
-    def _is_partial(self, key: RowKey) -> bool:
-        return key.quantity in self._quantities and (key.name, key.task_id) in self.keys
-
-
-def _without(batch: Batch, missing: Collection[RowKey]) -> Batch:
-    kept = [index for index, key in enumerate(batch.keys) if key._replace(part='') not in missing]
-    return Batch(batch.iteration, tuple(batch.keys[index] for index in kept), batch.rows[kept], batch.vectors)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ding_normmon.core.destination import RunDescription
+from ding_normmon.core.finding import tell
 from ding_normmon.core.record import Record
 from ding_normmon.destinations.selection import for_dashboard
-from ding_normmon.monitor.findings.stage import tell
 
 __all__ = ['WandB']
 

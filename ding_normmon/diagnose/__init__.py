@@ -1,7 +1,7 @@
 """Rules over the records of a run, which say what goes wrong, with which task, since when, and what to try."""
 
-from ding_normmon.diagnose.diagnosis import Diagnosis, diagnose
+from ding_normmon.diagnose.diagnosis import Diagnosis
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 
-__all__ = ['Diagnosis', 'Rule', 'Sign', 'Window', 'diagnose']
+__all__ = ['Diagnosis', 'Rule', 'Sign', 'Window']

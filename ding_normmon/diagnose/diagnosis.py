@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ding_normmon.core.config import ConfigurationError
@@ -15,9 +15,8 @@ from ding_normmon.diagnose.ledger import Ledger
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.rules import RULES
 from ding_normmon.diagnose.window import Window
-from ding_normmon.runs.run import Run
 
-__all__ = ['Diagnosis', 'diagnose', 'measured_records']
+__all__ = ['Diagnosis']
 
 logger = logging.getLogger('ding_normmon')
 
@@ -152,26 +151,3 @@ def _configured(further: Sequence[Any], options: Mapping[str, Mapping[str, Any] 
         if changes is not False:
             chosen.append(type(rule).configured(dict(changes)) if isinstance(changes, Mapping) and changes else rule)
     return chosen
-
-
-def diagnose(
-    run: Run,
-    rules: Sequence[Rule] = (),
-    options: Mapping[str, Mapping[str, Any] | bool] | None = None,
-) -> list[Finding]:
-    """Apply the rules to a finished run; return every finding in its latest state."""
-    diagnosis = Diagnosis(run.tasks, rules, options)
-    for record in measured_records(run):
-        diagnosis.observe(record)
-    return diagnosis.findings
-
-
-_MEASURED = ('norm/', 'grad/', 'grad_local/', 'logits/', 'monitor/')
-
-
-def measured_records(run: Run) -> Iterator[Record]:
-    """Yield the records of a run as the monitor made them, without the iterations at which only others wrote."""
-    has_ours = any(name.startswith(_MEASURED) for name in run.series)
-    for record in run.records():
-        if not has_ours or any(name.startswith(_MEASURED) for name in record.scalars):
-            yield record

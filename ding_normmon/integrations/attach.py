@@ -34,7 +34,7 @@ from ding_normmon.integrations.policy_model import find_optimizers
 from ding_normmon.integrations.publishing_policy import PublishingAdapter
 from ding_normmon.metrics import Clipping, Quantity, preset_quantities
 from ding_normmon.metrics.local_gradients import with_local_gradients
-from ding_normmon.monitor.monitor import Monitor
+from ding_normmon.monitor.monitor import StepMonitor
 from ding_normmon.ranks.setup_agreement import refusals_told
 
 __all__ = ['Attachment', 'attach']
@@ -117,7 +117,7 @@ class Attachment:
             adapter = find_adapter(policy)
             if config.monitor_norm_freq > 0:
                 config = dataclasses.replace(config, module_groups=_with_groups_of(adapter, config.module_groups))
-        self.monitor = Monitor(
+        self.monitor = StepMonitor(
             adapter.model,
             config,
             num_tasks=adapter.num_tasks,
@@ -299,7 +299,7 @@ def _with_groups_of(adapter: Adapter, own: Mapping[str, Any]) -> dict[str, Any]:
     return groups
 
 
-def _close_unattended(monitor: Monitor, at_exit: Callable[[], None]) -> None:
+def _close_unattended(monitor: StepMonitor, at_exit: Callable[[], None]) -> None:
     atexit.unregister(at_exit)
     # Garbage is collected in whichever thread happens to run, and the monitor's own cannot wait for themselves.
     threading.Thread(target=monitor.close, name='ding_normmon closing', daemon=True).start()

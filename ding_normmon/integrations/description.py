@@ -9,7 +9,7 @@ from typing import Any
 from ding_normmon.integrations.adapter import Adapter
 from ding_normmon.integrations.observe.hook_points import EVIDENCE, NO_OPTIMIZER, Holder, HookPoints
 from ding_normmon.integrations.publishing_policy import PublishingAdapter
-from ding_normmon.monitor.monitor import Monitor
+from ding_normmon.monitor.monitor import StepMonitor
 
 __all__ = ['Description', 'GroupFound', 'OptimizerFound', 'describe']
 
@@ -65,7 +65,7 @@ class Description:
 
     @classmethod
     def of(
-        cls, policy: Any, adapter: Adapter, monitor: Monitor, points: HookPoints | None, seen: set[str]
+        cls, policy: Any, adapter: Adapter, monitor: StepMonitor, points: HookPoints | None, seen: set[str]
     ) -> Description:
         """Look at an attachment's parts."""
         holders = () if points is None else points.holders()

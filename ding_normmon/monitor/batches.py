@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import operator
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -13,41 +12,11 @@ from ding_normmon.metrics import OwnCost, Quantity
 from ding_normmon.monitor.metric_calls import QuantityCalls
 from ding_normmon.rows.moments import Row
 from ding_normmon.rows.table import Batch, Pending, RowBuffer, RowKey, Vector
+from ding_normmon.rows.waiting_batch import WaitingBatch
 
-__all__ = ['Unpacking', 'WaitingBatch']
+__all__ = ['Unpacking']
 
 _MOST_KEYS = 1 << 16
-
-
-class WaitingBatch:
-    """A batch that is made when somebody asks for it first: the learner does not wait for the names of its numbers.
-
-    Arguments:
-        make: makes it; called once, in whichever thread asks first.
-
-    Example:
-        >>> waiting = WaitingBatch(lambda: Batch(5, (), np.zeros((0, 6))))
-        >>> waiting.is_made, waiting.get().iteration, waiting.is_made
-        (False, 5, True)
-    """
-
-    def __init__(self, make: Callable[[], Batch]) -> None:
-        self._make: Callable[[], Batch] | None = make
-        self._lock = threading.Lock()
-        self._batch: Batch | None = None
-
-    @property
-    def is_made(self) -> bool:
-        """Whether somebody has asked."""
-        return self._batch is not None
-
-    def get(self) -> Batch:
-        """Return the batch."""
-        with self._lock:
-            if self._batch is None:
-                assert self._make is not None
-                self._batch, self._make = self._make(), None
-            return self._batch
 
 
 class Unpacking:

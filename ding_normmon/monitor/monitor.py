@@ -8,12 +8,11 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.core.destination import Destination, RunDescription
@@ -22,12 +21,12 @@ from ding_normmon.core.lost_data import LossCounter
 from ding_normmon.core.model_snapshot import ModelLayout
 from ding_normmon.core.parameter_groups import Group, GroupError, find_groups
 from ding_normmon.core.record import Record
-from ding_normmon.core.sharding import ShardedGroups, local_share, refuse_unreadable
+from ding_normmon.core.sharding import local_share, refuse_unreadable
 from ding_normmon.core.step import INERT, InertLearnerStep, LearnerStep, WatchedStep
 from ding_normmon.destinations.worker import Courier
 from ding_normmon.metrics import Quantity, Setup, preset_quantities
 from ding_normmon.metrics.kernels import native
-from ding_normmon.monitor.batches import Unpacking, WaitingBatch
+from ding_normmon.monitor.batches import Unpacking
 from ding_normmon.monitor.budget.throttle import Stretching
 from ding_normmon.monitor.derive import Deriving
 from ding_normmon.monitor.findings.stage import DiagnosisStage, FindingCallback
@@ -38,20 +37,19 @@ from ding_normmon.ranks.decisions.control import Control, Decision
 from ding_normmon.ranks.ownership import Ownership, checked_task_ids
 from ding_normmon.ranks.reducer import Reducer
 from ding_normmon.ranks.setup_agreement import agree, announce, refusals_told
+from ding_normmon.ranks.sharded_groups import ShardedGroups
 from ding_normmon.ranks.transport import Transport, default_transport
 from ding_normmon.rows.table import Batch, Pending, RowBuffer, RowTable
+from ding_normmon.rows.waiting_batch import WaitingBatch
 
-if TYPE_CHECKING:
-    from ding_normmon.integrations.observe.training_loop import TrainingLoop
-
-__all__ = ['Monitor']
+__all__ = ['StepMonitor']
 
 logger = logging.getLogger('ding_normmon')
 
 _RECORDS_KEPT = 1024
 
 
-class Monitor:
+class StepMonitor:
     """Measures learner steps of one model and publishes one record per measured iteration.
 
     Arguments:
@@ -65,12 +63,8 @@ class Monitor:
         rules: further rules that judge records, see :mod:`ding_normmon.diagnose`; the same on every rank.
         callback: called on rank 0, in a background thread, with every finding: raised, and again when it cleared.
         transport: the connection to the other ranks; by default ``torch.distributed``'s rendezvous store.
-        optimizer: the optimizer, or several of which the last one ends a learner step: ``with Monitor(...)`` around a
-            training loop then measures it, iterations being counted by that optimizer's steps.
-        scaler: the ``GradScaler`` of that loop, where there is one.
 
     Attributes:
-        learner_step: the learner step that is being measured in such a loop, for whoever wants to publish into it.
         diagnosis: ``diagnosis.active`` are the findings that last, ``diagnosis.findings`` all of the run (on rank 0).
 
     Raises:
@@ -81,7 +75,7 @@ class Monitor:
         >>> import torch
         >>> model = nn.Linear(2, 1, bias=False)
         >>> _ = model.weight.data.copy_(torch.tensor([[3., 4.]]))
-        >>> monitor = Monitor(model, {'monitor_norm_freq': 1, 'module_groups': {'all': 'weight'}})
+        >>> monitor = StepMonitor(model, {'monitor_norm_freq': 1, 'module_groups': {'all': 'weight'}})
         >>> with monitor.step(0) as step:
         ...     loss = model(torch.ones(1, 2)).sum()
         ...     step.forward_end()
@@ -91,23 +85,6 @@ class Monitor:
         >>> record, = monitor.take_records()
         >>> record.scalars['norm/all/_total_norm'], record.scalars['grad/all/_total_norm']
         (5.0, 1.4142135623730951)
-
-        Around a loop, nothing in it is changed:
-
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> with Monitor(model, {'monitor_norm_freq': 2}, optimizer=optimizer) as monitor:
-        ...     for _ in range(5):
-        ...         optimizer.zero_grad()
-        ...         model(torch.ones(1, 2)).sum().backward()
-        ...         _ = nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-        ...         optimizer.step()
-        >>> for record in monitor.take_records():
-        ...     figures = record.scalars
-        ...     print(record.iteration, *(round(figures[name], 3) for name in
-        ...         ('norm/model/_total_norm', 'grad/model/_total_norm', 'clip/model/coefficient')))
-        0 5.0 1.414 0.354
-        2 4.901 1.414 0.354
-        4 4.802 1.414 0.354
     """
 
     def __init__(
@@ -123,12 +100,7 @@ class Monitor:
         rules: Sequence[Any] = (),
         callback: Callable[[Finding], object] | None = None,
         transport: Transport | None = None,
-        optimizer: Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer] | None = None,
-        scaler: Any = None,
     ) -> None:
-        self.learner_step: InertLearnerStep = INERT
-        self._loop: TrainingLoop | None = None
-        self._running = contextlib.ExitStack()
         self.losses = LossCounter()
         # Whoever never takes the records keeps the last ones.
         self.records: deque[Record] = deque(maxlen=_RECORDS_KEPT)
@@ -203,10 +175,6 @@ class Monitor:
         self._stretching = Stretching(
             self.quantities, self.config.monitor_norm_freq, self.config.budget, self.control, self.config.deadline
         )
-        if optimizer is not None:
-            from ding_normmon.integrations.observe.training_loop import TrainingLoop
-
-            self._loop = TrainingLoop(self, optimizer, scaler)
 
     def _describe_run(self) -> RunDescription:
         named = dict(enumerate(self._task_names))
@@ -459,23 +427,10 @@ class Monitor:
         for courier in self._couriers:
             courier.deliver()
 
-    # -- around a training loop ------------------------------------------------------------------------------------
-
     @property
     def model(self) -> nn.Module:
         """The model that is being trained."""
         return self._model
-
-    def __enter__(self) -> Monitor:
-        """Begin to measure the training loop of ``optimizer``."""
-        if self._loop is not None:
-            self._running.enter_context(self._loop.running())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Take the hooks off the optimizer and close."""
-        self._running.close()
-        self.close()
 
     # -- results and end -------------------------------------------------------------------------------------------
 
@@ -502,6 +457,14 @@ class Monitor:
             courier.close(self.config.close_timeout)
         if self.losses.total:
             logger.warning('monitor: lost in this run: %s', dict(sorted(self.losses.total.items())))
+
+    def __enter__(self) -> StepMonitor:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
 
 
 def _refuse_arguments(model: Any, **sequences: Any) -> None:

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from ding_normmon.core.lost_data import LossCounter
-from ding_normmon.monitor.batches import WaitingBatch
 from ding_normmon.ranks.collector import Gathering
 from ding_normmon.ranks.decisions.control import Control
 from ding_normmon.ranks.message import (
@@ -32,6 +31,7 @@ from ding_normmon.ranks.ownership import Ownership
 from ding_normmon.ranks.transport import LARGEST_MESSAGE, Transport, TransportError
 from ding_normmon.ranks.work_queue import Inbox
 from ding_normmon.rows.table import Batch
+from ding_normmon.rows.waiting_batch import WaitingBatch
 
 __all__ = ['Reducer']
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ding_normmon.runs.run import Run, Series
+from ding_normmon.runs.run import Note, Run, RunError, Series
 
 __all__ = ['READERS', 'WRITERS']
 
@@ -120,8 +120,6 @@ def _read_csv(path: Path) -> Run:
 def _read_json(path: Path) -> Run:
     from ding_normmon.runs.format import finding_of
     from ding_normmon.runs.read_history import matrix_series
-    from ding_normmon.runs.read import RunError
-    from ding_normmon.runs.run import Note
 
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
@@ -155,7 +153,6 @@ def _read_json(path: Path) -> Run:
 
 
 def _check(path: Path, columns: list[str]) -> None:
-    from ding_normmon.runs.read import RunError
 
     if not set(_COLUMNS) <= set(columns):
         raise RunError(f'{path} is no export of a run: it has the columns {", ".join(columns)}')

@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ding_normmon.runs.run import Run
+from ding_normmon.runs.run import Run, RunError
 
-__all__ = ['RunError', 'read_run']
+__all__ = ['read_run']
 
 _TASK_OF_RETURN = 'collect/return_task'
-
-
-class RunError(ValueError):
-    """There is no run where one was looked for; the message says what is there."""
 
 
 def read_run(path: Path | str) -> Run:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ding_normmon.core.metric_names import task_in
+from ding_normmon.metrics.reference import describe
 from ding_normmon.runs.read_history import series_of_rows
 from ding_normmon.runs.run import Run
-from ding_normmon.metrics.reference import describe
-from ding_normmon.core.metric_names import task_in
 
 __all__ = ['event_files', 'read_events']
 

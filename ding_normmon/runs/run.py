@@ -13,7 +13,11 @@ import numpy.typing as npt
 from ding_normmon.core.finding import Finding
 from ding_normmon.core.record import Matrix, Record
 
-__all__ = ['MatrixSeries', 'Note', 'Run', 'Series']
+__all__ = ['MatrixSeries', 'Note', 'Run', 'RunError', 'Series']
+
+
+class RunError(ValueError):
+    """There is no run where one was looked for; the message says what is there."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ import pytest
 
 from ding_normmon import ConfigurationError
 from ding_normmon.core.record import Record
-from ding_normmon.diagnose import Diagnosis, Rule, Sign, Window, diagnose
+from ding_normmon.diagnose import Diagnosis, Rule, Sign, Window
 from ding_normmon.diagnose.rules import RULES
 from ding_normmon.runs import Run, Series
+from ding_normmon.runs.judge import diagnose
 from tests.diagnose.synthetic import TASKS, healthy, times, with_fault
 
 

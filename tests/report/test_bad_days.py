@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from ding_normmon.core.record import Record
-from ding_normmon.diagnose import diagnose
 from ding_normmon.runs import MatrixSeries, Run, Series, read_run
 from ding_normmon.runs.history_file import HistoryFile
+from ding_normmon.runs.judge import diagnose
 from ding_normmon.runs.report.changes import find_changes
 from ding_normmon.runs.report.live import frame
 from ding_normmon.runs.report.page import render_page

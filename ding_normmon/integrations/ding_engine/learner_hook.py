@@ -21,7 +21,7 @@ from ding_normmon.destinations.tensorboard.destination import TensorBoard
 from ding_normmon.integrations.attach import Attachment
 from ding_normmon.integrations.ding_engine.run_history import history_beside
 from ding_normmon.integrations.ding_engine.writer import DIEngineWriter
-from ding_normmon.monitor.monitor import Monitor
+from ding_normmon.monitor.monitor import StepMonitor
 from ding_normmon.ranks.setup_agreement import refusals_told
 
 __all__ = ['NormMonitorHook']
@@ -95,7 +95,7 @@ class NormMonitorHook(LearnerHook):
         return self._attachment
 
     @property
-    def monitor(self) -> Monitor:
+    def monitor(self) -> StepMonitor:
         """The monitor, from the first iteration on."""
         return self.attachment.monitor
 

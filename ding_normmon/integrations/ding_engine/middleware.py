@@ -16,7 +16,7 @@ from ding_normmon.integrations.attach import Attachment
 from ding_normmon.integrations.ding_engine.finding_checkpoint import FindingCheckpoint
 from ding_normmon.integrations.ding_engine.run_history import history_beside
 from ding_normmon.integrations.ding_engine.writer import DIEngineWriter
-from ding_normmon.monitor.monitor import Monitor
+from ding_normmon.monitor.monitor import StepMonitor
 from ding_normmon.ranks.decisions.decision import Decision
 from ding_normmon.ranks.setup_agreement import refusals_told
 from ding_normmon.ranks.transport import LocalTransport
@@ -74,7 +74,7 @@ class NormMonitor:
             if destinations is None and not _is_other_role() and MonitorConfig.read(cfg).history:
                 self._destinations.append(history_beside())
         if _is_other_role():
-            self.monitor = Monitor(nn.Module(), _OFF, transport=LocalTransport())
+            self.monitor = StepMonitor(nn.Module(), _OFF, transport=LocalTransport())
         else:
             # Also where it is switched off: the other ranks are told.
             self._attachment = Attachment(

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 
 from ding_normmon.core.step import INERT, InertLearnerStep, LearnerStep
 from ding_normmon.integrations.observe.hook_points import Holder, HookPoints
-from ding_normmon.monitor.monitor import Monitor
+from ding_normmon.monitor.monitor import StepMonitor
 
 __all__ = ['ObservedSteps']
 
@@ -38,7 +38,7 @@ class ObservedSteps:
 
     def __init__(
         self,
-        monitor: Monitor,
+        monitor: StepMonitor,
         points: HookPoints,
         observe: Callable[[InertLearnerStep], AbstractContextManager[None]],
         last_optimizer: str | None = None,

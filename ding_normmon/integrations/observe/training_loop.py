@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 
@@ -14,7 +14,9 @@ from ding_normmon.integrations.observe.clip_calls import modules_of
 from ding_normmon.integrations.observe.hook_points import HookPoints
 from ding_normmon.integrations.observe.observed_steps import ObservedSteps
 from ding_normmon.metrics import Clipping
-from ding_normmon.monitor.monitor import Monitor
+
+if TYPE_CHECKING:
+    from ding_normmon.integrations.loop import Monitor
 
 __all__ = ['TrainingLoop']
 

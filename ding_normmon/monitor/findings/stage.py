@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ding_normmon.core.config import ConfigurationError, MonitorConfig
-from ding_normmon.core.finding import SEVERITIES, Finding
+from ding_normmon.core.finding import SEVERITIES, Finding, tell
 from ding_normmon.core.lost_data import LossCounter
 from ding_normmon.core.record import Record
 from ding_normmon.monitor.budget.time_share import Allowance
@@ -20,7 +20,7 @@ from ding_normmon.ranks.decisions.control import Control
 if TYPE_CHECKING:
     from ding_normmon.diagnose import Rule
 
-__all__ = ['DiagnosisStage', 'FindingCallback', 'Judge', 'check_rules', 'tell']
+__all__ = ['DiagnosisStage', 'FindingCallback', 'Judge', 'check_rules']
 
 logger = logging.getLogger('ding_normmon')
 
@@ -226,19 +226,3 @@ class FindingCallback:
 
     def close(self) -> None:
         """Nothing is kept."""
-
-
-def tell(finding: Finding) -> str:
-    """Return a finding as one line of text.
-
-    Example:
-        >>> tell(Finding('odd', 'warning', since=3, found=5, sentence='Task 1 (Pong): odd.', advice='Wait.'))
-        'iteration 5: Task 1 (Pong): odd. (odd, since iteration 3) Wait.'
-        >>> tell(Finding('odd', 'warning', 3, 5, 'Task 1 (Pong): odd.', 'Wait.', cleared=9))
-        'iteration 9: cleared: Task 1 (Pong): odd. (odd, since iteration 3)'
-    """
-    # No square brackets: the handler that DI-engine gives to the root logger takes them for markup and swallows them.
-    what = f'{finding.sentence} ({finding.rule}, since iteration {finding.since})'
-    if finding.cleared is not None:
-        return f'iteration {finding.cleared}: cleared: {what}'
-    return f'iteration {finding.found}: {what} {finding.advice}'

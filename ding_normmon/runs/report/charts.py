@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ding_normmon.runs import Run
 from ding_normmon.core.metric_names import task_in
+from ding_normmon.runs import Run
 
 __all__ = ['Chart', 'Line', 'Section', 'lay_out']
 

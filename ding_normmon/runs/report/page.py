@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ding_normmon.diagnose import diagnose
 from ding_normmon.runs import Run
+from ding_normmon.runs.judge import diagnose
 from ding_normmon.runs.report.changes import Change
 from ding_normmon.runs.report.charts import lay_out
 from ding_normmon.runs.report.payload import pack, payload_of

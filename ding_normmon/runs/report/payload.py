@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ding_normmon.core.finding import Finding
-from ding_normmon.runs import Run, Series
 from ding_normmon.metrics.reference import describe
+from ding_normmon.runs import Run, Series
 from ding_normmon.runs.report.charts import Section
 
 __all__ = ['POINTS', 'pack', 'payload_of', 'thinned']

@@ -9,7 +9,7 @@ from ding.framework.context import OnlineRLContext
 
 from ding_normmon.core.config import ConfigurationError
 from ding_normmon.destinations.tensorboard.resume import drop_records
-from ding_normmon.monitor.monitor import Monitor
+from ding_normmon.monitor.monitor import StepMonitor
 from ding_normmon.unizero.checkpoint import (
     checkpoint_path,
     digest,
@@ -60,14 +60,14 @@ class MultiTaskCheckpointer:
         self._returns = returns
         self._task_names = task_names
         self._last_iteration = -1
-        self._monitor: Monitor | None = None
+        self._monitor: StepMonitor | None = None
         self._is_asked = False
 
     def ask(self, ctx: OnlineRLContext) -> None:
         """Save at the end of the loop, because of what the monitor has found; one rank is enough."""
         self._is_asked = True
 
-    def keep(self, monitor: Monitor) -> None:
+    def keep(self, monitor: StepMonitor) -> None:
         """Keep the schedule and the history of a monitor in the checkpoints as well."""
         self._monitor = monitor
 
