@@ -1,9 +1,9 @@
-"""What seeing tasks work against each other costs: every quantity as a share of the learner step.
+"""What seeing tasks work against each other costs: every metric as a share of the learner step.
 
     python benchmarks/interplay.py --sizes small --tasks 2 4 8 26
 
-A learner step without a monitor is timed in turn with a step in which every quantity is measured; the share that a
-quantity would take of training at a frequency is its share of the step divided by that frequency. The last column is
+A learner step without a monitor is timed in turn with a step in which every metric is measured; the share that a
+metric would take of training at a frequency is its share of the step divided by that frequency. The last column is
 the frequency at which everything together stays under 1%.
 """
 
@@ -26,7 +26,7 @@ from ding_normmon import NormMonitor
 
 
 def timed_steps(policy: Any, batches: list[Any], monitor: NormMonitor, rounds: int, wait: Any) -> dict[str, Any]:
-    """Return medians: the plain step, the measured one, and milliseconds, bytes and backward passes by quantity."""
+    """Return medians: the plain step, the measured one, and milliseconds, bytes and backward passes by metric."""
     context = SimpleNamespace(train_iter=0, monitor_records=[])
     plain, measured, records = [], [], []
     for iteration in range(2 * rounds + 2):
@@ -47,7 +47,7 @@ def timed_steps(policy: Any, batches: list[Any], monitor: NormMonitor, rounds: i
         what, _, unit = name.removeprefix(prefix).rpartition('/')
         values = [record.scalars[name] for record in records[1:] if name in record.scalars]
         figures.setdefault(what or 'all', {})[unit] = statistics.median(values)
-    return {'plain': statistics.median(plain[1:]), 'measured': statistics.median(measured[1:]), 'quantities': figures}
+    return {'plain': statistics.median(plain[1:]), 'measured': statistics.median(measured[1:]), 'metrics': figures}
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
             plain, extra = found['plain'], found['measured'] - found['plain']
             frequency = max(1, math.ceil(extra / plain / 0.01))
             table.add_row(str(num_tasks), 'learner step', f'{plain:.1f}', '', '', '')
-            for name, units in sorted(found['quantities'].items(), key=lambda item: -item[1].get('ms', 0.0)):
+            for name, units in sorted(found['metrics'].items(), key=lambda item: -item[1].get('ms', 0.0)):
                 if name == 'all' or 'ms' not in units:
                     continue
                 backward = units.get('extra_backward', 0.0)

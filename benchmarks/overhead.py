@@ -133,19 +133,19 @@ def measure(size: str, num_tasks: int, args: argparse.Namespace) -> dict[str, An
 
     monitor = NormMonitor(EasyDict(monitor_norm_freq=1), policy, destinations=[])
     core = monitor.monitor
-    norms = [q for q in core.quantities if isinstance(q, (ParameterNorms, GradientNorms))]
+    norms = [q for q in core.metrics if isinstance(q, (ParameterNorms, GradientNorms))]
     wait()
 
     def our_norms() -> None:
         step = LearnerStep(0, recorder)
         step.fired = ['backward_end']
         core._buffer.begin(0)
-        for quantity in norms:
-            quantity.measure(quantity.hook_points[0], step, core._buffer)
+        for metric in norms:
+            metric.measure(metric.hook_points[0], step, core._buffer)
         cells = core._buffer.storage.cpu().numpy()
-        for quantity, span in zip(core.quantities, core._unpacking._spans, strict=True):
-            if quantity in norms:
-                quantity.unpack_rows(cells[span])
+        for metric, span in zip(core.metrics, core._batches._spans, strict=True):
+            if metric in norms:
+                metric.unpack_rows(cells[span])
 
     def our_signals() -> None:
         step = core.begin_step(0)

@@ -32,9 +32,9 @@ from rich.table import Table
 from torch import nn
 
 from ding_normmon import Monitor
-from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.core.lost_data import LostData
 from ding_normmon.destinations.selection import for_dashboard
-from ding_normmon.ranks.collector import Gathering
+from ding_normmon.ranks.collector import Collector
 from ding_normmon.ranks.message import Schema, decode, encode, encode_schema, schema_digest
 from ding_normmon.ranks.ownership import Ownership
 from ding_normmon.ranks.transport import LocalTransport, StoreTransport
@@ -175,16 +175,16 @@ def simulate(ranks: int, records: int, settle: float) -> list[str]:
         own = tuple(
             key if key.task_id is None else key._replace(task_id=key.task_id + TASKS_PER_RANK * rank)
             for key in keys
-            if key.task_id is not None or rank == 0 or key.quantity == 'own_cost'
+            if key.task_id is not None or rank == 0 or key.metric == 'own_cost'
         )
         encoded = encode_schema(own)
         schemas.append((own, encoded, schema_digest(encoded)))
     server = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
     transport = StoreTransport(server.clone, 0, ranks, 'bench')
-    losses = LossCounter()
+    lost_data = LostData()
     division = [range(TASKS_PER_RANK * rank, TASKS_PER_RANK * (rank + 1)) for rank in range(ranks)]
     ownership = Ownership(ranks * TASKS_PER_RANK, division, {'parameter_norms', 'gradient_norms'})
-    gathering = Gathering(ranks, 60, losses, ownership)
+    collector = Collector(ranks, 60, lost_data, ownership)
     known: dict[bytes, Schema] = {}
     derive_with = Monitor(Model(TASKS_PER_RANK), {'monitor_norm_freq': 1}, num_tasks=TASKS_PER_RANK)
     from tensorboardX import SummaryWriter
@@ -214,10 +214,10 @@ def simulate(ranks: int, records: int, settle: float) -> list[str]:
                 if said.schema is not None:
                     known[said.digest] = said.schema
                 schema = known[said.digest]
-                gathering.add(said.rank, Batch(said.iteration, schema.keys, said.rows), 0.0)
+                collector.add(said.rank, Batch(said.iteration, schema.keys, said.rows), 0.0)
             own_schema = known.setdefault(schemas[0][2], Schema(schemas[0][0]))
-            gathering.add(0, Batch(iteration, own_schema.keys, rows[: len(own_schema.keys)]), 0.0)
-            (ready,) = gathering.ready(0.0)
+            collector.add(0, Batch(iteration, own_schema.keys, rows[: len(own_schema.keys)]), 0.0)
+            (ready,) = collector.ready(0.0)
             merged = RowTable(ready.batches)
             clock.append(time.perf_counter())
             cpu = (time.thread_time() - began) * 1e3
@@ -237,7 +237,7 @@ def simulate(ranks: int, records: int, settle: float) -> list[str]:
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
             figures, shown = len(record.scalars), len(for_dashboard(record.scalars))
         writer.close()
-    assert not losses.total, losses.total
+    assert not lost_data.total, lost_data.total
     derive_with.close()
     millis = {name: float(np.median(values)) for name, values in times.items()}
     return [

@@ -19,7 +19,7 @@ from ding_normmon.core.record import Record
 from ding_normmon.runs import read_run
 from ding_normmon.runs.history_file import HistoryFile
 from ding_normmon.runs.report.page import write_page
-from tests.report.sample_runs import sample_run
+from tests.runs.report.sample_runs import sample_run
 
 ROUNDS = 5
 

@@ -16,7 +16,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 STAGES = [
     ('policy._forward_learn', 'one learner step on every rank; publishes tensors and losses', '#dce8f7'),
     ('LearnerStep', 'forward_end, local_backward_end, backward_end, step_end', '#dce8f7'),
-    ('quantities', 'one class each; rows of raw moments; no wait for the device', '#dce8f7'),
+    ('metrics', 'one class each; rows of raw moments; no wait for the device', '#dce8f7'),
     ('row buffer', 'one copy from device to host per step, read by a later step', '#dce8f7'),
     ('reduce', 'rows of all ranks meet on rank 0, matched by iteration', '#e3f2e1'),
     ('record', 'scalars, matrices, notes: derived from merged rows', '#e3f2e1'),

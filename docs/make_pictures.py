@@ -94,7 +94,7 @@ PICTURES: dict[str, tuple[Panel, ...]] = {
     'weight_magnitude': (Panel('root mean square of the weights', r'plasticity/(encoder|transformer)/weight_rms'),),
     'own_cost': (
         Panel('milliseconds per record', r'monitor/cost/ms', log=True),
-        Panel('milliseconds by quantity', r'monitor/cost/\w+/ms', log=True),
+        Panel('milliseconds by metric', r'monitor/cost/\w+/ms', log=True),
     ),
 }
 

@@ -21,18 +21,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PROCESSES = 2
 
-MOMENTS = ('tests/test_moments.py',)
-GROUPS = ('tests/test_groups.py', '-k', 'not compiled')
+MOMENTS = ('tests/rows/test_moments.py',)
+GROUPS = ('tests/core/test_parameter_groups.py', '-k', 'not compiled')
 MONITOR = ('tests/monitor',)
-SIGNALS = ('tests/quantities/test_tensor_statistics.py',)
-ROWS = ('tests/test_rows.py',)
-NATIVE = ('tests/test_native.py',)
-INBOX = ('tests/test_inbox.py',)
-EVENT_FILE = ('tests/publish/test_event_file.py',)
-SKETCH = ('tests/test_sketch.py',)
-CONFLICT = ('tests/quantities/test_gradient_conflict.py',)
-UPDATES = ('tests/quantities/test_updates.py',)
-MESSAGE = ('tests/test_message.py',)
+SIGNALS = ('tests/metrics/test_tensor_statistics.py',)
+ROWS = ('tests/rows/test_table.py',)
+NATIVE = ('tests/metrics/kernels/test_native.py',)
+WORK_QUEUE = ('tests/ranks/test_work_queue.py',)
+EVENT_FILE = ('tests/destinations/tensorboard/test_event_file.py',)
+SKETCH = ('tests/metrics/maths/test_sketch.py',)
+CONFLICT = ('tests/metrics/test_gradient_conflict.py',)
+UPDATES = ('tests/metrics/test_updates.py',)
+MESSAGE = ('tests/ranks/test_message.py',)
 EVERY_METRIC = ('tests/monitor', '-k', 'every_metric or absent')
 
 
@@ -55,30 +55,30 @@ class Mutation:
     tests: tuple[str, ...]
 
 
-SPECTRAL = ('tests/test_spectral.py',)
-DORMANCY = ('tests/test_dormancy.py',)
-SHARDING = ('tests/test_sharding.py',)
-CLIPPING = ('tests/quantities/test_clipping.py',)
+SPECTRAL = ('tests/metrics/maths/test_effective_rank.py',)
+DORMANCY = ('tests/metrics/maths/test_dormancy.py',)
+SHARDING = ('tests/core/test_sharding.py',)
+CLIPPING = ('tests/metrics/test_clipping.py',)
 
 MUTATIONS = (
     # -- sharded parameters
     Mutation(
         'an element that several ranks hold is counted by each',
-        'sharding.py',
+        'core/sharding.py',
         'if placement.is_replicate() and position > 0:',
         'if placement.is_replicate() and position > 9:',
         SHARDING,
     ),
     Mutation(
         'a sharded norm is shown without the share of a rank',
-        'sharding.py',
+        'ranks/sharded_groups.py',
         'if count < self._world_size}',
         'if count < 1}',
         SHARDING,
     ),
     Mutation(
         'only the owner may report its share',
-        'ownership.py',
+        'ranks/ownership.py',
         'return owner == rank or (key.name, key.task_id) in self.sharded',
         'return owner == rank',
         SHARDING,
@@ -86,77 +86,77 @@ MUTATIONS = (
     # -- plasticity and clipping
     Mutation(
         'effective rank: eigenvalues for singular values',
-        'spectral.py',
+        'metrics/maths/effective_rank.py',
         'return np.sqrt(np.where(squares > floor, squares, 0.0))',
         'return np.where(squares > floor, squares, 0.0)',
         SPECTRAL,
     ),
     Mutation(
         'effective rank: second moment taken in float32',
-        'spectral.py',
+        'metrics/maths/effective_rank.py',
         'numbers = vectors.to(torch.float64)',
         'numbers = vectors.to(torch.float32)',
         SPECTRAL,
     ),
     Mutation(
         'projection: not scaled to keep lengths',
-        'spectral.py',
+        'metrics/maths/effective_rank.py',
         '* math.sqrt(features / dimensions))',
         '* 1.0)',
         SPECTRAL,
     ),
     Mutation(
         'dormant units: padded steps counted',
-        'dormancy.py',
+        'metrics/maths/dormancy.py',
         'magnitude = magnitude[valid]',
         'magnitude = magnitude + 0 * valid.sum()',
         DORMANCY,
     ),
     Mutation(
         'dormant units: activations that cancel out',
-        'dormancy.py',
+        'metrics/maths/dormancy.py',
         'magnitude = output.abs()',
         'magnitude = output',
         DORMANCY,
     ),
     Mutation(
         'dormant units: a dead layer is wide awake',
-        'dormancy.py',
+        'metrics/maths/dormancy.py',
         'vector[1:] <= tau * vector[0]',
         'vector[1:] < tau * vector[0]',
         DORMANCY,
     ),
     Mutation(
         'clipping: coefficients above 1',
-        'quantities/clipping.py',
+        'metrics/clipping.py',
         '.clamp(max=1.0)',
         '.clamp(min=0.0)',
         CLIPPING,
     ),
     Mutation(
         'clipping: fraction of the last step only',
-        'quantities/clipping.py',
+        'metrics/clipping.py',
         '(clipped + below, steps + 1)',
         '(below, 1)',
         CLIPPING,
     ),
     Mutation(
         'clipping: counted again where the policy tells of a call that was seen',
-        'quantities/clipping.py',
+        'metrics/clipping.py',
         'self._multiply(self._seen, model, coefficient, local)',
         'self._multiply(self._told, model, coefficient, local)',
         CLIPPING,
     ),
     Mutation(
         'updates: measured from the last backward_end of several',
-        'quantities/updates.py',
+        'metrics/updates.py',
         '            if self._begun:\n',
         '            if False:\n',
         UPDATES,
     ),
     Mutation(
         'monitor: hooks stay on the model when a step is dropped',
-        'step_measurement.py',
+        'monitor/step_measurement.py',
         '        self._measuring = False\n        self._calls.release()\n',
         '        self._measuring = False\n',
         (*MONITOR, '-k', 'dropped'),
@@ -164,98 +164,98 @@ MUTATIONS = (
     # -- moments
     Mutation(
         'variance: sign of the spread of the means',
-        'moments.py',
+        'rows/moments.py',
         'merged[:, M2] += np.add.reduce(count * distance * distance, axis=1)',
         'merged[:, M2] -= np.add.reduce(count * distance * distance, axis=1)',
         MOMENTS,
     ),
     Mutation(
         'variance: distance between the means not squared',
-        'moments.py',
+        'rows/moments.py',
         'count * distance * distance',
         'count * np.abs(distance)',
         MOMENTS,
     ),
     Mutation(
         'variance: spread of the means forgotten',
-        'moments.py',
+        'rows/moments.py',
         'merged[:, M2] += np.add.reduce(count * distance * distance, axis=1)',
         'merged[:, M2] += 0.0',
         MOMENTS,
     ),
     Mutation(
         'variance: not centred',
-        'moments.py',
+        'rows/moments.py',
         'shift, total, squares = float(flat[0]), 0.0, 0.0',
         'shift, total, squares = 0.0, 0.0, 0.0',
         MOMENTS,
     ),
     Mutation(
         'mean: average of averages',
-        'moments.py',
+        'rows/moments.py',
         'weights = count / np.maximum(merged[:, COUNT], 1.0)[:, None]',
         'weights = np.ones_like(count) / count.shape[1]',
         MOMENTS,
     ),
     Mutation(
         'maximum: average of maxima',
-        'moments.py',
+        'rows/moments.py',
         'np.maximum.reduce(rows[..., MAXIMUM], axis=1, out=merged[:, MAXIMUM])',
         'merged[:, MAXIMUM] /= count.shape[1]',
         MOMENTS,
     ),
     Mutation(
         'minimum: that of the last row',
-        'moments.py',
+        'rows/moments.py',
         'np.minimum.reduce(rows[..., MINIMUM], axis=1, out=merged[:, MINIMUM])',
         'merged[:, MINIMUM] = rows[:, -1, MINIMUM]',
         MOMENTS,
     ),
     Mutation(
         'std: biased',
-        'moments.py',
+        'rows/moments.py',
         'np.sqrt(rows[..., M2] / np.maximum(count - 1, 1))',
         'np.sqrt(rows[..., M2] / count)',
         MOMENTS,
     ),
     Mutation(
         'norm: mean not weighted by the root of the count',
-        'moments.py',
+        'rows/moments.py',
         'np.sqrt(rows[..., COUNT]) * rows[..., MEAN]',
         'rows[..., MEAN]',
         MOMENTS,
     ),
     Mutation(
         'norm: missing square root',
-        'moments.py',
+        'rows/moments.py',
         'np.hypot(np.sqrt(rows[..., M2]),',
         'np.hypot(rows[..., M2],',
         MOMENTS,
     ),
     Mutation(
         'abs_max: the maximum only',
-        'moments.py',
+        'rows/moments.py',
         'np.maximum(np.abs(rows[..., MINIMUM]), np.abs(rows[..., MAXIMUM]))',
         'np.abs(rows[..., MAXIMUM])',
         MOMENTS,
     ),
     Mutation(
         'non-finite entries hidden',
-        'moments.py',
+        'rows/moments.py',
         '    row[NONFINITE] = numbers.size - finite.size\n',
         '',
         MOMENTS,
     ),
     Mutation(
         'non-finite entries of a merge lost',
-        'moments.py',
+        'rows/moments.py',
         '    merged[:, MEAN] = average\n',
         '    merged[:, MEAN] = average\n    merged[:, NONFINITE] = 0.0\n',
         MOMENTS,
     ),
     Mutation(
         'device: mask ignored by the count',
-        'moments.py',
+        'rows/moments.py',
         '        finite = finite & valid\n',
         '',
         MOMENTS,
@@ -263,49 +263,49 @@ MUTATIONS = (
     # -- groups
     Mutation(
         'groups: a list of length 1 is per task',
-        'groups.py',
+        'core/parameter_groups.py',
         'and len(target) == len({id(entry) for entry in target}) == num_tasks',
         'and len(target) == len({id(entry) for entry in target})',
         GROUPS,
     ),
     Mutation(
         'groups: the same head under every task id is that of task 0',
-        'groups.py',
+        'core/parameter_groups.py',
         'and len(target) == len({id(entry) for entry in target}) == num_tasks',
         'and len(target) == num_tasks',
         GROUPS,
     ),
     Mutation(
         'groups: the encoder of a one-task run is per task',
-        'groups.py',
+        'core/parameter_groups.py',
         "and (num_tasks > 1 or name.startswith('head_'))",
         '',
         GROUPS,
     ),
     Mutation(
         'groups: tied parameters counted twice',
-        'groups.py',
+        'core/parameter_groups.py',
         '        if id(parameter) not in taken:\n',
         '        if True:\n',
         GROUPS,
     ),
     Mutation(
         'groups: the rest of the model forgotten',
-        'groups.py',
+        'core/parameter_groups.py',
         '    if rest:\n',
         '    if False:\n',
         GROUPS,
     ),
     Mutation(
         'groups: task ids off by one',
-        'groups.py',
+        'core/parameter_groups.py',
         '_group(name, index, _named(entry), taken)',
         '_group(name, index + 1, _named(entry), taken)',
         GROUPS,
     ),
     Mutation(
         'groups: a part called like a wrapper is unwrapped',
-        'groups.py',
+        'core/parameter_groups.py',
         'if _parameters(inner) == _parameters(model):',
         'if True:',
         GROUPS,
@@ -313,14 +313,14 @@ MUTATIONS = (
     # -- signals
     Mutation(
         'signals: mask ignored where nothing is compiled',
-        'quantities/tensor_statistics.py',
+        'metrics/tensor_statistics.py',
         'moments.row_of(tensor if valid is None else tensor[valid])',
         'moments.row_of(tensor)',
         SIGNALS,
     ),
     Mutation(
         'signals: mask ignored',
-        'quantities/tensor_statistics.py',
+        'metrics/tensor_statistics.py',
         'native.kernels.row(tensor, mask, name in NORM_SIGNALS)',
         'native.kernels.row(tensor, None, name in NORM_SIGNALS)',
         SIGNALS,
@@ -328,98 +328,98 @@ MUTATIONS = (
     # -- what is compiled
     Mutation(
         'compiled: squares not squared',
-        'native/sums.h',
+        'metrics/kernels/native/sums.h',
         'lanes[stream * STREAM_LANES + j] += value * value;',
         'lanes[stream * STREAM_LANES + j] += value;        ',
         NATIVE,
     ),
     Mutation(
         'compiled: the rest of a row forgotten',
-        'native/sums.h',
+        'metrics/kernels/native/sums.h',
         'return lanes[0] + tail;',
         'return lanes[0];',
         NATIVE,
     ),
     Mutation(
         'compiled: sign of the variance',
-        'native/sums.h',
+        'metrics/kernels/native/sums.h',
         'double m2 = squares - total * average;',
         'double m2 = squares + total * average;',
         NATIVE,
     ),
     Mutation(
         'compiled: average of maxima',
-        'native/sums.h',
+        'metrics/kernels/native/sums.h',
         'moments->high[0] = fmax(moments->high[0], moments->high[j]);',
         'moments->high[0] = (moments->high[0] + moments->high[j]) / 2;',
         NATIVE,
     ),
     Mutation(
         'compiled: subnormal numbers of half precision',
-        'native/sums.h',
+        'metrics/kernels/native/sums.h',
         'magnitude < 0x0400u',
         'magnitude == 0u',
         NATIVE,
     ),
     Mutation(
         'compiled: mask repeated as a whole and not step by step',
-        'native/kernels.c',
+        'metrics/kernels/native/kernels.c',
         'int64_t step = second / entries->repeats;',
         'int64_t step = second % entries->mask_steps;',
         NATIVE,
     ),
     Mutation(
         'compiled: root of the squares not taken',
-        'native/kernels.c',
+        'metrics/kernels/native/kernels.c',
         'sqrt(sum_of_squares(entries->kind, vector, entries->vector))',
         '(sum_of_squares(entries->kind, vector, entries->vector))',
         NATIVE,
     ),
     Mutation(
         'compiled: non-finite entries hidden',
-        'native/kernels.c',
+        'metrics/kernels/native/kernels.c',
         'figures[5] + sink.nonfinite',
         'figures[5]',
         NATIVE,
     ),
     Mutation(
         'signals: mask repeated as a whole and not step by step',
-        'quantities/tensor_statistics.py',
+        'metrics/tensor_statistics.py',
         'mask.bool().repeat_interleave(repeats, dim=1)',
         'mask.bool().repeat(1, repeats)',
         SIGNALS,
     ),
     Mutation(
         'signals: last task only',
-        'quantities/tensor_statistics.py',
+        'metrics/tensor_statistics.py',
         'moments.merge_sets(rows, plan.lengths)',
         'rows[np.cumsum(plan.lengths) - 1]',
         SIGNALS,
     ),
     Mutation(
         'signals: local instead of global task id',
-        'quantities/tensor_statistics.py',
+        'metrics/tensor_statistics.py',
         "parts += [(labels[index][0], f'_task{labels[index][1]}') for index in self.of_tasks]",
         "parts += [(labels[index][0], f'_task{place % 2}') for place, index in enumerate(self.of_tasks)]",
         (*MONITOR, '-k', 'global_id or absent'),
     ),
     Mutation(
         'signals: std of one value is 0',
-        'quantities/tensor_statistics.py',
+        'metrics/tensor_statistics.py',
         '[[1], [2], [1], [1], [1]]',
         '[[1], [1], [1], [1], [1]]',
         SIGNALS,
     ),
     Mutation(
         'signals: non-finite entries hidden',
-        'quantities/tensor_statistics.py',
+        'metrics/tensor_statistics.py',
         'np.flatnonzero(rows[:, moments.NONFINITE])',
         'np.flatnonzero(rows[:, moments.NONFINITE] < 0)',
         SIGNALS,
     ),
     Mutation(
         'signals: all-tasks figures although a rank is missing',
-        'quantities/tensor_statistics.py',
+        'metrics/tensor_statistics.py',
         '        if not table.complete:\n            # Without',
         '        if False:\n            # Without',
         SIGNALS,
@@ -427,70 +427,70 @@ MUTATIONS = (
     # -- norms
     Mutation(
         'norms: sum of norms instead of the norm of all',
-        'quantities/square_norms.py',
+        'metrics/square_norms.py',
         'math.hypot(*(lengths[index] for index in present))',
         'sum(lengths[index] for index in present)',
         EVERY_METRIC,
     ),
     Mutation(
         'norms: biased spread over tasks',
-        'moments.py',
+        'rows/moments.py',
         '/ (len(values) - 1))',
         '/ len(values))',
         EVERY_METRIC,
     ),
     Mutation(
         'norms: spread over squares',
-        'quantities/square_norms.py',
+        'metrics/square_norms.py',
         'per_task = [lengths[index] for',
         'per_task = [lengths[index] ** 2 for',
         EVERY_METRIC,
     ),
     Mutation(
         'gradients: measured after clipping',
-        'quantities/gradient_norms.py',
+        'metrics/gradient_norms.py',
         "hook_points: ClassVar[tuple[str, ...]] = ('backward_end',)",
         "hook_points: ClassVar[tuple[str, ...]] = ('backward_end', 'step_end')",
         (*MONITOR, '-k', 'clipping or every_metric'),
     ),
     Mutation(
         'gradients: scale taken off once and not twice from the squares',
-        'quantities/square_norms.py',
+        'metrics/square_norms.py',
         'self.sums.mul_(1.0 / scale / scale)',
         'self.sums.mul_(1.0 / scale)',
         (*MONITOR, '-k', 'unscaled'),
     ),
     Mutation(
         'gradients: a group without gradient is 0',
-        'quantities/gradient_norms.py',
+        'metrics/gradient_norms.py',
         'return without | self.unreached(table)',
         'return self.unreached(table)',
         EVERY_METRIC,
     ),
     Mutation(
         'gradients: a parameter without gradient is 0',
-        'quantities/gradient_norms.py',
+        'metrics/gradient_norms.py',
         "part=f'absent:{path}'",
         "part='absent:'",
         (*MONITOR, '-k', 'single_parameters'),
     ),
     Mutation(
         'gradients: the second backward of a step forgets the first',
-        'quantities/gradient_norms.py',
+        'metrics/gradient_norms.py',
         '        self.cells.add_(earlier)\n',
         '',
         (*MONITOR, '-k', 'two_optimizers'),
     ),
     Mutation(
         'weights: new storage not seen',
-        'quantities/parameter_norms.py',
+        'metrics/parameter_norms.py',
         'self.square(self.parameters)',
         'self._kept = vars(self).get("_kept") or [p.detach() for p in self.parameters]; self.square(self._kept)',
         (*MONITOR, '-k', 'new_storage'),
     ),
     Mutation(
         'weights: frozen ones counted as trainable',
-        'quantities/parameter_norms.py',
+        'metrics/parameter_norms.py',
         'if not parameter.requires_grad)',
         'if parameter.requires_grad is None)',
         (*MONITOR, '-k', 'freezing'),
@@ -498,113 +498,113 @@ MUTATIONS = (
     # -- the monitor
     Mutation(
         'monitor: iteration 0 does not count',
-        'monitor.py',
+        'monitor/monitor.py',
         'and (iteration % self.frequency == 0 or self._measurement.gradient_due)',
         'and iteration > 0 and (iteration % self.frequency == 0 or self._measurement.gradient_due)',
         (*MONITOR, '-k', 'points_stand'),
     ),
     Mutation(
         'monitor: weights that were replaced are told of for ever',
-        'monitor.py',
-        'if self._layout.has_changed() and not',
+        'monitor/monitor.py',
+        'if self._snapshot.has_changed() and not',
         'if False and not',
         ('tests/monitor/test_changed_model.py', '-k', 'one_head'),
     ),
     Mutation(
         'hook points: gradients before the closure has made them',
-        'hook_points.py',
+        'integrations/observe/hook_points.py',
         'if not callable(closure):',
         'if True:',
-        ('tests/test_training_loop.py', '-k', 'closure'),
+        ('tests/integrations/observe/test_training_loop.py', '-k', 'closure'),
     ),
     Mutation(
         'monitor: what comes after the step is in its record',
-        'step_measurement.py',
+        'monitor/step_measurement.py',
         '        started = time.perf_counter()\n        step.listener = self._ended\n',
         '        started = time.perf_counter()\n',
         (*MONITOR, '-k', 'after_the_step'),
     ),
     Mutation(
         'monitor: rows of nobody go into the record',
-        'unpacking.py',
+        'monitor/batches.py',
         'if not self._all_known(keys):',
         'if False:',
         (*MONITOR, '-k', 'costs_only_its_own'),
     ),
     Mutation(
         'moments: signs that are to be turned are not',
-        'moments.py',
+        'rows/moments.py',
         'return values.resolve_neg().numpy()',
         'return values.numpy(force=True) * (-1 if values.is_neg() else 1)',
         NATIVE,
     ),
     Mutation(
         'loss scaling: what the scaler does not step is divided all the same',
-        'loss_scaling.py',
+        'integrations/observe/grad_scaler.py',
         'return id(optimizer) in self._plain or bool(self._scaled and id(optimizer) not in self._scaled)',
         'return False',
-        ('tests/test_training_loop.py', '-k', 'divided_by'),
+        ('tests/integrations/observe/test_training_loop.py', '-k', 'divided_by'),
     ),
     Mutation(
         'monitor: weights of an earlier step at the end of a cycle',
-        'step_measurement.py',
+        'monitor/step_measurement.py',
         "if self._forward or point != 'forward_end')",
         'if True)',
         (*MONITOR, '-k', 'accumulation'),
     ),
     Mutation(
         'monitor: what failed shows the figures of an earlier step',
-        'quantity_calls.py',
-        'self.failed.add(quantity.name)',
+        'monitor/metric_calls.py',
+        'self.failed.add(metric.name)',
         'pass',
         (*MONITOR, '-k', 'failed'),
     ),
     Mutation(
         'monitor: copies that lag behind are never collected',
-        'monitor.py',
+        'monitor/monitor.py',
         '        if self._pending:\n            self._collect()\n        if self.frequency == 0:\n',
         '        if self.frequency == 0:\n',
         (*MONITOR, '-k', 'lag_behind'),
     ),
     Mutation(
         'monitor: a later mistake raises',
-        'mistakes.py',
+        'monitor/publish_errors.py',
         '        self.is_first_step = False\n',
         '',
         (*MONITOR, '-k', 'later_mistake'),
     ),
     Mutation(
         'background: works although the learner is busy',
-        'inbox.py',
+        'ranks/work_queue.py',
         'self._is_patient = patience > 0',
         'self._is_patient = False',
-        INBOX,
+        WORK_QUEUE,
     ),
     Mutation(
         'background: turns as often as records',
-        'inbox.py',
+        'ranks/work_queue.py',
         'now >= self._taken + self._seconds or',
         'True or',
-        INBOX,
+        WORK_QUEUE,
     ),
     Mutation(
         'background: a checkpoint without the records before it',
-        'monitor.py',
-        'self._reducer.hurry()',
+        'monitor/monitor.py',
+        'self._reducer.flush()',
         'pass',
-        ('tests/test_resume.py', '-k', 'checkpoint'),
+        ('tests/monitor/test_resume.py', '-k', 'checkpoint'),
     ),
     Mutation(
         'background: records that are finished and not handed over',
-        'reduce.py',
+        'ranks/reducer.py',
         '            self._finished()\n',
         '            pass\n',
-        ('tests/test_resume.py', '-k', 'checkpoint'),
+        ('tests/monitor/test_resume.py', '-k', 'checkpoint'),
     ),
     # -- published
     Mutation(
         'event file: layout and tasks lost on a full disk',
-        'publish/tensorboard.py',
+        'destinations/tensorboard/destination.py',
         '    refuse_unwritable(file_writer)\n    shown = for_dashboard(record.scalars)\n',
         '    shown = for_dashboard(record.scalars)\n    beside and beside(record, shown)\n    '
         'refuse_unwritable(file_writer)\n',
@@ -612,23 +612,23 @@ MUTATIONS = (
     ),
     Mutation(
         'event file: figures of an earlier record',
-        'publish/figure_summaries.py',
+        'destinations/tensorboard/figure_summaries.py',
         'value.simple_value = number',
         'value.simple_value = value.simple_value or number',
         EVENT_FILE,
     ),
     Mutation(
         'event file: nothing is flushed',
-        'publish/event_file.py',
+        'destinations/tensorboard/event_file.py',
         'worker._has_pending_data = True',
         'worker._has_pending_data = False',
         EVENT_FILE,
     ),
     Mutation(
-        'signals: a quantity is given the graph',
-        'quantity_calls.py',
-        'if detaches:\n                    quantity.on_publish(',
-        'if True:\n                    quantity.on_publish(',
+        'signals: a metric is given the graph',
+        'monitor/metric_calls.py',
+        'if detaches:\n                    metric.on_publish(',
+        'if True:\n                    metric.on_publish(',
         (*MONITOR, '-k', 'graph'),
     ),
     # -- judged
@@ -649,14 +649,14 @@ MUTATIONS = (
     # -- rows
     Mutation(
         'rows: the cells of a grown buffer are those of an earlier step',
-        'rows.py',
+        'rows/table.py',
         'if self.storage is not self._bound:',
         'if False:',
         (*MONITOR, '-k', 'accelerators'),
     ),
     Mutation(
         'rows: of several ranks the last one counts',
-        'rows.py',
+        'rows/table.py',
         'merge_sets(repeated, self._layout.repeated_times)',
         'repeated[np.cumsum(self._layout.repeated_times) - 1]',
         ROWS,
@@ -665,14 +665,14 @@ MUTATIONS = (
     Mutation('sketch: no signs', 'sketch.py', '.mul_(table.signs)', '', SKETCH),
     Mutation(
         'sketch: signs of rows forgotten',
-        'sketch.py',
+        'metrics/maths/sketch.py',
         '            buffer.view(-1, ROW).mul_(table.row_signs(number))\n',
         '',
         SKETCH,
     ),
     Mutation(
         'sketch: chunks not rotated',
-        'sketch.py',
+        'metrics/maths/sketch.py',
         'buckets.roll(table.rotations[number % self.size])',
         'buckets',
         SKETCH,
@@ -681,42 +681,42 @@ MUTATIONS = (
     Mutation('sketch: another seed', 'sketch.py', '_SEED = 20020708', '_SEED = 20020709', SKETCH),
     Mutation(
         'cosine: norms of the sketches not used',
-        'conflict_figures.py',
+        'metrics/maths/conflict_geometry.py',
         ' + first + second - 1) * middle',
         ' + 1) * middle',
         SKETCH,
     ),
     Mutation(
         'standard error: without the cosine',
-        'conflict_figures.py',
+        'metrics/maths/conflict_geometry.py',
         '(1 - cosine**2) / np.sqrt(1 + cosine**2) * ',
         '1.0 * ',
         SKETCH,
     ),
     Mutation(
         'conflict: every negative cosine',
-        'conflict_figures.py',
+        'metrics/maths/conflict_geometry.py',
         'np.mean(cosine < -2 * error)',
         'np.mean(cosine < 0)',
         SKETCH,
     ),
     Mutation(
         'conflict: positive cosines',
-        'conflict_figures.py',
+        'metrics/maths/conflict_geometry.py',
         'np.mean(cosine < -2 * error)',
         'np.mean(cosine > 2 * error)',
         SKETCH,
     ),
     Mutation(
         'conflict: share of the squares',
-        'conflict_figures.py',
+        'metrics/maths/conflict_geometry.py',
         'self.norms[task] / total',
         'self.norms[task] ** 2 / total',
         CONFLICT,
     ),
     Mutation(
         'conflict: a task counts itself',
-        'conflict_figures.py',
+        'metrics/maths/conflict_geometry.py',
         '(row.sum() - 1) / (len(self.tasks) - 1)',
         'row.mean()',
         CONFLICT,
@@ -724,14 +724,14 @@ MUTATIONS = (
     Mutation('conflict: smallest of all pairs is the diagonal', 'conflict_figures.py', 'upper.argmin()', '0', CONFLICT),
     Mutation(
         'conflict: the last step is repeated',
-        'quantities/gradient_conflict.py',
+        'metrics/gradient_conflict.py',
         '            self.squares.fill_(_ABSENT)\n',
         '',
         CONFLICT,
     ),
     Mutation(
         'conflict: sketches of one task for all',
-        'quantities/gradient_conflict.py',
+        'metrics/gradient_conflict.py',
         'start = 2 * position * sum',
         'start = 0 * position * sum',
         CONFLICT,
@@ -741,35 +741,35 @@ MUTATIONS = (
     ),
     Mutation(
         'conflict: reentrant checkpoints are not looked for',
-        'shared_groups.py',
+        'metrics/shared_parameters.py',
         "if node.name() == 'CheckpointFunctionBackward':",
         'if not node:',
         CONFLICT,
     ),
     Mutation(
         'update: the other way round',
-        'quantities/updates.py',
+        'metrics/updates.py',
         'torch.sub(group.before, out, out=out)',
         'torch.sub(out, group.before, out=out)',
         UPDATES,
     ),
     Mutation(
         'update: weights after the step',
-        'quantities/updates.py',
+        'metrics/updates.py',
         'if row[NONFINITE] or before[NONFINITE]:',
         'if before[NONFINITE]:',
         UPDATES,
     ),
     Mutation(
         'vectors: the second rank replaces the first',
-        'rows.py',
+        'rows/table.py',
         'self.vectors[key] = earlier + vector',
         'self.vectors[key] = vector',
         ROWS,
     ),
     Mutation(
         'vectors: not told apart from rows',
-        'message.py',
+        'ranks/message.py',
         '        if schema.vector_bytes != max(0, len(data) - vectors_at):',
         '        if False:',
         MESSAGE,
@@ -805,11 +805,11 @@ def compile_sources(folder: Path) -> None:
     Raises:
         ValueError: the compiler refused them.
     """
-    for library in (folder / 'ding_normmon' / 'native').glob('*.so'):
+    for library in (folder / 'ding_normmon' / 'metrics' / 'kernels' / 'native').glob('*.so'):
         library.unlink()
     command = [sys.executable, 'setup.py', '-q', 'build_ext', '--inplace']
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if not list((folder / 'ding_normmon' / 'native').glob('*.so')):
+    if not list((folder / 'ding_normmon' / 'metrics' / 'kernels' / 'native').glob('*.so')):
         raise ValueError(f'did not compile:\n{done.stdout}{done.stderr}')
 
 
@@ -855,7 +855,7 @@ def main(words: list[str]) -> int:
 
     chosen = [mutation for mutation in MUTATIONS if not words or any(word in mutation.what for word in words)]
     if shutil.which('cc') is None:
-        chosen = [mutation for mutation in chosen if not mutation.file.startswith('native/')]
+        chosen = [mutation for mutation in chosen if not mutation.file.startswith('metrics/kernels/native/')]
         print('no C compiler: what is compiled is left out')
     failures = 0
     with multiprocessing.get_context('fork').Pool(PROCESSES, maxtasksperchild=1) as pool:

@@ -44,7 +44,7 @@ class MonitorConfig:
         dormant_taus: thresholds of the dormant ratio.
         memory_budget: bytes that a rank may spend on one record's vectors (second moments, per-unit activity); what
             would not fit is projected to fewer dimensions, with a stated error.
-        budget: share of training time that the monitor may cost; expensive quantities are measured less often to stay
+        budget: share of training time that the monitor may cost; expensive metrics are measured less often to stay
             under it, and judging records takes at most a quarter of it. None for no limit.
         detail: ``'group'``, or ``'parameter'`` for one norm per parameter as well.
         top_k: with ``detail='parameter'``, only the so many largest of each group; None for all.

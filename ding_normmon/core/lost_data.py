@@ -7,22 +7,22 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 
-__all__ = ['LossCounter']
+__all__ = ['LostData']
 
 logger = logging.getLogger('ding_normmon')
 
 
-class LossCounter:
-    """Counts losses by reason; the first of each reason is logged with what to do about it.
+class LostData:
+    """Counts lost_data by reason; the first of each reason is logged with what to do about it.
 
     Example:
-        >>> losses = LossCounter()
-        >>> losses.count('late', 'rank 1 was late', level=logging.DEBUG)
-        >>> losses.take()
+        >>> lost_data = LostData()
+        >>> lost_data.count('late', 'rank 1 was late', level=logging.DEBUG)
+        >>> lost_data.take()
         {'late': 1}
-        >>> losses.take()
+        >>> lost_data.take()
         {}
-        >>> losses.total['late']
+        >>> lost_data.total['late']
         1
     """
 
@@ -33,7 +33,7 @@ class LossCounter:
         self.total: Counter[str] = Counter()
 
     def count(self, reason: str, message: str, amount: int = 1, level: int = logging.WARNING) -> None:
-        """Count ``amount`` losses for a reason and log ``message`` if it is the first.
+        """Count ``amount`` lost_data for a reason and log ``message`` if it is the first.
 
         Arguments:
             reason: becomes ``monitor/lost/{reason}``.
@@ -63,9 +63,9 @@ class LossCounter:
     def absorb(self, counts: Mapping[str, int]) -> None:
         """Add what another rank lost; that rank has said why in its own log.
 
-        >>> losses = LossCounter()
-        >>> losses.absorb({'send': 2})
-        >>> losses.take()
+        >>> lost_data = LostData()
+        >>> lost_data.absorb({'send': 2})
+        >>> lost_data.take()
         {'send': 2}
         """
         with self._lock:

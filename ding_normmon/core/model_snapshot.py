@@ -9,10 +9,10 @@ from torch import nn
 
 from ding_normmon.core.sharding import is_sharded
 
-__all__ = ['ModelLayout']
+__all__ = ['ModelSnapshot']
 
 
-class ModelLayout:
+class ModelSnapshot:
     """The modules and parameters that a model had when this was made.
 
     Training goes on in the same parameters, unless somebody puts others in their place: ``load_state_dict(...,
@@ -24,7 +24,7 @@ class ModelLayout:
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
-        >>> layout = ModelLayout(model)
+        >>> layout = ModelSnapshot(model)
         >>> _ = model.double().requires_grad_(False)
         >>> layout.has_changed()
         False

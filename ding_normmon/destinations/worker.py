@@ -7,16 +7,16 @@ import time
 from collections import deque
 
 from ding_normmon.core.destination import Destination, RunDescription
-from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.core.lost_data import LostData
 from ding_normmon.core.record import Record
 
-__all__ = ['Courier']
+__all__ = ['DestinationWorker']
 
 _MANY = 8
 """Records that are handed over although more may follow."""
 
 
-class Courier:
+class DestinationWorker:
     """A bounded queue before one destination.
 
     A destination may raise (logged once, counted; the next record is offered again) or never return: a tensorboardX
@@ -25,7 +25,7 @@ class Courier:
 
     Arguments:
         destination: who takes the records.
-        losses: where losses are counted.
+        lost_data: where lost_data are counted.
         queue_size: records that may wait; the oldest is dropped beyond that.
         description: of the run, for a destination with a ``begin``.
 
@@ -36,9 +36,9 @@ class Courier:
         ...         print('iteration', record.iteration)
         ...     def close(self):
         ...         print('closed')
-        >>> courier = Courier(Printer(), LossCounter())
-        >>> courier.offer(Record(5))
-        >>> courier.close(timeout=5)
+        >>> worker = DestinationWorker(Printer(), LostData())
+        >>> worker.offer(Record(5))
+        >>> worker.close(timeout=5)
         iteration 5
         closed
     """
@@ -46,13 +46,13 @@ class Courier:
     def __init__(
         self,
         destination: Destination,
-        losses: LossCounter,
+        lost_data: LostData,
         queue_size: int = 64,
         description: RunDescription | None = None,
     ) -> None:
         self._description = RunDescription() if description is None else description
         self._destination = destination
-        self._losses = losses
+        self._lost = lost_data
         self._name = type(destination).__name__
         self._queue: deque[Record] = deque()
         self._queue_size = queue_size
@@ -100,7 +100,7 @@ class Courier:
         return 0.0 if self._busy_since is None else time.monotonic() - self._busy_since
 
     def _lose(self, what: str, amount: int = 1) -> None:
-        self._losses.count(f'destination_{self._name}', f'{self._name} {what}', amount)
+        self._lost.count(f'destination_{self._name}', f'{self._name} {what}', amount)
 
     def _begin(self) -> None:
         begin = getattr(self._destination, 'begin', None)

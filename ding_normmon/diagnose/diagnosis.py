@@ -11,7 +11,7 @@ from typing import Any
 from ding_normmon.core.config import ConfigurationError
 from ding_normmon.core.finding import SEVERITIES, Finding
 from ding_normmon.core.record import Record
-from ding_normmon.diagnose.ledger import Ledger
+from ding_normmon.diagnose.finding_tracker import FindingTracker
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.rules import RULES
 from ding_normmon.diagnose.window import Window
@@ -52,7 +52,7 @@ class Diagnosis:
         options: Mapping[str, Mapping[str, Any] | bool] | None = None,
     ) -> None:
         self._window = Window(tasks)
-        self._ledgers = [Ledger(rule) for rule in _configured(rules, options or {})]
+        self._trackers = [FindingTracker(rule) for rule in _configured(rules, options or {})]
         self._findings: dict[tuple[Any, ...], Finding] = {}
         self._named_at = -ECHO - 1
         self.switched_off: dict[str, str] = {}
@@ -60,7 +60,7 @@ class Diagnosis:
     @property
     def rules(self) -> list[Rule]:
         """The rules that judge."""
-        return [ledger.rule for ledger in self._ledgers]
+        return [tracker.rule for tracker in self._trackers]
 
     @property
     def findings(self) -> list[Finding]:
@@ -88,13 +88,13 @@ class Diagnosis:
         window.add(record)
         number = window.points.records
         found: list[Finding] = []
-        for ledger in list(self._ledgers):
-            rule = ledger.rule
+        for tracker in list(self._trackers):
+            rule = tracker.rule
             if number <= rule.warmup:
                 continue
             try:
                 signs = [_checked(sign) for sign in rule.signs(window)]
-                judged = ledger.observe(window, signs, is_echo=number - self._named_at <= ECHO)
+                judged = tracker.observe(window, signs, is_echo=number - self._named_at <= ECHO)
             except (Exception, SystemExit) as error:
                 self.switched_off[rule.name] = f'{type(error).__name__}: {error}'
                 logger.warning(
@@ -103,7 +103,7 @@ class Diagnosis:
                     record.iteration,
                     self.switched_off[rule.name],
                 )
-                self._ledgers.remove(ledger)
+                self._trackers.remove(tracker)
                 continue
             for finding in judged:
                 found.append(finding)

@@ -22,7 +22,7 @@ __all__ = ['LOCAL_GRADIENT', 'Adapter', 'AdapterFactory', 'find_adapter']
 
 LOCAL_GRADIENT = 'local, before clipping'
 """What an adapter says of a policy with several ranks, each of which clips before they average: no gradient of a shared
-module is the same everywhere, and the quantities of ``quantities/local_gradients.py`` are measured instead."""
+module is the same everywhere, and the metrics of ``metrics/local_gradients.py`` are measured instead."""
 
 
 class Adapter(Protocol):

@@ -32,7 +32,7 @@ from ding_normmon.integrations.observe.hook_points import HookPoints
 from ding_normmon.integrations.observe.observed_steps import ObservedSteps
 from ding_normmon.integrations.policy_model import find_optimizers
 from ding_normmon.integrations.publishing_policy import PublishingAdapter
-from ding_normmon.metrics import Clipping, Quantity, preset_quantities
+from ding_normmon.metrics import Clipping, Metric, preset_metrics
 from ding_normmon.metrics.local_gradients import with_local_gradients
 from ding_normmon.monitor.monitor import StepMonitor
 from ding_normmon.ranks.setup_agreement import refusals_told
@@ -124,7 +124,7 @@ class Attachment:
             task_ids=adapter.task_ids,
             task_names=adapter.task_names if isinstance(adapter, PublishingAdapter) else (),
             destinations=destinations,
-            quantities=_quantities_of(adapter, config.preset),
+            metrics=_metrics_of(adapter, config.preset),
             rules=rules,
             callback=callback,
         )
@@ -151,7 +151,7 @@ class Attachment:
             optimizers=lambda: find_optimizers(policy),
             modules=modules,
             scalers=lambda: find_scalers(policy),
-            clipping=next(quantity for quantity in self.monitor.quantities if isinstance(quantity, Clipping)),
+            clipping=next(metric for metric in self.monitor.metrics if isinstance(metric, Clipping)),
             local=adapter.gradient == LOCAL_GRADIENT,
         )
         self._data: Any = None
@@ -277,9 +277,9 @@ class Attachment:
                 self._seen.update(self.monitor.signals_of_step())
 
 
-def _quantities_of(adapter: Adapter, preset: str) -> list[Quantity]:
-    quantities = preset_quantities(preset)
-    return with_local_gradients(quantities) if adapter.gradient == LOCAL_GRADIENT else quantities
+def _metrics_of(adapter: Adapter, preset: str) -> list[Metric]:
+    metrics = preset_metrics(preset)
+    return with_local_gradients(metrics) if adapter.gradient == LOCAL_GRADIENT else metrics
 
 
 def _with_groups_of(adapter: Adapter, own: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""What is measured: one class per quantity, one file per class."""
+"""What is measured: one class per metric, one file per class."""
 
-from ding_normmon.metrics.base import Quantity, Setup
+from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.clipping import Clipping
 from ding_normmon.metrics.dormant_units import DormantUnits
 from ding_normmon.metrics.gradient_conflict import GradientConflict
@@ -8,7 +8,7 @@ from ding_normmon.metrics.gradient_norms import GradientNorms
 from ding_normmon.metrics.loss_contributions import LossContributions
 from ding_normmon.metrics.own_cost import OwnCost
 from ding_normmon.metrics.parameter_norms import ParameterNorms
-from ding_normmon.metrics.presets import PRESETS, default_quantities, preset_quantities
+from ding_normmon.metrics.presets import PRESETS, default_metrics, preset_metrics
 from ding_normmon.metrics.rank_agreement import RankAgreement
 from ding_normmon.metrics.representation_rank import RepresentationRank
 from ding_normmon.metrics.task_losses import TaskLosses
@@ -23,9 +23,9 @@ __all__ = [
     'GradientConflict',
     'GradientNorms',
     'LossContributions',
+    'Metric',
     'OwnCost',
     'ParameterNorms',
-    'Quantity',
     'RankAgreement',
     'RepresentationRank',
     'Setup',
@@ -33,6 +33,6 @@ __all__ = [
     'TensorStatistics',
     'Updates',
     'WeightMagnitude',
-    'default_quantities',
-    'preset_quantities',
+    'default_metrics',
+    'preset_metrics',
 ]

@@ -1,4 +1,4 @@
-"""What a quantity is: when it is measured, which rows it writes, which figures come of them."""
+"""What a metric is: when it is measured, which rows it writes, which figures come of them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ding_normmon.core.step import Clip, LearnerStep
 from ding_normmon.rows.moments import Row
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
 
-__all__ = ['Quantity', 'Setup']
+__all__ = ['Metric', 'Setup']
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a quantity is told once, before the first step.
+    """What a metric is told once, before the first step.
 
     Arguments:
         model: the model that is being trained.
@@ -37,7 +37,7 @@ class Setup:
         rank: this process.
         world_size: number of processes.
         task_names: what people call the tasks, by global id; empty where nobody has said.
-        common: what quantities share with each other, by name.
+        common: what metrics share with each other, by name.
     """
 
     model: nn.Module
@@ -57,14 +57,14 @@ class Setup:
         return self.task_names[task_id] if task_id < len(self.task_names) else f'task{task_id}'
 
 
-class Quantity:
-    """Base of all quantities; a new one overrides what it needs.
+class Metric:
+    """Base of all metrics; a new one overrides what it needs.
 
     Measuring happens on the learner's thread and must not wait for the device: read tensors, write rows, keep nothing.
-    Deriving happens in the background on rank 0, from rows of all ranks that were merged by key.
+    RecordBuilder happens in the background on rank 0, from rows of all ranks that were merged by key.
 
     Attributes:
-        name: unique name; the first part of the quantity's row keys.
+        name: unique name; the first part of the metric's row keys.
         hook_points: the hook points at which :meth:`measure` is called.
         owner_only: whether its rows are those of parameter groups, which only the rank that owns a group may report
             (``Setup.owned_groups``).
@@ -141,7 +141,7 @@ class Quantity:
     def unpack_rows(self, cells: npt.NDArray[np.float64]) -> tuple[Sequence[RowKey], Row]:
         """Return what :meth:`unpack` yields, as keys and a table of shape (len(keys), 6).
 
-        A quantity with hundreds of rows may have them as a table already.
+        A metric with hundreds of rows may have them as a table already.
         """
         pairs = list(self.unpack(cells))
         return [key for key, _ in pairs], np.array([row for _, row in pairs], dtype=np.float64).reshape(-1, 6)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ding_normmon.core.sharding import is_sharded, replicated_value
 from ding_normmon.core.step import Clip, LearnerStep
-from ding_normmon.metrics.base import Quantity, Setup
+from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.kernels import native
 from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, NONFINITE, constant_numbers, device_row_of
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
@@ -44,7 +44,7 @@ def clip_coefficient(norm: Tensor | float, max_norm: float) -> Tensor | float:
     return min(1.0, max_norm / (norm + _EPSILON)) if math.isfinite(norm) else math.nan
 
 
-class Clipping(Quantity):
+class Clipping(Metric):
     r"""``clip/{model}/coefficient``: :math:`\min(1, c / (\lVert g \rVert + 10^{-6}))` for a limit :math:`c`, the factor
     that ``clip_grad_norm_`` applies; 1 means that clipping did nothing.
 

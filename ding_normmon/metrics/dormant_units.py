@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from ding_normmon.core.compiled import compiled_parts, is_compiling
 from ding_normmon.core.record import Matrix
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Quantity, Setup
+from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.maths.dormancy import Mask, activity, dormant, jaccard, sample_mask
 from ding_normmon.metrics.shared_layers import Layer, shared_layers
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
@@ -39,7 +39,7 @@ class _Output(NamedTuple):
     version: int
 
 
-class DormantUnits(Quantity):
+class DormantUnits(Metric):
     """``plasticity/{group}[_task{i}]/{dormant,gradient_dormant}_tau{t}``: share of a shared group's units whose
     activity is at most ``t`` times the mean of their layer; see :mod:`ding_normmon.metrics.maths.dormancy`.
 
@@ -151,7 +151,7 @@ class DormantUnits(Quantity):
 
     def _gradient_hook(self, key: RowKey, valid: Tensor | None, on_host: bool) -> Callable[[Tensor], None]:
         def add_up(gradient: Tensor) -> None:
-            # Backward passes before `forward_end` are those of other quantities. Nothing may escape into autograd.
+            # Backward passes before `forward_end` are those of other metrics. Nothing may escape into autograd.
             if not self._armed:
                 return
             started = time.perf_counter()
@@ -241,7 +241,7 @@ class DormantUnits(Quantity):
                 path = key.part.partition(':')[2]
                 return -1 if key.task_id is None else key.task_id, order.get(path.split(':')[0], len(order)), path
 
-            for key in sorted((key for key in table.vectors if key.quantity == self.name), key=place):
+            for key in sorted((key for key in table.vectors if key.metric == self.name), key=place):
                 kind, _, path = key.part.partition(':')
                 found.setdefault((kind, key.name), {}).setdefault(key.task_id, {})[path] = table.vectors[key]
             table.memo[self.name] = found

@@ -16,7 +16,7 @@ from ding_normmon.core.config import ConfigurationError
 from ding_normmon.core.record import Matrix
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Quantity, Setup
+from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.explained_gradient import sketch_gradients, unexplained_part
 from ding_normmon.metrics.maths.conflict_geometry import TaskGeometry, geometry_of
 from ding_normmon.metrics.shared_parameters import has_reentrant_checkpoint, shared_parameters
@@ -46,7 +46,7 @@ def refuse_sharded_models(setup: Setup) -> None:
         )
 
 
-class GradientConflict(Quantity):
+class GradientConflict(Metric):
     r"""Cosines, shares and norms of the tasks' gradients on every shared group, at ``forward_end``.
 
     For tasks :math:`i, j` with loss gradients :math:`g_i` on a group (as they enter the training gradient, the sum of
@@ -167,7 +167,7 @@ class GradientConflict(Quantity):
         It waits for the device once.
 
         Raises:
-            RuntimeError: the losses do not explain the gradient; the quantity is off from then on.
+            RuntimeError: the losses do not explain the gradient; the metric is off from then on.
         """
         before, self._before = self._before, None
         if before is None or not self._given or len(set(self._given)) < len(self._given):
@@ -276,7 +276,7 @@ class GradientConflict(Quantity):
             exact: dict[tuple[int, int], float] = {}
             for key in table if self.exact else ():
                 known_exactly = key.part.startswith('dot:') and table[key][COUNT] > 0
-                if key.quantity == self.name and key.name == group.name and known_exactly:
+                if key.metric == self.name and key.name == group.name and known_exactly:
                     _, first, second = key.part.split(':')
                     exact[int(first), int(second)] = float(table[key][MEAN])
             yield group.name, geometry_of(sketches, known, group.sketch.collision, exact)

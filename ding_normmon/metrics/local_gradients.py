@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ding_normmon.core.config import ConfigurationError
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Quantity, Setup
+from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.gradient_norms import GradientNorms
 from ding_normmon.metrics.square_norms import SquareNorms
 from ding_normmon.rows.moments import MAXIMUM, MEAN, MINIMUM, Row, constant_row
@@ -32,18 +32,18 @@ _NO_GRADIENT = -1.0
 """What stands in a group's count of non-finite entries where it had no gradient."""
 
 
-def with_local_gradients(quantities: Sequence[Quantity]) -> list[Quantity]:
-    """Return the quantities with those of this file in the place of the gradient norms.
+def with_local_gradients(metrics: Sequence[Metric]) -> list[Metric]:
+    """Return the metrics with those of this file in the place of the gradient norms.
 
-    >>> [type(quantity).__name__ for quantity in with_local_gradients([GradientNorms()])]
+    >>> [type(metric).__name__ for metric in with_local_gradients([GradientNorms()])]
     ['HeadGradientNorms', 'LocalGradients', 'SynchronisedGradientNorms']
     """
-    result: list[Quantity] = []
-    for quantity in quantities:
-        if type(quantity) is GradientNorms:
+    result: list[Metric] = []
+    for metric in metrics:
+        if type(metric) is GradientNorms:
             result += [HeadGradientNorms(), LocalGradients(), SynchronisedGradientNorms()]
         else:
-            result.append(quantity)
+            result.append(metric)
     return result
 
 
@@ -97,7 +97,7 @@ class LocalGradients(GradientNorms):
     def finish(self, rows: RowBuffer) -> None:
         """Write nothing further: what was missing is in the cells."""
 
-    unpack_rows = Quantity.unpack_rows
+    unpack_rows = Metric.unpack_rows
 
     def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
         """Yield this rank's norm of every group as one number."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Quantity, Setup
+from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.gradient_conflict import refuse_sharded_models
 from ding_normmon.metrics.shared_parameters import has_reentrant_checkpoint, shared_parameters
 from ding_normmon.rows.moments import MEAN, NONFINITE
@@ -22,7 +22,7 @@ __all__ = ['LossContributions']
 logger = logging.getLogger('ding_normmon')
 
 
-class LossContributions(Quantity):
+class LossContributions(Metric):
     """``conflict/{group}_task{i}/{loss}/{norm,share,cosine}``, at ``forward_end``, with ``conflict_by_loss=True``.
 
     ``norm`` is the exact L2 norm of the gradient of one weighted term of the task's loss, ``share`` its part of the sum
@@ -107,7 +107,7 @@ class LossContributions(Quantity):
         norms: dict[tuple[str, int | None], dict[str, float]] = {}
         for key, row in table.items():
             what, _, loss = key.part.partition(':')
-            if key.quantity != self.name or row[NONFINITE]:
+            if key.metric != self.name or row[NONFINITE]:
                 continue
             prefix = f'conflict/{key.name}_task{key.task_id}/{loss}'
             if what == 'square':

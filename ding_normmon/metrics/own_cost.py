@@ -1,4 +1,4 @@
-"""What the monitor costs: its own milliseconds, bytes and messages, as a whole and by quantity."""
+"""What the monitor costs: its own milliseconds, bytes and messages, as a whole and by metric."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from ding_normmon.metrics.base import Quantity
+from ding_normmon.metrics.base import Metric
 from ding_normmon.rows.moments import MAXIMUM, MEAN, Row, constant_numbers
 from ding_normmon.rows.table import RowKey, RowTable
 
 __all__ = ['OwnCost']
 
 
-class OwnCost(Quantity):
+class OwnCost(Metric):
     """``monitor/cost/{ms,bytes,messages}``: learner-thread milliseconds of the slowest rank, buffer bytes of the
-    largest, messages of all; ``monitor/cost/{quantity}/{ms,bytes,extra_backward}``: the same for one quantity that was
+    largest, messages of all; ``monitor/cost/{metric}/{ms,bytes,extra_backward}``: the same for one metric that was
     measured in this record, and the backward passes that it added.
 
     On an accelerator milliseconds are those in which the learner's thread was busy queueing work.
@@ -38,9 +38,9 @@ class OwnCost(Quantity):
 
         Arguments:
             totals: milliseconds, bytes and messages of the monitor.
-            milliseconds: by quantity.
-            num_bytes: by quantity, what it keeps between steps and sends.
-            extra_backward: by quantity, for those that were measured.
+            milliseconds: by metric.
+            num_bytes: by metric, what it keeps between steps and sends.
+            extra_backward: by metric, for those that were measured.
         """
         names = tuple(name for name in extra_backward if name != self.name)
         adding = tuple(name for name in names if extra_backward[name])

@@ -1,11 +1,11 @@
-"""Which quantities are measured, by the name of a preset."""
+"""Which metrics are measured, by the name of a preset."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
-from ding_normmon.metrics.base import Quantity
+from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.clipping import Clipping
 from ding_normmon.metrics.dormant_units import DormantUnits
 from ding_normmon.metrics.gradient_conflict import GradientConflict
@@ -20,11 +20,11 @@ from ding_normmon.metrics.tensor_statistics import TensorStatistics
 from ding_normmon.metrics.updates import Updates
 from ding_normmon.metrics.weight_magnitude import WeightMagnitude
 
-__all__ = ['PRESETS', 'default_quantities', 'preset_quantities']
+__all__ = ['PRESETS', 'default_metrics', 'preset_metrics']
 
 # Order matters in two places: gradient conflict adds backward passes at `forward_end`, and plasticity, which listens to
 # the training backward pass, comes after it; own cost comes last, when everything else is known.
-_Makers = tuple[Callable[[], Quantity], ...]
+_Makers = tuple[Callable[[], Metric], ...]
 _BASIC: _Makers = (ParameterNorms, GradientNorms, TensorStatistics, TaskLosses)
 _MULTITASK: _Makers = (
     GradientConflict,
@@ -45,15 +45,15 @@ PRESETS: dict[str, _Makers] = {
 also what needs every step or further backward passes."""
 
 
-def preset_quantities(preset: str) -> list[Quantity]:
-    """Return new quantities of a preset.
+def preset_metrics(preset: str) -> list[Metric]:
+    """Return new metrics of a preset.
 
-    >>> [quantity.name for quantity in preset_quantities('basic')][:2]
+    >>> [metric.name for metric in preset_metrics('basic')][:2]
     ['parameter_norms', 'gradient_norms']
     """
-    return [quantity() for quantity in PRESETS[preset]]
+    return [metric() for metric in PRESETS[preset]]
 
 
-def default_quantities() -> list[Quantity]:
-    """Return the quantities that every monitor measures unless told otherwise."""
-    return preset_quantities('basic')
+def default_metrics() -> list[Metric]:
+    """Return the metrics that every monitor measures unless told otherwise."""
+    return preset_metrics('basic')

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Quantity, Setup
+from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.kernels.squares import SquareSums
 from ding_normmon.rows.moments import COUNT, M2, MAXIMUM, NONFINITE, Row, constant_row, square_sum_row
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
@@ -39,7 +39,7 @@ def agreement_of(square_of_sum: float, sum_of_squares: float, ranks: int) -> tup
     return dot, dot / (sum_of_squares / ranks)
 
 
-class RankAgreement(Quantity):
+class RankAgreement(Metric):
     """``agreement/{group}/{mean_dot,cosine,ranks}`` of shared groups.
 
     A policy that fires ``local_backward_end`` shows every rank's gradients before they are added up; the norm of the

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ding_normmon.metrics.base import Quantity, Setup
+from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.maths import effective_rank as spectral
 from ding_normmon.metrics.tensor_statistics import align_mask
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
@@ -23,7 +23,7 @@ _MOST_DIMENSIONS = 256
 """An eigenvalue decomposition of this size takes 10 to 20 ms, in the background."""
 
 
-class RepresentationRank(Quantity):
+class RepresentationRank(Metric):
     """``plasticity/{x_token,embeddings/obs}[_task{i}]/{effective_rank,stable_rank,feature_rank}``: see
     :mod:`ding_normmon.metrics.maths.effective_rank`.
 
@@ -80,7 +80,7 @@ class RepresentationRank(Quantity):
         """Yield the ranks, per task and, where every rank has reported, over all tasks."""
         signals: dict[tuple[str, int], dict[int | None, Vector]] = {}
         for key in sorted(table.vectors, key=lambda key: -1 if key.task_id is None else key.task_id):
-            if key.quantity == self.name:
+            if key.metric == self.name:
                 features = int(key.part.removeprefix('moment:'))
                 signals.setdefault((key.name, features), {})[key.task_id] = table.vectors[key]
         for (name, features), tasks in signals.items():

@@ -108,7 +108,7 @@ def has_reentrant_checkpoint(loss: Tensor) -> bool:
 
 
 def shared_parameters(setup: Setup) -> SharedParameters:
-    """Return the shared parameters of a set-up; the quantities of one monitor use the same ones."""
+    """Return the shared parameters of a set-up; the metrics of one monitor use the same ones."""
     if 'shared_parameters' not in setup.common:
         config = setup.config
         setup.common['shared_parameters'] = SharedParameters(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ding_normmon.core.parameter_groups import Group
 from ding_normmon.core.sharding import counted_part, is_sharded
-from ding_normmon.metrics.base import Quantity, Setup
+from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.kernels.squares import SquareSums
 from ding_normmon.rows.moments import COUNT, EMPTY, M2, NONFINITE, Row, norm, norms, spread, square_sum_row
 from ding_normmon.rows.table import Label, RowKey, RowTable
@@ -57,7 +57,7 @@ class _Plan:
 _plan_of = functools.lru_cache(maxsize=8)(_Plan)
 
 
-class SquareNorms(Quantity):
+class SquareNorms(Metric):
     """Base of parameter and gradient norms: which tensor of a parameter is squared is all they differ in.
 
     Attributes:
@@ -189,7 +189,7 @@ class SquareNorms(Quantity):
     def _per_parameter(self, table: RowTable, absent: set[tuple[str, int | None]]) -> Iterator[tuple[str, float]]:
         found: dict[str, list[tuple[float, str]]] = {}
         for key in table:
-            if key.quantity != self.name or (key.name, key.task_id) in absent:
+            if key.metric != self.name or (key.name, key.task_id) in absent:
                 continue
             path = key.part.removeprefix('parameter:')
             if path != key.part and key._replace(part=f'absent:{path}') not in table:

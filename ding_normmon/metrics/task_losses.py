@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ding_normmon.metrics.base import Quantity
+from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.kernels import native
 from ding_normmon.rows.moments import MEAN, constant_numbers, device_row_of
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
@@ -15,7 +15,7 @@ from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 __all__ = ['TaskLosses']
 
 
-class TaskLosses(Quantity):
+class TaskLosses(Metric):
     """The per-task losses of every rank under the names the policy gave them: ``noreduce_obs_loss_task3``."""
 
     name: ClassVar[str] = 'task_losses'

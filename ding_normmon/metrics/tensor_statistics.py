@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ding_normmon.core.sharding import is_sharded
-from ding_normmon.metrics.base import Quantity
+from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.presence import Presence
 from ding_normmon.rows import moments
@@ -111,7 +111,7 @@ def _names(name: str, suffix: str) -> list[str | None]:
 _plan_of = functools.lru_cache(maxsize=8)(_Plan)
 
 
-class TensorStatistics(Quantity):
+class TensorStatistics(Metric):
     """Mean, std, max, min and abs_max of every published signal; of ``x_token`` and ``embeddings/obs`` the statistics
     of the L2 norms of their vectors.
 

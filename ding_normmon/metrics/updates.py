@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ding_normmon.core.sharding import counted_part, is_sharded
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Quantity, Setup
+from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.maths.conflict_geometry import cosine_of
 from ding_normmon.metrics.maths.sketch import ChunkTable, Sketch
 from ding_normmon.metrics.shared_parameters import shared_parameters
@@ -47,7 +47,7 @@ class _Moving:
         return _counted(self.parameters)
 
 
-class Updates(Quantity):
+class Updates(Metric):
     r"""``update/{group}/relative`` and ``update/{group}_task{i}/cosine``: the weights before and after a step.
 
     .. math:: relative = \frac{\|w' - w\|}{\|w\|}, \qquad

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from ding_normmon.metrics.base import Quantity
+from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.parameter_norms import ParameterNorms
 from ding_normmon.rows.moments import COUNT, rms
 from ding_normmon.rows.table import RowTable
@@ -13,7 +13,7 @@ from ding_normmon.rows.table import RowTable
 __all__ = ['WeightMagnitude']
 
 
-class WeightMagnitude(Quantity):
+class WeightMagnitude(Metric):
     r"""``plasticity/{group}/weight_rms``: :math:`\sqrt{\sum_i w_i^2 / n}` of a group's :math:`n` weights.
 
     A norm grows with the number of weights; the root mean square can be compared between groups and models. Growing

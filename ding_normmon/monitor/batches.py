@@ -8,42 +8,42 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ding_normmon.metrics import OwnCost, Quantity
-from ding_normmon.monitor.metric_calls import QuantityCalls
+from ding_normmon.metrics import Metric, OwnCost
+from ding_normmon.monitor.metric_calls import MetricCalls
 from ding_normmon.rows.moments import Row
 from ding_normmon.rows.table import Batch, Pending, RowBuffer, RowKey, Vector
 from ding_normmon.rows.waiting_batch import WaitingBatch
 
-__all__ = ['Unpacking']
+__all__ = ['BatchBuilder']
 
 _MOST_KEYS = 1 << 16
 
 
-class Unpacking:
-    """Makes batches of the steps of one rank, for as long as its quantities are prepared for the same groups.
+class BatchBuilder:
+    """Makes batches of the steps of one rank, for as long as its metrics are prepared for the same groups.
 
     Arguments:
-        quantities: all quantities, prepared.
+        metrics: all metrics, prepared.
         spans: the raw cells of each.
         buffer: where they and the rows of a step are written.
-        calls: keeps what a quantity raises from whoever asks.
+        calls: keeps what a metric raises from whoever asks.
         messages: that this rank sends for a record.
     """
 
     def __init__(
         self,
-        quantities: Sequence[Quantity],
+        metrics: Sequence[Metric],
         spans: Sequence[slice],
         buffer: RowBuffer,
-        calls: QuantityCalls,
+        calls: MetricCalls,
         messages: int,
     ) -> None:
-        self._quantities = quantities
+        self._metrics = metrics
         self._spans = spans
         self._buffer = buffer
         self._calls = calls
         self._messages = messages
-        self._names = frozenset(quantity.name for quantity in quantities)
+        self._names = frozenset(metric.name for metric in metrics)
         self._good: set[RowKey] = set()
 
     def take(self, pending: Pending) -> WaitingBatch:
@@ -60,24 +60,24 @@ class Unpacking:
         vectors: dict[RowKey, Vector] = {
             key: vector
             for key, vector in pending.vectors.items()
-            if not isinstance(vector, tuple) and self._is_known(key) and key.quantity not in pending.failed
+            if not isinstance(vector, tuple) and self._is_known(key) and key.metric not in pending.failed
         }
-        for quantity, own_cells in self._measured(pending, cells):
-            with self._calls.guarded(quantity, 'unpack', {}):
-                own_keys, own_rows = quantity.unpack_rows(own_cells)
+        for metric, own_cells in self._measured(pending, cells):
+            with self._calls.guarded(metric, 'unpack', {}):
+                own_keys, own_rows = metric.unpack_rows(own_cells)
                 if own_rows.shape != (len(own_keys), 6) or own_rows.dtype.kind != 'f':
                     raise ValueError(f'{len(own_keys)} keys for rows of shape {own_rows.shape}, {own_rows.dtype}')
                 keys.extend(own_keys)
                 tables.append(own_rows)
-                vectors.update(quantity.unpack_vectors(own_cells))
+                vectors.update(metric.unpack_vectors(own_cells))
         table = np.concatenate(tables)
         if not self._all_known(keys):
             keys, table = self._known(keys, table)
-        for quantity in self._quantities:
-            if isinstance(quantity, OwnCost):
+        for metric in self._metrics:
+            if isinstance(metric, OwnCost):
                 totals = (pending.milliseconds, self._buffer.bytes, self._messages)
                 sizes = self._bytes(held, keys, vectors)
-                own_keys, own_rows = quantity.table_of(totals, pending.spent, sizes, pending.active)
+                own_keys, own_rows = metric.table_of(totals, pending.spent, sizes, pending.active)
                 keys.extend(own_keys)
                 table = np.concatenate((table, own_rows))
         return Batch(pending.iteration, tuple(keys), table, vectors)
@@ -101,29 +101,29 @@ class Unpacking:
     def _is_known(self, key: RowKey) -> bool:
         if (
             isinstance(key, RowKey)
-            and key.quantity in self._names
+            and key.metric in self._names
             and isinstance(key.name, str)
             and isinstance(key.part, str)
             and (key.task_id is None or isinstance(key.task_id, (int, np.integer)))
         ):
             return True
-        self._calls.losses.count(
-            'row_key', f'{key!r} is no key of a row: a RowKey, the name of a quantity, text, a task id or None, text'
+        self._calls.lost_data.count(
+            'row_key', f'{key!r} is no key of a row: a RowKey, the name of a metric, text, a task id or None, text'
         )
         return False
 
-    def _measured(self, pending: Pending, cells: Row) -> Iterator[tuple[Quantity, Row]]:
-        for quantity, span in zip(self._quantities, self._spans, strict=True):
-            if quantity.name in pending.active and any(point in pending.fired for point in quantity.hook_points):
-                yield quantity, cells[span]
+    def _measured(self, pending: Pending, cells: Row) -> Iterator[tuple[Metric, Row]]:
+        for metric, span in zip(self._metrics, self._spans, strict=True):
+            if metric.name in pending.active and any(point in pending.fired for point in metric.hook_points):
+                yield metric, cells[span]
 
     def _bytes(self, held: dict[str, int], keys: Sequence[RowKey], vectors: dict[RowKey, Vector]) -> dict[str, int]:
-        """Return what every quantity holds between steps and sends for one record."""
+        """Return what every metric holds between steps and sends for one record."""
         sizes = dict(held)
-        for quantity, span in zip(self._quantities, self._spans, strict=True):
-            sizes[quantity.name] += 8 * (span.stop - span.start)
+        for metric, span in zip(self._metrics, self._spans, strict=True):
+            sizes[metric.name] += 8 * (span.stop - span.start)
         for name, count in Counter(map(operator.itemgetter(0), keys)).items():
             sizes[name] += 48 * count
         for key, vector in vectors.items():
-            sizes[key.quantity] += vector.nbytes
+            sizes[key.metric] += vector.nbytes
         return sizes

@@ -1,4 +1,4 @@
-"""From the merged rows of an iteration to its record: every quantity is asked for its figures."""
+"""From the merged rows of an iteration to its record: every metric is asked for its figures."""
 
 from __future__ import annotations
 
@@ -6,51 +6,51 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ding_normmon.core.record import Record
-from ding_normmon.metrics import Quantity
-from ding_normmon.monitor.metric_calls import QuantityCalls, overriding
+from ding_normmon.metrics import Metric
+from ding_normmon.monitor.metric_calls import MetricCalls, overriding
 from ding_normmon.rows.table import RowTable
 
-__all__ = ['Deriving']
+__all__ = ['RecordBuilder']
 
 _FIELDS = {'derive': 'scalars', 'matrices': 'matrices', 'notes': 'notes'}
 
 
-class Deriving:
-    """Asks those quantities that have something to say.
+class RecordBuilder:
+    """Asks those metrics that have something to say.
 
     Arguments:
-        quantities: all quantities, prepared.
-        calls: keeps what a quantity raises from whoever asks.
+        metrics: all metrics, prepared.
+        calls: keeps what a metric raises from whoever asks.
     """
 
-    def __init__(self, quantities: Sequence[Quantity], calls: QuantityCalls) -> None:
+    def __init__(self, metrics: Sequence[Metric], calls: MetricCalls) -> None:
         self._calls = calls
-        self._deriving = [
-            (quantity, [(method, field) for method, field in _FIELDS.items() if overriding([quantity], method)])
-            for quantity in quantities
+        self._records = [
+            (metric, [(method, field) for method, field in _FIELDS.items() if overriding([metric], method)])
+            for metric in metrics
         ]
-        self._comparing = overriding(quantities, 'compare')
+        self._comparing = overriding(metrics, 'compare')
 
     def derive(self, table: RowTable, iteration: int) -> Record:
         """Return the record of an iteration, but for what depends on the records before it."""
         record = Record(iteration)
-        for quantity, methods in self._deriving:
-            # Not by `QuantityCalls.guarded`: entering a context costs as much as a few figures.
+        for metric, methods in self._records:
+            # Not by `MetricCalls.guarded`: entering a context costs as much as a few figures.
             try:
                 for method, field in methods:
-                    found = getattr(quantity, method)(table)
+                    found = getattr(metric, method)(table)
                     getattr(record, field).update(_figures(found) if method == 'derive' else found)
             except Exception as error:
-                self._calls.fail(quantity, 'derive', error)
+                self._calls.fail(metric, 'derive', error)
         return record
 
     def compare(self, record: Record, table: RowTable) -> None:
         """Add what depends on the records before; once for every record, in the order of iterations."""
-        for quantity in self._comparing:
+        for metric in self._comparing:
             try:
-                record.scalars.update(_figures(quantity.compare(table)))
+                record.scalars.update(_figures(metric.compare(table)))
             except Exception as error:
-                self._calls.fail(quantity, 'compare', error)
+                self._calls.fail(metric, 'compare', error)
 
 
 def _figures(pairs: Iterable[tuple[Any, Any]]) -> dict[str, float]:

@@ -17,21 +17,21 @@ from torch import nn
 from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.core.destination import Destination, RunDescription
 from ding_normmon.core.finding import Finding
-from ding_normmon.core.lost_data import LossCounter
-from ding_normmon.core.model_snapshot import ModelLayout
+from ding_normmon.core.lost_data import LostData
+from ding_normmon.core.model_snapshot import ModelSnapshot
 from ding_normmon.core.parameter_groups import Group, GroupError, find_groups
 from ding_normmon.core.record import Record
 from ding_normmon.core.sharding import local_share, refuse_unreadable
 from ding_normmon.core.step import INERT, InertLearnerStep, LearnerStep, WatchedStep
-from ding_normmon.destinations.worker import Courier
-from ding_normmon.metrics import Quantity, Setup, preset_quantities
+from ding_normmon.destinations.worker import DestinationWorker
+from ding_normmon.metrics import Metric, Setup, preset_metrics
 from ding_normmon.metrics.kernels import native
-from ding_normmon.monitor.batches import Unpacking
-from ding_normmon.monitor.budget.throttle import Stretching
-from ding_normmon.monitor.derive import Deriving
+from ding_normmon.monitor.batches import BatchBuilder
+from ding_normmon.monitor.budget.throttle import Throttle
+from ding_normmon.monitor.derive import RecordBuilder
 from ding_normmon.monitor.findings.stage import DiagnosisStage, FindingCallback
-from ding_normmon.monitor.metric_calls import QuantityCalls
-from ding_normmon.monitor.publish_errors import Mistakes
+from ding_normmon.monitor.metric_calls import MetricCalls
+from ding_normmon.monitor.publish_errors import PublishErrors
 from ding_normmon.monitor.step_measurement import StepMeasurement
 from ding_normmon.ranks.decisions.control import Control, Decision
 from ding_normmon.ranks.ownership import Ownership, checked_task_ids
@@ -59,7 +59,7 @@ class StepMonitor:
         task_ids: global ids of the tasks this rank trains; all of them by default.
         task_names: what people call the tasks, by global id.
         destinations: where records go, on rank 0.
-        quantities: what is measured; by default :func:`~ding_normmon.metrics.preset_quantities` of ``preset``.
+        metrics: what is measured; by default :func:`~ding_normmon.metrics.preset_metrics` of ``preset``.
         rules: further rules that judge records, see :mod:`ding_normmon.diagnose`; the same on every rank.
         callback: called on rank 0, in a background thread, with every finding: raised, and again when it cleared.
         transport: the connection to the other ranks; by default ``torch.distributed``'s rendezvous store.
@@ -96,18 +96,18 @@ class StepMonitor:
         task_ids: Sequence[int] | None = None,
         task_names: Sequence[str] = (),
         destinations: Sequence[Destination] = (),
-        quantities: Sequence[Quantity] | None = None,
+        metrics: Sequence[Metric] | None = None,
         rules: Sequence[Any] = (),
         callback: Callable[[Finding], object] | None = None,
         transport: Transport | None = None,
     ) -> None:
-        self.losses = LossCounter()
+        self.lost_data = LostData()
         # Whoever never takes the records keeps the last ones.
         self.records: deque[Record] = deque(maxlen=_RECORDS_KEPT)
-        self._couriers: list[Courier] = []
+        self._workers: list[DestinationWorker] = []
         self.diagnosis = DiagnosisStage()
         self.groups: tuple[Group, ...] = ()
-        self.quantities: list[Quantity] = []
+        self.metrics: list[Metric] = []
         self._last_local: Record | None = None
         self._pending: deque[Pending] = deque()
         self._waiting: deque[WaitingBatch] = deque()
@@ -125,7 +125,7 @@ class StepMonitor:
         with refusals_told(self.transport):
             self.config = MonitorConfig.read(config)
             self.frequency = self.config.monitor_norm_freq
-            self.control = Control(rank, world_size, self.frequency, self.losses, self.config.deadline)
+            self.control = Control(rank, world_size, self.frequency, self.lost_data, self.config.deadline)
             if self.frequency == 0:
                 announce(self.transport, self.config)
                 return
@@ -135,45 +135,49 @@ class StepMonitor:
             refuse_unreadable(model)
             if next(model.parameters()).device.type == 'cpu':
                 native.say_if_missing()
-            self._layout = ModelLayout(model)
+            self._snapshot = ModelSnapshot(model)
             self.groups = find_groups(model, num_tasks, self.config.module_groups)
             description = self._describe_run()
             self.diagnosis = DiagnosisStage.of(
-                self.config, description.tasks, rules, self.control, self.losses, rank
+                self.config, description.tasks, rules, self.control, self.lost_data, rank
             )
             destinations = [*destinations, *([] if callback is None else [FindingCallback(callback)])]
-            self._couriers += [Courier(entry, self.losses, description=description) for entry in destinations]
-            self.quantities = list(preset_quantities(self.config.preset) if quantities is None else quantities)
-            names = [quantity.name for quantity in self.quantities]
+            self._workers += [
+                DestinationWorker(entry, self.lost_data, description=description) for entry in destinations
+            ]
+            self.metrics = list(preset_metrics(self.config.preset) if metrics is None else metrics)
+            names = [metric.name for metric in self.metrics]
             if len(set(names)) < len(names):
-                raise ConfigurationError(f'monitor: two quantities have the same name: {names}')
+                raise ConfigurationError(f'monitor: two metrics have the same name: {names}')
             for name in names:
                 if not isinstance(name, str) or not re.fullmatch(r'[A-Za-z0-9_.-]+', name):
                     raise ConfigurationError(
-                        f'monitor: {name!r} cannot be the name of a quantity: letters, digits, _, . and -'
+                        f'monitor: {name!r} cannot be the name of a metric: letters, digits, _, . and -'
                     )
         agreed = agree(self.transport, self.config, self.groups, num_tasks, self._task_ids)
-        self._owner_only = {quantity.name for quantity in self.quantities if quantity.owner_only}
+        self._owner_only = {metric.name for metric in self.metrics if metric.owner_only}
         self._sharded = ShardedGroups(self.groups, self._owner_only, world_size)
         self._ownership = Ownership(num_tasks, agreed.task_ids, self._owner_only, self._sharded.keys)
-        self._mistakes = Mistakes(num_tasks is not None, self.transport, self.losses, self.config.setup_timeout)
+        self._publish_errors = PublishErrors(
+            num_tasks is not None, self.transport, self.lost_data, self.config.setup_timeout
+        )
         self._prepare()
-        self._agenda = self.control.agenda
+        self._schedule = self.control.schedule
         self.control.on('schedule', self._reschedule)
         # The decision takes effect before the step that is about to begin.
-        self.control.on('owners', lambda decision: self._reassign(decision.owners or (), self._agenda.iteration))
+        self.control.on('owners', lambda decision: self._reassign(decision.owners or (), self._schedule.iteration))
         self._reducer = Reducer(
             self.transport,
             self._finish,
-            self.losses,
+            self.lost_data,
             self.control,
             self.config.deadline,
             agreed.session,
             self._ownership,
             self._deliver,
         )
-        self._stretching = Stretching(
-            self.quantities, self.config.monitor_norm_freq, self.config.budget, self.control, self.config.deadline
+        self._throttle = Throttle(
+            self.metrics, self.config.monitor_norm_freq, self.config.budget, self.control, self.config.deadline
         )
 
     def _describe_run(self) -> RunDescription:
@@ -183,7 +187,7 @@ class StepMonitor:
 
     @torch.inference_mode(False)
     def _prepare(self, again: bool = False) -> None:
-        """Give every quantity its groups and its cells of the row buffer."""
+        """Give every metric its groups and its cells of the row buffer."""
         rank = self.transport.rank
         shares = [local_share(group, self._ownership.owner(group.task_id) == rank) for group in self.groups]
         self._setup = Setup(
@@ -199,41 +203,41 @@ class StepMonitor:
             task_names=self._task_names,
         )
         sizes = list(self._prepared(again))
-        for quantity in self.quantities:
-            if quantity.frequency % self.config.monitor_norm_freq:
+        for metric in self.metrics:
+            if metric.frequency % self.config.monitor_norm_freq:
                 raise ConfigurationError(
-                    f'monitor: {quantity.name} every {quantity.frequency} iterations is no multiple of '
+                    f'monitor: {metric.name} every {metric.frequency} iterations is no multiple of '
                     f'monitor_norm_freq, {self.config.monitor_norm_freq}'
                 )
-        self._calls = QuantityCalls(self.quantities, self.losses, self._mistakes.complain)
-        self._deriving = Deriving(self.quantities, self._calls)
+        self._calls = MetricCalls(self.metrics, self.lost_data, self._publish_errors.complain)
+        self._records = RecordBuilder(self.metrics, self._calls)
         self._buffer = RowBuffer(self._setup.device, cells=sum(sizes))
         spans = [slice(stop - size, stop) for size, stop in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
-        for quantity, span in zip(self.quantities, spans, strict=True):
-            quantity.bind(self._buffer.cells(span.start, span.stop))
-        self._unpacking = Unpacking(self.quantities, spans, self._buffer, self._calls, messages=int(rank > 0))
+        for metric, span in zip(self.metrics, spans, strict=True):
+            metric.bind(self._buffer.cells(span.start, span.stop))
+        self._batches = BatchBuilder(self.metrics, spans, self._buffer, self._calls, messages=int(rank > 0))
         watched = WatchedStep(self._calls.clip_of_any_step)
         self._off_step: InertLearnerStep = watched if self.watches_every_step else INERT
         self._measurement = StepMeasurement(
             self._calls,
             self._buffer,
-            self._mistakes,
+            self._publish_errors,
             self._task_ids,
-            self.losses,
+            self.lost_data,
             # The backward pass comes next.
-            before_backward=lambda: self._reducer.work_now(),
+            before_backward=lambda: self._reducer.backward_begins(),
         )
 
     def _prepared(self, again: bool) -> Iterator[int]:
-        """Yield how many cells each quantity needs; one that was prepared before and fails now is left out."""
-        for quantity in list(self.quantities):
+        """Yield how many cells each metric needs; one that was prepared before and fails now is left out."""
+        for metric in list(self.metrics):
             try:
-                yield quantity.prepare(self._setup)
+                yield metric.prepare(self._setup)
             except Exception as error:
                 if not again:
                     raise
-                self.quantities.remove(quantity)
-                self._calls.fail(quantity, 'prepare', error)
+                self.metrics.remove(metric)
+                self._calls.fail(metric, 'prepare', error)
 
     def reassign(self, task_ids: Sequence[Sequence[int]]) -> None:
         """Tell the monitor which rank trains which tasks from the next learner step on.
@@ -249,7 +253,7 @@ class StepMonitor:
             ConfigurationError: not one entry per rank, or a task id out of range.
         """
         if self.config.monitor_norm_freq > 0:
-            self._reassign(task_ids, self._agenda.iteration + 1)
+            self._reassign(task_ids, self._schedule.iteration + 1)
 
     def _reassign(self, task_ids: Sequence[Sequence[int]], since: int) -> None:
         if len(task_ids) != self.transport.world_size:
@@ -267,9 +271,9 @@ class StepMonitor:
             refuse_unreadable(self._model)
             groups = find_groups(self._model, self._num_tasks, self.config.module_groups)
         except (ConfigurationError, GroupError) as error:
-            self.losses.count('groups', f'the model was changed, and is not measured as it is now: {error}')
+            self.lost_data.count('groups', f'the model was changed, and is not measured as it is now: {error}')
             return False
-        self._layout, self.groups = ModelLayout(self._model), groups
+        self._snapshot, self.groups = ModelSnapshot(self._model), groups
         self._sharded = ShardedGroups(groups, self._owner_only, self.transport.world_size)
         self._ownership.sharded = self._sharded.keys
         self._prepare_again()
@@ -283,7 +287,7 @@ class StepMonitor:
     def _prepare_again(self) -> None:
         self._collect(wait=True)
         for waiting in self._waiting:
-            # Its numbers are of the groups that the quantities are about to forget.
+            # Its numbers are of the groups that the metrics are about to forget.
             waiting.get()
         gradient_due = self._measurement.gradient_due
         self._prepare(again=True)
@@ -301,7 +305,7 @@ class StepMonitor:
         """
         if self.frequency > 0:
             # A resumed run does not measure again what was measured before the checkpoint.
-            self._reducer.hurry()
+            self._reducer.flush()
         return {
             'monitor_norm_freq': self.config.monitor_norm_freq,
             'frequency': self.frequency,
@@ -332,8 +336,8 @@ class StepMonitor:
             self._collect()
         if self.frequency == 0:
             return INERT
-        self._agenda.iteration = iteration
-        if iteration >= self._agenda.next_iteration:
+        self._schedule.iteration = iteration
+        if iteration >= self._schedule.next_iteration:
             self.control.reach(iteration)
         if self._closed:
             return INERT
@@ -341,11 +345,11 @@ class StepMonitor:
         if not self.due(iteration):
             return self._off_step
         started = time.perf_counter()
-        if self._layout.has_changed() and not self._find_groups_again(iteration):
+        if self._snapshot.has_changed() and not self._find_groups_again(iteration):
             return self._off_step
         # The gradients of a step that is not due itself complete what a due one began.
         forward = iteration % self.frequency == 0
-        due = [q for q in self.quantities if self._stretching.is_due(q, iteration)] if forward else None
+        due = [q for q in self.metrics if self._throttle.is_due(q, iteration)] if forward else None
         return self._measurement.begin(iteration, due, started)
 
     def end_step(self, step: InertLearnerStep, raised: bool = False) -> None:
@@ -366,12 +370,12 @@ class StepMonitor:
 
     @property
     def watches_every_step(self) -> bool:
-        """Whether a quantity asks for every learner step, monitored or not."""
-        return any(quantity.every_step for quantity in self.quantities)
+        """Whether a metric asks for every learner step, monitored or not."""
+        return any(metric.every_step for metric in self.metrics)
 
     def signals_of_step(self) -> set[str]:
         """Return the names of the signals that were published in the current or the last measured step."""
-        return self._mistakes.signals if self.config.monitor_norm_freq > 0 else set()
+        return self._publish_errors.signals if self.config.monitor_norm_freq > 0 else set()
 
     @contextlib.contextmanager
     def step(self, iteration: int) -> Iterator[InertLearnerStep]:
@@ -395,10 +399,10 @@ class StepMonitor:
             elif not pending.arrived():
                 return
             self._pending.popleft()
-            waiting = self._unpacking.take(pending)
+            waiting = self._batches.take(pending)
             if self.config.merge_train_output:
                 local = RowTable(self._sharded.whole([waiting.get()]), final=False)
-                self._last_local = self._deriving.derive(local, pending.iteration)
+                self._last_local = self._records.derive(local, pending.iteration)
             while self._waiting and self._waiting[0].is_made:
                 self._waiting.popleft()
             self._waiting.append(waiting)
@@ -407,25 +411,25 @@ class StepMonitor:
     def _finish(self, iteration: int, batches: list[Batch], missing: int) -> None:
         table = RowTable(self._sharded.whole(batches), complete=missing == 0)
         for key in table.unequal:
-            self.losses.count(f'quantity_{key.quantity}', f'{key}: ranks sent vectors of different lengths; left out')
-        record = self._deriving.derive(table, iteration)
-        self._deriving.compare(record, table)
+            self.lost_data.count(f'metric_{key.metric}', f'{key}: ranks sent vectors of different lengths; left out')
+        record = self._records.derive(table, iteration)
+        self._records.compare(record, table)
         if self.transport.world_size > 1:
             record.scalars['monitor/missing_ranks'] = float(missing)
         record.notes.update(self.control.take_notes())
         while self._changes and self._changes[0][0] <= iteration:
             record.notes['groups'] = self._changes.popleft()[1]
-        record.notes.update(self._stretching.keep_to_budget(iteration, record.scalars))
-        for reason, amount in self.losses.take().items():
+        record.notes.update(self._throttle.keep_to_budget(iteration, record.scalars))
+        for reason, amount in self.lost_data.take().items():
             record.scalars[f'monitor/lost/{reason}'] = float(amount)
         record = self.diagnosis.judge(record)
         self.records.append(record)
-        for courier in self._couriers:
-            courier.offer(record)
+        for worker in self._workers:
+            worker.offer(record)
 
     def _deliver(self) -> None:
-        for courier in self._couriers:
-            courier.deliver()
+        for worker in self._workers:
+            worker.deliver()
 
     @property
     def model(self) -> nn.Module:
@@ -453,10 +457,10 @@ class StepMonitor:
         self._closed = True
         self._collect(wait=True)
         self._reducer.close(self.config.close_timeout)
-        for courier in self._couriers:
-            courier.close(self.config.close_timeout)
-        if self.losses.total:
-            logger.warning('monitor: lost in this run: %s', dict(sorted(self.losses.total.items())))
+        for worker in self._workers:
+            worker.close(self.config.close_timeout)
+        if self.lost_data.total:
+            logger.warning('monitor: lost in this run: %s', dict(sorted(self.lost_data.total.items())))
 
     def __enter__(self) -> StepMonitor:
         """Close at the end of the block."""

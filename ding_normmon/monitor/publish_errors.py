@@ -1,4 +1,4 @@
-"""Mistakes in what is published: loud in the first measured step of a process, left out and counted afterwards."""
+"""PublishErrors in what is published: loud in the first measured step of a process, left out and counted afterwards."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import re
 from collections.abc import Collection
 from typing import Any, cast
 
-from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.core.lost_data import LostData
 from ding_normmon.metrics.tensor_statistics import SignalError
 from ding_normmon.ranks.transport import Transport, TransportError
 
-__all__ = ['Mistakes', 'plain_task_id']
+__all__ = ['PublishErrors', 'plain_task_id']
 
 _OF_A_TASK = re.compile(r'(.+)_task(\d+)$')
 
@@ -25,20 +25,20 @@ def plain_task_id(task_id: Any) -> int | None:
     return cast('int | None', task_id)
 
 
-class Mistakes:
+class PublishErrors:
     """What has been published in a step, and what was wrong with it.
 
     Arguments:
         has_tasks: whether the policy has several tasks.
         transport: on which the ranks tell each other of mistakes in their first measured step.
-        losses: where later mistakes are counted.
+        lost_data: where later mistakes are counted.
         timeout: seconds that a rank waits for what the others say.
     """
 
-    def __init__(self, has_tasks: bool, transport: Transport, losses: LossCounter, timeout: float) -> None:
+    def __init__(self, has_tasks: bool, transport: Transport, lost_data: LostData, timeout: float) -> None:
         self._has_tasks = has_tasks
         self._transport = transport
-        self._losses = losses
+        self._lost = lost_data
         self._timeout = timeout
         self._complaints: list[str] = []
         self._published: set[tuple[str, str, int | None]] = set()
@@ -58,7 +58,7 @@ class Mistakes:
         """Count what was wrong after the forward pass; from now on mistakes are left out."""
         self.is_first_step = False
         for complaint in self._complaints:
-            self._losses.count('mistake', f'{complaint}; left out')
+            self._lost.count('mistake', f'{complaint}; left out')
         self._complaints.clear()
 
     def accept(self, name: Any, task_id: int | None, kind: str, task_ids: Collection[int]) -> bool:
@@ -95,7 +95,7 @@ class Mistakes:
         if self.is_first_step:
             self._complaints.append(complaint)
         else:
-            self._losses.count('mistake', f'{complaint}; left out')
+            self._lost.count('mistake', f'{complaint}; left out')
 
     def refuse(self) -> None:
         """Raise on every rank if any rank has found a mistake; every rank calls it in its first measured step.
@@ -109,7 +109,7 @@ class Mistakes:
         try:
             statements = self._transport.agree(f'first_step/{self._rounds}', statement, self._timeout)
         except TransportError as error:
-            self._losses.count('agreement', str(error))
+            self._lost.count('agreement', str(error))
             statements = [statement]
         found = [
             f'rank {rank}: {mistake}' if len(statements) > 1 else mistake

@@ -1,4 +1,4 @@
-"""One learner step as it is measured on one rank: quantities are called, and their rows end up in one buffer."""
+"""One learner step as it is measured on one rank: metrics are called, and their rows end up in one buffer."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.core.lost_data import LostData
 from ding_normmon.core.step import Clip, LearnerStep
-from ding_normmon.metrics import Quantity
+from ding_normmon.metrics import Metric
 from ding_normmon.metrics.tensor_statistics import SignalError
-from ding_normmon.monitor.metric_calls import QuantityCalls
-from ding_normmon.monitor.publish_errors import Mistakes, plain_task_id
+from ding_normmon.monitor.metric_calls import MetricCalls
+from ding_normmon.monitor.publish_errors import PublishErrors, plain_task_id
 from ding_normmon.rows.table import Pending, RowBuffer
 
 __all__ = ['StepMeasurement']
@@ -22,11 +22,11 @@ class StepMeasurement:
     """Listens to the learner steps that are due, one after the other.
 
     Arguments:
-        calls: the quantities, prepared.
+        calls: the metrics, prepared.
         buffer: where their rows and cells are written.
         mistakes: what to do about what cannot be measured.
         task_ids: the tasks that this rank trains.
-        losses: where steps that were dropped are counted.
+        lost_data: where steps that were dropped are counted.
         before_backward: called when the forward pass has ended.
 
     Attributes:
@@ -37,37 +37,37 @@ class StepMeasurement:
 
     def __init__(
         self,
-        calls: QuantityCalls,
+        calls: MetricCalls,
         buffer: RowBuffer,
-        mistakes: Mistakes,
+        mistakes: PublishErrors,
         task_ids: Sequence[int],
-        losses: LossCounter,
+        lost_data: LostData,
         before_backward: Callable[[], None],
     ) -> None:
         self.gradient_due = False
         self._calls = calls
         self._buffer = buffer
-        self._mistakes = mistakes
+        self._publish_errors = mistakes
         self._task_ids = task_ids
-        self._losses = losses
+        self._lost = lost_data
         self._before_backward = before_backward
-        self._ended = _Ended(losses)
+        self._ended = _Ended(lost_data)
         self._measuring = False
         self._forward = False
         self._milliseconds = 0.0
 
-    def begin(self, iteration: int, quantities: Sequence[Quantity] | None, started: float) -> LearnerStep:
+    def begin(self, iteration: int, metrics: Sequence[Metric] | None, started: float) -> LearnerStep:
         """Begin a step in which these are measured; None for one that only completes an accumulation cycle.
 
         Such a step measures what the due step of the cycle began, and not its own forward pass. ``started`` is when the
         work on it began (``time.perf_counter``).
         """
-        self._forward = quantities is not None
+        self._forward = metrics is not None
         self._measuring = True
-        self._mistakes.begin_step()
+        self._publish_errors.begin_step()
         self._buffer.begin(iteration)
         step = LearnerStep(iteration, self)
-        self._calls.start(quantities)
+        self._calls.start(metrics)
         step.reads_parts = self._forward and self._calls.reads_parts
         if self._forward:
             self._calls.begin(step)
@@ -97,17 +97,17 @@ class StepMeasurement:
         self._calls.finish(fired, self._buffer)
         pending = self._buffer.end()
         if pending is None:
-            self._losses.count('device_copy', 'copies from the device are too slow; the rows of a step were dropped')
+            self._lost.count('device_copy', 'copies from the device are too slow; the rows of a step were dropped')
             return None
         pending.fired = fired
         pending.failed = frozenset(self._calls.failed)
         pending.active = {
-            quantity.name: quantity.extra_backward
-            for quantity in self._calls.active
-            if quantity.name not in pending.failed
+            metric.name: metric.extra_backward
+            for metric in self._calls.active
+            if metric.name not in pending.failed
         }
         pending.spent = self._calls.spent
-        self._mistakes.end_step()
+        self._publish_errors.end_step()
         pending.milliseconds = self._milliseconds + (time.perf_counter() - started) * 1e3
         return pending
 
@@ -126,7 +126,7 @@ class StepMeasurement:
         started = time.perf_counter()
         if type(task_id) is not int:
             task_id = plain_task_id(task_id)
-        if self._mistakes.accept(name, task_id, 'signal', self._task_ids):
+        if self._publish_errors.accept(name, task_id, 'signal', self._task_ids):
             self._calls.publish(name, tensor, task_id, mask, self._buffer)
         self._milliseconds += (time.perf_counter() - started) * 1e3
 
@@ -137,7 +137,7 @@ class StepMeasurement:
         started = time.perf_counter()
         if type(task_id) is not int:
             task_id = plain_task_id(task_id)
-        if self._mistakes.accept(name, task_id, 'loss', self._task_ids):
+        if self._publish_errors.accept(name, task_id, 'loss', self._task_ids):
             self._calls.publish_loss(name, value, task_id, self._buffer)
         self._milliseconds += (time.perf_counter() - started) * 1e3
 
@@ -155,7 +155,7 @@ class StepMeasurement:
         """
         started = time.perf_counter()
         if hook_point == 'forward_end':
-            if self._mistakes.is_first_step:
+            if self._publish_errors.is_first_step:
                 self._refuse_mistakes()
             if not self._forward:
                 return
@@ -166,7 +166,7 @@ class StepMeasurement:
 
     def _refuse_mistakes(self) -> None:
         try:
-            self._mistakes.refuse()
+            self._publish_errors.refuse()
         except SignalError:
             self._measuring = False
             raise
@@ -175,8 +175,8 @@ class StepMeasurement:
 class _Ended:
     """Listens to a step that has ended: what comes now has no record to go into."""
 
-    def __init__(self, losses: LossCounter) -> None:
-        self._losses = losses
+    def __init__(self, lost_data: LostData) -> None:
+        self._lost = lost_data
 
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None) -> None:
         """Count it."""
@@ -195,4 +195,4 @@ class _Ended:
         self._late(f'{hook_point} was fired')
 
     def _late(self, what: str) -> None:
-        self._losses.count('after_step', f'{what} on a learner step that had ended; left out')
+        self._lost.count('after_step', f'{what} on a learner step that had ended; left out')

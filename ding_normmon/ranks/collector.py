@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.core.lost_data import LostData
 from ding_normmon.ranks.ownership import Ownership
 from ding_normmon.rows.table import Batch
 
-__all__ = ['Gathering', 'Ready']
+__all__ = ['Collector', 'Ready']
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class _Open:
     waiting_since: float | None = None
 
 
-class Gathering:
+class Collector:
     """Matches batches by iteration; iterations leave in ascending order, each exactly once.
 
     Rank 0 is the clock. An iteration waits for the other ranks from the moment rank 0 has reported it (or a later one),
@@ -44,27 +44,27 @@ class Gathering:
     Arguments:
         world_size: number of ranks.
         deadline: seconds for which an iteration waits for the ranks that have not reported it.
-        losses: where losses are counted.
+        lost_data: where lost_data are counted.
         ownership: which rank may report what.
         limit: iterations that may be open at the same time; beyond it the oldest leaves incomplete.
 
     Example:
         >>> import numpy as np
-        >>> gathering = Gathering(2, 60, LossCounter(), Ownership(None, [[], []]))
+        >>> collector = Collector(2, 60, LostData(), Ownership(None, [[], []]))
         >>> batch = Batch(5, (), np.zeros((0, 6)))
-        >>> gathering.add(0, batch, now=0)
-        >>> list(gathering.ready(now=1))
+        >>> collector.add(0, batch, now=0)
+        >>> list(collector.ready(now=1))
         []
-        >>> [(ready.iteration, ready.missing) for ready in gathering.ready(now=61)]
+        >>> [(ready.iteration, ready.missing) for ready in collector.ready(now=61)]
         [(5, (1,))]
     """
 
     def __init__(
-        self, world_size: int, deadline: float, losses: LossCounter, ownership: Ownership, limit: int = 256
+        self, world_size: int, deadline: float, lost_data: LostData, ownership: Ownership, limit: int = 256
     ) -> None:
         self._world_size = world_size
         self._deadline = deadline
-        self._losses = losses
+        self._lost = lost_data
         self._ownership = ownership
         self._limit = limit
         self._open: dict[int, _Open] = {}
@@ -90,7 +90,7 @@ class Gathering:
         self.hear(rank)
         number = batch.iteration
         if number <= self._finished:
-            self._losses.count(
+            self._lost.count(
                 'late',
                 f'rank {rank} reported iteration {number} after its record had been published; if this goes on, raise '
                 f'monitor.deadline ({self._deadline:g} s)',
@@ -98,7 +98,7 @@ class Gathering:
             return
         entry = self._open.setdefault(number, _Open())
         if rank in entry.batches:
-            self._losses.count('twice', f'rank {rank} reported iteration {number} twice; the first report counts')
+            self._lost.count('twice', f'rank {rank} reported iteration {number} twice; the first report counts')
             return
         entry.batches[rank] = self._owned(rank, batch)
         if rank == 0 and number > self._clock:
@@ -110,7 +110,7 @@ class Gathering:
             entry.waiting_since = now
         if len(self._open) > self._limit and max(self._open) > self._clock:
             del self._open[max(self._open)]
-            self._losses.count(
+            self._lost.count(
                 'ahead',
                 f'rank {rank} is so far ahead of rank 0 that its rows were dropped; do all ranks take the same number '
                 f'of learner steps?',
@@ -130,7 +130,7 @@ class Gathering:
                 return
             if missing:
                 self._silent.update(missing)
-                self._losses.count(
+                self._lost.count(
                     'missing_rank',
                     f'ranks {list(missing)} did not report iteration {number} within {self._deadline:g} s; its record '
                     f'lacks their tasks and all figures over all tasks. If they are alive, raise monitor.deadline',
@@ -152,7 +152,7 @@ class Gathering:
         if keep is None and len(vectors) == len(batch.vectors):
             return batch
         keep = list(range(len(batch.keys))) if keep is None else keep
-        self._losses.count(
+        self._lost.count(
             'foreign_task',
             f'rank {rank} sent rows of tasks it does not train or of parameter groups that another rank reports; they '
             f'were dropped. Tell the monitor of tasks that move with Monitor.reassign(...)',

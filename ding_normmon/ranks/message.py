@@ -156,7 +156,7 @@ def encode(
     >>> schema = encode_schema(batch.keys)
     >>> data = encode(3, b'session1', batch, schema_digest(schema), schema, {})
     >>> decode(data, b'session1').schema.keys
-    (RowKey(quantity='gradient_norms', name='encoder', task_id=None, part=''),)
+    (RowKey(metric='gradient_norms', name='encoder', task_id=None, part=''),)
     >>> decode(data[:-1], b'session1')
     Traceback (most recent call last):
         ...

@@ -39,7 +39,7 @@ class Ownership:
     Arguments:
         num_tasks: number of tasks of the whole run; None for a single-task policy.
         task_ids: global task ids of every rank, by rank.
-        owner_only: names of the quantities whose rows are those of parameter groups.
+        owner_only: names of the metrics whose rows are those of parameter groups.
         sharded: name and task id of the groups that every rank reports its part of.
 
     Attributes:
@@ -103,7 +103,7 @@ class Ownership:
         return divisions[max(0, bisect.bisect_right([entry.since for entry in divisions], iteration) - 1)]
 
     def _may_report(self, division: _Division, rank: int, key: RowKey) -> bool:
-        if key.quantity in self._owner_only:
+        if key.metric in self._owner_only:
             owner = 0 if key.task_id is None else division.owners.get(key.task_id)
             return owner == rank or (key.name, key.task_id) in self.sharded
         return key.task_id is None or (self._has_tasks and key.task_id in division.trained[rank])

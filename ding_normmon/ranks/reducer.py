@@ -12,8 +12,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
-from ding_normmon.core.lost_data import LossCounter
-from ding_normmon.ranks.collector import Gathering
+from ding_normmon.core.lost_data import LostData
+from ding_normmon.ranks.collector import Collector
 from ding_normmon.ranks.decisions.control import Control
 from ding_normmon.ranks.message import (
     CONTROL,
@@ -29,7 +29,7 @@ from ding_normmon.ranks.message import (
 )
 from ding_normmon.ranks.ownership import Ownership
 from ding_normmon.ranks.transport import LARGEST_MESSAGE, Transport, TransportError
-from ding_normmon.ranks.work_queue import Inbox
+from ding_normmon.ranks.work_queue import WorkQueue
 from ding_normmon.rows.table import Batch
 from ding_normmon.rows.waiting_batch import WaitingBatch
 
@@ -58,7 +58,7 @@ class Reducer:
         transport: the connection between the ranks.
         finish: called on rank 0, in the background thread, with the iteration, its batches by rank (ascending) and
             the number of missing ranks.
-        losses: where losses are counted; those of other ranks arrive with their rows.
+        lost_data: where lost_data are counted; those of other ranks arrive with their rows.
         control: rank 0's decisions, which travel over the same connection.
         deadline: seconds that rank 0 waits for rows that others have sent, and after which the others hold a silent
             rank 0 for dead and drop their rows.
@@ -72,7 +72,7 @@ class Reducer:
         self,
         transport: Transport,
         finish: Callable[[int, list[Batch], int], None],
-        losses: LossCounter,
+        lost_data: LostData,
         control: Control,
         deadline: float,
         session: bytes,
@@ -83,13 +83,13 @@ class Reducer:
         self._transport = transport
         self._finish = finish
         self._finished = finished
-        self._losses = losses
+        self._lost = lost_data
         self._control = control
         self._deadline = deadline
         self._session = session
         # Rank 0 has most to do. What the others send is gone with them unless it is under way.
-        self._inbox: Inbox[Batch | WaitingBatch] = (
-            Inbox(queue_size) if transport.rank == 0 else Inbox(queue_size, seconds=0.0)
+        self._queue: WorkQueue[Batch | WaitingBatch] = (
+            WorkQueue(queue_size) if transport.rank == 0 else WorkQueue(queue_size, seconds=0.0)
         )
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -98,10 +98,10 @@ class Reducer:
         self._next_beat = 0.0
         self._beat_read = self._beat_seen = time.monotonic()
         self._beat_count = -1
-        self._gathering = Gathering(transport.world_size, deadline, losses, ownership)
+        self._collector = Collector(transport.world_size, deadline, lost_data, ownership)
         self._schemas: dict[bytes, Schema] = {}
         self._sent_schemas: dict[bytes, int] = {}
-        # What is measured differs from record to record where quantities have frequencies of their own.
+        # What is measured differs from record to record where metrics have frequencies of their own.
         self._own_schemas: deque[tuple[Schema, bytes, bytes]] = deque(maxlen=_OWN_SCHEMAS)
         if not self._alone:
             self._start()
@@ -116,47 +116,47 @@ class Reducer:
         """Hand over this rank's rows of one iteration; returns at once. One that waits is made in the background."""
         if self._thread is None:
             self._start()
-        if not self._inbox.put(batch):
-            self._losses.count(
+        if not self._queue.put(batch):
+            self._lost.count(
                 'queue_full',
                 'the background thread is stuck in a store that does not answer, or too slow; the oldest rows were '
                 'dropped. If rank 0 is alive, measure less often (monitor_norm_freq)',
             )
 
-    def work_now(self) -> None:
+    def backward_begins(self) -> None:
         """Announce that the learner needs no interpreter lock for a while."""
-        self._inbox.work_now()
+        self._queue.backward_begins()
 
-    def hurry(self) -> None:
+    def flush(self) -> None:
         """Have what was submitted sent or published now."""
-        self._inbox.hurry()
+        self._queue.flush()
 
     def close(self, timeout: float) -> None:
         """Send or publish what is still here, for at most ``timeout`` seconds; what is left then is counted."""
         thread = self._thread
         if thread is None:
             return
-        self._inbox.close()
+        self._queue.close()
         thread.join(timeout)
         if thread.is_alive():
             # What is incomplete is published as it is.
-            self._inbox.close(abandon=True)
+            self._queue.close(abandon=True)
             thread.join(min(timeout, 1.0))
-        left = len(self._inbox) + len(self._gathering)
+        left = len(self._queue) + len(self._collector)
         if left:
-            self._losses.count('closed', f'the rows of {left} iterations were still here when the monitor closed', left)
+            self._lost.count('closed', f'the rows of {left} iterations were still here when the monitor closed', left)
 
     # -- the background thread -------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while True:
-            entries = self._inbox.take(self._pause())
-            closing, abandon = self._inbox.is_closing, self._inbox.is_abandoned
+            entries = self._queue.take(self._pause())
+            closing, abandon = self._queue.is_closing, self._queue.is_abandoned
             try:
                 self._turn(list(self._made(entries)), abandon)
             except (Exception, SystemExit, KeyboardInterrupt) as error:
-                self._losses.count('background', f'the background thread met {type(error).__name__}: {error}')
-            if closing and not self._inbox and (abandon or not self._gathering):
+                self._lost.count('background', f'the background thread met {type(error).__name__}: {error}')
+            if closing and not self._queue and (abandon or not self._collector):
                 self._say_goodbye()
                 return
             if closing:
@@ -167,13 +167,13 @@ class Reducer:
             try:
                 yield entry.get() if isinstance(entry, WaitingBatch) else entry
             except Exception as error:
-                self._losses.count('background', f'rows could not be made ({type(error).__name__}: {error})')
+                self._lost.count('background', f'rows could not be made ({type(error).__name__}: {error})')
 
     def _pause(self) -> float | None:
         if self._alone:
             return None
         until_beat = max(0.0, self._next_beat - time.monotonic())
-        return min(until_beat, POLL_SECONDS) if self._gathering else until_beat
+        return min(until_beat, POLL_SECONDS) if self._collector else until_beat
 
     def _turn(self, batches: list[Batch], abandon: bool) -> None:
         now = time.monotonic()
@@ -188,12 +188,12 @@ class Reducer:
         for batch in batches:
             # Equal keys become the same keys, by which merging recognises a layout that it knows.
             keys = self._schema_of(batch)[0].keys
-            self._gathering.add(0, Batch(batch.iteration, keys, batch.rows, batch.vectors), now)
-        if self._gathering and not self._alone:
+            self._collector.add(0, Batch(batch.iteration, keys, batch.rows, batch.vectors), now)
+        if self._collector and not self._alone:
             # What has arrived is taken before any deadline is judged: this process may have been suspended.
             self._receive(now)
         try:
-            for ready in self._gathering.ready(now, everything=abandon):
+            for ready in self._collector.ready(now, everything=abandon):
                 self._finish(ready.iteration, ready.batches, len(ready.missing))
         finally:
             self._finished()
@@ -202,9 +202,9 @@ class Reducer:
         """Post the board, or read it and answer."""
         try:
             if self._transport.rank == 0:
-                self._transport.post(self._control.write_board(now))
+                self._transport.post(self._control.write_bulletin(now))
                 return
-            beat = self._control.read_board(self._transport.read())
+            beat = self._control.read_bulletin(self._transport.read())
             # Reading may have taken long, where a link was cut.
             self._beat_read = time.monotonic()
             if beat != self._beat_count:
@@ -212,7 +212,7 @@ class Reducer:
             for iteration, answer in self._control.take_answers():
                 self._transport.send(encode_answer(self._transport.rank, self._session, iteration, answer))
         except TransportError as error:
-            self._losses.count('beat', f'the rendezvous store could not be used ({error}); training goes on')
+            self._lost.count('beat', f'the rendezvous store could not be used ({error}); training goes on')
 
     def _schema_of(self, batch: Batch) -> tuple[Schema, bytes, bytes]:
         vectors = vectors_of(batch)
@@ -225,19 +225,19 @@ class Reducer:
         return new
 
     def _send(self, batch: Batch) -> None:
-        losses = self._losses.take()
+        lost_data = self._lost.take()
         try:
             if self._control.closed:
-                self._losses.give_back(losses)
-                self._losses.count('rank0_closed', 'rank 0 has closed its monitor; later rows are dropped')
+                self._lost.give_back(lost_data)
+                self._lost.count('rank0_closed', 'rank 0 has closed its monitor; later rows are dropped')
                 return
             # Only what was read tells that rank 0 is silent: this process may have been suspended, or cut off.
             silence = self._beat_read - self._beat_seen
             if silence > max(self._deadline, 2 * BEAT_SECONDS) or (
                 silence > 3 * BEAT_SECONDS and self._transport.full()
             ):
-                self._losses.give_back(losses)
-                self._losses.count(
+                self._lost.give_back(lost_data)
+                self._lost.count(
                     'rank0_silent',
                     f'rank 0 has given no sign of life for {silence:.0f} s; rows are dropped until it does, training '
                     f'goes on',
@@ -248,15 +248,15 @@ class Reducer:
             _, encoded, digest = self._schema_of(batch)
             sent = self._sent_schemas.get(digest, 0) % _SCHEMA_EVERY
             new = None if sent else encoded
-            self._transport.send(encode(self._transport.rank, self._session, batch, digest, new, losses))
+            self._transport.send(encode(self._transport.rank, self._session, batch, digest, new, lost_data))
             self._sent_schemas[digest] = sent + 1
         except TransportError as error:
-            self._losses.give_back(losses)
-            self._losses.count('send', f'rows could not be sent ({error}); training goes on without them')
+            self._lost.give_back(lost_data)
+            self._lost.count('send', f'rows could not be sent ({error}); training goes on without them')
 
     def _without_vectors(self, batch: Batch) -> Batch:
         size = sum(vector.nbytes for vector in batch.vectors.values())
-        self._losses.count(
+        self._lost.count(
             'too_large',
             f'{size / 1e6:.1f} MB of vectors (sketches of gradients and the like) do not fit a message; what needs it '
             f'is left out. Lower sketch_size, or leave out conflict_blocks',
@@ -269,13 +269,13 @@ class Reducer:
         try:
             arrived = self._transport.receive()
         except TransportError as error:
-            self._losses.count('receive', f'rows of the other ranks could not be read ({error})')
+            self._lost.count('receive', f'rows of the other ranks could not be read ({error})')
             return
         for data in arrived:
             try:
                 self._accept(decode(data, self._session), now)
             except MessageError as error:
-                self._losses.count(
+                self._lost.count(
                     'foreign_message', f'a message was refused ({error}); does another job use this rendezvous?'
                 )
 
@@ -284,10 +284,10 @@ class Reducer:
         if not 0 < rank < self._transport.world_size:
             raise MessageError(f'it claims to come from rank {rank}')
         if message.kind == CONTROL:
-            self._gathering.hear(rank)
+            self._collector.hear(rank)
             self._control.hear(rank, message.iteration, message.note)
             return
-        self._losses.absorb(message.note)
+        self._lost.absorb(message.note)
         schema = self._schemas.get(message.digest) or message.schema
         if schema is not None and message.digest not in self._schemas:
             if len(self._schemas) >= _SCHEMAS_PER_RANK * self._transport.world_size:
@@ -295,17 +295,17 @@ class Reducer:
             # The digest is one of the content, so whoever sent it means the same.
             self._schemas[message.digest] = schema
         if schema is None or len(schema.keys) != len(message.rows):
-            self._losses.count(
+            self._lost.count(
                 'unknown_schema', f'rank {rank} sent rows whose keys never arrived; the message before was lost'
             )
             return
         vectors = schema.split(message.vectors)
-        self._gathering.add(rank, Batch(message.iteration, schema.keys, message.rows, vectors), now)
+        self._collector.add(rank, Batch(message.iteration, schema.keys, message.rows, vectors), now)
 
     def _say_goodbye(self) -> None:
         if self._alone or self._transport.rank != 0:
             return
         try:
-            self._transport.post(self._control.write_board(time.monotonic(), closing=True))
+            self._transport.post(self._control.write_bulletin(time.monotonic(), closing=True))
         except TransportError as error:
-            self._losses.count('beat', f'the rendezvous store could not be used ({error})')
+            self._lost.count('beat', f'the rendezvous store could not be used ({error})')

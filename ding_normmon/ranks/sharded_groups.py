@@ -17,17 +17,17 @@ class ShardedGroups:
 
     Arguments:
         groups: every group of the model.
-        quantities: names of the quantities whose rows are those of parameter groups.
+        metrics: names of the metrics whose rows are those of parameter groups.
         world_size: number of ranks.
     """
 
-    def __init__(self, groups: Iterable[Group], quantities: Collection[str], world_size: int) -> None:
+    def __init__(self, groups: Iterable[Group], metrics: Collection[str], world_size: int) -> None:
         self.keys = frozenset((g.name, g.task_id) for g in groups if any(is_sharded(p) for p in g.parameters))
-        self._quantities = frozenset(quantities)
+        self._metrics = frozenset(metrics)
         self._world_size = world_size
 
     def whole(self, batches: Sequence[Batch]) -> Sequence[Batch]:
-        """Leave out what a quantity says of a sharded group where not every rank has said something.
+        """Leave out what a metric says of a sharded group where not every rank has said something.
 
         Arguments:
             batches: what the ranks sent for one iteration.
@@ -52,7 +52,7 @@ class ShardedGroups:
         return [_without(batch, missing) for batch in batches] if missing else batches
 
     def _is_partial(self, key: RowKey) -> bool:
-        return key.quantity in self._quantities and (key.name, key.task_id) in self.keys
+        return key.metric in self._metrics and (key.name, key.task_id) in self.keys
 
 
 def _without(batch: Batch, missing: Collection[RowKey]) -> Batch:

@@ -1,11 +1,10 @@
 """What waits for a background thread, and for a moment in which its work takes nothing from the learner.
 
-Whatever a background thread does in Python it takes from the learner: they share the interpreter lock, and each time it
-changes hands costs both of them tens of microseconds. A backward pass is one long call that seldom needs the lock. So
-where the learner announces one (:meth:`Inbox.work_now`), what it has put here waits for that. And where learner steps
-are short, several entries wait for the same one: what is done several times in a row costs less each time than
-what is done now and then, because its code and data are still in the processor's cache, and the lock changes hands as
-often for four records as for one.
+Whatever a background thread does in Python it takes from the learner: they share the interpreter lock, and each time
+the lock changes hands both lose tens of microseconds. A backward pass is one long call that seldom needs the lock, so
+where the learner announces one (:meth:`WorkQueue.backward_begins`), the entries wait for it. Where learner steps are
+short, several entries wait for the same backward pass: code that runs several times in a row finds itself in the
+processor's cache, and the lock changes hands as often for four records as for one.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import time
 from collections import deque
 from typing import Generic, TypeVar
 
-__all__ = ['Inbox']
+__all__ = ['WorkQueue']
 
 Entry = TypeVar('Entry')
 
@@ -30,7 +29,7 @@ _BURST_SIZE = 16
 """Or until there are so many."""
 
 
-class Inbox(Generic[Entry]):
+class WorkQueue(Generic[Entry]):
     """A bounded queue between the learner and one background thread.
 
     Arguments:
@@ -42,10 +41,10 @@ class Inbox(Generic[Entry]):
         is_abandoned: whether what is incomplete is to be finished as it is.
 
     Example:
-        >>> inbox = Inbox(size=2)
-        >>> [inbox.put(number) for number in (1, 2, 3)]
+        >>> queue = WorkQueue(size=2)
+        >>> [queue.put(number) for number in (1, 2, 3)]
         [True, True, False]
-        >>> inbox.take(timeout=None)
+        >>> queue.take(timeout=None)
         [2, 3]
     """
 
@@ -76,14 +75,14 @@ class Inbox(Generic[Entry]):
                 self._wake.notify()
         return has_room
 
-    def work_now(self) -> None:
+    def backward_begins(self) -> None:
         """Announce a call that needs no interpreter lock for a while, as the learner does before its backward pass."""
         now = time.monotonic()
         self._interval, self._announced = now - self._announced, now
         if self._entries and (now >= self._taken + self._seconds or len(self._entries) >= _BURST_SIZE):
-            self.hurry()
+            self.flush()
 
-    def hurry(self) -> None:
+    def flush(self) -> None:
         """Have everything that is here taken now, however busy the learner is."""
         with self._wake:
             self._wake.notify()

@@ -35,13 +35,13 @@ class RowKey(NamedTuple):
     """What a row is a row of.
 
     Arguments:
-        quantity: name of the quantity that wrote it, and that will derive figures from it.
+        metric: name of the metric that wrote it, and that will derive figures from it.
         name: group or signal.
         task_id: global task id, or None.
         part: what else tells it apart, such as a parameter's path.
     """
 
-    quantity: str
+    metric: str
     name: str
     task_id: int | None = None
     part: str = ''
@@ -83,19 +83,19 @@ class _Layout:
         self.repeated_times = [len(found) for found in repeated.values()]
         self.parts: dict[tuple[str, str], list[tuple[str, int | None, int]]] = {}
         for key in sorted(positions, key=lambda key: -1 if key.task_id is None else key.task_id):
-            self.parts.setdefault((key.quantity, key.part), []).append((key.name, key.task_id, self.index[key]))
+            self.parts.setdefault((key.metric, key.part), []).append((key.name, key.task_id, self.index[key]))
         self._blocks: dict[tuple[str, str], tuple[tuple[Label, ...], npt.NDArray[np.intp]]] = {}
 
-    def block(self, quantity: str, part: str) -> tuple[tuple[Label, ...], npt.NDArray[np.intp]]:
+    def block(self, metric: str, part: str) -> tuple[tuple[Label, ...], npt.NDArray[np.intp]]:
         """Return what the rows of one part are of, names together, and where they stand."""
-        found = self._blocks.get((quantity, part))
+        found = self._blocks.get((metric, part))
         if found is None:
-            entries = self.parts.get((quantity, part), ())
+            entries = self.parts.get((metric, part), ())
             order = list(dict.fromkeys(name for name, _, _ in entries))
             entries = sorted(entries, key=lambda entry: order.index(entry[0]))
             labels = tuple((name, task_id) for name, task_id, _ in entries)
             found = labels, np.array([index for _, _, index in entries], dtype=np.intp)
-            self._blocks[quantity, part] = found
+            self._blocks[metric, part] = found
         return found
 
 
@@ -109,13 +109,13 @@ class RowTable(Mapping[RowKey, Row]):
         batches: what the ranks sent for one iteration, sorted by rank.
         complete: whether every rank's batch is there; figures over all tasks exist only then.
         final: whether a record will be published from it; False for a rank's own figures in between, of which a
-            quantity that remembers the last record must not take notice.
+            metric that remembers the last record must not take notice.
 
     Attributes:
         ranks: number of batches.
         vectors: what the ranks sent beside rows; those of one key are added up.
         unequal: those that ranks sent in different lengths, of which there is no sum.
-        memo: what a quantity has derived from this table and needs again, by its name.
+        memo: what a metric has derived from this table and needs again, by its name.
     """
 
     _layouts: ClassVar[dict[tuple[int, ...], _Layout]] = {}
@@ -170,32 +170,32 @@ class RowTable(Mapping[RowKey, Row]):
     def __len__(self) -> int:
         return len(self._layout.index)
 
-    def complete_for(self, quantity: str) -> bool:
-        """Tell whether every rank has measured a quantity in this iteration.
+    def complete_for(self, metric: str) -> bool:
+        """Tell whether every rank has measured a metric in this iteration.
 
-        Ranks may differ for a moment in how often they measure, and a quantity may fail on one of them. Who measures
+        Ranks may differ for a moment in how often they measure, and a metric may fail on one of them. Who measures
         tells what that has cost.
         """
-        cost = self.get(RowKey('own_cost', quantity, part='ms'))
+        cost = self.get(RowKey('own_cost', metric, part='ms'))
         return self.complete and (cost is None or cost[COUNT] == self.ranks)
 
-    def of(self, quantity: str, part: str = '') -> dict[str, dict[int | None, Row]]:
-        """Return the rows of one quantity as name -> task id -> row, task ids ascending.
+    def of(self, metric: str, part: str = '') -> dict[str, dict[int | None, Row]]:
+        """Return the rows of one metric as name -> task id -> row, task ids ascending.
 
         Arguments:
-            quantity: name of the quantity.
+            metric: name of the metric.
             part: only rows of this part.
         """
         found: dict[str, dict[int | None, Row]] = {}
-        for name, task_id, index in self._layout.parts.get((quantity, part), ()):
+        for name, task_id, index in self._layout.parts.get((metric, part), ()):
             found.setdefault(name, {})[task_id] = self._rows[index]
         return found
 
-    def block(self, quantity: str, part: str = '') -> tuple[tuple[Label, ...], Row]:
-        """Return the rows of one quantity as one table, for whoever derives from hundreds of rows at once.
+    def block(self, metric: str, part: str = '') -> tuple[tuple[Label, ...], Row]:
+        """Return the rows of one metric as one table, for whoever derives from hundreds of rows at once.
 
         Arguments:
-            quantity: name of the quantity.
+            metric: name of the metric.
             part: only rows of this part.
 
         Returns:
@@ -208,14 +208,14 @@ class RowTable(Mapping[RowKey, Row]):
             >>> labels, rows[:, 0].tolist()
             ((('head', 0), ('head', 1)), [2.0, 1.0])
         """
-        labels, indices = self._layout.block(quantity, part)
+        labels, indices = self._layout.block(metric, part)
         return labels, self._rows[indices]
 
-    def vectors_of(self, quantity: str, part: str = '') -> dict[str, dict[int | None, Vector]]:
-        """Return the vectors of one quantity as name -> task id -> vector, task ids ascending."""
+    def vectors_of(self, metric: str, part: str = '') -> dict[str, dict[int | None, Vector]]:
+        """Return the vectors of one metric as name -> task id -> vector, task ids ascending."""
         found: dict[str, dict[int | None, Vector]] = {}
         for key in sorted(self.vectors, key=lambda key: (-1 if key.task_id is None else key.task_id)):
-            if key.quantity == quantity and key.part == part:
+            if key.metric == metric and key.part == part:
                 found.setdefault(key.name, {})[key.task_id] = self.vectors[key]
         return found
 
@@ -241,10 +241,10 @@ class Pending:
         slot: the host memory that the copy goes to; None where the rows are on the host already.
         cells: the raw cells, where they are on the host already.
         fired: the hook points that were measured.
-        failed: the quantities that failed at one of them; what their cells hold is not of this step.
+        failed: the metrics that failed at one of them; what their cells hold is not of this step.
         milliseconds: what the step has cost the learner's thread so far.
-        active: the quantities that were measured in this step, with the backward passes they added.
-        spent: milliseconds of the learner's thread by quantity.
+        active: the metrics that were measured in this step, with the backward passes they added.
+        spent: milliseconds of the learner's thread by metric.
         vectors: each vector, or where it stands in the buffer: first row and number of entries.
     """
 
@@ -289,7 +289,7 @@ class RowBuffer:
         self.on_host = device.type == 'cpu'
         self._cells = cells
         self._allocate(cells, 0 if self.on_host else capacity)
-        # Quantities hold views of the first storage; when the rows outgrow it, the cells stay where they are.
+        # Metrics hold views of the first storage; when the rows outgrow it, the cells stay where they are.
         self._bound = self.storage
         self._begin(0)
 
@@ -307,7 +307,7 @@ class RowBuffer:
         self.bytes = self.storage.nbytes + sum(slot.host.nbytes for slot in self._free)
 
     def cells(self, start: int, stop: int) -> Tensor:
-        """Return a view of raw device cells, for quantities that reduce on the host."""
+        """Return a view of raw device cells, for metrics that reduce on the host."""
         return self._bound[start:stop]
 
     def _begin(self, iteration: int) -> None:

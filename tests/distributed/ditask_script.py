@@ -72,7 +72,7 @@ def main(folder: str) -> None:
         # The processes find each other in about a second, and what is sent before is lost.
         time.sleep(2)
         task.run(max_step=STEPS if is_learner else LIMIT * 10)
-    result = {'wrapped': wrapped, 'seen': seen, 'lost': dict(middleware.monitor.losses.total)}
+    result = {'wrapped': wrapped, 'seen': seen, 'lost': dict(middleware.monitor.lost_data.total)}
     Path(folder, f'node{node}.json').write_text(json.dumps(result))
 
 

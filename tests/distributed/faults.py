@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ding_normmon import Monitor, Record
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics import Quantity, default_quantities
+from ding_normmon.metrics import Metric, default_metrics
 from ding_normmon.ranks.transport import StoreTransport
 from ding_normmon.rows.table import RowBuffer
 from tests.distributed.multitask import MultitaskModel, make_model, train, weights_of
@@ -75,8 +75,8 @@ class Stopped(Exception):  # noqa: N818  # it is no error
     """Ends the training of a test early."""
 
 
-class Probe(Quantity):
-    """A quantity that does what a test wants at one hook point."""
+class Probe(Metric):
+    """A metric that does what a test wants at one hook point."""
 
     name: ClassVar[str] = 'probe'
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end', 'backward_end')
@@ -110,7 +110,7 @@ def suspend_for(seconds: float, pid: int | None = None) -> None:
 def monitored_run(
     rank: int,
     transport: StoreTransport,
-    quantities: Sequence[Quantity] = (),
+    metrics: Sequence[Metric] = (),
     destinations: Sequence[Any] = (),
     before_step: Callable[[Monitor, int], object] = lambda monitor, iteration: None,
     before_close: Callable[[Monitor], object] = lambda monitor: None,
@@ -133,7 +133,7 @@ def monitored_run(
             task_ids=LAYOUT[rank],
             transport=transport,
             destinations=destinations,
-            quantities=[*default_quantities(), *quantities],
+            metrics=[*default_metrics(), *metrics],
         )
         records: list[Record] = []
 
@@ -157,7 +157,7 @@ def monitored_run(
         records += monitor.take_records()
     finally:
         logging.getLogger('ding_normmon').removeHandler(handler)
-    return Outcome(weights, records, dict(monitor.losses.total), said, seconds, closing)
+    return Outcome(weights, records, dict(monitor.lost_data.total), said, seconds, closing)
 
 
 def unmonitored(rank: int, iterations: Sequence[int] = ITERATIONS, collective: bool = False) -> dict[str, Tensor]:

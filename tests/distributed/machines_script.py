@@ -63,7 +63,7 @@ def main() -> None:
     result = {
         name: {
             'records': [(record.iteration, record.scalars) for record in monitor.take_records()],
-            'lost': dict(monitor.losses.total),
+            'lost': dict(monitor.lost_data.total),
             'weights': weights_of(monitor.model),
         }
         for name, monitor in monitors.items()

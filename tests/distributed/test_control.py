@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ding_normmon import Monitor
-from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.core.lost_data import LostData
 from ding_normmon.ranks import reducer as reduce
 from ding_normmon.ranks.decisions import leader as decision_poster
 from ding_normmon.ranks.decisions.control import Control, ControlError, Decision
@@ -117,22 +117,22 @@ def test_stop_and_checkpoint_happen_at_one_iteration_on_every_rank(outcomes: lis
 
 
 def controls(world_size: int = 3) -> list[Control]:
-    return [Control(rank, world_size, 10, LossCounter(), deadline=60) for rank in range(world_size)]
+    return [Control(rank, world_size, 10, LostData(), deadline=60) for rank in range(world_size)]
 
 
 def exchange(ranks: list[Control], now: float, deaf: int | None = None) -> None:
-    board = ranks[0].write_board(now)
+    board = ranks[0].write_bulletin(now)
     for rank, control in enumerate(ranks[1:], 1):
         if rank != deaf:
-            control.read_board(board)
+            control.read_bulletin(board)
             for iteration, answer in control.take_answers():
                 ranks[0].hear(rank, iteration, answer)
 
 
 def advance(ranks: list[Control], iteration: int) -> None:
     for control in ranks:
-        control.agenda.iteration = iteration
-        if iteration >= control.agenda.next_iteration:
+        control.schedule.iteration = iteration
+        if iteration >= control.schedule.next_iteration:
             control.reach(iteration)
 
 
@@ -169,8 +169,8 @@ def test_a_stop_that_one_rank_never_promises_does_not_happen() -> None:
 def test_what_stands_on_the_board_is_checked() -> None:
     control = controls()[1]
     for board in (b'garbage', b'[]', b'{"decisions":[{"number":1}]}', b'{"beat":"x"}', b'\xff'):
-        assert control.read_board(board) == -1
-    assert control.agenda.next_iteration == float('inf')
+        assert control.read_bulletin(board) == -1
+    assert control.schedule.next_iteration == float('inf')
 
 
 def test_only_rank_0_decides_and_schedules_are_multiples() -> None:
@@ -186,8 +186,8 @@ def test_only_rank_0_decides_and_schedules_are_multiples() -> None:
 
 
 def test_a_callback_that_raises_is_counted() -> None:
-    control = Control(0, 1, 10, LossCounter(), deadline=60)
+    control = Control(0, 1, 10, LostData(), deadline=60)
     control.on('note', lambda decision: 1 / 0)
     control.post('note', iteration=3)
     advance([control], 3)
-    assert control._losses.total == {'control': 1}
+    assert control._lost.total == {'control': 1}

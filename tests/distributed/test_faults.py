@@ -154,7 +154,7 @@ def failing_destinations(rank: int, port: int, name: str) -> Outcome:
 def failing_quantities(rank: int, port: int, name: str) -> Outcome:
     def act(hook_point: str, iteration: int, rows: RowBuffer) -> None:
         if rank == 2 and iteration >= 10:
-            raise ZeroDivisionError('in a quantity')
+            raise ZeroDivisionError('in a metric')
 
     return monitored_run(rank, transport_to(port, rank, name), [Probe(act)])
 
@@ -335,7 +335,7 @@ def test_a_failing_quantity_costs_its_own_figures_only(outcomes: list[dict[str, 
     assert [record.iteration for record in outcome.records] == MEASURED
     said_once(outcomes[2]['failing_quantities'], 'probe failed at forward_end with ZeroDivisionError')
     # The loss happened on rank 2; the record on rank 0 counts it.
-    assert sum(record.scalars.get('monitor/lost/quantity_probe', 0) for record in outcome.records) > 0
+    assert sum(record.scalars.get('monitor/lost/metric_probe', 0) for record in outcome.records) > 0
     clean = outcomes[0]['nothing']
     for record in outcome.records:
         exempt = ('monitor/',)

@@ -37,14 +37,14 @@ class Late(Rule):
             yield Sign('It is late.')
 
 
-def hurry() -> None:
+def flush() -> None:
     """In a process of the test's own: what takes seconds in a run takes tenths here."""
     reduce.BEAT_SECONDS, decision_poster.LEAD_SECONDS = 0.4, 1.6
 
 
 def judged_run(rank: int, port: int, name: str, action: str, dies: bool, steps: int) -> dict[str, Any]:
     """Train two ranks, of which one may leave without a word, and note when an action takes effect."""
-    hurry()
+    flush()
     applied: list[tuple[int, int]] = []
     config = {'monitor_norm_freq': 10, 'budget': None, 'on_finding': {'late': action}, 'setup_timeout': 60.0}
     monitor = Monitor(

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from ding_normmon import Monitor, Record
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics import preset_quantities
+from ding_normmon.metrics import preset_metrics
 from tests.distributed.ranks import run_ranks
 from tests.unizero.builders import random_batch, tiny_policy
 
@@ -47,7 +47,7 @@ def one_step(layout: Sequence[Sequence[int]], rank: int, size: int) -> tuple[Rec
         {'monitor_norm_freq': 1, 'setup_timeout': 60, 'sketch_size': size, 'preset': 'multitask'},
         num_tasks=TASKS,
         task_ids=layout[rank],
-        quantities=preset_quantities('multitask'),
+        metrics=preset_metrics('multitask'),
     )
     step = monitor.begin_step(0)
     assert isinstance(step, LearnerStep)
@@ -64,7 +64,7 @@ def one_step(layout: Sequence[Sequence[int]], rank: int, size: int) -> tuple[Rec
     step.fired = watched.fired
     monitor.end_step(step)
     monitor.close()
-    assert not monitor.losses.total, monitor.losses.total
+    assert not monitor.lost_data.total, monitor.lost_data.total
     records = monitor.take_records()
     return (records[0] if records else None), watched.local
 

@@ -64,7 +64,7 @@ def one_step(num_tasks: int, layout: Layout, rank: int, name: str, group: dist.P
         learner_step(model, optimizer, layout[rank], 0, step, group, collective=not alone)
     monitor.close()
     records = monitor.take_records()
-    assert not monitor.losses.total, monitor.losses.total
+    assert not monitor.lost_data.total, monitor.lost_data.total
     assert len(records) == (rank == 0)
     return records[0] if records else None
 
@@ -95,11 +95,11 @@ def one_policy_step(num_tasks: int, layout: Layout, rank: int) -> Record | None:
     policy = tiny_policy(num_tasks, layout[rank])
     middleware = NormMonitor({'monitor_norm_freq': 1, 'setup_timeout': 60}, policy)
     # There is no event file in this test.
-    middleware.monitor._couriers = []
+    middleware.monitor._workers = []
     middleware(OnlineRLContext())
     policy._forward_learn([random_batch(policy, task, seed=task, batch_size=2 + task) for task in layout[rank]])
     middleware.close()
-    assert not middleware.monitor.losses.total, middleware.monitor.losses.total
+    assert not middleware.monitor.lost_data.total, middleware.monitor.lost_data.total
     records = middleware.monitor.take_records()
     return records[0] if records else None
 

@@ -53,7 +53,7 @@ def trained(model: nn.Module, part: torch.Tensor, clips: bool = True, **config: 
             if clips:
                 nn.utils.clip_grad_norm_(model.parameters(), 0.5)
             optimizer.step()
-    assert not monitor.losses.total, monitor.losses.total
+    assert not monitor.lost_data.total, monitor.lost_data.total
     records = monitor.take_records()
     # FSDP exchanges parameters in every forward pass, which is no change of the model.
     assert not any('groups' in record.notes for record in records)
@@ -166,10 +166,10 @@ def one_rank_fails(rank: int) -> list[Record]:
             optimizer.zero_grad()
             model(batch())[1].square().mean().backward()
             if rank == iteration == 1:
-                monitor.quantities[1].measure = failing  # type: ignore[method-assign]
+                monitor.metrics[1].measure = failing  # type: ignore[method-assign]
             optimizer.step()
             if rank == iteration == 1:
-                del monitor.quantities[1].measure
+                del monitor.metrics[1].measure
             own = monitor.take_local_scalars()
             # One rank's share is no figure.
             assert not [name for name in own if name.startswith(('norm/', 'grad/', 'update/'))], own
@@ -209,8 +209,8 @@ def refusals(rank: int) -> dict[str, str]:
     plain = {'monitor_norm_freq': 1, 'setup_timeout': 30}
     said = {
         'alone': message_of(lambda: Monitor(model, plain, transport=LocalTransport())),
-        'conflict': message_of(lambda: Monitor(model, plain, num_tasks=2, quantities=[GradientConflict()])),
-        'local': message_of(lambda: Monitor(model, plain, quantities=with_local_gradients([GradientNorms()]))),
+        'conflict': message_of(lambda: Monitor(model, plain, num_tasks=2, metrics=[GradientConflict()])),
+        'local': message_of(lambda: Monitor(model, plain, metrics=with_local_gradients([GradientNorms()]))),
     }
     model(batch())
     said['gathered'] = message_of(lambda: Monitor(model, plain))

@@ -18,7 +18,8 @@ import torch
 
 from ding_normmon import attach
 from ding_normmon.integrations.description import Description
-from tests.integrations import ding_policies, small_policies
+from tests.integrations import small_policies
+from tests.integrations.ding_engine import policies as ding_policies
 from tests.integrations.lightzero import multitask
 from tests.integrations.lightzero import policies as lightzero
 from tests.unizero.builders import random_batch, tiny_policy

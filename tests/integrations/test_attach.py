@@ -595,7 +595,7 @@ def test_layers_inside_a_compiled_module_are_not_listened_to(caplog: pytest.LogC
     assert 'dormant_units looks at' in caplog.text
     (record,) = attachment.monitor.take_records()
     assert 'norm/encoder/_total_norm' in record.scalars
-    assert not attachment.monitor.losses.total
+    assert not attachment.monitor.lost_data.total
 
 
 def test_users_groups_win() -> None:

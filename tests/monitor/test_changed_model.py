@@ -62,7 +62,7 @@ def test_every_metric_after_a_change(change: Callable[[SmallModel], None], caplo
     notes = {record.iteration: record.notes['groups'] for record in records if 'groups' in record.notes}
     assert notes == {2: 'modules or parameters were replaced; groups found again at iteration 2'}
     assert sum('groups found again' in line.getMessage() for line in caplog.records) == 1
-    assert not monitor.losses.total
+    assert not monitor.lost_data.total
 
 
 def test_a_layer_more_and_a_layer_less() -> None:
@@ -125,7 +125,7 @@ def test_a_group_of_the_users_that_is_gone_is_counted(caplog: pytest.LogCaptureF
     records = finished(monitor)
     # Nothing is told of a model that is not the one whose groups are known.
     assert [record.iteration for record in records] == [0, 1, 4, 5]
-    assert monitor.losses.total == {'groups': 2}
+    assert monitor.lost_data.total == {'groups': 2}
     said = [line.getMessage() for line in caplog.records if 'is not measured as it is now' in line.getMessage()]
     assert len(said) == 1
     assert "'adapter' names no module" in said[0]
@@ -143,7 +143,7 @@ def test_in_the_middle_of_a_cycle_of_accumulation() -> None:
             model.zero_grad()
     records = finished(monitor)
     assert [record.iteration for record in records] == [0, 1, 4, 5]
-    assert not monitor.losses.total
+    assert not monitor.lost_data.total
     gradients = {name: value for name, value in reference(model, measured).items() if name.startswith('grad/')}
     assert {name: records[3].scalars[name] for name in gradients} == pytest.approx(gradients, rel=1e-6)
 

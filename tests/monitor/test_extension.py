@@ -1,4 +1,4 @@
-"""Signals and quantities of the user's."""
+"""Signals and metrics of the user's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ding_normmon import ConfigurationError, Monitor
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics import GradientNorms, ParameterNorms, Quantity, TaskLosses, default_quantities
+from ding_normmon.metrics import GradientNorms, Metric, ParameterNorms, TaskLosses, default_metrics
 from ding_normmon.rows.moments import constant_row, row_of
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 from tests.models import SmallModel, assert_same, finished, reference, small_monitor
@@ -43,7 +43,7 @@ def test_a_signal_under_a_new_name_gets_the_same_treatment() -> None:
     }
 
 
-class LargestWeight(Quantity):
+class LargestWeight(Metric):
     """The largest weight after the step, and how much of an embedding is zero."""
 
     name: ClassVar[str] = 'largest_weight'
@@ -70,7 +70,7 @@ class LargestWeight(Quantity):
 def test_a_new_quantity_is_one_class() -> None:
     model = SmallModel()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, quantities=[*default_quantities(), LargestWeight()])
+    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, metrics=[*default_metrics(), LargestWeight()])
     measure(model, monitor, optimizer=optimizer)
     (record,) = finished(monitor)
     assert record.scalars['largest_weight/weights'] == max(p.max().item() for p in model.parameters())
@@ -79,7 +79,7 @@ def test_a_new_quantity_is_one_class() -> None:
     assert 'norm/encoder/_total_norm' in record.scalars
 
 
-class SeenSignals(Quantity):
+class SeenSignals(Metric):
     """Notes what it is given."""
 
     name: ClassVar[str] = 'seen_signals'
@@ -95,7 +95,7 @@ class SeenSignals(Quantity):
 
 
 class MyLosses(TaskLosses):
-    """Derives from a quantity that takes graphs, and does not."""
+    """Derives from a metric that takes graphs, and does not."""
 
     name: ClassVar[str] = 'my_losses'
 
@@ -105,21 +105,21 @@ class MyLosses(TaskLosses):
 
 
 def test_a_quantity_that_derives_from_one_that_takes_graphs_is_given_none() -> None:
-    quantities = [*default_quantities(), MyLosses()]
-    monitor = Monitor(SmallModel(), {'monitor_norm_freq': 1}, num_tasks=3, quantities=quantities)
+    metrics = [*default_metrics(), MyLosses()]
+    monitor = Monitor(SmallModel(), {'monitor_norm_freq': 1}, num_tasks=3, metrics=metrics)
     with monitor.step(0) as step:
         step.publish_loss('loss', torch.ones(1, requires_grad=True) * 3, task_id=1)
         step.forward_end()
     (record,) = finished(monitor)
     assert record.scalars['my_loss_task1'] == record.scalars['loss_task1'] == 3.0
-    assert not monitor.losses.total
+    assert not monitor.lost_data.total
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('transposed', [False, True])
 def test_a_quantity_is_given_no_graph_and_none_is_kept(dtype: torch.dtype, transposed: bool) -> None:
     model, seen = SmallModel(), SeenSignals()
-    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, quantities=[*default_quantities(), seen])
+    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, metrics=[*default_metrics(), seen])
     weight = torch.randn(4, 6, requires_grad=True)
     with monitor.step(0) as step:
         tensor = (weight * 3).to(dtype)
@@ -138,12 +138,12 @@ def test_a_quantity_is_given_no_graph_and_none_is_kept(dtype: torch.dtype, trans
     assert seen.graphs == [False] * 4
     assert record.scalars['mine_task1/mean'] == pytest.approx(numbers.mean().item(), rel=1e-6)
     assert record.scalars['loss_task1'] == pytest.approx(total, rel=1e-6)
-    assert not monitor.losses.total
+    assert not monitor.lost_data.total
 
 
 def test_only_the_quantities_that_were_asked_for() -> None:
     model = SmallModel()
-    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, quantities=[LargestWeight()])
+    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, metrics=[LargestWeight()])
     measure(model, monitor)
     names = set(finished(monitor)[0].scalars) - {'monitor/cost/ms_diagnosis'}
     assert {name.split('/')[0] for name in names} == {'largest_weight'}
@@ -151,10 +151,10 @@ def test_only_the_quantities_that_were_asked_for() -> None:
 
 def test_two_quantities_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigurationError, match='same name'):
-        Monitor(SmallModel(), {'monitor_norm_freq': 1}, num_tasks=3, quantities=[ParameterNorms(), ParameterNorms()])
+        Monitor(SmallModel(), {'monitor_norm_freq': 1}, num_tasks=3, metrics=[ParameterNorms(), ParameterNorms()])
 
 
-class Failing(Quantity):
+class Failing(Metric):
     """Fails wherever it is told to."""
 
     name: ClassVar[str] = 'failing'
@@ -201,21 +201,21 @@ class Failing(Quantity):
 )
 def test_a_quantity_that_fails_is_said_once_and_counted(where: str, caplog: pytest.LogCaptureFixture) -> None:
     model = SmallModel()
-    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, quantities=[Failing(where), *default_quantities()])
+    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, metrics=[Failing(where), *default_metrics()])
     with caplog.at_level(logging.WARNING, 'ding_normmon'):
         measured = [measure(model, monitor, iteration) for iteration in range(3)]
         records = finished(monitor)
     said = [record.getMessage() for record in caplog.records if 'failing failed at' in record.getMessage()]
     assert len(said) == 1
-    assert monitor.losses.total['quantity_failing'] >= 3
-    assert sum(record.scalars.get('monitor/lost/quantity_failing', 0) for record in records) >= 2
+    assert monitor.lost_data.total['metric_failing'] >= 3
+    assert sum(record.scalars.get('monitor/lost/metric_failing', 0) for record in records) >= 2
     for record, one in zip(records, measured, strict=True):
         scalars = {name: value for name, value in record.scalars.items() if 'failing' not in name}
         assert_same(scalars, reference(model, one))
 
 
-class Odd(Quantity):
-    """Does what a new quantity might, once it has been prepared."""
+class Odd(Metric):
+    """Does what a new metric might, once it has been prepared."""
 
     name: ClassVar[str] = 'odd'
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
@@ -260,7 +260,7 @@ ODD = {
     'two values': {'figure': ('odd/two', np.ones(2))},
     'too large': {'figure': ('odd/large', 10**400)},
     'no name': {'figure': (5, 1.0)},
-    'unknown quantity': {'key': RowKey('typo', 'a')},
+    'unknown metric': {'key': RowKey('typo', 'a')},
     'plain tuple': {'key': ('odd', 'a', None, '')},
     'no text': {'key': RowKey('odd', None, None)},  # type: ignore[arg-type]
     'task of text': {'key': RowKey('odd', 'a', 'b')},  # type: ignore[arg-type]
@@ -274,12 +274,12 @@ ODD = {
 @pytest.mark.parametrize('what', ODD)
 def test_what_a_quantity_does_wrong_costs_only_its_own_figures(what: str) -> None:
     model = SmallModel()
-    quantities = [Odd(**ODD[what]), *default_quantities()]
-    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, quantities=quantities)
+    metrics = [Odd(**ODD[what]), *default_metrics()]
+    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, metrics=metrics)
     measured = [measure(model, monitor, iteration) for iteration in range(2)]
     records = finished(monitor)
     assert [record.iteration for record in records] == [0, 1]
-    assert set(monitor.losses.total) in ({'quantity_odd'}, {'row_key'})
+    assert set(monitor.lost_data.total) in ({'metric_odd'}, {'row_key'})
     for record, one in zip(records, measured, strict=True):
         own = ('odd/', 'monitor/lost/', 'monitor/cost/')
         assert_same({k: v for k, v in record.scalars.items() if not k.startswith(own)}, reference(model, one))
@@ -290,34 +290,34 @@ def test_what_a_quantity_does_wrong_costs_only_its_own_figures(what: str) -> Non
 @pytest.mark.parametrize('task_id', [np.int64(1), np.int32(1)])
 def test_the_task_of_a_row_may_be_an_integer_of_numpy(task_id: Any) -> None:
     model = SmallModel()
-    quantities = [Odd(key=RowKey('odd', 'a', task_id)), *default_quantities()]
-    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, quantities=quantities)
+    metrics = [Odd(key=RowKey('odd', 'a', task_id)), *default_metrics()]
+    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, metrics=metrics)
     measure(model, monitor)
     assert len(finished(monitor)) == 1
-    assert not monitor.losses.total
+    assert not monitor.lost_data.total
 
 
 def test_a_quantity_that_cannot_be_prepared_again_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     model = SmallModel()
-    quantities = [Odd(prepare=True), *default_quantities()]
-    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, quantities=quantities)
+    metrics = [Odd(prepare=True), *default_metrics()]
+    monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, metrics=metrics)
     measure(model, monitor, 0)
     monitor.reassign([[0, 1, 2]])
     measured = measure(model, monitor, 1)
     _, second = finished(monitor)
     assert 'odd/fine' not in second.scalars
-    assert monitor.losses.total == {'quantity_odd': 1}
+    assert monitor.lost_data.total == {'metric_odd': 1}
     assert 'odd failed at prepare' in caplog.text
     told = {name: value for name, value in second.scalars.items() if not name.startswith('monitor/lost/')}
     assert_same(told, reference(model, measured))
 
 
-@pytest.mark.parametrize('name', ['my quantity', '', 5, 'a/b', None])
+@pytest.mark.parametrize('name', ['my metric', '', 5, 'a/b', None])
 def test_names_that_no_quantity_can_have(name: Any) -> None:
-    quantity = Odd()
-    quantity.name = name  # type: ignore[misc]
-    with pytest.raises(ConfigurationError, match='cannot be the name of a quantity'):
-        Monitor(SmallModel(), {'monitor_norm_freq': 1}, num_tasks=3, quantities=[quantity])
+    metric = Odd()
+    metric.name = name  # type: ignore[misc]
+    with pytest.raises(ConfigurationError, match='cannot be the name of a metric'):
+        Monitor(SmallModel(), {'monitor_norm_freq': 1}, num_tasks=3, metrics=[metric])
 
 
 def test_what_failed_does_not_show_the_figures_of_an_earlier_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,9 +328,9 @@ def test_what_failed_does_not_show_the_figures_of_an_earlier_step(monkeypatch: p
     def fail(*args: Any) -> None:
         raise MemoryError
 
-    for quantity in monitor.quantities:
-        if isinstance(quantity, (ParameterNorms, GradientNorms)):
-            monkeypatch.setattr(quantity, 'measure', fail)
+    for metric in monitor.metrics:
+        if isinstance(metric, (ParameterNorms, GradientNorms)):
+            monkeypatch.setattr(metric, 'measure', fail)
     measure(model, monitor, 1)
     first, second = finished(monitor)
     assert 'norm/encoder/_total_norm' in first.scalars

@@ -64,7 +64,7 @@ def test_a_dropped_step_leaves_no_hook() -> None:
     monitor.drop_step(step)
     assert sum(len(module._forward_hooks) for module in model.modules()) == before
     monitor.close()
-    assert not monitor.losses.total
+    assert not monitor.lost_data.total
 
 
 def test_weights_that_were_given_new_storage_are_seen() -> None:

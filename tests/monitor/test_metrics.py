@@ -178,7 +178,7 @@ def test_copies_that_lag_behind_are_counted_and_recovered_from(monkeypatch: pyte
     records = finished(monitor)
     iterations = [record.iteration for record in records]
     assert iterations == [0, 1, 2, 3, 8, 9, 10, 11]
-    assert monitor.losses.total['device_copy'] == 4
+    assert monitor.lost_data.total['device_copy'] == 4
     for record in records:
         scalars = {name: value for name, value in record.scalars.items() if 'monitor/lost' not in name}
         assert_same(scalars, reference(model, measured[record.iteration]))
@@ -194,4 +194,4 @@ def test_a_monitor_that_is_made_in_inference_mode() -> None:
         step.backward_end(torch.tensor(2.0))
     scalars = finished(monitor)[0].scalars
     assert scalars['grad/model/_total_norm'] == pytest.approx(6.0**0.5 / 2)
-    assert not monitor.losses.total
+    assert not monitor.lost_data.total

@@ -34,7 +34,7 @@ def test_a_destination_that_raises_is_survived(caplog: pytest.LogCaptureFixture)
         monitor.close()
     assert [record.iteration for record in recorder.records] == [0, 1, 2]
     assert len([record for record in caplog.records if 'could not take' in record.getMessage()]) <= 1
-    assert sum(amount for reason, amount in monitor.losses.total.items() if 'Broken' in reason) >= 3
+    assert sum(amount for reason, amount in monitor.lost_data.total.items() if 'Broken' in reason) >= 3
 
 
 def test_close_publishes_what_is_under_way() -> None:

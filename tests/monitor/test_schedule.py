@@ -42,7 +42,7 @@ def test_frequency_zero_is_nothing_at_all() -> None:
             assert step is INERT
             learn(model, make_batches(), step)
     assert not hasattr(monitor, '_buffer')
-    assert monitor.quantities == []
+    assert monitor.metrics == []
     assert monitor.groups == ()
     monitor.reassign([[0, 1, 2]])
     assert (monitor.take_local_scalars(), monitor.signals_of_step()) == ({}, set())

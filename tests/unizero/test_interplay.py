@@ -13,8 +13,8 @@ import torch
 from easydict import EasyDict
 
 from ding_normmon import NormMonitor, Record
+from tests.asserts import assert_bitwise_equal
 from tests.unizero.builders import random_batch, tiny_policy
-from tests.unizero.test_monitored import assert_bitwise_equal
 
 TASKS = 3
 EVERYTHING = {
@@ -45,7 +45,7 @@ def train(steps: int, config: dict[str, Any] | None, mixed: bool = False) -> tup
         outputs.append(policy._forward_learn(data))
     if monitor is not None:
         monitor.close()
-        assert not monitor.monitor.losses.total
+        assert not monitor.monitor.lost_data.total
         records += monitor.monitor.take_records()
     state = {
         'outputs': outputs,

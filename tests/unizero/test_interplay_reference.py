@@ -17,12 +17,12 @@ from ding_normmon.metrics import (
     GradientConflict,
     GradientNorms,
     LossContributions,
-    Quantity,
+    Metric,
     Updates,
-    default_quantities,
+    default_metrics,
 )
+from tests.asserts import assert_bitwise_equal
 from tests.unizero.builders import random_batch, tiny_policy
-from tests.unizero.test_monitored import assert_bitwise_equal
 
 
 def batches(policy: Any, seed: int) -> list[Any]:
@@ -68,14 +68,14 @@ def test_the_gram_matrix_is_that_of_full_gradients_within_the_stated_error(size:
     tasks = 4
     gradients, _ = spied(tiny_policy(tasks))
     policy = tiny_policy(tasks)
-    quantity = GradientConflict()
+    metric = GradientConflict()
     config = {
         'monitor_norm_freq': 1,
         'sketch_size': size,
         'conflict_exact': exact,
         'conflict_blocks': True,
     }
-    monitor = Monitor(policy._learn_model, config, num_tasks=tasks, task_ids=policy.task_ids, quantities=[quantity])
+    monitor = Monitor(policy._learn_model, config, num_tasks=tasks, task_ids=policy.task_ids, metrics=[metric])
     with monitor.step(0) as step:
         policy.learner_step = step
         policy._forward_learn(batches(policy, 0))
@@ -104,15 +104,15 @@ def test_the_gram_matrix_is_that_of_full_gradients_within_the_stated_error(size:
         assert np.abs(errors).max() < 4.5
 
 
-def weights_after(steps: int, quantities: list[Quantity] | None, **config: Any) -> dict[str, Any]:
+def weights_after(steps: int, metrics: list[Metric] | None, **config: Any) -> dict[str, Any]:
     policy = tiny_policy(3)
     monitor = None
-    if quantities is not None:
+    if metrics is not None:
         monitor = Monitor(
             policy._learn_model,
             {'monitor_norm_freq': 1, **config},
             num_tasks=3,
-            quantities=[*default_quantities()[:-1], *quantities],
+            metrics=[*default_metrics()[:-1], *metrics],
         )
     before = torch.get_rng_state()
     for iteration in range(steps):
@@ -124,7 +124,7 @@ def weights_after(steps: int, quantities: list[Quantity] | None, **config: Any) 
             policy._forward_learn(batches(policy, iteration))
     if monitor is not None:
         monitor.close()
-        assert not monitor.losses.total
+        assert not monitor.lost_data.total
         assert len(monitor.take_records()) == steps
     assert torch.equal(before, torch.get_rng_state())
     return {
@@ -162,13 +162,13 @@ def one_step(policy: Any, **config: Any) -> tuple[Record, Monitor]:
         policy._learn_model,
         {'monitor_norm_freq': 1, **config},
         num_tasks=policy.num_tasks,
-        quantities=[GradientNorms(), GradientConflict(), Updates()],
+        metrics=[GradientNorms(), GradientConflict(), Updates()],
     )
     with monitor.step(0) as step:
         policy.learner_step = step
         policy._forward_learn(batches(policy, 0))
     monitor.close()
-    assert not monitor.losses.total
+    assert not monitor.lost_data.total
     (record,) = monitor.take_records()
     return record, monitor
 
@@ -236,12 +236,12 @@ def test_norms_shares_and_cosines_are_those_of_full_gradients(size: int) -> None
     twin.learner_step = INERT
     policy = tiny_policy(2, task_loss_weight=[1.0, 5.0])
     config = {'monitor_norm_freq': 1, 'conflict_by_loss': True, 'sketch_size': size}
-    monitor = Monitor(policy._learn_model, config, num_tasks=2, quantities=[LossContributions()])
+    monitor = Monitor(policy._learn_model, config, num_tasks=2, metrics=[LossContributions()])
     with monitor.step(0) as step:
         policy.learner_step = step
         policy._forward_learn(batches(policy, 0))
     monitor.close()
-    assert not monitor.losses.total
+    assert not monitor.lost_data.total
     scalars = monitor.take_records()[0].scalars
     for task, terms in spy.terms.items():
         assert set(terms) == {'observation', 'reward', 'policy', 'value'}

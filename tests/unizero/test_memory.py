@@ -1,4 +1,4 @@
-"""The default quantities raise the peak memory of a learner step by less than 1%."""
+"""The default metrics raise the peak memory of a learner step by less than 1%."""
 
 from __future__ import annotations
 

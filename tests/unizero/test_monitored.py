@@ -16,6 +16,7 @@ from easydict import EasyDict
 from ding_normmon import NormMonitor
 from ding_normmon.core.record import Record
 from ding_normmon.core.step import INERT
+from tests.asserts import assert_bitwise_equal
 from tests.unizero.builders import random_batch, tiny_policy
 
 TASKS = 3
@@ -161,21 +162,6 @@ def test_training_is_bitwise_the_same_with_the_monitor_at_every_iteration() -> N
         )
     plain, watched = results
     assert_bitwise_equal(plain, watched)
-
-
-def assert_bitwise_equal(first: Any, second: Any, path: str = '') -> None:
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), path
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys(), path
-        for key in first:
-            assert_bitwise_equal(first[key], second[key], f'{path}.{key}')
-    elif isinstance(first, (list, tuple)):
-        assert len(first) == len(second), path
-        for index, pair in enumerate(zip(first, second, strict=True)):
-            assert_bitwise_equal(*pair, f'{path}[{index}]')
-    else:
-        assert first == second, path
 
 
 def test_no_tensor_of_the_step_stays_alive() -> None:

@@ -17,8 +17,8 @@ from torch import nn
 from ding_normmon import NormMonitor, Record
 from ding_normmon.rows.table import RowBuffer
 from tests.distributed.ranks import run_ranks
-from tests.test_dormancy import counted
-from tests.test_spectral import reference
+from tests.metrics.maths.test_dormancy import counted
+from tests.metrics.maths.test_effective_rank import reference
 from tests.unizero.builders import random_batch, tiny_policy
 
 TASKS, SIZES = 3, (3, 6, 4)
@@ -39,7 +39,7 @@ def monitored(policy: Any, steps: int, **config: Any) -> list[Record]:
         monitor(SimpleNamespace(train_iter=iteration, monitor_records=[]))
         policy._forward_learn(batches(policy, iteration))
     monitor.close()
-    assert not monitor.monitor.losses.total
+    assert not monitor.monitor.lost_data.total
     return monitor.monitor.take_records()
 
 
@@ -193,9 +193,9 @@ def test_little_memory_means_fewer_units_and_dimensions_with_a_stated_error() ->
     assert len(names) == 2 * (TASKS + 1)
     assert not [name for name in exact.scalars if name.endswith('/rank_error')]
     assert 'dormant_units' in frugal.notes
-    for quantity in ('dormant_units', 'representation_rank'):
+    for metric in ('dormant_units', 'representation_rank'):
         # The projection is kept, it is not sent.
-        assert frugal.scalars[f'monitor/cost/{quantity}/bytes'] < 6_000
+        assert frugal.scalars[f'monitor/cost/{metric}/bytes'] < 6_000
     difference = frugal.scalars['plasticity/x_token/stable_rank'] / exact.scalars['plasticity/x_token/stable_rank'] - 1
     assert abs(difference) < 2 * frugal.scalars['plasticity/x_token/rank_error']
 
@@ -253,7 +253,7 @@ def test_training_is_bitwise_the_same_with_everything_on(mixed: bool) -> None:
             outputs.append(policy._forward_learn(batches(policy, iteration)))
         if monitor:
             monitor.close()
-            assert not monitor.monitor.losses.total
+            assert not monitor.monitor.lost_data.total
         assert [module.training for module in policy._target_model.modules()] == modes
         results.append(
             {
@@ -267,7 +267,7 @@ def test_training_is_bitwise_the_same_with_everything_on(mixed: bool) -> None:
                 'torch': torch.get_rng_state(),
             }
         )
-    from tests.unizero.test_monitored import assert_bitwise_equal
+    from tests.asserts import assert_bitwise_equal
 
     assert_bitwise_equal(*results)
 

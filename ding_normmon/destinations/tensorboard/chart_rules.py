@@ -93,7 +93,7 @@ _HEADINGS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     'Cost': (
         ('Learner-thread milliseconds of a record', r'monitor/cost/ms'),
-        ('Learner-thread milliseconds of the quantities', r'monitor/cost/.+/ms'),
+        ('Learner-thread milliseconds of the metrics', r'monitor/cost/.+/ms'),
         ('Extra backward passes', r'monitor/cost/.+/extra_backward'),
         ('Bytes', r'monitor/cost/(?:.+/)?bytes'),
         ('Messages of all ranks', r'monitor/cost/messages'),

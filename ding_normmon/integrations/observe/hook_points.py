@@ -61,7 +61,7 @@ class HookPoints:
         optimizers: tells, whenever a step is watched, which optimizers there are.
         modules: modules that may have imported clip functions by name.
         scalers: ``torch.amp.GradScaler`` objects.
-        clipping: the quantity that takes the clip coefficients.
+        clipping: the metric that takes the clip coefficients.
         local: whether every rank clips its own gradients before they are synchronised.
 
     Attributes:

@@ -53,7 +53,7 @@ class TrainingLoop:
         for name, optimizer in named.items():
             if not isinstance(optimizer, Optimizer):
                 raise ConfigurationError(f'monitor: {name} is no optimizer: {optimizer!r}')
-        clippings = [quantity for quantity in monitor.quantities if isinstance(quantity, Clipping)]
+        clippings = [metric for metric in monitor.metrics if isinstance(metric, Clipping)]
         self._monitor = monitor
         self._points = HookPoints(
             monitor.model,

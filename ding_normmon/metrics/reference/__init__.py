@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ding_normmon.metrics.reference import clipping, interplay, own, parameters, plasticity, signals, task_losses
-from ding_normmon.metrics.reference.metric import Metric, Section
+from ding_normmon.metrics.reference.metric import Figure, Section
 from ding_normmon.metrics.reference.page import render_page
 
-__all__ = ['SECTIONS', 'Metric', 'Section', 'describe', 'render_page']
+__all__ = ['SECTIONS', 'Figure', 'Section', 'describe', 'render_page']
 
 SECTIONS: tuple[Section, ...] = (
     parameters.SECTION,
@@ -19,7 +19,7 @@ SECTIONS: tuple[Section, ...] = (
 )
 
 
-def describe(name: str) -> Metric | None:
+def describe(name: str) -> Figure | None:
     """Return the row of the reference that is about a metric; None where there is none, as for a name of a user's.
 
     Example:

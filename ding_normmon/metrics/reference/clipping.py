@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ding_normmon.metrics.reference.metric import Metric, Section
+from ding_normmon.metrics.reference.metric import Figure, Section
 
 __all__ = ['SECTION']
 
 SECTION = Section(
     title='Clipping',
     metrics=(
-        Metric(
+        Figure(
             pattern='clip/{model}/coefficient',
             definition=(
                 'min(1, c / (norm + 1e-6)): what a clip call by norm multiplies the gradients with, seen from '
@@ -21,7 +21,7 @@ SECTION = Section(
             hook_point='clip call',
             bad_value='far below 1 for long: the limit sets the step size',
         ),
-        Metric(
+        Figure(
             pattern='clip/{model}/fraction',
             definition=(
                 'share of the learner steps since the last record with a coefficient below 1 '
@@ -31,14 +31,14 @@ SECTION = Section(
             hook_point='clip call',
             bad_value='near 1: as above; near 0: clipping is idle',
         ),
-        Metric(
+        Figure(
             pattern='clip/{model}/coefficient_{min,max}',
             definition='over the ranks, where each clips its own gradients',
             unit='factor',
             hook_point='clip call',
             bad_value='far apart: ranks are re-weighted against each other',
         ),
-        Metric(
+        Figure(
             pattern='clip/{model}_task{i}/weight',
             definition="there, the coefficient of the task's rank over the mean over tasks",
             unit='factor',

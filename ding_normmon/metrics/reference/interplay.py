@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ding_normmon.metrics.reference.metric import Metric, Section
+from ding_normmon.metrics.reference.metric import Figure, Section
 
 __all__ = ['SECTION']
 
@@ -15,21 +15,21 @@ With `preset='multitask'` or `'full'`; for several tasks only. `{group}` is a gr
 the training loss, weights included. Cosines come of sketches (`ding_normmon/metrics/maths/sketch.py`), norms are
 exact.""",
     metrics=(
-        Metric(
+        Figure(
             pattern='conflict/{group}/rate',
             definition='share of the pairs of tasks whose gradients have a cosine below −2 standard errors [1]',
             unit='share',
             hook_point='`forward_end`',
             bad_value="near 1 for long: tasks undo each other's steps; a gradient correction or a larger shared part",
         ),
-        Metric(
+        Figure(
             pattern='conflict/{group}/{min_cosine,mean_cosine}',
             definition='of all pairs',
             unit='cosine',
             hook_point='`forward_end`',
             bad_value='mean below 0',
         ),
-        Metric(
+        Figure(
             pattern='conflict/{group}/standard_error',
             definition=(
                 'largest standard error of a cosine: (1−c²)/√((1+c²)k) for sketches of k numbers [2] [3]; 1e-6 '
@@ -39,14 +39,14 @@ exact.""",
             hook_point='`forward_end`',
             bad_value='large: raise `sketch_size`',
         ),
-        Metric(
+        Figure(
             pattern='conflict/{group}/imbalance',
             definition="largest norm of a task's gradient over the smallest that is not 0",
             unit='ratio',
             hook_point='`forward_end`',
             bad_value='above 10 for long: task weights',
         ),
-        Metric(
+        Figure(
             pattern='conflict/{group}/effective_tasks',
             definition=(
                 "1/Σ share²: how many tasks of equal norms would be spread like these (Hill's number of order 2 [4])"
@@ -55,21 +55,21 @@ exact.""",
             hook_point='`forward_end`',
             bad_value='near 1: one task dominates',
         ),
-        Metric(
+        Figure(
             pattern='conflict/{group}_task{i}/share',
             definition="norm of the task's gradient over the sum of all tasks' norms",
             unit='share',
             hook_point='`forward_end`',
             bad_value='near 1, or near 0: this task dominates, or is not heard',
         ),
-        Metric(
+        Figure(
             pattern='conflict/{group}_task{i}/mean_cosine',
             definition='mean cosine with the other tasks',
             unit='cosine',
             hook_point='`forward_end`',
             bad_value='below 0: the others work against it',
         ),
-        Metric(
+        Figure(
             pattern='conflict/{group}_task{i}/{loss}/{norm,share,cosine}',
             definition=(
                 "norm of the gradient of one weighted term of the task's loss, its share of the terms' norms, its"
@@ -79,7 +79,7 @@ exact.""",
             hook_point='`forward_end`',
             bad_value='one term drives what is shared, or works against the others',
         ),
-        Metric(
+        Figure(
             pattern='update/{group}/relative',
             definition=(
                 'L2 norm of the step over that of the weights before it; every group, `{group}` also '
@@ -90,7 +90,7 @@ exact.""",
             hook_point='`backward_end`, `step_end`',
             bad_value='above 1e-2: steps too large; below 1e-6: nothing is learnt [5]',
         ),
-        Metric(
+        Figure(
             pattern='update/{group}_task{i}/cosine',
             definition=(
                 "between minus the step and the task's gradient: after clipping and the optimizer's preconditioning"
@@ -99,14 +99,14 @@ exact.""",
             hook_point='`step_end`',
             bad_value='below 0: the step makes this task worse',
         ),
-        Metric(
+        Figure(
             pattern='agreement/{group}/mean_dot',
             definition='mean inner product of the gradients of two ranks: (‖Σg‖² − Σ‖g‖²)/(R(R−1))',
             unit='(loss / weight)²',
             hook_point='`local_backward_end`',
             bad_value='below 0: ranks undo each other',
         ),
-        Metric(
+        Figure(
             pattern='agreement/{group}/cosine',
             definition=(
                 "`mean_dot` over the mean squared norm of the ranks' gradients: 1 if all are equal, −1/(R−1) if "
@@ -116,7 +116,7 @@ exact.""",
             hook_point='`local_backward_end`',
             bad_value='as above',
         ),
-        Metric(
+        Figure(
             pattern='agreement/{group}/ranks',
             definition='R, the ranks that have a gradient on the group; below 2 there is no figure',
             unit='count',

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-__all__ = ['Metric', 'Section']
+__all__ = ['Figure', 'Section']
 
 _PLACEHOLDERS = {'i': r'\d+', 't': r'\d+(?:\.\d+)?(?:e-?\d+)?', 'n': r'\d+', 'path': r'.+', 'signal': r'.+?'}
 """What ``{i}`` and so on stand for; any other placeholder stands for a part of a name without a slash."""
@@ -15,7 +15,7 @@ _TOKEN = re.compile(r'\{([^{}]*)\}|(\[)|(\])|([^{}\[\]]+)')
 
 
 @dataclass(frozen=True)
-class Metric:
+class Figure:
     """One row of the metric reference.
 
     Arguments:
@@ -27,7 +27,7 @@ class Metric:
         bad_value: what a bad value means; empty where none is bad in itself.
 
     Example:
-        >>> metric = Metric('grad/{head}[_task{i}]/{mean,std}', 'over something', 'loss / weight')
+        >>> metric = Figure('grad/{head}[_task{i}]/{mean,std}', 'over something', 'loss / weight')
         >>> metric.matches('grad/head_value_task12/std'), metric.matches('grad/head_value/max')
         (True, False)
     """
@@ -76,6 +76,6 @@ class Section:
     """
 
     title: str
-    metrics: tuple[Metric, ...]
+    metrics: tuple[Figure, ...]
     introduction: str = ''
     remarks: str = ''

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ding_normmon.metrics.reference.metric import Metric, Section
+from ding_normmon.metrics.reference.metric import Figure, Section
 
 __all__ = ['render_page']
 
 _INTRODUCTION = """\
-# Metric reference
+# Figure reference
 
 Every name that the monitor writes. `{i}` is always the **global** task id; `{group}` is `encoder`, `transformer`,
 `head_value_task3` and so on; `{mean,std}` stands for any of these words; what is in `[...]` may be missing, as
@@ -31,7 +31,7 @@ def render_page(sections: Iterable[Section]) -> str:
     """Return the metric reference as Markdown.
 
     Example:
-        >>> metric = Metric('signal/{mean,std}', 'of |x|', 'its own')
+        >>> metric = Figure('signal/{mean,std}', 'of |x|', 'its own')
         >>> render_page([Section('Signals', (metric,))]).splitlines()[-1]
         '| `signal/{mean,std}` | of \\\\|x\\\\| | its own |  |  |'
     """
@@ -47,6 +47,6 @@ def render_page(sections: Iterable[Section]) -> str:
     return ''.join(parts)
 
 
-def _row(metric: Metric) -> str:
+def _row(metric: Figure) -> str:
     cells = (f'`{metric.pattern}`', metric.definition, metric.unit, metric.hook_point, metric.bad_value)
     return '| ' + ' | '.join(cell.replace('|', r'\|') for cell in cells) + ' |\n'

@@ -2,67 +2,67 @@
 
 from __future__ import annotations
 
-from ding_normmon.metrics.reference.metric import Metric, Section
+from ding_normmon.metrics.reference.metric import Figure, Section
 
 __all__ = ['SECTION']
 
 SECTION = Section(
     title='Parameters and gradients',
     metrics=(
-        Metric(
+        Figure(
             pattern='norm/{group}/_total_norm',
             definition='L2 norm of all parameters of the group, frozen ones too',
             unit='weight',
             hook_point='`forward_end`',
             bad_value='steady growth: weight decay too small, or a loss that pushes one task',
         ),
-        Metric(
+        Figure(
             pattern='norm/model/_total_norm',
             definition='L2 norm of all parameters; its square is the sum of the squared group norms',
             unit='weight',
             hook_point='`forward_end`',
             bad_value='as above',
         ),
-        Metric(
+        Figure(
             pattern='norm/{head}_all_tasks/{mean,std}',
             definition='mean and unbiased standard deviation over tasks of the norms above',
             unit='weight',
             hook_point='`forward_end`',
             bad_value='large std: tasks drift apart',
         ),
-        Metric(
+        Figure(
             pattern='norm/{group}/{path}',
             definition="L2 norm of one parameter (`detail='parameter'`)",
             unit='weight',
             hook_point='`forward_end`',
         ),
-        Metric(
+        Figure(
             pattern='grad/{group}/_total_norm',
             definition="L2 norm of the group's gradients, before clipping",
             unit='loss / weight',
             hook_point='`backward_end`',
             bad_value='explosion, vanishing, one task above the others',
         ),
-        Metric(
+        Figure(
             pattern='grad/model/_total_norm',
             definition='L2 norm of all gradients; its square is the sum of the squared group norms',
             unit='loss / weight',
             hook_point='`backward_end`',
         ),
-        Metric(
+        Figure(
             pattern='grad/{head}_all_tasks/{mean,std}',
             definition='over the tasks that have a gradient in this step',
             unit='loss / weight',
             hook_point='`backward_end`',
             bad_value='large std: imbalance between tasks',
         ),
-        Metric(
+        Figure(
             pattern='grad/{group}/{path}',
             definition="of one parameter (`detail='parameter'`)",
             unit='loss / weight',
             hook_point='`backward_end`',
         ),
-        Metric(
+        Figure(
             pattern='grad_local/{group}/{mean,min,max}',
             definition=(
                 "policies that clip before they synchronise, several ranks: L2 norm of a shared group's gradient "
@@ -72,7 +72,7 @@ SECTION = Section(
             hook_point='`backward_end`',
             bad_value="max far above min: one rank's tasks dominate",
         ),
-        Metric(
+        Figure(
             pattern='grad_synced/{group}/_total_norm',
             definition=(
                 "of the same policies: the shared group's gradient as the optimizer used it, averaged and hence clipped"
@@ -81,13 +81,13 @@ SECTION = Section(
             hook_point='`step_end`',
             bad_value='far below the mean of `grad_local`: clipping, or conflict between ranks, eats the gradient',
         ),
-        Metric(
+        Figure(
             pattern='parameters/model/trainable',
             definition='elements with `requires_grad`',
             unit='count',
             hook_point='`forward_end`',
         ),
-        Metric(
+        Figure(
             pattern='parameters/{group}/trainable',
             definition='the same for a group, only where some of it is frozen',
             unit='count',

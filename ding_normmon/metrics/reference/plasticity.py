@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ding_normmon.metrics.reference.metric import Metric, Section
+from ding_normmon.metrics.reference.metric import Figure, Section
 
 __all__ = ['SECTION']
 
@@ -13,7 +13,7 @@ With `preset='multitask'` or `'full'`, every `plasticity_freq` iterations, from 
 Figures over all tasks come from sums over all tasks of all ranks, never from averages of ratios; they are absent from a
 record in which a rank has not measured them.""",
     metrics=(
-        Metric(
+        Figure(
             pattern='plasticity/{group}[_task{i}]/dormant_tau{t}',
             definition=(
                 "share of the units of a shared group's nonlinearities (of its linear layers where it has none as"
@@ -24,7 +24,7 @@ record in which a rank has not measured them.""",
             hook_point='forward pass, `publish`',
             bad_value='growing: capacity that no task uses any more',
         ),
-        Metric(
+        Figure(
             pattern='plasticity/{group}[_task{i}]/gradient_dormant_tau{t}',
             definition=(
                 'the same with |∂L/∂h_i| in the place of |h_i| (after [GraMa, 2025](https://arxiv.org/abs/2505.24061))'
@@ -33,7 +33,7 @@ record in which a rank has not measured them.""",
             hook_point='`backward_end`',
             bad_value='units that no longer learn, however active',
         ),
-        Metric(
+        Figure(
             pattern='plasticity/{group}/dormant_overlap_tasks',
             definition=(
                 'mean over pairs of tasks of the Jaccard index of their dormant sets, at the smallest positive t;'
@@ -42,7 +42,7 @@ record in which a rank has not measured them.""",
             unit='share',
             bad_value='near 1: dead for all; near 0: tasks have divided the units among them',
         ),
-        Metric(
+        Figure(
             pattern='plasticity/{group}[_task{i}]/dormant_overlap_time',
             definition=(
                 'Jaccard index of the dormant sets of this record and of the one measured before; absent where '
@@ -51,7 +51,7 @@ record in which a rank has not measured them.""",
             unit='share',
             bad_value='near 1: dormant units do not wake up',
         ),
-        Metric(
+        Figure(
             pattern='plasticity/{x_token,embeddings/obs}[_task{i}]/effective_rank',
             definition=(
                 'exp of the entropy of the normalised singular values of all valid vectors, not centred ([Roy & '
@@ -61,14 +61,14 @@ record in which a rank has not measured them.""",
             hook_point='`publish`',
             bad_value='falling: the representation collapses',
         ),
-        Metric(
+        Figure(
             pattern='plasticity/{x_token,embeddings/obs}[_task{i}]/stable_rank',
             definition='Σσ² / σ₁²',
             unit='dimensions',
             hook_point='`publish`',
             bad_value='near 1: one direction carries everything',
         ),
-        Metric(
+        Figure(
             pattern='plasticity/{x_token,embeddings/obs}[_task{i}]/feature_rank',
             definition=(
                 'how many of the largest singular values make up 99% of their sum ([Kumar et al. '
@@ -78,7 +78,7 @@ record in which a rank has not measured them.""",
             hook_point='`publish`',
             bad_value='falling: as above',
         ),
-        Metric(
+        Figure(
             pattern='plasticity/{x_token,embeddings/obs}[_task{i}]/rank_error',
             definition=(
                 'relative error to expect of singular values, √(effective rank / dimensions); only where vectors '
@@ -88,7 +88,7 @@ record in which a rank has not measured them.""",
             hook_point='`publish`',
             bad_value='over 0.3: raise `memory_budget`',
         ),
-        Metric(
+        Figure(
             pattern='plasticity/{group}[_task{i}]/weight_rms',
             definition="root mean square of the group's weights, read off the parameter norms",
             unit='weight',

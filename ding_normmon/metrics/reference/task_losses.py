@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ding_normmon.metrics.reference.metric import Metric, Section
+from ding_normmon.metrics.reference.metric import Figure, Section
 
 __all__ = ['SECTION']
 
 SECTION = Section(
     title='Losses of the policy',
     metrics=(
-        Metric(
+        Figure(
             pattern='noreduce_{loss}_task{i}',
             definition=(
                 "LightZero's per-task losses, returned by the policy every step; at monitored iterations the "

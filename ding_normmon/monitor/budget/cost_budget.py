@@ -1,13 +1,13 @@
-r"""Which quantities have to be measured less often so that the monitor stays under its share of training time.
+r"""Which metrics have to be measured less often so that the monitor stays under its share of training time.
 
-With :math:`c_q` the milliseconds of one measurement of quantity :math:`q`, :math:`f_q` its frequency in learner
+With :math:`c_q` the milliseconds of one measurement of metric :math:`q`, :math:`f_q` its frequency in learner
 iterations, :math:`k_q` the factor by which that is stretched and :math:`s` the milliseconds of one learner iteration
 (wall clock, whatever happens in it), the monitor's share of training time is
 
 .. math:: \sum_q \frac{c_q}{s\,f_q\,k_q}
 
-The factors are powers of two, so a stretched quantity is measured at a subset of the iterations it was configured for.
-As long as the share is over the budget, the factor of the stretchable quantity with the largest share is doubled.
+The factors are powers of two, so a stretched metric is measured at a subset of the iterations it was configured for.
+As long as the share is over the budget, the factor of the stretchable metric with the largest share is doubled.
 Factors fall again only when even the next smaller ones leave half of the budget unused, so a cost at the border does
 not make them swing.
 """
@@ -30,7 +30,7 @@ WARM_UP_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Load:
-    """What one quantity costs.
+    """What one metric costs.
 
     Arguments:
         milliseconds: of one measurement.
@@ -73,12 +73,12 @@ def factors_under(budget: float, loads: Mapping[str, Load], step_milliseconds: f
 
 @dataclass
 class Budget:
-    """Rank 0's account of what every quantity costs; it proposes, the monitor decides.
+    """Rank 0's account of what every metric costs; it proposes, the monitor decides.
 
     Arguments:
         budget: share of training time.
-        frequencies: learner iterations between two measurements, by quantity.
-        stretchable: the quantities that may be measured less often.
+        frequencies: learner iterations between two measurements, by metric.
+        stretchable: the metrics that may be measured less often.
 
     Example:
         >>> account = Budget(0.01, {'conflict': 10}, frozenset({'conflict'}))
@@ -97,12 +97,12 @@ class Budget:
     _times: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=64))
 
     def observe(self, iteration: int, seconds: float, milliseconds: Mapping[str, float]) -> None:
-        """Take what the quantities cost in one record.
+        """Take what the metrics cost in one record.
 
         Arguments:
             iteration: of the record; an earlier one than the last is ignored.
             seconds: when the record was complete, on a monotonic clock.
-            milliseconds: of the slowest rank, by quantity; only those that were measured.
+            milliseconds: of the slowest rank, by metric; only those that were measured.
         """
         if self._times and iteration <= self._times[-1][0]:
             return

@@ -1,4 +1,4 @@
-"""How much less often than configured each quantity is measured, which all ranks have to agree upon."""
+"""How much less often than configured each metric is measured, which all ranks have to agree upon."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from ding_normmon.metrics import Quantity
+from ding_normmon.metrics import Metric
 from ding_normmon.monitor.budget.cost_budget import FACTORS, Budget
 from ding_normmon.ranks.decisions.control import STRETCH, Control, ControlError, Decision
 
-__all__ = ['Stretching']
+__all__ = ['Throttle']
 
 logger = logging.getLogger('ding_normmon')
 
 
-class Stretching:
-    """Which quantities are due, and on rank 0 which of them cost too much.
+class Throttle:
+    """Which metrics are due, and on rank 0 which of them cost too much.
 
     Arguments:
-        quantities: all quantities, prepared.
+        metrics: all metrics, prepared.
         frequency: learner iterations between two measurements of those that have no frequency of their own.
         budget: share of training time that the monitor may take; None for no limit.
         control: carries rank 0's decisions, each of which takes effect on all ranks or on none.
@@ -27,13 +27,13 @@ class Stretching:
     """
 
     def __init__(
-        self, quantities: Sequence[Quantity], frequency: int, budget: float | None, control: Control, deadline: float
+        self, metrics: Sequence[Metric], frequency: int, budget: float | None, control: Control, deadline: float
     ) -> None:
         self._limit = budget
         self._control = control
         self._deadline = deadline
-        self._frequencies = {quantity.name: quantity.frequency or frequency for quantity in quantities}
-        self._factors = {quantity.name: 1 for quantity in quantities if quantity.stretchable}
+        self._frequencies = {metric.name: metric.frequency or frequency for metric in metrics}
+        self._factors = {metric.name: 1 for metric in metrics if metric.stretchable}
         # What rank 0 has decided, and when; the factors follow when every rank has promised and the learner is there.
         self._announced: dict[str, tuple[int, float]] = {}
         self._budget = Budget(budget or 1.0, self._frequencies, frozenset(self._factors))
@@ -45,12 +45,12 @@ class Stretching:
         _, name, factor = str(decision.action).split()
         self._factors[name] = int(factor)
 
-    def is_due(self, quantity: Quantity, iteration: int) -> bool:
-        """Tell whether a quantity is measured in a monitored iteration."""
-        return iteration % (self._frequencies[quantity.name] * self._factors.get(quantity.name, 1)) == 0
+    def is_due(self, metric: Metric, iteration: int) -> bool:
+        """Tell whether a metric is measured in a monitored iteration."""
+        return iteration % (self._frequencies[metric.name] * self._factors.get(metric.name, 1)) == 0
 
     def keep_to_budget(self, iteration: int, scalars: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-        """Have quantities that cost too much measured less often, on all ranks; in the background, on rank 0.
+        """Have metrics that cost too much measured less often, on all ranks; in the background, on rank 0.
 
         Yields:
             Notes for the record.

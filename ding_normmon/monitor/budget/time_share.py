@@ -5,13 +5,13 @@ from __future__ import annotations
 import statistics
 from collections import deque
 
-__all__ = ['Allowance']
+__all__ = ['TimeShare']
 
 _KEPT_SECONDS = 2.0
 """For which what is not spent is kept: as much work as that pays for may be done in a row."""
 
 
-class Allowance:
+class TimeShare:
     """Tells whether work that takes time may be done, so that it stays under a share of all time.
 
     What counts is what the work usually takes, the median of its last nine times: now and then most of a time is
@@ -22,12 +22,12 @@ class Allowance:
         now: the time at the beginning, in seconds of any clock.
 
     Example:
-        >>> allowance = Allowance(share=0.01, now=0.0)
+        >>> time_share = TimeShare(share=0.01, now=0.0)
         >>> allowed = []
         >>> for now in (0.0, 0.0, 0.0, 1.0, 2.0, 3.0):
-        ...     allowed.append(allowance.allows(now))
+        ...     allowed.append(time_share.allows(now))
         ...     if allowed[-1]:
-        ...         allowance.spend(0.016)
+        ...         time_share.spend(0.016)
         >>> allowed
         [True, True, False, False, True, True]
     """

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from ding_normmon.core.finding import Finding
-from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.core.lost_data import LostData
 from ding_normmon.ranks.decisions.control import Control, ControlError
 
 __all__ = ['FindingActions', 'action_of']
@@ -44,16 +44,16 @@ class FindingActions:
     Arguments:
         on_finding: what leads to what.
         control: posts the decisions.
-        losses: where it is counted that nobody would do what was decided.
+        lost_data: where it is counted that nobody would do what was decided.
 
     Attributes:
         asked: the finding that asked for an action first, by action.
     """
 
-    def __init__(self, on_finding: str | Mapping[str, str], control: Control, losses: LossCounter) -> None:
+    def __init__(self, on_finding: str | Mapping[str, str], control: Control, lost_data: LostData) -> None:
         self._on_finding = on_finding
         self._control = control
-        self._losses = losses
+        self._lost = lost_data
         self._known: set[tuple[str, object]] = set()
         self._wanted: dict[str, Finding] = {}
         self.asked: dict[str, Finding] = {}
@@ -74,7 +74,7 @@ class FindingActions:
         finding = self._wanted[action]
         if not self._control.is_heard(action):
             del self._wanted[action]
-            self._losses.count(
+            self._lost.count(
                 f'finding_{action}',
                 f'on_finding says {action!r}, but nothing was registered for it: monitor.control.on({action!r}, ...)',
             )

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.core.finding import SEVERITIES, Finding, tell
-from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.core.lost_data import LostData
 from ding_normmon.core.record import Record
-from ding_normmon.monitor.budget.time_share import Allowance
+from ding_normmon.monitor.budget.time_share import TimeShare
 from ding_normmon.monitor.findings.actions import FindingActions
 from ding_normmon.ranks.decisions.control import Control
 
@@ -60,7 +60,7 @@ class DiagnosisStage:
 
     Arguments:
         judge: the rules; None where records are not judged: switched off, or not rank 0.
-        losses: where it is counted that records could not be judged.
+        lost_data: where it is counted that records could not be judged.
         actions: what findings lead to besides being told.
         share: of the time that judging may take, in the background of a training that also needs the interpreter;
             records are left out to stay under it, those with non-finite values never. None for no limit.
@@ -76,7 +76,7 @@ class DiagnosisStage:
         ...     switched_off = {}
         ...     def observe(self, record):
         ...         return self.active
-        >>> stage = DiagnosisStage(Judge(), LossCounter())
+        >>> stage = DiagnosisStage(Judge(), LostData())
         >>> record = stage.judge(Record(5))
         >>> [finding.rule for finding in record.findings], list(record.scalars)
         (['odd'], ['monitor/cost/ms_diagnosis'])
@@ -85,13 +85,13 @@ class DiagnosisStage:
     def __init__(
         self,
         judge: Judge | None = None,
-        losses: LossCounter | None = None,
+        lost_data: LostData | None = None,
         actions: FindingActions | None = None,
         share: float | None = None,
     ) -> None:
         self._judge = judge
-        self._allowance = None if share is None else Allowance(share, time.perf_counter())
-        self._losses = LossCounter() if losses is None else losses
+        self._time_share = None if share is None else TimeShare(share, time.perf_counter())
+        self._lost = LostData() if lost_data is None else lost_data
         self._actions = actions
         self.active: tuple[Finding, ...] = ()
         self.findings: tuple[Finding, ...] = ()
@@ -105,7 +105,7 @@ class DiagnosisStage:
         tasks: Mapping[int, str],
         rules: Sequence[Rule],
         control: Control,
-        losses: LossCounter,
+        lost_data: LostData,
         rank: int,
     ) -> DiagnosisStage:
         """Return the stage that a configuration asks for; ranks other than 0 only check it.
@@ -123,7 +123,7 @@ class DiagnosisStage:
         if rank != 0:
             return cls()
         share = None if config.budget is None else _SHARE_OF_BUDGET * config.budget
-        return cls(judge, losses, FindingActions(config.on_finding, control, losses), share)
+        return cls(judge, lost_data, FindingActions(config.on_finding, control, lost_data), share)
 
     @property
     def is_on(self) -> bool:
@@ -148,23 +148,23 @@ class DiagnosisStage:
             self.judged += 1
             self.active, self.findings = tuple(self._judge.active), tuple(self._judge.findings)
         except Exception as error:
-            self._losses.count('diagnosis', f'a record could not be judged: {type(error).__name__}: {error}')
+            self._lost.count('diagnosis', f'a record could not be judged: {type(error).__name__}: {error}')
         for name in self._judge.switched_off.keys() - self._failed:
             self._failed.add(name)
             # The judge has said so.
-            self._losses.count(f'rule_{name}', f'the rule {name} judges no more', level=logging.DEBUG)
+            self._lost.count(f'rule_{name}', f'the rule {name} judges no more', level=logging.DEBUG)
         for finding in found:
             logger.log(_LEVELS[finding.severity], 'monitor: %s', tell(finding))
         if self._actions is not None:
             record.notes.update(self._actions.take(found))
         spent = time.perf_counter() - begin
         record.scalars['monitor/cost/ms_diagnosis'] = spent * 1e3
-        if self._allowance is not None:
-            self._allowance.spend(spent)
+        if self._time_share is not None:
+            self._time_share.spend(spent)
         return dataclasses.replace(record, findings=found)
 
     def _has_time(self, now: float) -> bool:
-        return self._allowance is None or self._allowance.allows(now)
+        return self._time_share is None or self._time_share.allows(now)
 
 
 def check_rules(config: MonitorConfig, rules: Sequence[Rule] = ()) -> None:

@@ -4,7 +4,7 @@ The one way back up: rank 0 posts, every rank's background thread reads, the lea
 step. A decision takes effect right before the learner step of its iteration. What happens when somebody is late:
 
 - A decision that a rank learns of too late is reported by that rank and posted again by rank 0, with twice the lead.
-- ``stop``, ``checkpoint`` and how much less often a quantity is measured are two-phase. First every rank promises to
+- ``stop``, ``checkpoint`` and how much less often a metric is measured are two-phase. First every rank promises to
   act at the iteration; only when all have, and early enough, does rank 0 commit. A rank that does not answer within the
   deadline means that nothing happens, and a note in the next record says so. A rank that learns of a *commitment* too
   late stops at its next step, because the others have stopped, and measures as often as they do, but does not write a
@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.core.lost_data import LostData
 from ding_normmon.ranks.decisions.decision import STRETCH, TWO_PHASE, ControlError, Decision, is_two_phase
-from ding_normmon.ranks.decisions.follower import DecisionReader
-from ding_normmon.ranks.decisions.leader import DecisionPoster
-from ding_normmon.ranks.decisions.schedule import Agenda
+from ding_normmon.ranks.decisions.follower import Follower
+from ding_normmon.ranks.decisions.leader import Leader
+from ding_normmon.ranks.decisions.schedule import DecisionSchedule
 
 __all__ = ['STRETCH', 'TWO_PHASE', 'Control', 'ControlError', 'Decision', 'is_two_phase']
 
@@ -33,21 +33,21 @@ class Control:
         world_size: number of processes.
         frequency: the configured measuring frequency; schedules are multiples of it. 0: the monitor is switched off,
             and nothing can be posted.
-        losses: where a failing callback is counted.
+        lost_data: where a failing callback is counted.
         deadline: seconds for which a two-phase decision waits for the promise of every rank.
 
     Attributes:
-        agenda: what is to come; the learner writes ``agenda.iteration`` and calls :meth:`reach` where
-            ``agenda.next_iteration`` says so.
+        schedule: what is to come; the learner writes ``schedule.iteration`` and calls :meth:`reach` where
+            ``schedule.next_iteration`` says so.
 
     Example:
-        >>> control = Control(rank=0, world_size=1, frequency=10, losses=LossCounter(), deadline=60)
+        >>> control = Control(rank=0, world_size=1, frequency=10, lost_data=LostData(), deadline=60)
         >>> control.on('stop', lambda decision: print('stop at', decision.iteration))
         >>> control.post(action='stop', iteration=7)
         1
         >>> for iteration in (6, 7):
-        ...     control.agenda.iteration = iteration
-        ...     if iteration >= control.agenda.next_iteration:
+        ...     control.schedule.iteration = iteration
+        ...     if iteration >= control.schedule.next_iteration:
         ...         control.reach(iteration)
         stop at 7
         >>> control.post(frequency=25)
@@ -57,15 +57,15 @@ class Control:
         monitor_norm_freq, 10
     """
 
-    def __init__(self, rank: int, world_size: int, frequency: int, losses: LossCounter, deadline: float) -> None:
-        self.agenda = Agenda()
+    def __init__(self, rank: int, world_size: int, frequency: int, lost_data: LostData, deadline: float) -> None:
+        self.schedule = DecisionSchedule()
         self._rank = rank
         self._world_size = world_size
         self._frequency = frequency
-        self._losses = losses
+        self._lost = lost_data
         self._callbacks: dict[str, list[Callable[[Decision], object]]] = {}
-        self._poster = DecisionPoster(world_size, self.agenda, deadline)
-        self._reader = DecisionReader(self.agenda, losses)
+        self._leader = Leader(world_size, self.schedule, deadline)
+        self._follower = Follower(self.schedule, lost_data)
 
     # -- for users -------------------------------------------------------------------------------------------------
 
@@ -120,29 +120,29 @@ class Control:
             action=action,
             committed=not is_two_phase(action) or self._world_size == 1,
         )
-        return self._poster.post(decision, iteration)
+        return self._leader.post(decision, iteration)
 
     def take_notes(self) -> dict[str, str]:
         """Return what could not be decided since the last call, as notes of a record."""
-        return self._poster.take_notes()
+        return self._leader.take_notes()
 
     # -- the learner thread ----------------------------------------------------------------------------------------
 
     @property
     def iteration(self) -> int:
         """The learner step that has begun last."""
-        return self.agenda.iteration
+        return self.schedule.iteration
 
     def reach(self, iteration: int) -> None:
-        """Apply what is due before the learner step of ``iteration``, which ``agenda.next_iteration`` has announced."""
-        for decision in self.agenda.take_due(iteration):
+        """Apply what is due before the learner step of ``iteration``, as ``schedule.next_iteration`` announced."""
+        for decision in self.schedule.take_due(iteration):
             topics = [decision.action, decision.frequency and 'schedule', decision.owners and 'owners']
             for topic in filter(None, topics):
                 for callback in self._callbacks.get(str(topic), []):
                     try:
                         callback(decision)
                     except Exception as error:
-                        self._losses.count(
+                        self._lost.count(
                             'control', f'the callback for {topic!r} raised {type(error).__name__}: {error}'
                         )
 
@@ -151,20 +151,20 @@ class Control:
     @property
     def closed(self) -> bool:
         """Whether rank 0 has closed its monitor."""
-        return self._reader.closed
+        return self._follower.closed
 
-    def write_board(self, now: float, closing: bool = False) -> bytes:
+    def write_bulletin(self, now: float, closing: bool = False) -> bytes:
         """Return what rank 0 posts at monotonic second ``now``."""
-        return self._poster.write_board(now, closing)
+        return self._leader.write_bulletin(now, closing)
 
     def hear(self, rank: int, iteration: int, answer: Mapping[str, Any]) -> None:
         """Take, on rank 0, what a rank that was at ``iteration`` says to a decision."""
-        self._poster.hear(rank, iteration, answer)
+        self._leader.hear(rank, iteration, answer)
 
-    def read_board(self, board: bytes) -> int:
+    def read_bulletin(self, board: bytes) -> int:
         """Take what rank 0 has posted; return the number of its sign of life, -1 for what is no board."""
-        return self._reader.read_board(board)
+        return self._follower.read_bulletin(board)
 
     def take_answers(self) -> list[tuple[int, dict[str, Any]]]:
         """Return what this rank answers, with the iteration its learner was in."""
-        return self._reader.take_answers()
+        return self._follower.take_answers()

@@ -7,35 +7,35 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from ding_normmon.core.lost_data import LossCounter
+from ding_normmon.core.lost_data import LostData
 from ding_normmon.ranks.decisions.decision import STRETCH, Decision, read_decision
-from ding_normmon.ranks.decisions.schedule import Agenda
+from ding_normmon.ranks.decisions.schedule import DecisionSchedule
 
-__all__ = ['DecisionReader']
+__all__ = ['Follower']
 
 logger = logging.getLogger('ding_normmon')
 
 
-class DecisionReader:
+class Follower:
     """Takes every decision on the board once.
 
     Arguments:
-        agenda: of this rank's learner.
-        losses: where a board that is none is counted.
+        schedule: of this rank's learner.
+        lost_data: where a board that is none is counted.
 
     Attributes:
         closed: whether rank 0 has closed its monitor.
     """
 
-    def __init__(self, agenda: Agenda, losses: LossCounter) -> None:
+    def __init__(self, schedule: DecisionSchedule, lost_data: LostData) -> None:
         self.closed = False
-        self._agenda = agenda
-        self._losses = losses
+        self._schedule = schedule
+        self._lost = lost_data
         self._seen: set[int] = set()
         self._promised: set[int] = set()
         self._answers: list[tuple[int, dict[str, Any]]] = []
 
-    def read_board(self, board: bytes) -> int:
+    def read_bulletin(self, board: bytes) -> int:
         """Take what rank 0 has posted and return the number of its sign of life; -1 for what is no board."""
         try:
             content = json.loads(board) if board else {}
@@ -44,17 +44,17 @@ class DecisionReader:
             beat = int(content.get('beat', -1))
             self.closed = bool(content.get('closed', False))
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-            self._losses.count('foreign_board', f'what stands on the board is none of rank 0 ({error}); ignored')
+            self._lost.count('foreign_board', f'what stands on the board is none of rank 0 ({error}); ignored')
             return -1
-        with self._agenda.lock:
-            self._agenda.withdraw(withdrawn)
+        with self._schedule.lock:
+            self._schedule.withdraw(withdrawn)
             for decision in decisions:
                 self._consider(decision)
         return beat
 
     def take_answers(self) -> list[tuple[int, dict[str, Any]]]:
         """Return what is to be answered, with the iteration of the learner at that time."""
-        with self._agenda.lock:
+        with self._schedule.lock:
             answers, self._answers = self._answers, []
         return answers
 
@@ -65,10 +65,10 @@ class DecisionReader:
         if not decision.committed:
             if number not in self._promised:
                 self._promised.add(number)
-                self._answer(number, 'promised' if self._agenda.iteration < decision.iteration else 'late')
+                self._answer(number, 'promised' if self._schedule.iteration < decision.iteration else 'late')
             return
         self._seen.add(number)
-        if self._agenda.add(decision):
+        if self._schedule.add(decision):
             self._answer(number, 'taken')
             return
         self._answer(number, 'late')
@@ -76,10 +76,10 @@ class DecisionReader:
             'monitor: decision %d for iteration %d arrived in iteration %d; rank 0 has been told',
             number,
             decision.iteration,
-            self._agenda.iteration,
+            self._schedule.iteration,
         )
         if decision.action is not None and (decision.action == 'stop' or decision.action.startswith(STRETCH)):
-            self._agenda.add(replace(decision, iteration=self._agenda.iteration + 1))
+            self._schedule.add(replace(decision, iteration=self._schedule.iteration + 1))
 
     def _answer(self, number: int, said: str) -> None:
-        self._answers.append((self._agenda.iteration, {'number': number, 'said': said}))
+        self._answers.append((self._schedule.iteration, {'number': number, 'said': said}))

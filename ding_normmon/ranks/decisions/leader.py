@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ding_normmon.ranks.decisions.decision import ControlError, Decision, is_two_phase
-from ding_normmon.ranks.decisions.schedule import Agenda
+from ding_normmon.ranks.decisions.schedule import DecisionSchedule
 
-__all__ = ['LEAD_SECONDS', 'DecisionPoster']
+__all__ = ['LEAD_SECONDS', 'Leader']
 
 logger = logging.getLogger('ding_normmon')
 
@@ -32,18 +32,18 @@ class _Posted:
     answered: set[int] = field(default_factory=set)
 
 
-class DecisionPoster:
+class Leader:
     """Keeps the board up to date until every rank has taken what stands on it.
 
     Arguments:
         world_size: number of processes.
-        agenda: of this rank's learner.
+        schedule: of this rank's learner.
         deadline: seconds for which a two-phase decision waits for the promise of every rank.
     """
 
-    def __init__(self, world_size: int, agenda: Agenda, deadline: float) -> None:
+    def __init__(self, world_size: int, schedule: DecisionSchedule, deadline: float) -> None:
         self._world_size = world_size
-        self._agenda = agenda
+        self._schedule = schedule
         self._deadline = deadline
         self._number = 0
         self._beat = 0
@@ -56,7 +56,7 @@ class DecisionPoster:
 
     def post(self, decision: Decision, iteration: int | None) -> int:
         """Post a decision, for ``iteration`` or, with None, for one that every rank hears of in time; its number."""
-        with self._agenda.lock:
+        with self._schedule.lock:
             if len(self._posted) >= _OPEN_DECISIONS:
                 raise ControlError(f'{_OPEN_DECISIONS} decisions are open; wait until some have been applied')
             now = time.monotonic()
@@ -65,15 +65,15 @@ class DecisionPoster:
 
     def take_notes(self) -> dict[str, str]:
         """Return what could not be decided since the last call."""
-        with self._agenda.lock:
+        with self._schedule.lock:
             notes, self._notes = self._notes, {}
         return notes
 
-    def write_board(self, now: float, closing: bool = False) -> bytes:
+    def write_bulletin(self, now: float, closing: bool = False) -> bytes:
         """Return the board that rank 0 posts at monotonic second ``now``: a sign of life and the open decisions."""
-        with self._agenda.lock:
+        with self._schedule.lock:
             self._rate = self._speed(now)
-            self._sample = (now, self._agenda.iteration)
+            self._sample = (now, self._schedule.iteration)
             self._beat += 1
             for posted in list(self._posted.values()):
                 self._review(posted, now)
@@ -87,7 +87,7 @@ class DecisionPoster:
 
     def hear(self, rank: int, iteration: int, answer: Mapping[str, Any]) -> None:
         """Take what a rank, then at ``iteration``, says to a decision; an answer to nothing is ignored."""
-        with self._agenda.lock:
+        with self._schedule.lock:
             self._heard[rank] = time.monotonic()
             posted = self._posted.get(answer.get('number', -1))
             if posted is None:
@@ -97,7 +97,7 @@ class DecisionPoster:
                 self._note(decision, f'rank {rank} learned of it too late, in iteration {iteration}')
                 del self._posted[decision.number]
             elif answer.get('said') == 'late':
-                self._again(posted, max(iteration, self._agenda.iteration), time.monotonic())
+                self._again(posted, max(iteration, self._schedule.iteration), time.monotonic())
             elif answer.get('said') == ('taken' if decision.committed else 'promised'):
                 posted.answered.add(rank)
 
@@ -105,10 +105,10 @@ class DecisionPoster:
         self, decision: Decision, lead: int, now: float, first: float, iteration: int | None, after: int = -1
     ) -> int:
         self._number += 1
-        effective = max(self._agenda.iteration, after) + lead if iteration is None else iteration
+        effective = max(self._schedule.iteration, after) + lead if iteration is None else iteration
         decision = replace(decision, number=self._number, iteration=effective)
-        if decision.committed and not self._agenda.add(decision):
-            raise ControlError(f'iteration {effective} has begun already; the learner is in {self._agenda.iteration}')
+        if decision.committed and not self._schedule.add(decision):
+            raise ControlError(f'iteration {effective} has begun already; the learner is in {self._schedule.iteration}')
         if self._world_size > 1:
             self._posted[decision.number] = _Posted(decision, lead, now, first, {0})
         return decision.number
@@ -117,7 +117,7 @@ class DecisionPoster:
         """Return learner steps per second: the larger of those since the last sample and before it."""
         if self._sample is None or now - self._sample[0] < 0.1:
             return self._rate
-        recent = (self._agenda.iteration - self._sample[1]) / (now - self._sample[0])
+        recent = (self._schedule.iteration - self._sample[1]) / (now - self._sample[0])
         return max(recent, self._rate / 2)
 
     def _again(self, posted: _Posted, after: int, now: float) -> None:
@@ -125,7 +125,7 @@ class DecisionPoster:
         number = posted.decision.number
         del self._posted[number]
         self._withdrawn.append(number)
-        self._agenda.withdraw({number})
+        self._schedule.withdraw({number})
         if now - posted.first_posted_at > self._deadline:
             since = posted.first_posted_at
             silent = [rank for rank in range(1, self._world_size) if self._heard.get(rank, -math.inf) < since]
@@ -135,7 +135,7 @@ class DecisionPoster:
         self._post(posted.decision, 2 * posted.lead, now, posted.first_posted_at, None, after)
 
     def _review(self, posted: _Posted, now: float) -> None:
-        decision, iteration = posted.decision, self._agenda.iteration
+        decision, iteration = posted.decision, self._schedule.iteration
         everybody = len(posted.answered) == self._world_size
         if decision.committed:
             known = everybody or now - posted.posted_at > self._deadline
@@ -147,7 +147,7 @@ class DecisionPoster:
             self._again(posted, iteration, now)
         elif everybody:
             committed = replace(decision, committed=True)
-            if self._agenda.add(committed):
+            if self._schedule.add(committed):
                 self._posted[decision.number] = replace(posted, decision=committed, answered={0})
         elif now - posted.first_posted_at > self._deadline:
             self._again(posted, iteration, now)

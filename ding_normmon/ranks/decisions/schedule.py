@@ -8,10 +8,10 @@ from collections.abc import Collection
 
 from ding_normmon.ranks.decisions.decision import Decision
 
-__all__ = ['Agenda']
+__all__ = ['DecisionSchedule']
 
 
-class Agenda:
+class DecisionSchedule:
     """What the learner has to apply, and how far it is.
 
     Attributes:
@@ -20,11 +20,11 @@ class Agenda:
         lock: guards everything that the two threads share; reentrant.
 
     Example:
-        >>> agenda = Agenda()
-        >>> agenda.add(Decision(number=1, iteration=7))
+        >>> schedule = DecisionSchedule()
+        >>> schedule.add(Decision(number=1, iteration=7))
         True
-        >>> agenda.iteration = 7
-        >>> [decision.number for decision in agenda.take_due(7)], agenda.add(Decision(number=2, iteration=7))
+        >>> schedule.iteration = 7
+        >>> [decision.number for decision in schedule.take_due(7)], schedule.add(Decision(number=2, iteration=7))
         ([1], False)
     """
 

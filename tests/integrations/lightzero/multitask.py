@@ -9,8 +9,8 @@ import lzero  # noqa: F401  adapters of LightZero's policies are looked for wher
 import numpy as np
 from torch import nn
 
-from tests.integrations import lightzero_main_muzero_standin as muzero_standin
-from tests.integrations import lightzero_main_standin as standin
+from tests.integrations.lightzero import main_muzero_standin as muzero_standin
+from tests.integrations.lightzero import main_standin as standin
 from tests.integrations.lightzero.policies import (
     ACTIONS,
     BATCH,

@@ -1,0 +1,103 @@
+"""From signs that come and go to findings that are raised once and cleared once."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from ding_normmon.core.finding import Finding
+from ding_normmon.diagnose.points import KEPT, RECENT
+from ding_normmon.diagnose.rule import Rule, Sign
+from ding_normmon.diagnose.window import Window
+
+__all__ = ['COOL_DOWN', 'FindingTracker']
+
+COOL_DOWN = 20
+"""Records after a finding has cleared in which the same one is not raised again."""
+
+_PAST = KEPT - 2 * RECENT
+
+
+@dataclass
+class _Entry:
+    first: int  # iteration of the first sign in a row
+    seen: int = 0  # records with a sign above the threshold, since there was last none at all
+    unseen: int = 0  # records in a row without one, once found
+    finding: Finding | None = None
+    metrics: tuple[str, ...] = ()
+    rest_until: int = 0
+
+
+class FindingTracker:
+    """Keeps account of one rule's signs.
+
+    Arguments:
+        rule: the rule.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self._entries: dict[Any, _Entry] = {}
+
+    def observe(self, window: Window, signs: list[Sign], is_echo: bool) -> list[Finding]:
+        """Take the signs of one record; return the findings that it raises or clears.
+
+        Arguments:
+            window: the run.
+            signs: of that record.
+            is_echo: whether another rule has just named a task, so that what is new here is only information.
+        """
+        number = window.points.records
+        by_key = {sign.key: sign for sign in signs if sign.strength >= self.rule.release}
+        found = []
+        for key, sign in by_key.items():
+            entry = self._entries.setdefault(key, _Entry(window.iteration))
+            if entry.finding is not None:
+                entry.unseen = 0
+            elif number >= entry.rest_until and (sign.strength >= 1 or entry.seen):
+                # Between release and 1 it neither counts nor starts anew: figures of single batches waver.
+                entry.first = window.iteration if entry.seen == 0 else entry.first
+                entry.seen += sign.strength >= 1
+                if entry.seen >= max(1, self.rule.confirm):
+                    found.append(self._raise(window, sign, entry, is_echo))
+        for key, entry in list(self._entries.items()):
+            if key in by_key:
+                continue
+            entry.seen = 0
+            if entry.finding is not None:
+                entry.unseen += 1
+                if entry.unseen >= max(1, self.rule.clear):
+                    found.append(self._clear(window, entry))
+            elif number >= entry.rest_until:
+                del self._entries[key]
+        return found
+
+    def _raise(self, window: Window, sign: Sign, entry: _Entry, is_echo: bool) -> Finding:
+        severity = sign.severity or self.rule.severity
+        sentence = sign.sentence
+        if is_echo and self.rule.follows and severity != 'info':
+            severity, sentence = 'info', f'{sentence} It may follow from what was just found.'
+        entry.finding = Finding(
+            rule=self.rule.name,
+            severity=severity,
+            since=entry.first,
+            found=window.iteration,
+            sentence=sentence,
+            advice=self.rule.advice,
+            tasks=sign.tasks,
+            task_names=tuple(window.tasks.get(task_id, f'task {task_id}') for task_id in sign.tasks),
+            group=sign.group,
+            evidence={name: float(value) for name, value in sign.evidence.items()},
+        )
+        entry.metrics, entry.seen, entry.unseen = sign.metrics, 0, 0
+        window.points.freeze(sign.metrics, _PAST, before=RECENT + self.rule.confirm)
+        return entry.finding
+
+    def _clear(self, window: Window, entry: _Entry) -> Finding:
+        assert entry.finding is not None
+        finding = dataclasses.replace(entry.finding, cleared=window.iteration)
+        window.points.thaw(entry.metrics)
+        entry.finding, entry.unseen = None, 0
+        entry.rest_until = window.points.records + COOL_DOWN
+        return finding

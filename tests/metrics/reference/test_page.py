@@ -1,0 +1,98 @@
+"""The metric reference: the page is what the code says, and every name of a real policy is on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ding_normmon import attach
+from ding_normmon.metrics.reference import SECTIONS, Figure, describe, render_page
+from tests.unizero.builders import random_batch, tiny_policy
+
+ROOT = Path(__file__).resolve().parents[3]
+
+ELSEWHERE = {
+    'grad_local/{group}/{mean,min,max}',  # policies that clip before they synchronise, several ranks
+    'grad_synced/{group}/_total_norm',
+    'clip/{model}/coefficient_{min,max}',
+    'clip/{model}_task{i}/weight',
+    'agreement/{group}/mean_dot',  # several ranks
+    'agreement/{group}/cosine',
+    'agreement/{group}/ranks',
+    'monitor/missing_ranks',
+    '{signal}[_task{i}]/{mean,std,max,min,abs_max}',  # signals of a user's
+    'outputs/{head}[/{key}]/{mean,std,max,min,abs_max}',  # DI-engine's policies
+    'plasticity/{x_token,embeddings/obs}[_task{i}]/rank_error',  # wider representations
+    'plasticity/{group}[_task{i}]/dormant_overlap_time',  # dormant units, of which the small policy has none
+    'plasticity/{group}/dormant_overlap_tasks',
+    'parameters/{group}/trainable',  # something is frozen, broken, missing or lost
+    'monitor/no_gradient/{group}',
+    'monitor/without_gradient/{group}',
+    'monitor/nonfinite/{norm,grad}/{group}',
+    'monitor/nonfinite/conflict/{group}_task{i}',
+    'monitor/nonfinite/update/{group}',
+    'monitor/nonfinite/{signal}[_task{i}]',
+    'monitor/{empty,absent,late}/{signal}',
+    'monitor/lost/{reason}',
+}
+"""Rows of situations that other tests make; this one runs one rank of a healthy policy."""
+
+
+@pytest.fixture(scope='module')
+def names() -> set[str]:
+    policy = tiny_policy(3)
+    settings = {'monitor_norm_freq': 1, 'preset': 'full', 'detail': 'parameter', 'conflict_by_loss': True}
+    attachment = attach(policy, {**settings, 'conflict_blocks': True})
+    for seed in range(2):
+        batches = [random_batch(policy, task_id, seed) for task_id in policy.task_ids]
+        policy._forward_learn(batches)
+    attachment.detach()
+    found: set[str] = set()
+    for record in attachment.monitor.take_records():
+        found |= set(record.scalars)
+    return found
+
+
+def test_the_page_is_what_the_code_says() -> None:
+    page = (ROOT / 'docs' / 'metrics.md').read_text(encoding='utf-8')
+    assert page == render_page(SECTIONS), 'run: python -m ding_normmon.metrics.reference > docs/metrics.md'
+
+
+def test_every_name_of_a_real_policy_is_on_the_page(names: set[str]) -> None:
+    assert len(names) > 300
+    assert [name for name in sorted(names) if describe(name) is None] == []
+
+
+def test_every_row_of_the_page_is_a_name_of_a_real_policy(names: set[str]) -> None:
+    described = {describe(name) for name in names}
+    rows = [metric for section in SECTIONS for metric in section.metrics]
+    assert len({metric.pattern for metric in rows}) == len(rows)
+    never = {metric.pattern for metric in rows if metric not in described}
+    assert never <= ELSEWHERE
+
+
+@pytest.mark.parametrize(
+    ('name', 'pattern'),
+    [
+        ('grad/head_value_task11/_total_norm', 'grad/{group}/_total_norm'),
+        ('grad/model/_total_norm', 'grad/model/_total_norm'),
+        ('grad/head_value_all_tasks/std', 'grad/{head}_all_tasks/{mean,std}'),
+        ('norm/encoder/net.0.weight', 'norm/{group}/{path}'),
+        ('norm/x_token/mean', 'norm/x_token[_task{i}]/{mean,std,max,min}'),
+        ('logits/policy_task25/abs_max', 'logits/{value,policy,reward}[_task{i}]/{mean,std,max,min,abs_max}'),
+        ('monitor/nonfinite/embeddings/obs_task2', 'monitor/nonfinite/{signal}[_task{i}]'),
+        ('monitor/nonfinite/grad/encoder', 'monitor/nonfinite/{norm,grad}/{group}'),
+        ('plasticity/encoder_task1/dormant_tau0.025', 'plasticity/{group}[_task{i}]/dormant_tau{t}'),
+        ('agreement/encoder/ranks', 'agreement/{group}/ranks'),
+    ],
+)
+def test_a_name_belongs_to_the_row_that_is_most_about_it(name: str, pattern: str) -> None:
+    metric = describe(name)
+    assert metric is not None
+    assert metric.pattern == pattern
+
+
+def test_a_name_of_a_users_own_is_nobodys() -> None:
+    assert describe('episodes') is None
+    assert not Figure('grad/{group}/_total_norm', '', '').matches('grad/a/b/_total_norm')

@@ -1,0 +1,205 @@
+"""Row buffers and tables: what is written is read, rows of one key meet, on both paths."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ding_normmon.rows import moments
+from ding_normmon.rows.moments import constant_row, device_row_of, row_of
+from ding_normmon.rows.table import Batch, RowBuffer, RowKey, RowTable
+
+
+def batch_of(rows: dict[RowKey, np.ndarray], iteration: int = 0) -> Batch:
+    return Batch(iteration, tuple(rows), np.array(list(rows.values())).reshape(-1, 6))
+
+
+def device_buffer(cells: int = 0, capacity: int = 2) -> RowBuffer:
+    """A buffer that behaves as on an accelerator."""
+    buffer = RowBuffer(torch.device('cpu'), cells)
+    buffer.on_host = False
+    buffer._allocate(cells, capacity)
+    buffer._bound = buffer.storage
+    return buffer
+
+
+# -- tables ----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_one_key_are_merged_over_the_ranks() -> None:
+    key = RowKey('tensor_statistics', 'logits/value', 0)
+    parts = [torch.randn(size) + size for size in (3, 1, 7)]
+    table = RowTable([batch_of({key: row_of(part)}) for part in parts])
+    everything = torch.cat(parts).double()
+    assert moments.std(table[key]) == pytest.approx(everything.std().item(), rel=1e-9)
+    assert moments.mean(table[key]) == pytest.approx(everything.mean().item(), rel=1e-9)
+    assert len(table) == 1
+
+
+def test_rows_of_a_quantity_by_name_and_ascending_task() -> None:
+    keys = [RowKey('a', 'x', 10), RowKey('a', 'x', 2), RowKey('a', 'x'), RowKey('a', 'y', 1), RowKey('b', 'x', 0)]
+    parts = [RowKey('a', 'x', 2, 'part')]
+    table = RowTable([batch_of({key: constant_row(index) for index, key in enumerate(keys + parts)})])
+    found = table.of('a')
+    assert {name: list(tasks) for name, tasks in found.items()} == {'x': [None, 2, 10], 'y': [1]}
+    assert found['x'][10][1] == 0
+    assert {name: list(tasks) for name, tasks in table.of('a', 'part').items()} == {'x': [2]}
+    assert table.of('c') == {}
+
+
+def test_a_block_holds_the_same_rows_with_names_together() -> None:
+    keys = [RowKey('a', 'x', 10), RowKey('a', 'y', 1), RowKey('a', 'x', 2), RowKey('b', 'x', 0), RowKey('a', 'y')]
+    keys += [RowKey('a', 'x', 2, 'part')]
+    schema = tuple(keys)
+    rows = np.stack([constant_row(index) for index in range(len(keys))])
+    table = RowTable([Batch(0, schema, rows)])
+    labels, block = table.block('a')
+    assert labels == (('y', None), ('y', 1), ('x', 2), ('x', 10))
+    flat = {(name, task_id): row for name, tasks in table.of('a').items() for task_id, row in tasks.items()}
+    assert {label: row.tolist() for label, row in zip(labels, block, strict=True)} == {
+        label: row.tolist() for label, row in flat.items()
+    }
+    assert table.block('a', 'part')[1][:, 1].tolist() == [5.0]
+    assert table.block('c')[1].shape == (0, 6)
+    # The next record with the same keys has the same labels, by which a metric knows them again.
+    again, later = RowTable([Batch(1, schema, rows + 1)]).block('a')
+    assert again is labels
+    assert later[:, 1].tolist() == (block[:, 1] + 1).tolist()
+
+
+def test_a_missing_key_is_missing() -> None:
+    with pytest.raises(KeyError):
+        RowTable([])[RowKey('a', 'x')]
+
+
+# -- buffers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('on_host', [True, False])
+def test_what_is_written_is_read_in_order(on_host: bool) -> None:
+    buffer = RowBuffer(torch.device('cpu'), cells=3) if on_host else device_buffer(cells=3)
+    for iteration in (5, 10):
+        buffer.begin(iteration)
+        values: list[Tensor] = [torch.randn(4) for _ in range(9)]
+        expected = []
+        for index, value in enumerate(values):
+            host = index % 3 == 0
+            buffer.write(RowKey('a', str(index)), row_of(value) if host else device_row_of(value))
+            expected.append((row_of(value) if host else device_row_of(value).numpy()).tolist())
+        buffer.cells(0, 3).copy_(torch.tensor([1.0, 2.0, float(iteration)]))
+        assert len(buffer) == 9
+        pending = buffer.end()
+        assert pending is not None
+        assert pending.iteration == iteration
+        pending.wait()
+        assert pending.arrived()
+        rows, cells = buffer.read(pending)
+        assert [key.name for key in pending.keys] == [str(index) for index in range(9)]
+        assert [row.tolist() for row in rows] == expected
+        assert cells.tolist() == [1, 2, iteration]
+
+
+def test_a_row_in_flight_is_not_overwritten_by_the_next_step() -> None:
+    buffer = device_buffer(cells=1, capacity=8)
+    in_flight = []
+    for iteration in range(RowBuffer.SLOTS):
+        buffer.begin(iteration)
+        buffer.write(RowKey('a', 'x'), device_row_of(torch.tensor([float(iteration)])))
+        buffer.cells(0, 1).fill_(10.0 * iteration)
+        in_flight.append(buffer.end())
+    for iteration, pending in enumerate(in_flight):
+        assert pending is not None
+        rows, cells = buffer.read(pending)
+        assert (rows[0][1], cells[0]) == (iteration, 10 * iteration)
+
+
+def test_without_a_free_slot_a_step_is_given_up() -> None:
+    buffer = device_buffer()
+    in_flight = [buffer.end() for _ in range(RowBuffer.SLOTS)]
+    assert buffer.end() is None
+    assert in_flight[0] is not None
+    buffer.read(in_flight[0])
+    assert buffer.end() is not None
+
+
+def test_a_buffer_grows_while_copies_are_in_flight() -> None:
+    buffer = device_buffer(cells=2, capacity=1)
+    cells = buffer.cells(0, 2)
+    buffer.begin(0)
+    buffer.write(RowKey('a', 'x'), device_row_of(torch.tensor([7.0])))
+    cells.fill_(1)
+    first = buffer.end()
+    size = buffer.bytes
+    buffer.begin(1)
+    for index in range(100):
+        buffer.write(RowKey('a', str(index)), device_row_of(torch.tensor([float(index)])))
+    cells.fill_(2)  # the view that was handed out at set-up
+    second = buffer.end()
+    assert buffer.bytes > size
+    assert first is not None
+    assert second is not None
+    rows, values = buffer.read(first)
+    assert (rows[0][1], values.tolist()) == (7, [1, 1])
+    rows, values = buffer.read(second)
+    assert [row[1] for row in rows] == list(range(100))
+    assert values.tolist() == [2, 2]
+    assert [buffer.end() is not None for _ in range(RowBuffer.SLOTS)] == [True] * RowBuffer.SLOTS
+
+
+@pytest.mark.parametrize('row', [np.zeros(5), np.zeros((1, 6)), torch.zeros(3)])
+def test_what_is_no_row_is_refused(row: np.ndarray | Tensor) -> None:
+    buffer = RowBuffer(torch.device('cpu'))
+    with pytest.raises(ValueError, match='row of 6 columns'):
+        buffer.write(RowKey('a', 'x'), row)
+    assert len(buffer) == 0
+
+
+def test_vectors_of_several_ranks_are_added_up() -> None:
+    key, other = RowKey('a', 'x', 1, 'sketch'), RowKey('a', 'x', 0, 'sketch')
+    batches = [
+        Batch(0, (), np.zeros((0, 6)), {key: np.array([1.0, 2.0])}),
+        Batch(0, (), np.zeros((0, 6)), {key: np.array([10.0, 20.0]), other: np.array([5.0])}),
+    ]
+    found = RowTable(iter(batches)).vectors_of('a', 'sketch')
+    assert list(found['x']) == [0, 1]
+    assert found['x'][1].tolist() == [11, 22]
+    assert batches[0].vectors[key].tolist() == [1, 2]
+    assert RowTable(batches).vectors_of('a') == {}
+
+
+def test_tables_are_made_in_several_threads() -> None:
+    failed: list[BaseException] = []
+
+    def make(thread: int) -> None:
+        try:
+            for number in range(400):
+                keys = tuple(RowKey('quantity', f'name {thread} {index}', index) for index in range(3))
+                table = RowTable([Batch(0, keys, np.full((3, 6), float(number)))])
+                assert table[keys[1]][0] == number
+        except BaseException as error:
+            failed.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=make, args=(thread,)) for thread in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert failed == []
+
+
+def test_vectors_of_different_lengths_have_no_sum() -> None:
+    keys = (RowKey('quantity', 'a'),)
+    vectors = [{RowKey('quantity', 'v'): np.ones(length), RowKey('quantity', 'w'): np.ones(2)} for length in (2, 3, 2)]
+    table = RowTable([Batch(0, keys, np.zeros((1, 6)), given) for given in vectors])
+    assert table.unequal == {RowKey('quantity', 'v')}
+    assert {key.name: vector.tolist() for key, vector in table.vectors.items()} == {'w': [3.0, 3.0]}
