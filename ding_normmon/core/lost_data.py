@@ -1,4 +1,4 @@
-"""Counting what the monitor loses, and saying why exactly once."""
+"""Counts of what the monitor loses; the reason is logged once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger('ding_normmon')
 
 
 class LostData:
-    """Counts lost_data by reason; the first of each reason is logged with what to do about it.
+    """Counts what is lost, by reason. The first loss of each reason is logged, with what to do about it.
 
     Example:
         >>> lost_data = LostData()
@@ -29,11 +29,11 @@ class LostData:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._new: Counter[str] = Counter()
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self.total: Counter[str] = Counter()
 
     def count(self, reason: str, message: str, amount: int = 1, level: int = logging.WARNING) -> None:
-        """Count ``amount`` lost_data for a reason and log ``message`` if it is the first.
+        """Add ``amount`` to the count of a reason, and log ``message`` the first time.
 
         Arguments:
             reason: becomes ``monitor/lost/{reason}``.
@@ -44,10 +44,10 @@ class LostData:
         with self._lock:
             self._new[reason] += amount
             self.total[reason] += amount
-            first = reason not in self._said
-            self._said.add(reason)
+            first = reason not in self._logged
+            self._logged.add(reason)
         if first:
-            logger.log(level, 'monitor: %s (said once; counted as monitor/lost/%s)', message, reason)
+            logger.log(level, 'monitor: %s (logged once; counted as monitor/lost/%s)', message, reason)
 
     def take(self) -> dict[str, int]:
         """Return what was lost since the last call."""
@@ -56,12 +56,12 @@ class LostData:
         return new
 
     def give_back(self, counts: Mapping[str, int]) -> None:
-        """Undo a :meth:`take` whose counts could not be handed on."""
+        """Undo a :meth:`take` whose counts could not be passed on."""
         with self._lock:
             self._new.update(counts)
 
     def absorb(self, counts: Mapping[str, int]) -> None:
-        """Add what another rank lost; that rank has said why in its own log.
+        """Add what another rank lost. The reason is in that rank's own log.
 
         >>> lost_data = LostData()
         >>> lost_data.absorb({'send': 2})

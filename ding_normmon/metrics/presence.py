@@ -52,5 +52,5 @@ class Presence:
         if (kind, name) not in self._said:
             self._said.add((kind, name))
             of = '' if tasks == [None] else f' of tasks {sorted(task for task in tasks if task is not None)}'
-            logger.info('monitor: signal %s%s %s (said once; counted as monitor/%s/%s)', name, of, what, kind, name)
+            logger.info('monitor: signal %s%s %s (logged once; counted as monitor/%s/%s)', name, of, what, kind, name)
         yield f'monitor/{kind}/{name}', float(len(tasks))

@@ -189,8 +189,10 @@ class StoreTransport:
         with self._use() as store:
             try:
                 store.wait(keys, timedelta(seconds=timeout))
-            except dist.DistStoreError as error:
+            except RuntimeError as error:  # no more special than that from a file store
                 silent = [rank for rank, key in enumerate(keys) if not store.check([key])]
+                if not silent:
+                    raise
                 raise TransportError(
                     f'monitor: ranks {silent} said nothing about {topic!r} within {timeout:g} s; every rank must '
                     f'construct the monitor, as often as the others'

@@ -9,8 +9,9 @@
     def test_total():
         assert run_ranks(total, 2, 10) == [30, 30]
 
-Each rank is a fresh process with gloo set up through a file that outlives every rank, so a rank may die without taking
-the meeting point with it. Nothing outlives the call: a rank that is still there at the time limit tells where it hangs
+Each rank is a fork of one clean process that has imported torch, DI-engine and the monitor (a start takes 0.3 s of
+CPU instead of 3). Gloo is set up through a file that outlives every rank, so a rank may die without taking the meeting
+point with it. Nothing outlives the call: a rank that is still there at the time limit tells where it hangs
 and is killed together with whatever it started.
 """
 
@@ -33,6 +34,9 @@ from pathlib import Path
 from typing import Any
 
 __all__ = ['RanksError', 'run_ranks']
+
+PRELOADED = ['torch', 'torch.distributed', 'torch.distributed.tensor', 'ding.framework', 'ding_normmon.diagnose', 'tests.models']
+"""What every rank needs and nobody changes; none of it starts a thread."""
 
 GRACE = 3.0
 """Seconds that the other ranks get to end by themselves after one has failed."""
@@ -103,7 +107,8 @@ def run_ranks(
     Raises:
         RanksError: A rank raised, died or was still running at the time limit.
     """
-    context = multiprocessing.get_context('spawn')
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory(prefix='ranks-') as folder:
         ranks = []
         try:

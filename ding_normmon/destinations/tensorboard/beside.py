@@ -74,7 +74,7 @@ class Dashboard:
     def values(self, record: Record, shown: Collection[str]) -> list[Summary.Value]:
         """Return what to write with a record.
 
-        Nothing of it is worth losing the record's figures: what cannot be made is said once in the log and left out.
+        Nothing of it is worth losing the record's figures: what cannot be made is logged once and left out.
 
         Arguments:
             record: the record.
@@ -94,7 +94,7 @@ class Dashboard:
                 if name not in self._failed:
                     self._failed.add(name)
                     logger.warning(
-                        'monitor: TensorBoard gets no %s (%s: %s); said once', name, type(error).__name__, error
+                        'monitor: TensorBoard gets no %s (%s: %s); logged once', name, type(error).__name__, error
                     )
         return values
 
