@@ -23,7 +23,7 @@ RUN := .venv/bin/python -m
 PYTEST := $(RUN) pytest $(TESTS) --doctest-modules -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test test-fast lint faults docs clean
+.PHONY: help env train test test-all test-fast lint faults docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -55,11 +55,14 @@ train: env  ## train multi-task UniZero on two ranks, monitored: CONFIG, EXP, NP
 	exec $(RUN) torch.distributed.run --standalone --nproc_per_node=$(NPROC) \
 	    entry/train_unizero_multitask.py --config $(CONFIG) --exp-name "$$exp" $(ARGS)
 
-test: env  ## every test and every example in the documentation of the code: TESTS, PYTEST_ARGS, WORKERS
+test: env  ## a test of every kind and every example in the docstrings: TESTS, PYTEST_ARGS, WORKERS
+	@$(PYTEST) -m 'not full' $(PYTEST_ARGS)
+
+test-all: env  ## every test: full matrices, every LightZero entry, fuzzing, faults planted in our own code
 	@$(PYTEST) $(PYTEST_ARGS)
 
-test-fast: env  ## the tests that are neither slow nor start several ranks
-	@$(PYTEST) -m 'not slow and not distributed' $(PYTEST_ARGS)
+test-fast: env  ## the tests that are neither slow nor start several ranks: under a minute
+	@$(PYTEST) -m 'not slow and not distributed and not full' $(PYTEST_ARGS)
 
 lint: env  ## style, types and the direction of imports
 	@$(RUN) ruff check .

@@ -15,14 +15,14 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 STAGES = [
     ('policy._forward_learn', 'one learner step on every rank; publishes tensors and losses', '#dce8f7'),
-    ('LearnerStep', 'forward_end, local_backward_end, backward_end, step_end', '#dce8f7'),
+    ('core/step', 'forward_end, local_backward_end, backward_end, step_end', '#dce8f7'),
     ('metrics', 'one class each; rows of raw moments; no wait for the device', '#dce8f7'),
-    ('row buffer', 'one copy from device to host per step, read by a later step', '#dce8f7'),
-    ('reduce', 'rows of all ranks meet on rank 0, matched by iteration', '#e3f2e1'),
-    ('record', 'scalars, matrices, notes: derived from merged rows', '#e3f2e1'),
+    ('rows', 'one copy from device to host per step, read by a later step', '#dce8f7'),
+    ('ranks', 'rows of all ranks meet on rank 0, matched by iteration', '#e3f2e1'),
+    ('core/record', 'scalars, matrices, notes: derived from merged rows', '#e3f2e1'),
     ('diagnose', 'rules over the records: what is wrong, with which task, since when', '#e3f2e1'),
-    ('publish', 'TensorBoard, history file, wandb, ctx.monitor_records', '#fbeed8'),
-    ('report, compare, watch', 'reading the run while it trains and afterwards', '#fbeed8'),
+    ('destinations', 'TensorBoard, wandb, ctx.monitor_records; the history file of runs', '#fbeed8'),
+    ('runs', 'reading a run back, judging it, the report page', '#fbeed8'),
 ]
 """Name, what it does, colour of where it runs."""
 
@@ -62,7 +62,7 @@ def main() -> None:
     axes.text(
         8.85,
         middle(3),
-        'control: decisions of rank 0\n(schedule, stop, checkpoint),\napplied by every rank at\nthe same iteration',
+        'ranks/decisions: rank 0 decides\n(schedule, stop, checkpoint),\napplied by every rank at\nthe same iteration',
         fontsize=9,
         color='#a33',
         va='center',

@@ -35,7 +35,7 @@ from typing import Any
 
 __all__ = ['RanksError', 'run_ranks']
 
-PRELOADED = ['torch', 'torch.distributed', 'torch.distributed.tensor', 'ding.framework', 'ding_normmon.diagnose', 'tests.models']
+PRELOADED = ['torch.distributed.tensor', 'ding.framework', 'ding_normmon.diagnose', 'tests.models']
 """What every rank needs and nobody changes; none of it starts a thread."""
 
 GRACE = 3.0

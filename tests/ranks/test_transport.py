@@ -70,7 +70,7 @@ def test_a_rank_that_says_nothing_is_named(connect: Connect) -> None:
 
 
 def test_a_statement_that_is_no_json_is_an_error_of_the_transport(connect: Connect) -> None:
-    zero, one, two = ranks(connect)
+    zero, _, two = ranks(connect)
     two.state('tasks', {})
     dist.PrefixStore('test', connect()).set('tasks/1', 'no json')
     with pytest.raises(TransportError, match='no JSON'):
@@ -114,7 +114,7 @@ def test_a_broken_store_is_an_error_and_is_opened_again_later(monkeypatch: pytes
 
     entry = StoreTransport(connect, 0, 2, 'test')
     entry._store = Broken()
-    with pytest.raises(TransportError, match='^Broken pipe$'):
+    with pytest.raises(TransportError, match=r'^Broken pipe$'):
         entry.post(b'lost')
     with pytest.raises(TransportError, match='tried every 10 s'):
         entry.post(b'lost')

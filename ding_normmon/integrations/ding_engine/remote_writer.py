@@ -135,8 +135,8 @@ class RecordReceiver:
             if name not in self._failed:
                 self._failed.add(name)
                 logger.warning(
-                    'monitor: a record of another process could not be written (%s: %s); logged once, the sender counts '
-                    'what is not confirmed',
+                    'monitor: a record of another process could not be written (%s: %s); logged once, the sender '
+                    'counts what is not confirmed',
                     type(error).__name__,
                     error,
                 )

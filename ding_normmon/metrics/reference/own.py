@@ -60,7 +60,7 @@ SECTION = Section(
         ),
         Figure(
             pattern='monitor/lost/{reason}',
-            definition='what was lost since the last record, by reason; logged once in the log',
+            definition='what was lost since the last record, by reason; the log says why, once',
             unit='count',
             bad_value='points are missing',
         ),
