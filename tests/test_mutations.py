@@ -19,7 +19,8 @@ def run(*words: str) -> str:
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
     for name in ('PYTEST_ADDOPTS', 'PYTEST_XDIST_WORKER', 'PYTEST_CURRENT_TEST'):
         environment.pop(name, None)
-    done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, check=False, env=environment)
+    command = [sys.executable, str(SCRIPT), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
