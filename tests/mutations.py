@@ -23,7 +23,7 @@ PROCESSES = 2
 
 MOMENTS = ('tests/rows/test_moments.py',)
 GROUPS = ('tests/core/test_parameter_groups.py', '-k', 'not compiled')
-MONITOR = ('tests/monitor',)
+MONITOR = ('tests/monitor', '--ignore=tests/monitor/budget', '--ignore=tests/monitor/findings')
 SIGNALS = ('tests/metrics/test_tensor_statistics.py',)
 ROWS = ('tests/rows/test_table.py',)
 NATIVE = ('tests/metrics/kernels/test_native.py',)
@@ -33,7 +33,7 @@ SKETCH = ('tests/metrics/maths/test_sketch.py',)
 CONFLICT = ('tests/metrics/test_gradient_conflict.py',)
 UPDATES = ('tests/metrics/test_updates.py',)
 MESSAGE = ('tests/ranks/test_message.py',)
-EVERY_METRIC = ('tests/monitor', '-k', 'every_metric or absent')
+EVERY_METRIC = (*MONITOR, '-k', 'every_metric or absent')
 
 
 @dataclass(frozen=True)
@@ -791,8 +791,8 @@ def apply(mutation: Mutation, package: Path) -> None:
 
 
 def copy_sources(folder: Path) -> None:
-    """Copy the package and its tests, without what needs DI-engine or LightZero."""
-    unwanted = shutil.ignore_patterns('__pycache__', 'unizero', 'distributed', 'entry', 'integrations', 'report')
+    """Copy the package and its tests, without what needs LightZero and without recorded runs."""
+    unwanted = shutil.ignore_patterns('__pycache__', 'unizero', 'entry', 'data')
     for name in ('ding_normmon', 'tests'):
         shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
     for name in ('pyproject.toml', 'setup.py'):
@@ -837,7 +837,7 @@ def outcome(mutation: Mutation | None) -> tuple[str, bool, str]:
         sys.path = [str(folder), *others]
         output = folder / 'output'
         with output.open('w') as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-            status = pytest.main(['-x', '-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', '--tb=short', *tests])
+            status = pytest.main(['-x', '-q', '-p', 'no:cacheprovider', '-m', 'not distributed', '--tb=short', *tests])
         used = Path(sys.modules['ding_normmon'].__file__ or '')
         if not used.is_relative_to(folder):
             return what, False, f'the tests used {used}'

@@ -9,7 +9,7 @@ from ding_normmon.metrics.reference.metric import Figure, Section
 __all__ = ['render_page']
 
 _INTRODUCTION = """\
-# Figure reference
+# Metric reference
 
 Every name that the monitor writes. `{i}` is always the **global** task id; `{group}` is `encoder`, `transformer`,
 `head_value_task3` and so on; `{mean,std}` stands for any of these words; what is in `[...]` may be missing, as

@@ -13,7 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboardX import SummaryWriter
 
 from ding_normmon import Matrix, Record
-from ding_normmon.destinations import TensorBoard, tensorboard
+from ding_normmon.destinations import TensorBoard
+from ding_normmon.destinations.tensorboard import destination as tensorboard
 from ding_normmon.destinations.tensorboard.heatmap import draw_matrix
 
 COSINE = Matrix(np.array([[1.0, -0.5], [-0.5, 1.0]]), (0, 3), (0, 3), {0: 'pong', 3: 'breakout'})

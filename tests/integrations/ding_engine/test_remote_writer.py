@@ -11,7 +11,7 @@ from ding.utils import DistributedWriter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ding_normmon.core.record import Record
-from ding_normmon.integrations import remote_writer
+from ding_normmon.integrations.ding_engine import remote_writer
 from ding_normmon.integrations.ding_engine.writer import DIEngineWriter
 
 
