@@ -50,8 +50,9 @@ class DormantUnits(Metric):
     It listens to the forward and backward pass that the step does anyway: forward hooks are on the layers and
     gradient hooks on their outputs in a measured step, and both are gone when it ends, however it ends. What has run
     since the last ``publish`` belongs to the task of the next one. Forward passes without gradient or in evaluation
-    mode do not count. A module that is called several times in one task's forward pass is several layers. Where
-    gradients are accumulated over several steps, the gradient-based figures are absent.
+    mode do not count. A module that is called several times in one task's forward pass is several layers, and one that
+    several modules use (one ``nn.ReLU`` for a whole model) is a layer of whichever of them is running. Where gradients
+    are accumulated over several steps, the gradient-based figures are absent.
 
     Kept between records: the dormant sets of the last one, on rank 0.
     """
@@ -67,6 +68,8 @@ class DormantUnits(Metric):
         self._calls: dict[str, int] = {}
         self._armed = False
         self._error: Exception | None = None
+        # The modules that are running and use a nonlinearity which others use too, the innermost last.
+        self._running: list[nn.Module] = []
         self._stride: int | None = None
         self._unmatched: dict[str, str] = {}
         self._previous: dict[str, dict[str, Mask]] = {}
@@ -96,8 +99,21 @@ class DormantUnits(Metric):
 
     def begin(self, step: LearnerStep) -> None:
         """Attach the forward hooks."""
+        for module in {user: None for layer in self.layers for user in layer.users}:
+            self._handles.append(module.register_forward_pre_hook(self._enter))
+            self._handles.append(module.register_forward_hook(self._leave, always_call=True))
         for layer in self.layers:
             self._handles.append(layer.module.register_forward_hook(self._forward_hook(layer)))
+
+    def _enter(self, module: nn.Module, inputs: Any) -> None:
+        if not is_compiling():
+            self._running.append(module)
+
+    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        # Whatever was left in there by an exception has ended as well.
+        if not is_compiling() and module in self._running:
+            while self._running.pop() is not module:
+                pass
 
     def release(self) -> None:
         """Take off all hooks and forget every tensor."""
@@ -107,12 +123,13 @@ class DormantUnits(Metric):
         self._outputs.clear()
         self._gradients.clear()
         self._calls.clear()
+        self._running.clear()
         self._armed, self._error = False, None
 
     def _forward_hook(self, layer: Layer) -> Callable[[nn.Module, Any, Any], None]:
         def remember(module: nn.Module, inputs: Any, output: Any) -> None:
             # Traced by a compiler, in a view of the model that nobody has told of, it is to leave nothing in the graph.
-            if is_compiling():
+            if is_compiling() or not self._is_meant(layer):
                 return
             if isinstance(output, Tensor) and module.training and torch.is_grad_enabled() and not self._armed:
                 call = self._calls[layer.path] = self._calls.get(layer.path, -1) + 1
@@ -120,6 +137,12 @@ class DormantUnits(Metric):
                 self._outputs.append(_Output(layer, path, output, output._version))
 
         return remember
+
+    def _is_meant(self, layer: Layer) -> bool:
+        """Tell whether the module runs as this layer: of those that use it and run, the innermost is this layer's."""
+        return not layer.users or layer.within is next(
+            (module for module in reversed(self._running) if module in layer.users), None
+        )
 
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
         """Take what has run since the last publication for the forward pass of this task."""

@@ -37,18 +37,22 @@ class Layer(NamedTuple):
         group: name of the shared parameter group it belongs to.
         path: in the model.
         module: the module.
+        within: where several modules use this one, the module in whose forward pass it is this layer.
+        users: all modules that use it, then.
     """
 
     group: str
     path: str
     module: nn.Module
+    within: nn.Module | None = None
+    users: tuple[nn.Module, ...] = ()
 
 
 def shared_layers(model: nn.Module, groups: Sequence[Group]) -> tuple[Layer, ...]:
     """Return the nonlinearities of every shared group; where a group has none as a module, its linear layers.
 
     A nonlinearity has no parameters: it belongs to the group of the nearest module around it that has some, if those
-    are all of one group.
+    are all of one group. One that is used in several modules is a layer of each of them.
 
     >>> from ding_normmon.core.parameter_groups import find_groups
     >>> encoder = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
@@ -58,7 +62,11 @@ def shared_layers(model: nn.Module, groups: Sequence[Group]) -> tuple[Layer, ...
     """
     model = unwrap(model)
     owner = {id(parameter): group for group in groups for parameter in group.parameters}
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
+    # The modules around each module, and its path in each of them.
+    places: dict[int, dict[nn.Module, str]] = {}
+    for path, module in modules.items():
+        places.setdefault(id(module), {}).setdefault(modules[path.rpartition('.')[0]], path)
 
     def group_of(path: str) -> str | None:
         while True:
@@ -75,8 +83,14 @@ def shared_layers(model: nn.Module, groups: Sequence[Group]) -> tuple[Layer, ...
     for kind in (_NONLINEAR, _LINEAR):
         found: dict[str, list[Layer]] = {}
         for path, module in modules.items():
-            group = group_of(path) if isinstance(module, kind) else None
+            around = modules[path.rpartition('.')[0]]
+            users = tuple(places[id(module)])
+            # Its second place within one module is a second call there.
+            if not isinstance(module, kind) or places[id(module)][around] != path:
+                continue
+            group = group_of(path)
             if group is not None and group not in layers:
-                found.setdefault(group, []).append(Layer(group, path, module))
+                shared = (around, users) if len(users) > 1 else (None, ())
+                found.setdefault(group, []).append(Layer(group, path, module, *shared))
         layers.update(found)
     return tuple(layer for group in layers.values() for layer in group)
