@@ -20,7 +20,7 @@ def command(target: str) -> None:
     try:
         attachment = attach(resolve(target)(), {'monitor_norm_freq': 1})
         click.echo(attachment.describe())
-        attachment.detach()
+        attachment.detach(only_looked=True)
     except (ValueError, TypeError, ImportError, AttributeError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
 

@@ -26,18 +26,24 @@ from ding_normmon.core.step import INERT, InertLearnerStep, LearnerStep
 from ding_normmon.integrations.adapter import LOCAL_GRADIENT, Adapter, find_adapter
 from ding_normmon.integrations.description import Description, describe
 from ding_normmon.integrations.monitored_forward import MonitoredForward
+from ding_normmon.integrations.nothing_measured import NothingMeasured
 from ding_normmon.integrations.observe.clip_calls import modules_of
 from ding_normmon.integrations.observe.grad_scaler import find_scalers
 from ding_normmon.integrations.observe.hook_points import HookPoints
 from ding_normmon.integrations.observe.observed_steps import ObservedSteps
 from ding_normmon.integrations.policy_model import find_optimizers
 from ding_normmon.integrations.publishing_policy import PublishingAdapter
-from ding_normmon.metrics import Clipping, Metric, preset_metrics
+from ding_normmon.metrics import Clipping, LearnerSteps, Metric, preset_metrics
 from ding_normmon.metrics.local_gradients import with_local_gradients
 from ding_normmon.monitor.monitor import StepMonitor
 from ding_normmon.ranks.setup_agreement import refusals_told
 
 __all__ = ['Attachment', 'attach']
+
+_NEVER_CALLED = (
+    "The policy's _forward_learn was never called through the monitor: its learn_mode was taken before the monitor was "
+    'attached (attach first, or hand on attachment.forward), or another policy is trained.'
+)
 
 
 def attach(
@@ -138,6 +144,7 @@ class Attachment:
         self._forward: MonitoredForward | None = None
         self._at_exit: Callable[[], None] | None = None
         self._final: Description | None = None
+        self._nothing = NothingMeasured(self, None)
         if config.monitor_norm_freq == 0:
             return
         policy_modules, monitor = modules_of(policy), self.monitor
@@ -152,6 +159,7 @@ class Attachment:
             modules=modules,
             scalers=lambda: find_scalers(policy),
             clipping=next(metric for metric in self.monitor.metrics if isinstance(metric, Clipping)),
+            learner_steps=next(metric for metric in self.monitor.metrics if isinstance(metric, LearnerSteps)),
             local=adapter.gradient == LOCAL_GRADIENT,
         )
         self._data: Any = None
@@ -162,6 +170,7 @@ class Attachment:
     def _wrap(self) -> None:
         own = vars(self._policy).get('_forward_learn')
         self._forward = MonitoredForward(self._policy._forward_learn, self)
+        self._nothing.cause = _NEVER_CALLED
         self._own_forward = own
         self._policy._forward_learn = self._forward
         # Neither of the two keeps a policy alive that a sweep has let go of.
@@ -194,11 +203,16 @@ class Attachment:
         """Return what was found, as a table; after a measured step it also says what was seen in it."""
         return describe(self.description())
 
-    def detach(self) -> None:
+    def detach(self, only_looked: bool = False) -> None:
         """Take everything off the policy and publish what is under way, at most ``close_timeout`` seconds long.
 
         In the middle of a learner step the step is forgotten; its hooks go when it ends.
+
+        Arguments:
+            only_looked: that nothing was measured is no surprise, because nobody wanted more than :meth:`describe`.
         """
+        if only_looked:
+            self._nothing.cause = None
         if self._forward is not None:
             self._final = self.description()
             if self._own_forward is None:
@@ -216,6 +230,7 @@ class Attachment:
             atexit.unregister(self._at_exit)
             self._at_exit = None
         self.monitor.close()
+        self._nothing.say()
 
     def _let_go(self) -> None:
         self._policy = self._adapter = self._iteration_source = None
@@ -225,6 +240,7 @@ class Attachment:
 
     def run(self, forward_learn: Callable[..., Any], data: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one call of ``_forward_learn``, measured where it is due."""
+        self._nothing.cause = None
         iteration = self._iteration(data, kwargs.get('train_iter'))
         step = self.monitor.begin_step(iteration)
         if step is INERT and self._steps.idle:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
 
-from ding_normmon.core.config import MonitorConfig
+from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.core.step import INERT, InertLearnerStep
+from ding_normmon.integrations.nothing_measured import NothingMeasured
 from ding_normmon.integrations.observe.training_loop import TrainingLoop
 from ding_normmon.monitor.monitor import StepMonitor
 
@@ -23,9 +23,12 @@ class Monitor(StepMonitor):
     Arguments:
         model: the model that is being trained.
         config: an ``EasyDict`` or mapping, see :class:`~ding_normmon.core.config.MonitorConfig`.
-        optimizer: the optimizer, or several of which the last one ends a learner step: ``with Monitor(...)`` around a
-            training loop then measures it, iterations being counted by that optimizer's steps.
+        optimizer: the optimizer, several (a list, or by name), or what wraps one (``accelerate``, SAM):
+            ``with Monitor(...)`` around a training loop then measures it. A learner step ends when every optimizer has
+            stepped; a step that is skipped is no learner step.
         scaler: the ``GradScaler`` of that loop, where there is one.
+        first_iteration: the iteration of the loop's first learner step, where training is resumed without
+            :meth:`load_state_dict`.
         **arguments: those of :class:`~ding_normmon.monitor.monitor.StepMonitor`.
 
     Attributes:
@@ -62,22 +65,104 @@ class Monitor(StepMonitor):
         model: nn.Module,
         config: Mapping[str, Any] | MonitorConfig | None = None,
         *,
-        optimizer: Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer] | None = None,
+        optimizer: Any = None,
         scaler: Any = None,
+        first_iteration: int = 0,
         **arguments: Any,
     ) -> None:
         super().__init__(model, config, **arguments)
-        self.learner_step: InertLearnerStep = INERT
         self._running = contextlib.ExitStack()
         self._loop = TrainingLoop(self, optimizer, scaler) if optimizer is not None and self.frequency > 0 else None
+        self._nothing = NothingMeasured(self, None)
+        if self._loop is not None:
+            self._loop.resume(first_iteration)
+            self._nothing.cause = 'The monitor was never entered: write "with monitor:" around the training loop.'
+        elif self.frequency > 0:
+            self._nothing.cause = (
+                'It was given no optimizer=, by whose steps it sees learner steps: pass optimizer=, or say yourself '
+                'where a learner step is (with monitor.step(iteration): ...).'
+            )
+
+    @property
+    def learner_step(self) -> InertLearnerStep:
+        """The learner step that is being measured; the inert one where none is."""
+        return INERT if self._loop is None else self._loop.learner_step
+
+    def begin(self, iteration: int) -> None:
+        """Say that the learner step of ``iteration`` begins here, for loops of which that cannot be seen from outside.
+
+        Called at the top of the loop, in every round. From then on nothing else begins a learner step, whatever the
+        optimizers do; of one that steps several times before the next call, the first step is measured.
+
+        Raises:
+            RuntimeError: outside of ``with monitor:``.
+
+        Example:
+            >>> import torch
+            >>> model = nn.ModuleDict({'actor': nn.Linear(2, 1), 'critic': nn.Linear(2, 1)})
+            >>> optimizers = {name: torch.optim.SGD(part.parameters(), lr=0.1) for name, part in model.items()}
+            >>> with Monitor(model, {'monitor_norm_freq': 1}, optimizer=optimizers) as monitor:
+            ...     for iteration in range(4):
+            ...         monitor.begin(iteration)
+            ...         for name in ('critic', 'actor') if iteration % 2 else ('critic',):
+            ...             model[name](torch.ones(1, 2)).sum().backward()
+            ...             optimizers[name].step()
+            >>> [record.iteration for record in monitor.take_records()]
+            [0, 1, 2, 3]
+        """
+        if self.frequency == 0:
+            return
+        if self._loop is None or not self._loop.is_running:
+            raise RuntimeError('monitor: begin() is for the loop inside of "with Monitor(model, cfg, optimizer=...):"')
+        self._loop.begin(iteration)
+
+    def end_step(self, step: InertLearnerStep, raised: bool = False) -> None:
+        """Finish a step, see :class:`~ding_normmon.monitor.monitor.StepMonitor`."""
+        self._nothing.cause = None
+        super().end_step(step, raised)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what a checkpoint keeps; of a training loop also at which iteration it goes on."""
+        state = super().state_dict()
+        return state if self._loop is None else {**state, 'next_iteration': self._loop.next_iteration}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on where a checkpoint was made, before or at the beginning of the ``with`` block."""
+        super().load_state_dict(state)
+        if self._loop is not None and 'next_iteration' in state:
+            self._loop.resume(int(state['next_iteration']))
 
     def __enter__(self) -> Monitor:
-        """Begin to measure the training loop of ``optimizer``."""
+        """Begin to measure the training loop of ``optimizer``.
+
+        Raises:
+            ConfigurationError: the monitor was closed, as it is at the end of a ``with`` block.
+        """
+        if self._closed:
+            raise ConfigurationError(
+                'monitor: it was closed at the end of its "with" block and measures nothing more; put one block around '
+                'all epochs, or make a new Monitor'
+            )
         if self._loop is not None:
             self._running.enter_context(self._loop.running())
+            names = ', '.join(f'{name} ({type(entry).__name__})' for name, entry in self._loop.optimizers.items())
+            self._nothing.cause = (
+                f'No step() of {names} was seen in the "with" block: another optimizer moves the weights, or they are '
+                f'moved without its step(), and then monitor.step(iteration) says where a learner step is.'
+            )
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Take the hooks off the optimizer and close."""
         self._running.close()
+        if kind is not None:
+            # Whoever sees an exception knows why.
+            self._nothing.cause = None
         self.close()
+
+    def close(self) -> None:
+        """Publish what is under way, for at most ``close_timeout`` seconds, and close the destinations."""
+        super().close()
+        if self._loop is not None and self._loop.steps_seen:
+            self._nothing.cause = None
+        self._nothing.say()

@@ -5,6 +5,7 @@ from ding_normmon.metrics.clipping import Clipping
 from ding_normmon.metrics.dormant_units import DormantUnits
 from ding_normmon.metrics.gradient_conflict import GradientConflict
 from ding_normmon.metrics.gradient_norms import GradientNorms
+from ding_normmon.metrics.learner_steps import LearnerSteps
 from ding_normmon.metrics.loss_contributions import LossContributions
 from ding_normmon.metrics.own_cost import OwnCost
 from ding_normmon.metrics.parameter_norms import ParameterNorms
@@ -22,6 +23,7 @@ __all__ = [
     'DormantUnits',
     'GradientConflict',
     'GradientNorms',
+    'LearnerSteps',
     'LossContributions',
     'Metric',
     'OwnCost',

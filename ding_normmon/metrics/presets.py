@@ -10,6 +10,7 @@ from ding_normmon.metrics.clipping import Clipping
 from ding_normmon.metrics.dormant_units import DormantUnits
 from ding_normmon.metrics.gradient_conflict import GradientConflict
 from ding_normmon.metrics.gradient_norms import GradientNorms
+from ding_normmon.metrics.learner_steps import LearnerSteps
 from ding_normmon.metrics.loss_contributions import LossContributions
 from ding_normmon.metrics.own_cost import OwnCost
 from ding_normmon.metrics.parameter_norms import ParameterNorms
@@ -37,9 +38,9 @@ _MULTITASK: _Makers = (
 )
 
 PRESETS: dict[str, _Makers] = {
-    'basic': (*_BASIC, Clipping, OwnCost),
-    'multitask': (*_BASIC, Clipping, *_MULTITASK, OwnCost),
-    'full': (*_BASIC, partial(Clipping, fraction=True), *_MULTITASK, OwnCost),
+    'basic': (*_BASIC, Clipping, LearnerSteps, OwnCost),
+    'multitask': (*_BASIC, Clipping, LearnerSteps, *_MULTITASK, OwnCost),
+    'full': (*_BASIC, partial(Clipping, fraction=True), LearnerSteps, *_MULTITASK, OwnCost),
 }
 """``basic``: what costs next to nothing. ``multitask``: what sees tasks work against each other. ``full``: everything,
 also what needs every step or further backward passes."""

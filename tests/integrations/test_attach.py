@@ -134,17 +134,19 @@ def test_accumulated_gradients_are_reported_where_the_cycle_ends() -> None:
     assert 'norm/model/_total_norm' in points[3]
 
 
-def test_an_overflow_of_the_scaled_loss_is_reported_although_the_optimizer_does_not_step() -> None:
+def test_a_call_in_which_the_scaler_leaves_the_step_out_has_no_record_and_is_counted() -> None:
     policy = Scaling()
     attachment = attach(policy, {'monitor_norm_freq': 1})
     first, second = batches(2)
     policy._forward_learn(first * float('inf'))
     policy._forward_learn(second)
     attachment.detach()
-    records = attachment.monitor.take_records()
-    assert [record.iteration for record in records] == [0, 1]
-    assert records[0].scalars['monitor/nonfinite/grad/encoder'] > 0
-    assert records[1].scalars['grad/model/_total_norm'] == pytest.approx(norm_of(policy.seen[1]), rel=1e-6)
+    (record,) = attachment.monitor.take_records()
+    assert record.iteration == 1
+    assert record.scalars['step/skipped'] == 1.0
+    assert record.scalars['step/loss_scale'] == 512.0
+    assert record.scalars['grad/model/_total_norm'] == pytest.approx(norm_of(policy.seen[1]), rel=1e-6)
+    assert not record.findings
 
 
 def test_clips_of_parts_are_named_after_them() -> None:

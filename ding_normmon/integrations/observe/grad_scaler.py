@@ -15,7 +15,7 @@ __all__ = ['LossScaling', 'find_scalers', 'scaler_steps_observed']
 class _Listener(Protocol):
     def enter_scaler(self) -> None: ...
 
-    def leave_scaler(self) -> None: ...
+    def leave_scaler(self, raised: bool) -> None: ...
 
 
 def find_scalers(owner: Any) -> list[Any]:
@@ -51,6 +51,14 @@ class LossScaling:
     def scalers(self) -> list[Any]:
         """Return the gradient scalers there are."""
         return list(self._scalers())
+
+    def scale(self) -> Tensor | float | None:
+        """Return what losses are multiplied by at the moment; None where no scaler is in use."""
+        for scaler in self._scalers():
+            scale = getattr(scaler, '_scale', None)
+            if scaler.is_enabled() and scale is not None:
+                return scale.detach() if isinstance(scale, Tensor) else float(scale)
+        return None
 
     def note(self, optimizer: Optimizer, by_scaler: bool) -> None:
         """Take note of how an optimizer is stepped."""
@@ -94,10 +102,13 @@ def scaler_steps_observed(scaler: Any, optimizer: Optimizer, listener: _Listener
         if stepped is not optimizer:
             return step(stepped, *args, **kwargs)
         listener.enter_scaler()
+        raised = True
         try:
-            return step(stepped, *args, **kwargs)
+            result = step(stepped, *args, **kwargs)
+            raised = False
+            return result
         finally:
-            listener.leave_scaler()
+            listener.leave_scaler(raised)
 
     scaler.step = observed_step
     try:

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,9 @@ from ding_normmon.core.step import INERT, InertLearnerStep, LearnerStep
 from ding_normmon.integrations.observe.clip_calls import clip_calls_observed
 from ding_normmon.integrations.observe.grad_scaler import LossScaling, scaler_steps_observed
 from ding_normmon.metrics.clipping import Clipping
+from ding_normmon.metrics.learner_steps import LearnerSteps
 
-__all__ = ['EVIDENCE', 'NO_OPTIMIZER', 'Holder', 'HookPoints']
+__all__ = ['EVIDENCE', 'NO_OPTIMIZER', 'STEP_FUNCTION', 'Holder', 'HookPoints', 'StepListener']
 
 EVIDENCE = {
     'policy': 'the policy itself',
@@ -41,6 +42,8 @@ EVIDENCE = {
     'backward': 'end of the last backward',
 }
 NO_OPTIMIZER = '(no optimizer)'
+STEP_FUNCTION = torch.optim.Optimizer.profile_hook_step(lambda optimizer: None).__code__
+"""The function of torch's in which all optimizers' steps run, and which calls their hooks."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,22 @@ class Holder:
     name: str
     optimizer: Optimizer
     parameters: frozenset[int]
+
+
+class StepListener(Protocol):
+    """Who tells from what happens where one learner step ends and the next begins."""
+
+    def clips(self, parameters: Set[int]) -> None:
+        """Called before the gradients of these monitored parameters (their ``id``) are clipped."""
+
+    def steps(self, holder: Holder) -> None:
+        """Called before an optimizer steps, or evaluates the closure that it steps with."""
+
+    def stepped(self, holder: Holder) -> None:
+        """Called when an optimizer has moved the weights."""
+
+    def skipped(self, holder: Holder) -> None:
+        """Called when a ``GradScaler`` has left an optimizer's step out, or taken it back."""
 
 
 class HookPoints:
@@ -62,6 +81,7 @@ class HookPoints:
         modules: modules that may have imported clip functions by name.
         scalers: ``torch.amp.GradScaler`` objects.
         clipping: the metric that takes the clip coefficients.
+        learner_steps: the metric that takes loss scales.
         local: whether every rank clips its own gradients before they are synchronised.
 
     Attributes:
@@ -78,6 +98,7 @@ class HookPoints:
         modules: Callable[[Iterable[Optimizer]], Iterable[ModuleType]] = lambda optimizers: (),
         scalers: Callable[[], Iterable[Any]] = lambda: (),
         clipping: Clipping | None = None,
+        learner_steps: LearnerSteps | None = None,
         local: bool = False,
     ) -> None:
         self._model = model
@@ -88,7 +109,10 @@ class HookPoints:
         self._modules = modules
         self._scaling = LossScaling(scalers)
         self._clipping = clipping
+        self._learner_steps = learner_steps
         self._local = local
+        self._listener: StepListener | None = None
+        self._parameters: dict[int, nn.Parameter] = {}
         self.evidence: dict[str, str] = {}
         self.clips: dict[str, bool] = {}
         self._holders: tuple[Holder, ...] = ()
@@ -103,7 +127,7 @@ class HookPoints:
         return self._holders
 
     def holders(self) -> tuple[Holder, ...]:
-        """Return the optimizers that hold monitored parameters; who holds a parameter first, has it."""
+        """Return the optimizers that hold monitored parameters; several may hold the same."""
         self._follow_groups()
         optimizers = self._optimizers()
         # Hundreds of parameters are not sorted out again as long as nobody has added one.
@@ -116,14 +140,22 @@ class HookPoints:
         return self._found
 
     def _sort_out(self, optimizers: Mapping[str, Optimizer]) -> tuple[Holder, ...]:
-        free = set(self._group_of)
         found = []
         for name, optimizer in optimizers.items():
-            held = {id(parameter) for group in optimizer.param_groups for parameter in group['params']} & free
-            if held:
-                free -= held
+            held = {id(parameter) for group in optimizer.param_groups for parameter in group['params']}
+            if held := held & self._group_of.keys():
                 found.append(Holder(name, optimizer, frozenset(held)))
         return tuple(found)
+
+    def gradients_of(self, holder: Holder) -> dict[int, tuple[int, int]]:
+        """Return what tells the present gradients of an optimizer's parameters from earlier and later ones."""
+        found = {key: self._parameters[key].grad for key in holder.parameters if key in self._parameters}
+        return {key: (id(gradient), gradient._version) for key, gradient in found.items() if gradient is not None}
+
+    @property
+    def scaled(self) -> bool:
+        """Whether there is a gradient scaler, which may leave steps out."""
+        return bool(self._scaling.scalers())
 
     def _follow_groups(self) -> bool:
         """Take the groups as they are now; tell whether they are others than before."""
@@ -132,6 +164,7 @@ class HookPoints:
             return False
         self._groups_known, self._known = groups, ()
         self._group_of = {id(parameter): group.key for group in groups for parameter in group.parameters}
+        self._parameters = {id(parameter): parameter for group in groups for parameter in group.parameters}
         return True
 
     def set_step(self, step: InertLearnerStep) -> None:
@@ -140,7 +173,6 @@ class HookPoints:
             self._holders = self.holders()
         self._step = step
         self._done: set[str] = set()
-        self._failed: set[str] = set()
         self._clipped: set[int] = set()
         self._fired = 0
         self._queued = False
@@ -148,13 +180,9 @@ class HookPoints:
             step.awaited = frozenset().union(*(holder.parameters for holder in self._holders))
 
     @contextlib.contextmanager
-    def watched(self, before: Callable[[Holder], None], after: Callable[[Holder], None]) -> Iterator[None]:
-        """Look for evidence until the block ends; afterwards everything is as it was.
-
-        Arguments:
-            before: called when an optimizer is about to step.
-            after: called when it has stepped.
-        """
+    def watched(self, listener: StepListener) -> Iterator[None]:
+        """Look for evidence until the block ends, and tell ``listener``; afterwards everything is as it was."""
+        self._listener = listener
         self._holders = self.holders()
         self.told = False
         self.set_step(self._step)
@@ -163,7 +191,7 @@ class HookPoints:
             undo.callback(self._forget)
             undo.enter_context(clip_calls_observed(self, self._modules(optimizers)))
             for holder in self._holders:
-                stepping = _Stepping(self, holder, before, after)
+                stepping = _Stepping(self, holder, listener)
                 undo.callback(holder.optimizer.register_step_pre_hook(stepping.enter).remove)
                 undo.callback(holder.optimizer.register_step_post_hook(stepping.leave).remove)
                 for scaler in self._scaling.scalers():
@@ -177,16 +205,12 @@ class HookPoints:
 
     def _forget(self) -> None:
         self._holders = ()
+        self._listener = None
         self.set_step(INERT)
 
     def note_step(self, holder: Holder, by_scaler: bool) -> None:
         """Take note of how an optimizer is stepped."""
         self._scaling.note(holder.optimizer, by_scaler)
-
-    def forget_attempt(self, holder: Holder) -> None:
-        """Forget what was concluded for a step of the optimizer that raised; another attempt has begun."""
-        self._done.discard(holder.name)
-        self._failed.add(holder.name)
 
     # -- evidence --------------------------------------------------------------------------------------------------
 
@@ -201,15 +225,26 @@ class HookPoints:
             return
         self.told = True
         self.evidence.update({holder.name: evidence for holder in found})
+        if self._learner_steps is not None and (scale := self._scaling.scale()) is not None:
+            self._learner_steps.note_scale(scale)
         for holder in found:
-            scale = self._scaling.of(holder.optimizer, evidence)
             parameters: set[int] | None = None
             if len(self._holders) > 1:
-                parameters = set(holder.parameters)
+                parameters = self._final_of(holder)
                 if not self._fired:
                     # Parameters of no optimizer go with the first.
                     parameters |= set(self._group_of) - set().union(*(other.parameters for other in self._holders))
-            self._fire(scale, parameters, replace=holder.name in self._failed)
+            self._fire(self._scaling.of(holder.optimizer, evidence), parameters)
+
+    def _final_of(self, holder: Holder) -> set[int]:
+        """Return the parameters whose gradients are final where this optimizer's are."""
+        to_come = [other.parameters for other in self._holders if other.name not in self._done]
+        # What another optimizer holds too, and has no gradient yet, gets it before that one steps.
+        waits = {key for key in holder.parameters.intersection(*[set().union(*to_come)]) if self._no_gradient(key)}
+        return set(holder.parameters) - waits
+
+    def _no_gradient(self, key: int) -> bool:
+        return self._parameters[key].grad is None
 
     def _fired_by_policy(self) -> bool:
         return isinstance(self._step, LearnerStep) and self._step.fired.count('backward_end') > self._fired
@@ -224,13 +259,21 @@ class HookPoints:
     def before_clip(self, parameters: list[Tensor]) -> None:
         """Take a clip call as evidence."""
         self.told = True
-        clipped = {id(parameter) for parameter in parameters} & set(self._group_of)
+        clipped = {id(parameter) for parameter in parameters} & self._group_of.keys()
+        if clipped and self._listener is not None:
+            self._listener.clips(clipped)
         if self._holders:
-            self.conclude([holder for holder in self._holders if holder.parameters & clipped], 'clip')
+            self.conclude([holder for holder in self._holders if self._is_clipped(holder, clipped)], 'clip')
         elif clipped - self._clipped and self._step.due and not self._fired_by_policy():
             self.evidence[NO_OPTIMIZER] = 'clip'
             self._fire(1.0, clipped - self._clipped, replace=True)
             self._clipped |= clipped
+
+    def _is_clipped(self, holder: Holder, clipped: Set[int]) -> bool:
+        """Tell whether a clip call means the gradients of this optimizer."""
+        shared = set().union(*(other.parameters for other in self._holders if other is not holder))
+        own = holder.parameters - shared
+        return bool(own & clipped) if own else holder.parameters <= clipped
 
     def after_clip(self, parameters: list[Tensor], coefficient: Callable[[], Tensor | float] | None) -> None:
         """Take the coefficient of a clip call, where somebody wants it."""
@@ -267,18 +310,14 @@ class HookPoints:
 
 
 class _Stepping:
-    """One optimizer's steps: DI-engine's own call ``step`` inside ``step``, and then its hooks run twice."""
+    """One optimizer's steps; what is called within a step of any optimizer is part of that one."""
 
-    def __init__(
-        self, points: HookPoints, holder: Holder, before: Callable[[Holder], None], after: Callable[[Holder], None]
-    ) -> None:
+    def __init__(self, points: HookPoints, holder: Holder, listener: StepListener) -> None:
         self._points = points
         self._watched = holder
-        self._before = before
-        self._after = after
-        self._depth = 0
-        self._scaler_steps = False
-        self._stepped = False
+        self._listener = listener
+        self._by_scaler = False
+        self._moved = False
 
     @property
     def _holder(self) -> Holder:
@@ -288,21 +327,17 @@ class _Stepping:
 
     def enter(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Begin a step of the optimizer; return its arguments where one of them has to be another."""
-        if self._depth and not _is_nested():
-            # The last step raised, of which its hooks are not told, and whoever trains goes on.
-            self._depth = 0
-            self._points.forget_attempt(self._holder)
-        self._depth += 1
-        if self._depth > 1 or self._scaler_steps:
+        # DI-engine's own optimizers call ``step`` inside ``step``.
+        if _is_nested():
             return None
+        self._points.note_step(self._holder, self._by_scaler)
+        self._listener.steps(self._holder)
         # The hook is given the optimizer itself as the first argument as well.
         closure = kwargs.get('closure', args[1] if len(args) > 1 else None)
         if not callable(closure):
-            self._begin('step')
+            self._points.conclude([self._holder], 'scaler' if self._by_scaler else 'step')
             return None
         # Its gradients do not exist before it has been called; where it clips them, the clip call comes first.
-        self._points.note_step(self._holder, by_scaler=False)
-        self._before(self._holder)
         watched = self._watched_closure(closure)
         if 'closure' in kwargs:
             return args, {**kwargs, 'closure': watched}
@@ -319,31 +354,35 @@ class _Stepping:
 
     def leave(self, *_: Any) -> None:
         """End a step of the optimizer."""
-        self._depth -= 1
-        if self._depth == 0 and not self._scaler_steps:
-            self._after(self._holder)
+        if _is_nested():
+            return
+        self._moved = True
+        if self._by_scaler and _found_inf(self._watched.optimizer):
+            self._listener.skipped(self._holder)
+        else:
+            self._listener.stepped(self._holder)
 
     def enter_scaler(self) -> None:
         """Begin the scaler's step, which may leave the optimizer's out."""
-        self._begin('scaler')
-        self._scaler_steps = True
+        self._by_scaler, self._moved = True, False
 
-    def leave_scaler(self) -> None:
+    def leave_scaler(self, raised: bool) -> None:
         """End the scaler's step."""
-        self._scaler_steps = False
-        self._after(self._holder)
+        self._by_scaler = False
+        if not self._moved and not raised:
+            self._listener.skipped(self._holder)
 
-    def _begin(self, evidence: str) -> None:
-        self._points.note_step(self._holder, by_scaler=evidence == 'scaler')
-        self._before(self._holder)
-        self._points.conclude([self._holder], evidence)
+
+def _found_inf(optimizer: Optimizer) -> bool:
+    """Tell whether a fused optimizer, which a scaler always steps, was told to move nothing."""
+    found = getattr(optimizer, 'found_inf', None)
+    # What lies on an accelerator is not waited for.
+    return isinstance(found, Tensor) and found.device.type == 'cpu' and float(found) > 0
 
 
 def _is_nested() -> bool:
     """Tell, in a hook of a step, whether that step was called from within another one."""
-    # All optimizers' steps run in one function of torch's, which calls the hooks.
-    frame = sys._getframe(2)
-    code, outer = frame.f_code, frame.f_back
-    while outer is not None and outer.f_code is not code:
-        outer = outer.f_back
-    return outer is not None
+    frame = sys._getframe(2).f_back
+    while frame is not None and frame.f_code is not STEP_FUNCTION:
+        frame = frame.f_back
+    return frame is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
@@ -13,7 +13,8 @@ from ding_normmon.core.step import INERT, InertLearnerStep
 from ding_normmon.integrations.observe.clip_calls import modules_of
 from ding_normmon.integrations.observe.hook_points import HookPoints
 from ding_normmon.integrations.observe.observed_steps import ObservedSteps
-from ding_normmon.metrics import Clipping
+from ding_normmon.integrations.observe.stepping_optimizers import stepping_optimizers
+from ding_normmon.metrics import Clipping, LearnerSteps
 
 if TYPE_CHECKING:
     from ding_normmon.integrations.loop import Monitor
@@ -24,60 +25,108 @@ __all__ = ['TrainingLoop']
 class TrainingLoop:
     """What ``with Monitor(model, config, optimizer=...)`` enters.
 
-    A learner step ends with the step of the (last) optimizer and the next one begins there, so anything published
-    before belongs to it. Clip calls through ``torch.nn.utils`` are seen, and so is ``GradScaler``, if it is named.
+    A learner step ends when every optimizer has stepped and the next one begins there, so anything published before
+    belongs to it; see :mod:`~ding_normmon.integrations.observe.observed_steps`. Clip calls through ``torch.nn.utils``
+    are seen, and so is ``GradScaler``, if it is named.
 
     Arguments:
         monitor: who measures.
-        optimizers: one, several (a step ends with the last one), or by name.
+        optimizers: one, several, or by name; also what wraps one.
         scaler: the gradient scaler, where there is one.
 
+    Attributes:
+        is_running: whether it is inside of the ``with`` block.
+        optimizers: the optimizers that are watched, by name.
+
     Raises:
-        ConfigurationError: optimizers none of which holds a parameter of the model.
+        ConfigurationError: something that is no optimizer; optimizers none of which holds a parameter of the model.
     """
 
-    def __init__(
-        self,
-        monitor: Monitor,
-        optimizers: Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer],
-        scaler: Any = None,
-    ) -> None:
-        if isinstance(optimizers, Optimizer):
-            named = {'optimizer': optimizers}
-        elif isinstance(optimizers, Mapping):
-            named = dict(optimizers)
-        elif not isinstance(optimizers, Iterable):
-            raise ConfigurationError(f'monitor: expected an optimizer, or several; got {optimizers!r}')
-        else:
-            named = {f'optimizer_{index}': optimizer for index, optimizer in enumerate(optimizers)}
-        for name, optimizer in named.items():
-            if not isinstance(optimizer, Optimizer):
-                raise ConfigurationError(f'monitor: {name} is no optimizer: {optimizer!r}')
-        clippings = [metric for metric in monitor.metrics if isinstance(metric, Clipping)]
+    def __init__(self, monitor: Monitor, optimizers: Any, scaler: Any = None) -> None:
+        self.optimizers = _by_name(optimizers)
+        metrics = monitor.metrics
         self._monitor = monitor
         self._points = HookPoints(
             monitor.model,
             lambda: monitor.groups,
-            optimizers=lambda: named,
+            optimizers=lambda: self.optimizers,
             modules=lambda optimizers: modules_of(*optimizers),
             scalers=lambda: [] if scaler is None else [scaler],
-            clipping=clippings[0] if clippings else None,
+            clipping=next((metric for metric in metrics if isinstance(metric, Clipping)), None),
+            learner_steps=next((metric for metric in metrics if isinstance(metric, LearnerSteps)), None),
         )
-        holders = self._points.holders()
-        if not holders:
+        if not self._points.holders():
             raise ConfigurationError('monitor: none of the optimizers holds a parameter of the model')
-        self._steps = ObservedSteps(monitor, self._points, self._observe, last_optimizer=holders[-1].name, several=True)
+        self._steps = ObservedSteps(monitor, self._points, self._observe, loop=True)
+        self._step: InertLearnerStep = INERT
+        self._first_iteration = 0
+        self.is_running = False
+
+    @property
+    def learner_step(self) -> InertLearnerStep:
+        """The current learner step, the inert one where none is measured."""
+        if self.is_running:
+            self._steps.look()
+        return self._step
+
+    @property
+    def next_iteration(self) -> int:
+        """The iteration of the learner step that no optimizer has made yet."""
+        return self._steps.iteration if self.is_running else self._first_iteration
+
+    @property
+    def steps_seen(self) -> int:
+        """Learner steps in which an optimizer has stepped."""
+        return self._steps.total
 
     @contextlib.contextmanager
     def _observe(self, step: InertLearnerStep) -> Iterator[None]:
-        self._monitor.learner_step = step
+        self._step = step
         try:
             yield
         finally:
-            self._monitor.learner_step = INERT
+            self._step = INERT
+
+    def begin(self, iteration: int) -> None:
+        """Begin the learner step of this iteration; from now on nothing else begins one."""
+        self._steps.begin(iteration)
+
+    def resume(self, iteration: int) -> None:
+        """Count on from this iteration."""
+        self._first_iteration = iteration
+        if self.is_running:
+            self._steps.begin(iteration, told=False)
 
     @contextlib.contextmanager
-    def running(self, first_iteration: int = 0) -> Iterator[None]:
-        """Measure the learner steps that are due while the block runs; the first one has this iteration."""
-        with self._steps.block(first_iteration, self._monitor.begin_step(first_iteration)):
-            yield
+    def running(self) -> Iterator[None]:
+        """Measure the learner steps that are due while the block runs."""
+        first = self._first_iteration
+        self.is_running = True
+        try:
+            with self._steps.block(first, self._monitor.begin_step(first)):
+                yield
+        finally:
+            self._first_iteration = self._steps.iteration
+            self.is_running = False
+
+
+def _by_name(given: Any) -> dict[str, Optimizer]:
+    """Return the optimizers that step, by the name that the user gave or will recognise."""
+    if isinstance(given, Mapping):
+        named = dict(given)
+    elif isinstance(given, Iterable):
+        named = {f'optimizer_{index}': entry for index, entry in enumerate(given)}
+    else:
+        named = {'optimizer': given}
+    found: dict[str, Optimizer] = {}
+    for name, entry in named.items():
+        inside = stepping_optimizers(entry)
+        if not inside:
+            raise ConfigurationError(
+                f'monitor: {name} is no torch.optim.Optimizer, and holds none: {type(entry).__name__}; pass the '
+                f'optimizer whose step() moves the weights'
+            )
+        for index, optimizer in enumerate(inside):
+            if all(optimizer is not other for other in found.values()):
+                found[name if len(inside) == 1 else f'{name}.{index}'] = optimizer
+    return found

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from ding_normmon.metrics.reference import clipping, interplay, own, parameters, plasticity, signals, task_losses
+from ding_normmon.metrics.reference import (
+    clipping,
+    interplay,
+    learner_steps,
+    own,
+    parameters,
+    plasticity,
+    signals,
+    task_losses,
+)
 from ding_normmon.metrics.reference.metric import Figure, Section
 from ding_normmon.metrics.reference.page import render_page
 
@@ -13,6 +22,7 @@ SECTIONS: tuple[Section, ...] = (
     signals.SECTION,
     plasticity.SECTION,
     clipping.SECTION,
+    learner_steps.SECTION,
     task_losses.SECTION,
     interplay.SECTION,
     own.SECTION,

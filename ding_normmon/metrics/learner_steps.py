@@ -1,0 +1,67 @@
+"""What becomes of learner steps before they are any: those that are skipped, and the scale of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from torch import Tensor
+
+from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics.base import Metric
+from ding_normmon.metrics.kernels import native
+from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, constant_numbers, device_row_of
+from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
+
+__all__ = ['LearnerSteps']
+
+
+class LearnerSteps(Metric):
+    """``step/skipped``: backward passes since the last record that moved no weights, because the loop or a
+    ``GradScaler`` left the optimizer's step out. ``step/loss_scale``: what the loss of this step was multiplied by.
+
+    Both are seen from outside, and absent where nothing of the kind has been seen. Nothing is computed.
+    """
+
+    name: ClassVar[str] = 'learner_steps'
+    hook_points: ClassVar[tuple[str, ...]] = ('backward_end',)
+
+    def __init__(self) -> None:
+        self._skipped = 0
+        self._scale: Tensor | float | None = None
+
+    def note_skipped(self) -> None:
+        """Count a step that was left out."""
+        self._skipped += 1
+
+    def note_scale(self, scale: Tensor | float) -> None:
+        """Take the scale of the loss of the current step; a tensor is not looked at."""
+        self._scale = scale.clone() if isinstance(scale, Tensor) else scale
+
+    def begin(self, step: LearnerStep) -> None:
+        """Forget the scale of a step of which nothing was written."""
+        self._scale = None
+
+    def finish(self, rows: RowBuffer) -> None:
+        """Write what was noted."""
+        if self._scale is not None:
+            key = RowKey(self.name, 'loss_scale')
+            if isinstance(self._scale, Tensor) and not rows.on_host:
+                rows.write(key, device_row_of(self._scale.reshape(()).double()))
+            else:
+                rows.write_numbers(key, constant_numbers(native.number_of(self._scale)))
+            self._scale = None
+        if self._skipped:
+            rows.write_numbers(RowKey(self.name, 'skipped'), constant_numbers(float(self._skipped)))
+            self._skipped = 0
+
+    def state_bytes(self) -> int:
+        """Return the size of the count."""
+        return 8
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield the scale, and what the rank that has skipped most has skipped."""
+        for name, tasks in table.of(self.name).items():
+            row = tasks[None]
+            if row[COUNT] > 0:
+                yield f'step/{name}', float(row[MAXIMUM] if name == 'skipped' else row[MEAN])
