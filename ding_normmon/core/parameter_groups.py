@@ -5,8 +5,10 @@ under several names (LightZero keeps each per-task head in a list and again in a
 everything. Each parameter belongs to exactly one group, ``other`` catching what no group claims, so the squared norms
 of the groups add up to the squared norm of the model.
 
-An ``nn.ModuleList`` with one entry per task of the whole run is one group per task; a list of another length (a shared
-encoder wrapped in a list of length 1, the experts of a mixture) is one shared group. A group may also be made of
+An ``nn.ModuleList`` or ``nn.ModuleDict`` with one entry per task of the whole run is one group per task; one of another
+length (a shared encoder wrapped in a list of length 1, the experts of a mixture) is one shared group. The entries of a
+dict are the tasks' in the order of ``task_names`` if these are its keys, of the numbers if its keys are ``'0'``,
+``'1'``, ..., and otherwise in its own. A group may also be made of
 several modules, because some models spread a head over a convolution, a norm and a perceptron side by side.
 """
 
@@ -96,6 +98,7 @@ def find_groups(
     model: nn.Module,
     num_tasks: int | None = None,
     module_groups: Mapping[str, Spec] | None = None,
+    task_names: Sequence[str] = (),
 ) -> tuple[Group, ...]:
     """Return the groups of a model; every parameter is in exactly one of them.
 
@@ -105,7 +108,9 @@ def find_groups(
         module_groups: further groups, name to attribute path (``dict(adapter='world_model.adapter')``) or to
             ``dict(path=..., per_task=True or False)`` where the automatic choice would be wrong. They take their
             parameters before the default groups do. ``path`` may be a list of paths, and a ``*`` in a path stands for
-            the global task id: ``dict(path=['heads.*.conv_value', 'heads.*.fc_value'])`` is one group per task.
+            the global task id, or the task's entry in a dict: ``dict(path=['heads.*.conv_value', 'heads.*.fc_value'])``
+            is one group per task.
+        task_names: what people call the tasks, by global id.
 
     Raises:
         GroupError: a reserved name, or a path that names no module.
@@ -120,9 +125,9 @@ def find_groups(
     for name, spec in (module_groups or {}).items():
         paths, per_task = _read_spec(name, spec)
         if len(paths) == 1 and '*' not in paths[0]:
-            found = _groups_of(name, _found(model, name, paths[0]), num_tasks, per_task, taken)
+            found = _groups_of(name, _found(model, name, paths[0]), num_tasks, per_task, taken, task_names)
         else:
-            found = _groups_of_several(model, name, paths, num_tasks, taken)
+            found = _groups_of_several(model, name, paths, num_tasks, taken, task_names)
         if not found:
             raise GroupError(
                 f'module_groups.{name}: {", ".join(paths)} has no parameters, or they are in a group named before it'
@@ -143,7 +148,14 @@ def find_groups(
             except GroupError as error:
                 logger.warning('monitor: %s; looking elsewhere for %s', error, name)
                 continue
-            if target is not None and (found := _groups_of(name, target, num_tasks, None, taken | foreign(target))):
+            nested = '' if target is not None else _in_containers(model, path, num_tasks)
+            if '*' in nested:
+                found = _groups_of_several(model, name, [nested], num_tasks, set(taken), task_names)
+            elif (target := _resolve(model, nested) if nested else target) is not None:
+                found = _groups_of(name, target, num_tasks, None, taken | foreign(target), task_names)
+            else:
+                continue
+            if found:
                 taken.update(id(parameter) for group in found for parameter in group.parameters)
                 groups += found
                 break
@@ -203,6 +215,24 @@ def _resolve(model: nn.Module, path: str) -> nn.Module | nn.Parameter | None:
     return None
 
 
+def _in_containers(model: nn.Module, path: str, num_tasks: int | None) -> str:
+    """Return where a path leads from a list or dict of modules: from the only one, or from the entry of every task."""
+    found: dict[str, list[str]] = {}
+    around = [('', root) for root in _roots(model)]
+    for prefix, module in around:
+        for key, child in module.named_children():
+            if isinstance(child, _CONTAINERS):
+                around.append((f'{prefix}{key}.', child))
+                if _resolve(child, path) is not None:
+                    found.setdefault(prefix, []).append(f'{prefix}{key}.{path}')
+    if len(found) != 1:
+        return ''
+    ((prefix, paths),) = found.items()
+    if len(paths) > 1:
+        return f'{prefix}*.{path}' if len(paths) == num_tasks else ''
+    return paths[0]
+
+
 def _found(model: nn.Module, name: str, path: str) -> nn.Module | nn.Parameter:
     target = _resolve(model, path)
     if target is None:
@@ -218,30 +248,66 @@ def _no_such_module(model: nn.Module, name: str, path: str) -> str:
 
 
 def _groups_of(
-    name: str, target: nn.Module | nn.Parameter, num_tasks: int | None, per_task: bool | None, taken: set[int]
+    name: str,
+    target: nn.Module | nn.Parameter,
+    num_tasks: int | None,
+    per_task: bool | None,
+    taken: set[int],
+    task_names: Sequence[str],
 ) -> list[Group]:
+    if num_tasks is not None and per_task is not False:
+        target = _out_of_its_box(target, num_tasks)
     if per_task is None:
         # With one task a list of length 1 says nothing; by custom it is the heads that are per task.
         per_task = (
-            isinstance(target, nn.ModuleList)
+            isinstance(target, _CONTAINERS)
             and num_tasks is not None
             and (num_tasks > 1 or name.startswith('head_'))
             # The same module under every task id is a shared one.
-            and len(target) == len({id(entry) for entry in target}) == num_tasks
+            and len(target) == len({id(entry) for entry in target.children()}) == num_tasks
         )
     if not per_task:
         group = _group(name, None, _named(target), taken)
         return [group] if group else []
-    if not isinstance(target, nn.ModuleList):
-        raise GroupError(f'module_groups.{name}: per_task=True needs a ModuleList, got {type(target).__name__}')
+    if not isinstance(target, _CONTAINERS):
+        raise GroupError(
+            f'module_groups.{name}: per_task=True needs a ModuleList or ModuleDict, got {type(target).__name__}'
+        )
     if len(target) != num_tasks:
         tasks = 'a single-task policy' if num_tasks is None else f'{num_tasks} tasks'
         raise GroupError(f'module_groups.{name}: per_task=True needs one entry per task, got {len(target)} for {tasks}')
-    return [group for index, entry in enumerate(target) if (group := _group(name, index, _named(entry), taken))]
+    entries = [target.get_submodule(key) for key in _keys_by_task(target, task_names)]
+    return [group for index, entry in enumerate(entries) if (group := _group(name, index, _named(entry), taken))]
+
+
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
+
+
+def _out_of_its_box(target: nn.Module | nn.Parameter, num_tasks: int) -> nn.Module | nn.Parameter:
+    """Return the container with one entry per task that stands alone in another one."""
+    inner: nn.Module | nn.Parameter = target
+    while isinstance(inner, _CONTAINERS) and len(inner) == 1 and len(inner) != num_tasks:
+        inner = next(inner.children())
+    return inner if isinstance(inner, _CONTAINERS) and len(inner) == num_tasks else target
+
+
+def _keys_by_task(container: nn.Module, task_names: Sequence[str]) -> list[str]:
+    """Return the keys of a container's entries in the order of the tasks."""
+    keys = list(container._modules)
+    if len(task_names) == len(keys) and set(task_names) == set(keys):
+        return list(task_names)
+    if all(key.isdecimal() for key in keys) and {int(key) for key in keys} == set(range(len(keys))):
+        return sorted(keys, key=int)
+    return keys
 
 
 def _groups_of_several(
-    model: nn.Module, name: str, paths: Sequence[str], num_tasks: int | None, taken: set[int]
+    model: nn.Module,
+    name: str,
+    paths: Sequence[str],
+    num_tasks: int | None,
+    taken: set[int],
+    task_names: Sequence[str],
 ) -> list[Group]:
     task_ids: Sequence[int | None] = [None]
     if '*' in paths[0].split('.'):
@@ -252,7 +318,9 @@ def _groups_of_several(
     for task_id in task_ids:
         named: list[tuple[str, nn.Parameter]] = []
         for path in paths:
-            steps = [str(task_id) if step == '*' else step for step in path.split('.')]
+            steps = path.split('.')
+            for position in (position for position, step in enumerate(steps) if step == '*'):
+                steps[position] = _key_of_task(model, steps[:position], task_id, num_tasks, task_names)
             # What two paths have in common is no part of a parameter's name; a clash keeps the whole path.
             clash = [entry.split('.')[-1] for entry in paths].count(path.split('.')[-1]) > 1
             prefix = '' if len(paths) == 1 else '.'.join(steps if clash else steps[-1:])
@@ -260,6 +328,16 @@ def _groups_of_several(
         if group := _group(name, task_id, named, taken):
             groups.append(group)
     return groups
+
+
+def _key_of_task(
+    model: nn.Module, steps: Sequence[str], task_id: int | None, num_tasks: int | None, task_names: Sequence[str]
+) -> str:
+    """Return what a ``*`` behind these steps stands for: the task's key in a dict, else its id."""
+    container = _resolve(model, '.'.join(steps)) if steps else model
+    if isinstance(container, nn.ModuleDict) and len(container) == num_tasks and task_id is not None:
+        return _keys_by_task(container, task_names)[task_id]
+    return str(task_id)
 
 
 def _named(target: nn.Module | nn.Parameter, prefix: str = '') -> list[tuple[str, nn.Parameter]]:

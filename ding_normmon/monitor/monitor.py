@@ -136,7 +136,7 @@ class StepMonitor:
             if next(model.parameters()).device.type == 'cpu':
                 native.say_if_missing()
             self._snapshot = ModelSnapshot(model)
-            self.groups = find_groups(model, num_tasks, self.config.module_groups)
+            self.groups = find_groups(model, num_tasks, self.config.module_groups, self._task_names)
             description = self._describe_run()
             self.diagnosis = DiagnosisStage.of(
                 self.config, description.tasks, rules, self.control, self.lost_data, rank
@@ -269,7 +269,7 @@ class StepMonitor:
         """Find the groups of a model in which modules or parameters were replaced; tell whether they were found."""
         try:
             refuse_unreadable(self._model)
-            groups = find_groups(self._model, self._num_tasks, self.config.module_groups)
+            groups = find_groups(self._model, self._num_tasks, self.config.module_groups, self._task_names)
         except (ConfigurationError, GroupError) as error:
             self.lost_data.count('groups', f'the model was changed, and is not measured as it is now: {error}')
             return False
