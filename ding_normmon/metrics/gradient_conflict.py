@@ -18,8 +18,9 @@ from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.explained_gradient import sketch_gradients, unexplained_part
+from ding_normmon.metrics.extra_backward import extra_backward
 from ding_normmon.metrics.maths.conflict_geometry import TaskGeometry, geometry_of
-from ding_normmon.metrics.shared_parameters import has_reentrant_checkpoint, shared_parameters
+from ding_normmon.metrics.shared_parameters import shared_parameters
 from ding_normmon.rows.moments import COUNT, M2, MEAN, NONFINITE, Row, constant_row, square_sum_row
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
 
@@ -68,6 +69,9 @@ class GradientConflict(Metric):
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end', 'local_backward_end', 'backward_end')
     stretchable: ClassVar[bool] = True
 
+    def __init__(self) -> None:
+        self._listening = False
+
     def prepare(self, setup: Setup) -> int:
         """Lay out the cells: squared norms, exact inner products if asked for, sketches."""
         super().prepare(setup)
@@ -81,7 +85,7 @@ class GradientConflict(Metric):
         tasks, groups = len(setup.task_ids), len(self.shared.groups)
         self._position = {task_id: position for position, task_id in enumerate(setup.task_ids)}
         self._said: set[str] = set()
-        self._searched: set[int] = set()
+        self._extra = extra_backward(setup)
         self._is_checked = False
         self._before: Tensor | None = None
         self._given: list[int] = []
@@ -118,6 +122,18 @@ class GradientConflict(Metric):
             self.dots = cells[self._dots_at : self._sketches_at].view(groups, -1)
             self.floats = cells[self._sketches_at :].view(torch.float32)
 
+    def begin(self, step: LearnerStep) -> None:
+        """Note what is hung on the graph of the step's forward pass."""
+        if not self._off:
+            self._listening = True
+            self._extra.begin()
+
+    def release(self) -> None:
+        """Note it no longer."""
+        if self._listening:
+            self._listening = False
+            self._extra.release()
+
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Differentiate every task's loss and keep a sketch of its gradient."""
         if self._off:
@@ -137,22 +153,18 @@ class GradientConflict(Metric):
         if step.losses is None:
             self._say('the policy gives no losses per task at forward_end, so gradient conflict cannot be measured')
             return
-        held: dict[int, list[Tensor | None]] = {}
-        for task_id, loss in step.losses.items():
+        losses = {task_id: loss for task_id, loss in step.losses.items() if loss.requires_grad}
+        for task_id in losses:
             if task_id not in self._position:
                 raise ValueError(f'the loss of task {task_id} was given on a rank that trains {self.setup.task_ids}')
-            if not loss.requires_grad:
-                continue
-            if task_id not in self._searched:
-                self._searched.add(task_id)
-                if has_reentrant_checkpoint(loss):
-                    self._off = True
-                    raise RuntimeError(
-                        'parameters inside a reentrant checkpoint have no gradient of one task; use '
-                        'checkpoint(..., use_reentrant=False). Gradient conflict is switched off'
-                    )
+        why = self._extra.refusal(losses)
+        if why is not None:
+            self._off = True
+            raise RuntimeError(f'{why}. Gradient conflict is switched off')
+        held: dict[int, list[Tensor | None]] = {}
+        for task_id, loss in losses.items():
             self._given.append(task_id)
-            gradients = self.shared.gradients(loss)
+            gradients = self.shared.gradients(loss, self._extra)
             self.extra_backward += 1
             with torch.no_grad():
                 self._sketch(self._position[task_id], gradients)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.metrics.extra_backward import extra_backward
 from ding_normmon.metrics.gradient_conflict import refuse_sharded_models
-from ding_normmon.metrics.shared_parameters import has_reentrant_checkpoint, shared_parameters
+from ding_normmon.metrics.shared_parameters import shared_parameters
 from ding_normmon.rows.moments import MEAN, NONFINITE
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
@@ -34,6 +35,9 @@ class LossContributions(Metric):
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
     stretchable: ClassVar[bool] = True
 
+    def __init__(self) -> None:
+        self._listening = False
+
     def prepare(self, setup: Setup) -> int:
         """Find the shared parameters."""
         super().prepare(setup)
@@ -42,16 +46,27 @@ class LossContributions(Metric):
         self._off = config.conflict_freq == 0 or not config.conflict_by_loss
         self.reads_parts = not self._off
         self._said = False
-        self._searched: set[int] = set()
         if not self._off:
             refuse_sharded_models(setup)
-            self.shared = shared_parameters(setup)
+            self.shared, self._extra = shared_parameters(setup), extra_backward(setup)
             logger.info(
                 'monitor: conflict_by_loss costs one more backward pass per task and term of its loss, every %d '
                 'iterations',
                 self.frequency or config.monitor_norm_freq,
             )
         return 0
+
+    def begin(self, step: LearnerStep) -> None:
+        """Note what is hung on the graph of the step's forward pass."""
+        if not self._off:
+            self._listening = True
+            self._extra.begin()
+
+    def release(self) -> None:
+        """Note it no longer."""
+        if self._listening:
+            self._listening = False
+            self._extra.release()
 
     def state_bytes(self) -> int:
         """Return the size of the sketches' tables."""
@@ -68,21 +83,27 @@ class LossContributions(Metric):
                 )
             self._said = True
             return
-        for task_id, parts in step.parts.items():
+        terms = {
+            (task_id, name): part
+            for task_id, parts in step.parts.items()
+            for name, part in parts.items()
+            if part.requires_grad
+        }
+        for task_id in step.parts:
             if task_id not in self.setup.task_ids:
                 raise ValueError(f'the loss of task {task_id} was given on a rank that trains {self.setup.task_ids}')
-            if parts and task_id not in self._searched:
-                self._searched.add(task_id)
-                if any(has_reentrant_checkpoint(part) for part in parts.values()):
-                    self._off = True
-                    raise RuntimeError('parameters inside a reentrant checkpoint have no gradient of a loss; it is off')
+        why = self._extra.refusal(terms)
+        if why is not None:
+            self._off = True
+            raise RuntimeError(f'{why}. Contributions of the losses are switched off')
+        for task_id, parts in step.parts.items():
             self._measure_task(task_id, {name: part for name, part in parts.items() if part.requires_grad}, rows)
 
     def _measure_task(self, task_id: int, parts: dict[str, Tensor], rows: RowBuffer) -> None:
         groups, device = self.shared.groups, self.setup.device
         sketches: list[dict[str, Tensor]] = [{} for _ in groups]
         for name, part in parts.items():
-            gradients = self.shared.gradients(part)
+            gradients = self.shared.gradients(part, self._extra)
             self.extra_backward += 1
             with torch.no_grad():
                 for group, found in zip(groups, sketches, strict=True):

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from ding_normmon.core.parameter_groups import Group
 from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.extra_backward import ExtraBackward
 from ding_normmon.metrics.maths.sketch import ChunkTable, Sketch
 
-__all__ = ['SharedGroup', 'SharedParameters', 'has_reentrant_checkpoint', 'shared_parameters']
+__all__ = ['SharedGroup', 'SharedParameters', 'shared_parameters']
 
 _EMBEDDINGS = ('task_embedding', 'action_embedding', 'position_embedding')
 _BLOCK = re.compile(r'(?:^|\.)(?:blocks|layers|h)\.(\d+)\.')
@@ -73,38 +74,17 @@ class SharedParameters:
         """Size of the tables that all sketches share."""
         return sum(table.bytes for table in self._tables.values())
 
-    def gradients(self, loss: Tensor) -> list[Tensor | None]:
+    def gradients(self, loss: Tensor, extra: ExtraBackward) -> list[Tensor | None]:
         """Return the gradient of one loss, one tensor per parameter, None where the loss does not depend on it.
 
         The graph stays, and no ``.grad`` is touched, so the training gradient that follows is the same to the last bit.
         """
         wanted = [index for index, parameter in enumerate(self.parameters) if parameter.requires_grad]
-        inputs = [self.parameters[index] for index in wanted]
-        found = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
+        found = extra.gradients(loss, [self.parameters[index] for index in wanted])
         gradients: list[Tensor | None] = [None] * len(self.parameters)
         for index, gradient in zip(wanted, found, strict=True):
             gradients[index] = gradient
         return gradients
-
-
-def has_reentrant_checkpoint(loss: Tensor) -> bool:
-    """Tell whether a loss was computed with ``checkpoint(..., use_reentrant=True)``.
-
-    Parameters inside such a checkpoint are not in the graph: ``torch.autograd.grad`` raises if it comes past one, and
-    otherwise says in silence that the loss does not depend on them. The whole graph is searched.
-    """
-    waiting = [loss.grad_fn]
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
-        if node is None:
-            continue
-        if node.name() == 'CheckpointFunctionBackward':
-            return True
-        fresh = {following for following, _ in node.next_functions} - seen
-        seen |= fresh
-        waiting += fresh
-    return False
 
 
 def shared_parameters(setup: Setup) -> SharedParameters:

@@ -234,7 +234,9 @@ def _square(tensors: list[Tensor]) -> Tensor:
     total = torch.zeros((), dtype=torch.float64, device=tensors[0].device)
     for tensor in tensors:
         for piece in tensor.detach().reshape(-1).split(1 << 17):
-            total += piece.to(torch.float64).square_().sum()
+            # Not in place: a float64 piece is a part of the weights themselves.
+            wide = piece.to(torch.float64)
+            total += torch.dot(wide, wide)
     return total
 
 

@@ -102,3 +102,20 @@ def test_what_is_kept_is_declared_and_within_the_budget() -> None:
     assert sum(copy.nbytes for copy in metric._copies) == 4 * (100 * 100 + 100)
     assert metric.state_bytes() >= budget
     monitor.close()
+
+
+@pytest.mark.parametrize('budget', [8 * 2**20, 1], ids=['copied', 'sketched'])
+def test_weights_in_float64_move_as_far_as_they_do(budget: int) -> None:
+    model = Shared().double()
+    config = {'monitor_norm_freq': 1, 'memory_budget': budget}
+    monitor = Monitor(model, config, num_tasks=2, metrics=[Updates()])
+    with monitor.step(0) as step:
+        step.forward_end()
+        step.backward_end()
+        with torch.no_grad():
+            model.encoder.weight.mul_(1.5)
+            model.encoder.bias.mul_(1.5)
+        step.step_end()
+    monitor.close()
+    scalars = monitor.take_records()[0].scalars
+    assert scalars['update/encoder/relative'] == pytest.approx(0.5, rel=1e-6)

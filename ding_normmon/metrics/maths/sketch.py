@@ -155,7 +155,7 @@ class Sketch:
             if square is not None:
                 for flat in flats:
                     if flat is not None:
-                        square.add_(flat.to(torch.float64).square_().sum())
+                        square.add_(_square_sum(flat))
             return out
         table, total = self._table, torch.zeros(self.size, dtype=torch.float64, device=out.device)
         buffer = table.buffer
@@ -170,12 +170,18 @@ class Sketch:
                     buffer[start:stop].copy_(flat[first:last])
             buffer[stop:].zero_()
             if square is not None:
-                square.add_(buffer.to(torch.float64).square_().sum())
+                square.add_(_square_sum(buffer))
             buffer.view(-1, ROW).mul_(table.row_signs(number))
             entries = buffer.index_select(0, table.order).mul_(table.signs)
             buckets = entries.view(self.size, -1).sum(dim=1, dtype=torch.float64)
             total.add_(buckets.roll(table.rotations[number % self.size]))
         return out.copy_(total)
+
+
+def _square_sum(flat: Tensor) -> Tensor:
+    wide = flat.to(torch.float64)
+    # Not in place: of a float64 tensor `wide` is the tensor itself, and that may be the gradient that is trained with.
+    return torch.dot(wide, wide)
 
 
 def _flat(tensor: Tensor) -> Tensor:

@@ -162,3 +162,15 @@ def test_only_what_is_below_two_standard_errors_is_a_conflict() -> None:
     assert rate(-0.15) == 0
     assert rate(-0.25) == 1
     assert rate(0.25) == 0
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('numel', [50, 500], ids=['exact', 'sketched'])
+def test_the_tensors_are_only_read(dtype: torch.dtype, numel: int) -> None:
+    tensors = [torch.randn(numel, generator=torch.Generator().manual_seed(0)).to(dtype), torch.ones(3, dtype=dtype)]
+    before = [tensor.clone() for tensor in tensors]
+    sketch = Sketch([numel, 3], 64, torch.device('cpu'))
+    square = torch.zeros((), dtype=torch.float64)
+    sketch(tensors, torch.zeros(sketch.size, dtype=torch.float64), square)
+    assert all(torch.equal(*pair) for pair in zip(tensors, before, strict=True))
+    assert float(square) == pytest.approx(sum(float((tensor.double() ** 2).sum()) for tensor in before), rel=1e-6)

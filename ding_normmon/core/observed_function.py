@@ -1,0 +1,122 @@
+"""Hearing of the calls of a Python function, under whatever name somebody holds it.
+
+A function that was imported by name, bound as a default argument or kept in a ``functools.partial`` cannot be found by
+looking through modules. All of these hold the same function object, so it is the object whose code is exchanged for as
+long as somebody listens, and nobody's name is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from types import CodeType, FunctionType
+from typing import Any
+
+from ding_normmon.core.compiled import is_compiling
+
+__all__ = ['ObservedFunction', 'observed']
+
+Around = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+"""Is given the original function and the arguments of a call; makes the call, and returns what it returns."""
+
+_lock = threading.RLock()
+
+
+class ObservedFunction:
+    """A function of which listeners can hear; its calls are as before while there are none.
+
+    Arguments:
+        function: any Python function.
+
+    Example:
+        >>> def double(number): return 2 * number
+        >>> heard = []
+        >>> def around(original, args, kwargs):
+        ...     heard.append(args)
+        ...     return original(*args, **kwargs)
+        >>> with observed([(ObservedFunction.of(double), around)]):
+        ...     double(4), heard
+        (8, [(4,)])
+        >>> double(4), heard
+        (8, [(4,)])
+    """
+
+    _known: dict[FunctionType, ObservedFunction] = {}
+
+    def __init__(self, function: FunctionType) -> None:
+        self._function = function
+        self._own_code = function.__code__
+        self._original = FunctionType(
+            function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+        )
+        self._original.__kwdefaults__ = function.__kwdefaults__
+        self._code = _code_that_calls(self._called, function.__code__)
+        self._listeners: tuple[Around, ...] = ()
+
+    @classmethod
+    def of(cls, function: Any) -> ObservedFunction | None:
+        """Return the one object for a function; None for what is no Python function (written in C, a mock)."""
+        if not isinstance(function, FunctionType):
+            return None
+        with _lock:
+            known = cls._known.get(function)
+            # Somebody has given the function other code of their own.
+            if known is None or function.__code__ not in (known._own_code, known._code):
+                known = cls._known[function] = cls(function)
+            return known
+
+    def add(self, listener: Around) -> None:
+        """Call ``listener`` around every call from now on; the one that was added last is the outermost."""
+        with _lock:
+            if not self._listeners:
+                self._function.__code__ = self._code
+            self._listeners = (*self._listeners, listener)
+
+    def remove(self, listener: Around) -> None:
+        """Take a listener off, in whatever order; with the last one the function is what it was."""
+        with _lock:
+            listeners = list(self._listeners)
+            listeners.remove(listener)
+            self._listeners = tuple(listeners)
+            # Code that somebody else has put there meanwhile is theirs.
+            if not listeners and self._function.__code__ is self._code:
+                self._function.__code__ = self._own_code
+
+    def _called(self, *args: Any, **kwargs: Any) -> Any:
+        listeners = self._listeners
+        # A compiler that traces the call is to see the function alone.
+        if not listeners or is_compiling():
+            return self._original(*args, **kwargs)
+        call: Callable[..., Any] = self._original
+        for listener in listeners[:-1]:
+            call = functools.partial(_nested, listener, call)
+        return listeners[-1](call, args, kwargs)
+
+
+def _nested(listener: Around, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return listener(call, args, kwargs)
+
+
+@contextlib.contextmanager
+def observed(pairs: Iterable[tuple[ObservedFunction | None, Around]]) -> Iterator[None]:
+    """Listen to several functions until the block ends; those that are None are left out."""
+    with contextlib.ExitStack() as undo:
+        for function, listener in pairs:
+            if function is not None:
+                function.add(listener)
+                undo.callback(function.remove, listener)
+        yield
+
+
+def _template(*args: Any, **kwargs: Any) -> Any:
+    called: Any = 'what is called'
+    return called(*args, **kwargs)
+
+
+def _code_that_calls(called: Callable[..., Any], instead_of: CodeType) -> CodeType:
+    template = _template.__code__
+    constants = tuple(called if constant == 'what is called' else constant for constant in template.co_consts)
+    # Code may only be exchanged for code with as many variables of an enclosing function.
+    return template.replace(co_consts=constants, co_freevars=instead_of.co_freevars, co_name=instead_of.co_name)
