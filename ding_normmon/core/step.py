@@ -32,10 +32,22 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ['HOOK_POINTS', 'INERT', 'Clip', 'InertLearnerStep', 'LearnerStep', 'LearnerStepListener', 'WatchedStep']
+__all__ = [
+    'HOOK_POINTS',
+    'INERT',
+    'READ_GRADIENTS',
+    'Clip',
+    'InertLearnerStep',
+    'LearnerStep',
+    'LearnerStepListener',
+    'WatchedStep',
+]
 
 HOOK_POINTS = ('forward_end', 'local_backward_end', 'backward_end', 'step_end')
 """The hook points of one learner step, in the order in which they fire; ``local_backward_end`` is optional."""
+
+READ_GRADIENTS = 'read_gradients'
+"""What a metric of gradients is also called with: a backward pass has ended, and another one may follow."""
 
 
 class Clip(NamedTuple):
@@ -108,7 +120,11 @@ class InertLearnerStep:
         """Do nothing."""
 
     def backward_end(
-        self, scale: Tensor | float = 1.0, parameters: Collection[int] | None = None, replace: bool = False
+        self,
+        scale: Tensor | float = 1.0,
+        parameters: Collection[int] | None = None,
+        replace: bool = False,
+        as_read: str | None = None,
     ) -> None:
         """Do nothing."""
 
@@ -154,8 +170,10 @@ class LearnerStep(InertLearnerStep):
     """
 
     __slots__ = (
+        'as_read',
         'averaged_over',
         'awaited',
+        'changes',
         'detached',
         'fired',
         'gradient_scale',
@@ -183,6 +201,10 @@ class LearnerStep(InertLearnerStep):
         self.gradient_scale: Tensor | float = 1.0
         self.gradients_of: Collection[int] | None = None
         self.replace_gradients = False
+        self.as_read: str | None = None
+        self.changes: dict[str, Tensor] = {}
+        """By the name of ``as_read``: squared norm when it was read, squared norm at ``backward_end``, and number of
+        entries that were not finite; float64, on the device."""
         self.awaited: Collection[int] = frozenset()
         """Parameters (their ``id``) whose gradients count only if a ``backward_end`` names them: their optimizer may
         rest in this step, and what lies in ``.grad`` is then an earlier step's."""
@@ -256,7 +278,11 @@ class LearnerStep(InertLearnerStep):
         self._fire('local_backward_end')
 
     def backward_end(
-        self, scale: Tensor | float = 1.0, parameters: Collection[int] | None = None, replace: bool = False
+        self,
+        scale: Tensor | float = 1.0,
+        parameters: Collection[int] | None = None,
+        replace: bool = False,
+        as_read: str | None = None,
     ) -> None:
         """Fire the hook point after the last backward pass, before anything rescales a gradient.
 
@@ -266,11 +292,25 @@ class LearnerStep(InertLearnerStep):
             parameters: the ``id`` of each parameter whose gradient is final now, where a step has several backward
                 passes and optimizers; by default all of them.
             replace: take these gradients instead of those that an earlier call of the same step named.
+            as_read: take the gradients as they were at :meth:`read_gradients`, where they have been read in this step,
+                and note under this name, as in ``clip/{name}``, by what their norm has been multiplied since.
         """
         self.gradient_scale = scale
         self.gradients_of = parameters
         self.replace_gradients = replace
+        self.as_read = as_read
         self._fire('backward_end')
+
+    def read_gradients(self, parameters: Collection[int] | None = None) -> None:
+        """Read what the gradients are when a backward pass has ended, which may be the last one of the step.
+
+        It is no hook point of the step: more passes may come, and are read again.
+
+        Arguments:
+            parameters: the ``id`` of each parameter that the pass has reached; None for all.
+        """
+        self.gradients_of = parameters
+        self.listener.on_hook_point(READ_GRADIENTS, self)
 
     def step_end(self) -> None:
         """Fire the hook point after the optimizer has stepped."""

@@ -12,11 +12,8 @@ import contextlib
 import dataclasses
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import ModuleType
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
-
-from torch.optim import Optimizer
 
 from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.core.destination import Destination
@@ -27,7 +24,6 @@ from ding_normmon.integrations.adapter import LOCAL_GRADIENT, Adapter, find_adap
 from ding_normmon.integrations.description import Description, describe
 from ding_normmon.integrations.monitored_forward import MonitoredForward
 from ding_normmon.integrations.nothing_measured import NothingMeasured
-from ding_normmon.integrations.observe.clip_calls import modules_of
 from ding_normmon.integrations.observe.grad_scaler import find_scalers
 from ding_normmon.integrations.observe.hook_points import HookPoints
 from ding_normmon.integrations.observe.observed_steps import ObservedSteps
@@ -147,16 +143,11 @@ class Attachment:
         self._nothing = NothingMeasured(self, None)
         if config.monitor_norm_freq == 0:
             return
-        policy_modules, monitor = modules_of(policy), self.monitor
-
-        def modules(optimizers: Iterable[Optimizer]) -> Iterable[ModuleType]:
-            return [*policy_modules, *modules_of(*optimizers)]
-
+        monitor = self.monitor
         self._points = HookPoints(
             adapter.model,
             lambda: monitor.groups,
             optimizers=lambda: find_optimizers(policy),
-            modules=modules,
             scalers=lambda: find_scalers(policy),
             clipping=next(metric for metric in self.monitor.metrics if isinstance(metric, Clipping)),
             learner_steps=next(metric for metric in self.monitor.metrics if isinstance(metric, LearnerSteps)),

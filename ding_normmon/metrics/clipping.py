@@ -16,13 +16,23 @@ from ding_normmon.metrics.kernels import native
 from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, NONFINITE, constant_numbers, device_row_of
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
-__all__ = ['Clipping', 'clip_coefficient']
+__all__ = ['FOUND', 'Clipping', 'clip_coefficient']
+
+_SAME = 1e-9
+"""Two sums of the same squares are equal; what differs by more was changed."""
+
+FOUND = (
+    'when the optimizer stepped, the gradient was not what it was at the end of the backward pass, and no clip call '
+    'was seen: grad/* is what it was before; the coefficient is the norm after over the norm before '
+    '(docs/what_cannot_be_seen.md)'
+)
+"""What a record says of a coefficient that nobody has announced."""
 
 _EPSILON = 1e-6
 """What ``torch.nn.utils.clip_grad_norm_`` adds to the norm."""
 
 
-def clip_coefficient(norm: Tensor | float, max_norm: float) -> Tensor | float:
+def clip_coefficient(norm: Tensor | float, max_norm: Tensor | float) -> Tensor | float:
     """Return min(1, max_norm / (norm + 1e-6)), the factor of ``torch.nn.utils.clip_grad_norm_``; NaN without a norm.
 
     Raises:
@@ -33,15 +43,20 @@ def clip_coefficient(norm: Tensor | float, max_norm: float) -> Tensor | float:
     >>> clip_coefficient(0.25, 0.5)
     1.0
     """
-    if isinstance(norm, Tensor):
-        whole = replicated_value(norm)
-        if whole is None:
-            raise ValueError('the norm is a DTensor that the ranks have not added up; pass norm.full_tensor()')
-        # An infinite norm would give 0 and look like a figure.
-        number = whole.detach().reshape(()).to(torch.float64)
-        number = torch.where(torch.isfinite(number), number, torch.full_like(number, math.nan))
-        return (max_norm / (number + _EPSILON)).clamp(max=1.0)
-    return min(1.0, max_norm / (norm + _EPSILON)) if math.isfinite(norm) else math.nan
+    if not isinstance(norm, Tensor) and not isinstance(max_norm, Tensor):
+        return min(1.0, max_norm / (norm + _EPSILON)) if math.isfinite(norm) else math.nan
+    number = _whole(norm) if isinstance(norm, Tensor) else torch.tensor(norm, dtype=torch.float64)
+    limit = _whole(max_norm).to(number.device) if isinstance(max_norm, Tensor) else max_norm
+    # An infinite norm would give 0 and look like a figure.
+    number = torch.where(torch.isfinite(number), number, torch.full_like(number, math.nan))
+    return (limit / (number + _EPSILON)).clamp(max=1.0)
+
+
+def _whole(value: Tensor) -> Tensor:
+    whole = replicated_value(value)
+    if whole is None:
+        raise ValueError('the norm is a DTensor that the ranks have not added up; pass norm.full_tensor()')
+    return whole.detach().reshape(()).to(torch.float64)
 
 
 class Clipping(Metric):
@@ -54,6 +69,9 @@ class Clipping(Metric):
     ``coefficient`` is their mean over the ranks, with ``coefficient_min`` and ``coefficient_max``, and
     ``clip/{model}_task{i}/weight`` is the coefficient of the task's rank divided by the mean over tasks: by how much
     clipping has re-weighted the tasks against each other.
+
+    Where gradients were changed by hand between the end of the backward pass and the optimizer's step, the coefficient
+    is the ratio of their norms, and the first such record has a note ``clip/{model}``.
 
     Nothing is computed here but a few numbers per clip call; the norm is the one that the clip call has computed.
 
@@ -72,6 +90,9 @@ class Clipping(Metric):
         self._seen: dict[str, Tensor | float] = {}
         self._told: dict[str, Tensor | float] = {}
         self._local: set[str] = set()
+        # What the gradients' norm has been multiplied by although nobody has announced it, see `step.changes`.
+        self._changes: Mapping[str, Tensor] = {}
+        self._said: set[str] = set()
         # Of all steps since the last record: those in which clipping did something, and how many there were.
         self._clipped: dict[str, tuple[Tensor | float, int]] = {}
 
@@ -98,6 +119,10 @@ class Clipping(Metric):
             local: whether every rank clips its own gradients before they are synchronised.
         """
         self._multiply(self._seen, model, coefficient, local)
+
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        """Take what is found, from here on, to have changed the gradients."""
+        self._changes = step.changes
 
     def on_clip(self, clip: Clip, rows: RowBuffer) -> None:
         """Take what the policy tells."""
@@ -135,6 +160,7 @@ class Clipping(Metric):
         self._seen.clear()
         self._told.clear()
         self._local.clear()
+        self._changes = {}
 
     def finish(self, rows: RowBuffer) -> None:
         """Write the factors of the step, and the share of clipped steps."""
@@ -145,6 +171,10 @@ class Clipping(Metric):
                 self._write(RowKey(self.name, model, None, 'local'), 1.0, rows)
                 for task_id in self.setup.task_ids:
                     self._write(RowKey(self.name, model, task_id), coefficient, rows)
+        with torch.no_grad():
+            for model, found in self._changes.items():
+                if model not in coefficients:
+                    self._write(RowKey(self.name, model, None, 'found'), _ratio(found), rows)
         self._count(coefficients)
         for model, (clipped, steps) in self._clipped.items():
             self._write(RowKey(self.name, model, None, 'fraction'), clipped / steps, rows)
@@ -183,3 +213,28 @@ class Clipping(Metric):
                     yield f'clip/{model}_task{task}/weight', coefficient / mean
         for model, tasks in table.of(self.name, 'fraction').items():
             yield f'clip/{model}/fraction', float(tasks[None][MEAN])
+        for model, ratio in self._found(table).items():
+            yield f'clip/{model}/coefficient', ratio
+
+    def notes(self, table: RowTable) -> Iterator[tuple[str, str]]:
+        """Say, once, of a coefficient that was found by comparing gradients, how it was found."""
+        for model in self._found(table):
+            if table.final and model not in self._said:
+                self._said.add(model)
+                yield f'clip/{model}', FOUND
+
+    def _found(self, table: RowTable) -> dict[str, float]:
+        rows = {model: tasks[None] for model, tasks in table.of(self.name, 'found').items()}
+        return {
+            model: float(row[MEAN])
+            for model, row in rows.items()
+            if row[COUNT] > 0 and abs(float(row[MEAN]) - 1.0) > _SAME and model not in table.of(self.name)
+        }
+
+
+def _ratio(found: Tensor) -> Tensor:
+    """Return the ratio of two norms; 1 where there was nothing to change, NaN where entries were not finite."""
+    before, after, nonfinite = found.unbind()
+    one = torch.ones_like(before)
+    ratio = torch.where(before > 0, (after / torch.where(before > 0, before, one)).sqrt(), one)
+    return torch.where(nonfinite > 0, torch.full_like(before, math.nan), ratio)

@@ -218,7 +218,7 @@ def _hooks_off(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 
 class _RetainGradCalls:
-    """Tells listeners of ``tensor.retain_grad()``: torch's is written in C, so one of the same name stands before it."""
+    """Tells listeners of ``tensor.retain_grad()``: torch's is written in C, and a method of the same name hides it."""
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[Tensor], None]] = []

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import ClassVar
 
-from ding_normmon.core.step import LearnerStep
+import torch
+from torch import Tensor
+
+from ding_normmon.core.step import READ_GRADIENTS, LearnerStep
 from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.square_norms import SquareNorms
 from ding_normmon.rows.moments import COUNT, MAXIMUM, constant_row
@@ -15,16 +18,51 @@ from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 __all__ = ['GradientNorms']
 
 
+class Readings:
+    """What the gradients of a list of parameters were when the last backward pass of a step ended.
+
+    Attributes:
+        cells: sums of squares and numbers of entries that are not finite; float64 (2, parameters).
+        has: whether a parameter had a gradient that was read in this step.
+    """
+
+    def __init__(self, parameters: int, device: torch.device) -> None:
+        self.cells = torch.zeros(2, parameters, dtype=torch.float64, device=device)
+        self.has = [False] * parameters
+
+    def forget(self) -> None:
+        """Begin another step."""
+        self.has = [False] * len(self.has)
+
+
+def _runs(chosen: Sequence[bool]) -> Iterator[slice]:
+    """Yield runs of neighbours that are chosen, so that no index has to travel to the device.
+
+    >>> list(_runs([True, True, False, True]))
+    [slice(0, 2, None), slice(3, 4, None)]
+    """
+    start = 0
+    for taken, run in itertools.groupby(chosen):
+        stop = start + len(list(run))
+        if taken:
+            yield slice(start, stop)
+        start = stop
+
+
 class GradientNorms(SquareNorms):
     """``grad/{group}/_total_norm`` at ``backward_end``.
 
     A group none of whose parameters has a gradient has no figure but ``monitor/no_gradient/{group}`` = 1; where only
     some have none, the norm is that of the others and ``monitor/without_gradient/{group}`` their number. A group whose
     optimizer rests in a step (a delayed actor) has no figure, and neither has the model.
+
+    Where the step is watched from outside, gradients are read at the end of every backward pass. If nobody announces a
+    clipping, the optimizer's step finds them as they were or changed by hand: the figure is the earlier one, and both
+    squared norms are noted in ``step.changes``.
     """
 
     name: ClassVar[str] = 'gradient_norms'
-    hook_points: ClassVar[tuple[str, ...]] = ('backward_end',)
+    hook_points: ClassVar[tuple[str, ...]] = ('backward_end', READ_GRADIENTS)
     family = 'grad'
 
     def prepare(self, setup: Setup) -> int:
@@ -32,10 +70,23 @@ class GradientNorms(SquareNorms):
         self._measured: list[bool] = []
         self._reached: list[bool] = []
         self._awaited: Collection[int] = ()
+        self._read: Readings | None = None
         return super().prepare(setup)
+
+    def state_bytes(self) -> int:
+        """Return the size of what was read at the end of a backward pass."""
+        return 0 if self._read is None else self._read.cells.nbytes
+
+    def release(self) -> None:
+        """Forget what was read in the step."""
+        if self._read is not None:
+            self._read.forget()
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Square the gradients; at a later ``backward_end`` of one step, those that were not final before."""
+        if hook_point == READ_GRADIENTS:
+            self._read_gradients(step.gradients_of)
+            return
         gradients = [parameter.grad for parameter in self.parameters]
         first = step.fired.count(hook_point) == 1
         if first and step.gradients_of is None:
@@ -43,7 +94,7 @@ class GradientNorms(SquareNorms):
             self._awaited = step.awaited
             self._measured = [gradient is not None for gradient in gradients]
             self._reached = [True] * len(gradients)
-            self.square(gradients, step.gradient_scale)
+            self._square(gradients, step, [True] * len(gradients))
             return
         if first:
             self._awaited = step.awaited
@@ -57,18 +108,48 @@ class GradientNorms(SquareNorms):
             else:
                 gradients[index] = None
         if first:
-            self.square(gradients, step.gradient_scale)
+            self._square(gradients, step, take)
             return
         earlier = self.cells.clone()
         if step.replace_gradients:
-            # Runs of neighbours, so that no index has to travel to the device.
-            for taken, run in itertools.groupby(range(len(take)), key=take.__getitem__):
-                if taken:
-                    indices = list(run)
-                    for cells in (earlier[: len(take)], earlier[len(take) :]):
-                        cells[indices[0] : indices[-1] + 1].zero_()
-        self.square(gradients, step.gradient_scale)
+            for run in _runs(take):
+                earlier.view(2, -1)[:, run].zero_()
+        self._square(gradients, step, take)
         self.cells.add_(earlier)
+
+    def _square(self, gradients: list[Tensor | None], step: LearnerStep, take: list[bool]) -> None:
+        """Write the sums of squares of these gradients, of those that were read before as they were then."""
+        read, name = self._read, step.as_read
+        if name is None or read is None or not any(read.has):
+            self.square(gradients, step.gradient_scale)
+            return
+        self.square(gradients)
+        cells, found = self.cells.view(2, -1), torch.zeros(3, dtype=torch.float64, device=self.cells.device)
+        for run in _runs([taken and known for taken, known in zip(take, read.has, strict=True)]):
+            found[1] += cells[0, run].sum()
+            cells[:, run].copy_(read.cells[:, run])
+            found[0] += cells[0, run].sum()
+            found[2] += cells[1, run].sum()
+            self._measured[run] = read.has[run]
+        step.changes[name] = step.changes[name] + found if name in step.changes else found
+        self.divide(step.gradient_scale)
+
+    def _read_gradients(self, reached: Collection[int] | None) -> None:
+        """Square the gradients of the parameters that a backward pass has reached."""
+        if not self.parameters:
+            return
+        read = self._read = self._read or Readings(len(self.parameters), self.cells.device)
+        gradients = [parameter.grad for parameter in self.parameters]
+        cells = read.cells
+        if reached is not None:
+            take = [id(parameter) in reached for parameter in self.parameters]
+            gradients = [gradient if taken else None for gradient, taken in zip(gradients, take, strict=True)]
+            cells = torch.empty_like(cells)
+        self.squares(self._counted(gradients) if self._sharded else gradients, cells[0], cells[1])
+        for run in _runs(take) if reached is not None else [slice(0, len(gradients))]:
+            if reached is not None:
+                read.cells[:, run].copy_(cells[:, run])
+            read.has[run] = [gradient is not None for gradient in gradients[run]]
 
     def _taken(self, step: LearnerStep, first: bool) -> list[bool]:
         """Tell for each parameter whether its gradient is final at this call."""

@@ -102,11 +102,15 @@ class SquareNorms(Metric):
         """Write the sums of squares of one tensor per parameter (None counts as nothing) into the cells."""
         if self.parameters:
             self.squares(self._counted(tensors) if self._sharded else tensors, self.sums, self.nonfinite)
-            # A scale that lies on the device is not looked at: that would wait for the device.
-            if isinstance(scale, Tensor):
-                self.sums.div_(scale.double()).div_(scale.double())
-            elif scale != 1.0:
-                self.sums.mul_(1.0 / scale / scale)
+            self.divide(scale)
+
+    def divide(self, scale: Tensor | float) -> None:
+        """Divide what was squared, whose squares are in the cells, by ``scale``."""
+        # A scale that lies on the device is not looked at: that would wait for the device.
+        if isinstance(scale, Tensor):
+            self.sums.div_(scale.double()).div_(scale.double())
+        elif scale != 1.0:
+            self.sums.mul_(1.0 / scale / scale)
 
     def _counted(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
         counted = list(tensors)

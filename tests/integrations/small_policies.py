@@ -113,7 +113,8 @@ class SeveralBackwards(Policy):
 
 
 class Correcting(Policy):
-    """Writes ``.grad`` itself after a backward pass for each task, as MoCo and its relatives do."""
+    """Writes ``.grad`` itself after a backward pass for each task, as MoCo and its relatives do; what is reported is
+    what the last backward pass has left there."""
 
     def update(self, loss: Tensor) -> None:
         self._optimizer.zero_grad()
@@ -121,9 +122,9 @@ class Correcting(Policy):
         corrected = [parameter.grad.clone() * 0.25 for parameter in self._learn_model.parameters()]
         self._optimizer.zero_grad()
         loss.backward()
+        self.keep()
         for parameter, gradient in zip(self._learn_model.parameters(), corrected, strict=True):
             parameter.grad = gradient
-        self.keep()
         self._optimizer.step()
 
 

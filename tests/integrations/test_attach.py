@@ -228,20 +228,27 @@ def test_what_is_told_by_the_policy_is_not_counted_again(tells: bool, frequency:
 def test_an_off_step_hangs_on_nothing() -> None:
     policy = Clipping()
     attachment = attach(policy, {'monitor_norm_freq': 5})
-    clip = torch.nn.utils.clip_grad_norm_
-    seen: list[tuple[bool, bool, int]] = []
+    code = [function.__code__ for function in observed_functions(policy)]
+    seen: list[tuple[bool, int]] = []
     update = policy.update
 
     def look(loss: torch.Tensor) -> None:
         hooks = sum(len(module._forward_hooks) for module in policy._learn_model.modules())
-        seen.append((torch.nn.utils.clip_grad_norm_ is clip, bool(policy._optimizer._optimizer_step_pre_hooks), hooks))
+        seen.append((code == [function.__code__ for function in observed_functions(policy)], hooks))
         update(loss)
 
     policy.update = look  # type: ignore[method-assign]
     for data in batches(6):
         policy._forward_learn(data)
     attachment.detach()
-    assert seen == [(False, True, 2)] + [(True, False, 0)] * 4 + [(False, True, 2)]
+    assert seen == [(False, 2)] + [(True, 0)] * 4 + [(False, 2)]
+    assert code == [function.__code__ for function in observed_functions(policy)]
+    assert not policy._optimizer._optimizer_step_pre_hooks
+
+
+def observed_functions(policy: Policy) -> list[Any]:
+    """What is exchanged while a step is looked at from outside."""
+    return [torch.nn.utils.clip_grad_norm_, torch.autograd.backward, type(policy._optimizer).step]
 
 
 class SayingEverything(Telling):
@@ -266,10 +273,11 @@ def test_a_policy_that_says_everything_is_not_watched_from_outside() -> None:
     policy = SayingEverything(True)
     attachment = attach(policy, {'monitor_norm_freq': 2})
     watched: list[bool] = []
+    code = [function.__code__ for function in observed_functions(policy)]
     update = policy.update
 
     def look(loss: torch.Tensor) -> None:
-        watched.append(bool(policy._optimizer._optimizer_step_pre_hooks))
+        watched.append([function.__code__ for function in observed_functions(policy)] != code)
         update(loss)
 
     policy.update = look  # type: ignore[method-assign]
@@ -277,12 +285,14 @@ def test_a_policy_that_says_everything_is_not_watched_from_outside() -> None:
         policy.says = not 6 <= iteration < 10
         policy._forward_learn(data)
     attachment.detach()
-    # From iteration 6 on it says nothing more, so the step after it is taken for the end of a cycle of accumulation.
     # From iteration 6 on it says nothing more; the step after it is taken for the end of a cycle of accumulation.
     assert [index for index, was_watched in enumerate(watched) if was_watched] == [0, 7, 8, 10]
     records = {record.iteration: record.scalars for record in attachment.monitor.take_records()}
     assert [iteration for iteration in records if 'grad/model/_total_norm' in records[iteration]] == [0, 2, 4, 7, 8, 10]
-    assert [iteration for iteration in records if 'clip/model/coefficient' in records[iteration]] == [0, 2, 4, 10]
+    # Where it does not say that it halves the gradient, that is found.
+    name = 'clip/model/coefficient'
+    coefficients = {index: scalars[name] for index, scalars in records.items() if name in scalars}
+    assert coefficients == pytest.approx({0: 0.5, 2: 0.5, 4: 0.5, 7: 0.5, 8: 0.5, 10: 0.5}, rel=1e-5)
 
 
 def test_a_step_that_raises_is_put_back() -> None:

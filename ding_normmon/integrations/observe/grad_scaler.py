@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ding_normmon.core.observed_function import ObservedFunction, observed
+
 __all__ = ['LossScaling', 'find_scalers', 'scaler_steps_observed']
 
 
@@ -16,6 +18,8 @@ class _Listener(Protocol):
     def enter_scaler(self) -> None: ...
 
     def leave_scaler(self, raised: bool) -> None: ...
+
+    def unscaled(self) -> None: ...
 
 
 def find_scalers(owner: Any) -> list[Any]:
@@ -94,27 +98,31 @@ class LossScaling:
 
 @contextlib.contextmanager
 def scaler_steps_observed(scaler: Any, optimizer: Optimizer, listener: _Listener) -> Iterator[None]:
-    """Tell ``listener`` when the scaler steps this optimizer."""
-    before = vars(scaler).get('step')
-    step = scaler.step
+    """Tell ``listener`` when the scaler steps this optimizer, and when it has unscaled its gradients."""
 
-    def observed_step(stepped: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        if stepped is not optimizer:
-            return step(stepped, *args, **kwargs)
+    def means_us(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        meant = args[1] if len(args) > 1 else kwargs.get('optimizer')
+        return bool(args) and args[0] is scaler and meant is optimizer
+
+    def around_step(step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not means_us(args, kwargs):
+            return step(*args, **kwargs)
         listener.enter_scaler()
         raised = True
         try:
-            result = step(stepped, *args, **kwargs)
+            result = step(*args, **kwargs)
             raised = False
             return result
         finally:
             listener.leave_scaler(raised)
 
-    scaler.step = observed_step
-    try:
+    def around_unscale(unscale: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = unscale(*args, **kwargs)
+        if means_us(args, kwargs):
+            listener.unscaled()
+        return result
+
+    kind = type(scaler)
+    functions = [(ObservedFunction.of(kind.step), around_step), (ObservedFunction.of(kind.unscale_), around_unscale)]
+    with observed(functions):
         yield
-    finally:
-        if before is None:
-            del scaler.step
-        else:
-            scaler.step = before

@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, Protocol
 
 import torch
@@ -27,8 +26,10 @@ from torch.optim import Optimizer
 
 from ding_normmon.core.parameter_groups import Group
 from ding_normmon.core.step import INERT, InertLearnerStep, LearnerStep
+from ding_normmon.integrations.observe.backward_calls import backward_calls_observed, reaches, several_threads
 from ding_normmon.integrations.observe.clip_calls import clip_calls_observed
 from ding_normmon.integrations.observe.grad_scaler import LossScaling, scaler_steps_observed
+from ding_normmon.integrations.observe.optimizer_steps import optimizer_steps_observed
 from ding_normmon.metrics.clipping import Clipping
 from ding_normmon.metrics.learner_steps import LearnerSteps
 
@@ -78,7 +79,6 @@ class HookPoints:
         model: the monitored model.
         groups: tells its groups, after which what is clipped is named.
         optimizers: tells, whenever a step is watched, which optimizers there are.
-        modules: modules that may have imported clip functions by name.
         scalers: ``torch.amp.GradScaler`` objects.
         clipping: the metric that takes the clip coefficients.
         learner_steps: the metric that takes loss scales.
@@ -95,7 +95,6 @@ class HookPoints:
         model: nn.Module,
         groups: Callable[[], tuple[Group, ...]],
         optimizers: Callable[[], Mapping[str, Optimizer]],
-        modules: Callable[[Iterable[Optimizer]], Iterable[ModuleType]] = lambda optimizers: (),
         scalers: Callable[[], Iterable[Any]] = lambda: (),
         clipping: Clipping | None = None,
         learner_steps: LearnerSteps | None = None,
@@ -106,7 +105,6 @@ class HookPoints:
         self._groups_known: tuple[Group, ...] = ()
         self._group_of: dict[int, str] = {}
         self._optimizers = optimizers
-        self._modules = modules
         self._scaling = LossScaling(scalers)
         self._clipping = clipping
         self._learner_steps = learner_steps
@@ -175,7 +173,7 @@ class HookPoints:
         self._done: set[str] = set()
         self._clipped: set[int] = set()
         self._fired = 0
-        self._queued = False
+        self._is_read = False
         if isinstance(step, LearnerStep) and len(self._holders) > 1:
             step.awaited = frozenset().union(*(holder.parameters for holder in self._holders))
 
@@ -186,21 +184,15 @@ class HookPoints:
         self._holders = self.holders()
         self.told = False
         self.set_step(self._step)
-        optimizers = [holder.optimizer for holder in self._holders]
         with contextlib.ExitStack() as undo:
             undo.callback(self._forget)
-            undo.enter_context(clip_calls_observed(self, self._modules(optimizers)))
+            undo.enter_context(clip_calls_observed(self))
+            undo.enter_context(backward_calls_observed(self))
             for holder in self._holders:
                 stepping = _Stepping(self, holder, listener)
-                undo.callback(holder.optimizer.register_step_pre_hook(stepping.enter).remove)
-                undo.callback(holder.optimizer.register_step_post_hook(stepping.leave).remove)
+                undo.enter_context(optimizer_steps_observed(holder.optimizer, stepping))
                 for scaler in self._scaling.scalers():
                     undo.enter_context(scaler_steps_observed(scaler, holder.optimizer, stepping))
-            if not self._holders:
-                for parameter in self._model.parameters():
-                    if parameter.requires_grad and parameter.is_leaf:
-                        handle = parameter.register_post_accumulate_grad_hook(self._backward_runs)
-                        undo.callback(handle.remove)
             yield
 
     def _forget(self) -> None:
@@ -234,7 +226,8 @@ class HookPoints:
                 if not self._fired:
                     # Parameters of no optimizer go with the first.
                     parameters |= set(self._group_of) - set().union(*(other.parameters for other in self._holders))
-            self._fire(self._scaling.of(holder.optimizer, evidence), parameters)
+            as_read = self._name_of(set(holder.parameters)) if self._is_read and evidence != 'clip' else None
+            self._fire(self._scaling.of(holder.optimizer, evidence), parameters, as_read=as_read)
 
     def _final_of(self, holder: Holder) -> set[int]:
         """Return the parameters whose gradients are final where this optimizer's are."""
@@ -249,12 +242,14 @@ class HookPoints:
     def _fired_by_policy(self) -> bool:
         return isinstance(self._step, LearnerStep) and self._step.fired.count('backward_end') > self._fired
 
-    def _fire(self, scale: Tensor | float, parameters: set[int] | None, replace: bool = False) -> None:
+    def _fire(
+        self, scale: Tensor | float, parameters: set[int] | None, replace: bool = False, as_read: str | None = None
+    ) -> None:
         step = self._step
         if isinstance(step, LearnerStep) and 'forward_end' not in step.fired:
             step.forward_end()
         self._fired += 1
-        step.backward_end(scale, parameters, replace)
+        step.backward_end(scale, parameters, replace, as_read)
 
     def before_clip(self, parameters: list[Tensor]) -> None:
         """Take a clip call as evidence."""
@@ -294,19 +289,49 @@ class HookPoints:
         others = {key for parameter, key in self._group_of.items() if parameter in trained} - set(groups)
         return '+'.join(groups) if others else 'model'
 
-    def _backward_runs(self, parameter: Tensor) -> None:
-        # The engine calls back once per backward pass, after the last gradient, if it was asked to while it ran.
-        if self._step.due and not self._queued:
-            self._queued = True
-            torch.autograd.Variable._execution_engine.queue_callback(self._backward_ended)
+    def backward_begins(self) -> dict[int, tuple[int, int]] | None:
+        """Note what the gradients are, where they have been read before: that tells what the pass has reached."""
+        return self._gradients() if self._step.due and self._is_read else None
 
-    def _backward_ended(self) -> None:
-        self._queued = False
+    def backward_ended(self, before: dict[int, tuple[int, int]] | None, roots: Sequence[Any]) -> None:
+        """Read the gradients that a backward pass has reached; more of them may come."""
+        if not self._step.due or self._fired_by_policy():
+            return
+        # Another thread may have changed gradients meanwhile that have nothing to do with this pass.
+        if several_threads() and not reaches(roots, self._group_of.keys()):
+            return
+        reached: Set[int] | None = None
+        if before is not None:
+            after = self._gradients()
+            reached = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+        if self._holders:
+            if reached is None or reached:
+                self.read_gradients(reached)
+            return
         rest = set(self._group_of) - self._clipped
-        if rest and self._step.due and not self._fired_by_policy():
+        if rest:
             self.told = True
             self.evidence.setdefault(NO_OPTIMIZER, 'backward')
             self._fire(self._scaling.of(None, 'backward'), rest, replace=True)
+
+    def read_gradients(self, reached: Set[int] | None) -> None:
+        """Read what these gradients (all of them: None) are now, where they have not been reported in this step."""
+        if not isinstance(self._step, LearnerStep):
+            return
+        if self._done:
+            to_come = [holder.parameters for holder in self._holders if holder.name not in self._done]
+            reached = (self._group_of.keys() if reached is None else reached) & set().union(*to_come)
+        self._is_read = True
+        self._step.read_gradients(reached)
+
+    def _gradients(self) -> dict[int, tuple[int, int]]:
+        """Return what tells the present gradients from earlier and later ones."""
+        found = {}
+        for key, parameter in self._parameters.items():
+            gradient = parameter.grad
+            if gradient is not None:
+                found[key] = id(gradient), gradient._version
+        return found
 
 
 class _Stepping:
@@ -365,6 +390,10 @@ class _Stepping:
     def enter_scaler(self) -> None:
         """Begin the scaler's step, which may leave the optimizer's out."""
         self._by_scaler, self._moved = True, False
+
+    def unscaled(self) -> None:
+        """Read the gradients again, which the scaler has divided by its scale."""
+        self._points.read_gradients(self._holder.parameters)
 
     def leave_scaler(self, raised: bool) -> None:
         """End the scaler's step."""

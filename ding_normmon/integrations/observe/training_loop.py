@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 
 from ding_normmon.core.config import ConfigurationError
 from ding_normmon.core.step import INERT, InertLearnerStep
-from ding_normmon.integrations.observe.clip_calls import modules_of
 from ding_normmon.integrations.observe.hook_points import HookPoints
 from ding_normmon.integrations.observe.observed_steps import ObservedSteps
 from ding_normmon.integrations.observe.stepping_optimizers import stepping_optimizers
@@ -50,7 +49,6 @@ class TrainingLoop:
             monitor.model,
             lambda: monitor.groups,
             optimizers=lambda: self.optimizers,
-            modules=lambda optimizers: modules_of(*optimizers),
             scalers=lambda: [] if scaler is None else [scaler],
             clipping=next((metric for metric in metrics if isinstance(metric, Clipping)), None),
             learner_steps=next((metric for metric in metrics if isinstance(metric, LearnerSteps)), None),
