@@ -134,6 +134,10 @@ class Attachment:
         self._last_base = -1
         self._steps_done = 0
         self._running = False
+        # Calls of `_forward_learn` that are under way, and the thread of the first.
+        self._entering = threading.Lock()
+        self._within = 0
+        self._thread = 0
         self._seen: set[str] = set()
         self._policy: Any = policy
         self._adapter: Adapter | None = adapter
@@ -145,7 +149,6 @@ class Attachment:
             return
         monitor = self.monitor
         self._points = HookPoints(
-            adapter.model,
             lambda: monitor.groups,
             optimizers=lambda: find_optimizers(policy),
             scalers=lambda: find_scalers(policy),
@@ -230,8 +233,29 @@ class Attachment:
     # -- one call of _forward_learn --------------------------------------------------------------------------------
 
     def run(self, forward_learn: Callable[..., Any], data: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one call of ``_forward_learn``, measured where it is due."""
+        """Run one call of ``_forward_learn``, measured where it is due.
+
+        Two calls at the same time, by two threads, are steps of the same parameters: neither is measured.
+        """
         self._nothing.cause = None
+        with self._entering:
+            within, self._within = self._within, self._within + 1
+            if not within:
+                self._thread = threading.get_ident()
+        try:
+            if not within:
+                return self._run_alone(forward_learn, data, args, kwargs)
+            if self._thread != threading.get_ident():
+                self._steps.spoil()
+            self._steps_done += 1
+            return forward_learn(data, *args, **kwargs)
+        finally:
+            with self._entering:
+                self._within -= 1
+
+    def _run_alone(
+        self, forward_learn: Callable[..., Any], data: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         iteration = self._iteration(data, kwargs.get('train_iter'))
         step = self.monitor.begin_step(iteration)
         if step is INERT and self._steps.idle:

@@ -15,10 +15,12 @@ evidence: what lies in another's ``.grad`` at that moment may be of an earlier s
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,7 @@ from ding_normmon.core.parameter_groups import Group
 from ding_normmon.core.step import INERT, InertLearnerStep, LearnerStep
 from ding_normmon.integrations.observe.backward_calls import backward_calls_observed, reaches, several_threads
 from ding_normmon.integrations.observe.clip_calls import clip_calls_observed
+from ding_normmon.integrations.observe.collectives import collectives_observed
 from ding_normmon.integrations.observe.grad_scaler import LossScaling, scaler_steps_observed
 from ding_normmon.integrations.observe.optimizer_steps import optimizer_steps_observed
 from ding_normmon.metrics.clipping import Clipping
@@ -72,11 +75,24 @@ class StepListener(Protocol):
         """Called when a ``GradScaler`` has left an optimizer's step out, or taken it back."""
 
 
+Method = TypeVar('Method', bound=Callable[..., Any])
+
+
+def _one_at_a_time(method: Method) -> Method:
+    """Let only one thread at a time into the methods of an object that has a ``lock``."""
+
+    @functools.wraps(method)
+    def entered(self: Any, *args: Any) -> Any:
+        with self.lock:
+            return method(self, *args)
+
+    return cast(Method, entered)
+
+
 class HookPoints:
     """Fires the hook points of whatever step is current, while it is watched.
 
     Arguments:
-        model: the monitored model.
         groups: tells its groups, after which what is clipped is named.
         optimizers: tells, whenever a step is watched, which optimizers there are.
         scalers: ``torch.amp.GradScaler`` objects.
@@ -87,12 +103,13 @@ class HookPoints:
     Attributes:
         evidence: by which evidence each optimizer's gradients were found, by optimizer name; a key of ``EVIDENCE``.
         clips: the names under which clip coefficients were seen; False where a clip has no single coefficient.
+        as_found: whether the last gradients were read when the optimizer stepped, because nobody saw a backward pass
+            end or because ranks have exchanged something since; whether they had been clipped cannot be known then.
         told: whether something was learnt from outside in the current block that the policy had not said itself.
     """
 
     def __init__(
         self,
-        model: nn.Module,
         groups: Callable[[], tuple[Group, ...]],
         optimizers: Callable[[], Mapping[str, Optimizer]],
         scalers: Callable[[], Iterable[Any]] = lambda: (),
@@ -100,7 +117,8 @@ class HookPoints:
         learner_steps: LearnerSteps | None = None,
         local: bool = False,
     ) -> None:
-        self._model = model
+        # What trains may have several threads, and whoever is heard of here is found by parameters, not by threads.
+        self.lock = threading.RLock()
         self._groups = groups
         self._groups_known: tuple[Group, ...] = ()
         self._group_of: dict[int, str] = {}
@@ -114,7 +132,7 @@ class HookPoints:
         self.evidence: dict[str, str] = {}
         self.clips: dict[str, bool] = {}
         self._holders: tuple[Holder, ...] = ()
-        self.told = False
+        self.told = self.as_found = False
         self._known: tuple[Any, ...] = ()
         self._found: tuple[Holder, ...] = ()
         self.set_step(INERT)
@@ -188,6 +206,7 @@ class HookPoints:
             undo.callback(self._forget)
             undo.enter_context(clip_calls_observed(self))
             undo.enter_context(backward_calls_observed(self))
+            undo.enter_context(collectives_observed(self))
             for holder in self._holders:
                 stepping = _Stepping(self, holder, listener)
                 undo.enter_context(optimizer_steps_observed(holder.optimizer, stepping))
@@ -217,6 +236,7 @@ class HookPoints:
             return
         self.told = True
         self.evidence.update({holder.name: evidence for holder in found})
+        self.as_found = evidence != 'clip' and not self._is_read
         if self._learner_steps is not None and (scale := self._scaling.scale()) is not None:
             self._learner_steps.note_scale(scale)
         for holder in found:
@@ -251,6 +271,7 @@ class HookPoints:
         self._fired += 1
         step.backward_end(scale, parameters, replace, as_read)
 
+    @_one_at_a_time
     def before_clip(self, parameters: list[Tensor]) -> None:
         """Take a clip call as evidence."""
         self.told = True
@@ -270,6 +291,7 @@ class HookPoints:
         own = holder.parameters - shared
         return bool(own & clipped) if own else holder.parameters <= clipped
 
+    @_one_at_a_time
     def after_clip(self, parameters: list[Tensor], coefficient: Callable[[], Tensor | float] | None) -> None:
         """Take the coefficient of a clip call, where somebody wants it."""
         clipped = {id(parameter) for parameter in parameters} & set(self._group_of)
@@ -289,10 +311,12 @@ class HookPoints:
         others = {key for parameter, key in self._group_of.items() if parameter in trained} - set(groups)
         return '+'.join(groups) if others else 'model'
 
+    @_one_at_a_time
     def backward_begins(self) -> dict[int, tuple[int, int]] | None:
         """Note what the gradients are, where they have been read before: that tells what the pass has reached."""
         return self._gradients() if self._step.due and self._is_read else None
 
+    @_one_at_a_time
     def backward_ended(self, before: dict[int, tuple[int, int]] | None, roots: Sequence[Any]) -> None:
         """Read the gradients that a backward pass has reached; more of them may come."""
         if not self._step.due or self._fired_by_policy():
@@ -313,6 +337,11 @@ class HookPoints:
             self.told = True
             self.evidence.setdefault(NO_OPTIMIZER, 'backward')
             self._fire(self._scaling.of(None, 'backward'), rest, replace=True)
+
+    @_one_at_a_time
+    def collective(self) -> None:
+        """Take what was read back: the ranks may be adding up their gradients, which is no clipping."""
+        self._is_read = False
 
     def read_gradients(self, reached: Set[int] | None) -> None:
         """Read what these gradients (all of them: None) are now, where they have not been reported in this step."""
@@ -338,6 +367,7 @@ class _Stepping:
     """One optimizer's steps; what is called within a step of any optimizer is part of that one."""
 
     def __init__(self, points: HookPoints, holder: Holder, listener: StepListener) -> None:
+        self.lock = points.lock
         self._points = points
         self._watched = holder
         self._listener = listener
@@ -350,6 +380,7 @@ class _Stepping:
         name = self._watched.name
         return next((holder for holder in self._points.holders_watched if holder.name == name), self._watched)
 
+    @_one_at_a_time
     def enter(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Begin a step of the optimizer; return its arguments where one of them has to be another."""
         # DI-engine's own optimizers call ``step`` inside ``step``.
@@ -372,11 +403,13 @@ class _Stepping:
         def evaluate() -> Any:
             loss = closure()
             # Further evaluations, as LBFGS makes them, are at other weights than those of the learner step.
-            self._points.conclude([self._holder], 'step')
+            with self.lock:
+                self._points.conclude([self._holder], 'step')
             return loss
 
         return evaluate
 
+    @_one_at_a_time
     def leave(self, *_: Any) -> None:
         """End a step of the optimizer."""
         if _is_nested():
@@ -387,14 +420,17 @@ class _Stepping:
         else:
             self._listener.stepped(self._holder)
 
+    @_one_at_a_time
     def enter_scaler(self) -> None:
         """Begin the scaler's step, which may leave the optimizer's out."""
         self._by_scaler, self._moved = True, False
 
+    @_one_at_a_time
     def unscaled(self) -> None:
         """Read the gradients again, which the scaler has divided by its scale."""
         self._points.read_gradients(self._holder.parameters)
 
+    @_one_at_a_time
     def leave_scaler(self, raised: bool) -> None:
         """End the scaler's step."""
         self._by_scaler = False

@@ -17,7 +17,9 @@ import logging
 from collections.abc import Callable, Iterator, Set
 from contextlib import AbstractContextManager
 
-from ding_normmon.core.step import INERT, InertLearnerStep, LearnerStep
+from torch import Tensor
+
+from ding_normmon.core.step import INERT, Clip, InertLearnerStep, LearnerStep
 from ding_normmon.integrations.observe.call_site import CallSite
 from ding_normmon.integrations.observe.hook_points import STEP_FUNCTION, Holder, HookPoints
 from ding_normmon.metrics.learner_steps import LearnerSteps
@@ -27,6 +29,19 @@ __all__ = ['ObservedSteps']
 
 logger = logging.getLogger('ding_normmon')
 
+class _Nobody:
+    """Listens to a learner step of which nothing is wanted any more."""
+
+    def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None) -> None: ...
+
+    def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None) -> None: ...
+
+    def on_clip(self, clip: Clip) -> None: ...
+
+    def on_hook_point(self, hook_point: str, step: LearnerStep) -> None: ...
+
+
+_NOBODY = _Nobody()
 _EVERYTHING = {'forward_end', 'backward_end', 'step_end'}
 _MANY_SKIPPED = 100
 """Steps skipped in a row of which a warning is worth its line; a ``GradScaler`` finds its scale in fewer."""
@@ -74,6 +89,7 @@ class ObservedSteps:
         self.step: InertLearnerStep = INERT
         self._open = contextlib.ExitStack()
         self.iteration = self.finished = self.total = 0
+        self._spoilt = False
         self._forget_evidence()
 
     def _forget_evidence(self) -> None:
@@ -96,7 +112,7 @@ class ObservedSteps:
         """Watch one block, whose first learner step has this iteration; ``finished`` counts its steps afterwards."""
         self.iteration = iteration
         self._forget_evidence()
-        self._skipped_here = False
+        self._skipped_here = self._spoilt = False
         self.finished = 0
         watched = contextlib.nullcontext() if self._says_everything else self._points.watched(self)
         try:
@@ -132,6 +148,16 @@ class ObservedSteps:
         self._monitor.drop_step(self.step)
         self._points.set_step(INERT)
         self.step = INERT
+
+    def spoil(self) -> None:
+        """Measure nothing more of this block: another thread has begun to train the same parameters."""
+        self._spoilt = True
+        self._mute(self.step)
+
+    @staticmethod
+    def _mute(step: InertLearnerStep) -> None:
+        if isinstance(step, LearnerStep):
+            step.listener = _NOBODY
 
     def begin(self, iteration: int, told: bool = True) -> None:
         """Begin the learner step of this iteration, whatever has happened in the one before.
@@ -171,6 +197,8 @@ class ObservedSteps:
 
     def clips(self, parameters: Set[int]) -> None:
         """Take note of a clip call; it may be the first that is seen of another step."""
+        if self._spoilt:
+            return
         if self._whole:
             return
         here = CallSite()
@@ -192,6 +220,8 @@ class ObservedSteps:
 
     def steps(self, holder: Holder) -> None:
         """Take note of a step that begins; it may be the first that is seen of another one."""
+        if self._spoilt:
+            return
         if not self._whole:
             here = CallSite() if len(self._points.holders_watched) > 1 else None
             if self._step_begins_another(here, holder):
@@ -219,6 +249,8 @@ class ObservedSteps:
 
     def stepped(self, holder: Holder) -> None:
         """Take note of a step that has moved the weights; with the last optimizer's the learner step ends."""
+        if self._spoilt:
+            return
         if self._loop and len(self._points.holders_watched) > 1:
             self._gradients.update(self._points.gradients_of(holder))
         self._stepped.append(holder.name)
@@ -230,6 +262,8 @@ class ObservedSteps:
 
     def skipped(self, holder: Holder) -> None:
         """Take note of a step that a scaler has left out."""
+        if self._spoilt:
+            return
         self._note_skipped()
         self._left_out.add(holder.name)
         if self._whole:
@@ -302,6 +336,8 @@ class ObservedSteps:
 
     def _enter(self, step: InertLearnerStep) -> None:
         self.step = step
+        if self._spoilt:
+            self._mute(step)
         self._points.set_step(step)
         self._open = contextlib.ExitStack()
         if step is not INERT:
@@ -318,7 +354,12 @@ class ObservedSteps:
         step, self.step = self.step, INERT
         self._points.set_step(INERT)
         if isinstance(step, LearnerStep):
-            if keep:
+            if self._spoilt:
+                self._monitor.drop_step(step)
+                self._monitor.lost_data.count(
+                    'concurrent_steps', 'two threads train the same parameters at the same time; left out'
+                )
+            elif keep:
                 fires_all = self._whole and set(step.fired) >= _EVERYTHING
                 self._says_everything = fires_all and (self._says_everything or not self._points.told)
                 if self._stepped and 'step_end' not in step.fired:

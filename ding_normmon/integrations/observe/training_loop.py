@@ -46,7 +46,6 @@ class TrainingLoop:
         metrics = monitor.metrics
         self._monitor = monitor
         self._points = HookPoints(
-            monitor.model,
             lambda: monitor.groups,
             optimizers=lambda: self.optimizers,
             scalers=lambda: [] if scaler is None else [scaler],
