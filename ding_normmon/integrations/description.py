@@ -9,6 +9,7 @@ from typing import Any
 from ding_normmon.integrations.adapter import Adapter
 from ding_normmon.integrations.observe.hook_points import EVIDENCE, NO_OPTIMIZER, Holder, HookPoints
 from ding_normmon.integrations.publishing_policy import PublishingAdapter
+from ding_normmon.metrics import Clipping
 from ding_normmon.monitor.monitor import StepMonitor
 
 __all__ = ['Description', 'GroupFound', 'OptimizerFound', 'describe']
@@ -102,6 +103,13 @@ class Description:
         for name, single in sorted({} if points is None else points.clips.items()):
             (coefficients if single else without).append(name)
         remarks += [f'{name} is clipped value by value: there is no one coefficient' for name in without]
+        changed = [name for metric in monitor.metrics if isinstance(metric, Clipping) for name in sorted(metric.found)]
+        coefficients += [name for name in changed if name not in coefficients]
+        remarks += [
+            f'what changes the gradient of {name} before the optimizer steps: no clip call was seen; '
+            f'clip/{name}/coefficient is the ratio of the norms'
+            for name in changed
+        ]
         optimizers = tuple(_optimizer(holder, points, found, adapter, remarks) for holder in holders) if points else ()
         if points is not None and not holders and points.evidence:
             keys = tuple(group.key for group in found)
@@ -113,11 +121,23 @@ class Description:
             groups=tuple(found),
             optimizers=optimizers,
             signals=tuple(names),
-            gradient=adapter.gradient,
+            gradient=_gradient(adapter, points),
             coefficients=tuple(f'clip/{name}/coefficient' for name in coefficients),
             per_task=adapter.num_tasks,
             remarks=tuple(remarks),
         )
+
+
+def _gradient(adapter: Adapter, points: HookPoints | None) -> str:
+    """Say which gradient is reported, and of clipping no more than is known."""
+    if points is None or isinstance(adapter, PublishingAdapter):
+        return adapter.gradient
+    known = 'before clipping'
+    if not points.evidence:
+        known += ', as far as that can be seen from outside (docs/what_cannot_be_seen.md)'
+    elif points.as_found:
+        known = 'as the optimizer found it: whether somebody had clipped it cannot be seen'
+    return adapter.gradient.replace('before clipping', known)
 
 
 def _optimizer(

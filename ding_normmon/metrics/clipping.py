@@ -75,6 +75,9 @@ class Clipping(Metric):
 
     Nothing is computed here but a few numbers per clip call; the norm is the one that the clip call has computed.
 
+    Attributes:
+        found: the names of coefficients that were found by comparing, in records that are complete.
+
     Arguments:
         fraction: also ``clip/{model}/fraction``, the share of learner steps since the last record in which clipping did
             something, as with ``clip_fraction=True``. It looks at every step, monitored or not, without waiting for the
@@ -92,7 +95,7 @@ class Clipping(Metric):
         self._local: set[str] = set()
         # What the gradients' norm has been multiplied by although nobody has announced it, see `step.changes`.
         self._changes: Mapping[str, Tensor] = {}
-        self._said: set[str] = set()
+        self.found: set[str] = set()
         # Of all steps since the last record: those in which clipping did something, and how many there were.
         self._clipped: dict[str, tuple[Tensor | float, int]] = {}
 
@@ -219,8 +222,8 @@ class Clipping(Metric):
     def notes(self, table: RowTable) -> Iterator[tuple[str, str]]:
         """Say, once, of a coefficient that was found by comparing gradients, how it was found."""
         for model in self._found(table):
-            if table.final and model not in self._said:
-                self._said.add(model)
+            if table.final and model not in self.found:
+                self.found.add(model)
                 yield f'clip/{model}', FOUND
 
     def _found(self, table: RowTable) -> dict[str, float]:
