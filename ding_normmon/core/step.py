@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    'COMPARE_GRADIENTS',
     'HOOK_POINTS',
     'INERT',
     'READ_GRADIENTS',
@@ -48,6 +49,9 @@ HOOK_POINTS = ('forward_end', 'local_backward_end', 'backward_end', 'step_end')
 
 READ_GRADIENTS = 'read_gradients'
 """What a metric of gradients is also called with: a backward pass has ended, and another one may follow."""
+
+COMPARE_GRADIENTS = 'compare_gradients'
+"""And with this: an optimizer that clips within its step has stepped."""
 
 
 class Clip(NamedTuple):
@@ -311,6 +315,15 @@ class LearnerStep(InertLearnerStep):
         """
         self.gradients_of = parameters
         self.listener.on_hook_point(READ_GRADIENTS, self)
+
+    def compare_gradients(self, parameters: Collection[int] | None, name: str) -> None:
+        """Note by what the norm of these gradients has been multiplied since they were read, as ``as_read`` does.
+
+        For optimizers that clip by themselves within their step.
+        """
+        self.gradients_of = parameters
+        self.as_read = name
+        self.listener.on_hook_point(COMPARE_GRADIENTS, self)
 
     def step_end(self) -> None:
         """Fire the hook point after the optimizer has stepped."""

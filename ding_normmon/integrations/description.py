@@ -153,7 +153,7 @@ def _optimizer(
         expected = EVIDENCE[evidence]
     settings = getattr(holder.optimizer, '_grad_clip_type', None)
     if settings in ('clip_momentum', 'clip_momentum_norm'):
-        remarks.append(f'{holder.name} clips by {settings} inside its step: the clip coefficient cannot be seen')
+        remarks.append(f'{holder.name} clips by {settings} inside its step: the coefficient is the ratio of the norms')
     keys = tuple(group.key for group in groups if holder.name in group.optimizer.split(', '))
     return OptimizerFound(holder.name, kind, keys, expected, _clipping(holder, points))
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ding_normmon.core.step import READ_GRADIENTS, LearnerStep
+from ding_normmon.core.step import COMPARE_GRADIENTS, READ_GRADIENTS, LearnerStep
 from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.square_norms import SquareNorms
 from ding_normmon.rows.moments import COUNT, MAXIMUM, constant_row
@@ -62,7 +62,7 @@ class GradientNorms(SquareNorms):
     """
 
     name: ClassVar[str] = 'gradient_norms'
-    hook_points: ClassVar[tuple[str, ...]] = ('backward_end', READ_GRADIENTS)
+    hook_points: ClassVar[tuple[str, ...]] = ('backward_end', READ_GRADIENTS, COMPARE_GRADIENTS)
     family = 'grad'
 
     def prepare(self, setup: Setup) -> int:
@@ -86,6 +86,9 @@ class GradientNorms(SquareNorms):
         """Square the gradients; at a later ``backward_end`` of one step, those that were not final before."""
         if hook_point == READ_GRADIENTS:
             self._read_gradients(step.gradients_of)
+            return
+        if hook_point == COMPARE_GRADIENTS:
+            self._compare_gradients(step)
             return
         gradients = [parameter.grad for parameter in self.parameters]
         first = step.fired.count(hook_point) == 1
@@ -133,6 +136,19 @@ class GradientNorms(SquareNorms):
             self._measured[run] = read.has[run]
         step.changes[name] = step.changes[name] + found if name in step.changes else found
         self.divide(step.gradient_scale)
+
+    def _compare_gradients(self, step: LearnerStep) -> None:
+        """Note what the gradients are that were read before, beside what they were then."""
+        read, name, chosen = self._read, step.as_read, step.gradients_of
+        if read is None or name is None:
+            return
+        gradients = [parameter.grad for parameter in self.parameters]
+        now, found = torch.empty_like(read.cells), torch.zeros(3, dtype=torch.float64, device=read.cells.device)
+        self.squares(self._counted(gradients) if self._sharded else gradients, now[0], now[1])
+        take = [chosen is None or id(parameter) in chosen for parameter in self.parameters]
+        for run in _runs([taken and known for taken, known in zip(take, read.has, strict=True)]):
+            found += torch.stack([read.cells[0, run].sum(), now[0, run].sum(), read.cells[1, run].sum()])
+        step.changes[name] = found
 
     def _read_gradients(self, reached: Collection[int] | None) -> None:
         """Square the gradients of the parameters that a backward pass has reached."""

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ding_normmon.core.config import ConfigurationError
 from ding_normmon.core.sharding import is_sharded
-from ding_normmon.core.step import READ_GRADIENTS, LearnerStep
+from ding_normmon.core.step import COMPARE_GRADIENTS, READ_GRADIENTS, LearnerStep
 from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.gradient_norms import GradientNorms
 from ding_normmon.metrics.square_norms import SquareNorms
@@ -88,7 +88,7 @@ class LocalGradients(GradientNorms):
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Square the gradients; mark the groups that have none."""
-        if hook_point == READ_GRADIENTS:
+        if hook_point in (READ_GRADIENTS, COMPARE_GRADIENTS):
             super().measure(hook_point, step, rows)
             return
         self.nonfinite.clamp_(min=0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ding_normmon.core.lost_data import LostData
-from ding_normmon.core.step import HOOK_POINTS, READ_GRADIENTS, Clip, LearnerStep
+from ding_normmon.core.step import COMPARE_GRADIENTS, HOOK_POINTS, READ_GRADIENTS, Clip, LearnerStep
 from ding_normmon.metrics import Metric
 from ding_normmon.metrics.tensor_statistics import SignalError
 from ding_normmon.rows.table import RowBuffer
@@ -70,7 +70,8 @@ class MetricCalls:
     def _activate(self, metrics: Sequence[Metric]) -> None:
         self.active = list(metrics)
         self._at_points = {
-            point: [q for q in metrics if point in q.hook_points] for point in (*HOOK_POINTS, READ_GRADIENTS)
+            point: [q for q in metrics if point in q.hook_points]
+            for point in (*HOOK_POINTS, READ_GRADIENTS, COMPARE_GRADIENTS)
         }
         self._at_begin = overriding(metrics, 'begin')
         self._at_signals = [(q, _detaches(q, 'on_publish')) for q in overriding(metrics, 'on_publish')]

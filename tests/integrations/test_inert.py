@@ -1,4 +1,4 @@
-"""Training with the monitor is training without it, to the last bit: every kind of program, in every dtype, every way."""
+"""Training with the monitor is training without it, to the last bit: every kind of program and dtype, every way."""
 
 from __future__ import annotations
 

@@ -338,6 +338,12 @@ class HookPoints:
             self.evidence.setdefault(NO_OPTIMIZER, 'backward')
             self._fire(self._scaling.of(None, 'backward'), rest, replace=True)
 
+    def compare(self, holder: Holder) -> None:
+        """Find out what an optimizer of DI-engine's that clips by its moments has made of the gradients."""
+        kinds = [getattr(holder.optimizer, name, None) for name in ('_grad_clip_type', '_grad_ignore_type')]
+        if any('momentum' in str(kind) for kind in kinds) and isinstance(self._step, LearnerStep) and self._is_read:
+            self._step.compare_gradients(holder.parameters, self._name_of(set(holder.parameters)))
+
     @_one_at_a_time
     def collective(self) -> None:
         """Take what was read back: the ranks may be adding up their gradients, which is no clipping."""
@@ -415,6 +421,7 @@ class _Stepping:
         if _is_nested():
             return
         self._moved = True
+        self._points.compare(self._holder)
         if self._by_scaler and _found_inf(self._watched.optimizer):
             self._listener.skipped(self._holder)
         else:

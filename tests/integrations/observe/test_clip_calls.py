@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ding.torch_utils.optimizer_helper import RMSprop
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
@@ -24,7 +25,7 @@ def norm(parameters: Iterable[nn.Parameter]) -> float:
     return sum(float((p.grad.double() ** 2).sum()) for p in parameters if p.grad is not None) ** 0.5
 
 
-# -- programs: each lies in some way on the path between a backward pass and the optimizer's step -----------------------
+# -- programs: what stands between a backward pass and the optimizer's step ------------------------------------------
 
 
 def bound_as_default(parameters: list[nn.Parameter], clip: Callable[..., Any] = clip_grad_norm_) -> None:
@@ -315,3 +316,23 @@ def test_an_exception_of_a_clip_call_reaches_whoever_trains() -> None:
             clip_grad_norm_()
         optimizer.step()
     assert (clip_grad_norm_.__code__, torch.autograd.backward.__code__) == code
+
+
+@pytest.mark.parametrize('kind', ['clip_momentum', 'clip_momentum_norm'])
+def test_what_an_optimizer_clips_by_its_moments_within_its_step_is_found(kind: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+    optimizer = RMSprop(model.parameters(), lr=1e-3, grad_clip_type=kind, clip_value=0.1, clip_momentum_timestep=1)
+    true, ratios = [], []
+    with Monitor(model, {'monitor_norm_freq': 1}, optimizer=optimizer) as monitor:
+        for index in range(4):
+            optimizer.zero_grad()
+            (10**index * model(torch.ones(2, 4))).square().mean().backward()
+            true.append(norm(model.parameters()))
+            optimizer.step()
+            ratios.append(norm(model.parameters()) / true[-1])
+    scalars = [record.scalars for record in monitor.take_records()]
+    assert [entry['grad/model/_total_norm'] for entry in scalars] == pytest.approx(true, rel=1e-6)
+    coefficients = [entry.get('clip/model/coefficient', 1.0) for entry in scalars]
+    assert coefficients == pytest.approx(ratios, rel=1e-6)
+    assert min(ratios) < 0.9
