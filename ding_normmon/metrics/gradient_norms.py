@@ -35,12 +35,20 @@ class Readings:
         self.has = [False] * len(self.has)
 
 
+def _both(first: list[bool], second: list[bool]) -> list[bool]:
+    # The usual step has them all.
+    return second if False not in first else [one and other for one, other in zip(first, second, strict=True)]
+
+
 def _runs(chosen: Sequence[bool]) -> Iterator[slice]:
     """Yield runs of neighbours that are chosen, so that no index has to travel to the device.
 
     >>> list(_runs([True, True, False, True]))
     [slice(0, 2, None), slice(3, 4, None)]
     """
+    if False not in chosen:
+        yield slice(0, len(chosen))
+        return
     start = 0
     for taken, run in itertools.groupby(chosen):
         stop = start + len(list(run))
@@ -128,7 +136,7 @@ class GradientNorms(SquareNorms):
             return
         self.square(gradients)
         cells, found = self.cells.view(2, -1), torch.zeros(3, dtype=torch.float64, device=self.cells.device)
-        for run in _runs([taken and known for taken, known in zip(take, read.has, strict=True)]):
+        for run in _runs(_both(take, read.has)):
             found[1] += cells[0, run].sum()
             cells[:, run].copy_(read.cells[:, run])
             found[0] += cells[0, run].sum()
@@ -146,7 +154,7 @@ class GradientNorms(SquareNorms):
         now, found = torch.empty_like(read.cells), torch.zeros(3, dtype=torch.float64, device=read.cells.device)
         self.squares(self._counted(gradients) if self._sharded else gradients, now[0], now[1])
         take = [chosen is None or id(parameter) in chosen for parameter in self.parameters]
-        for run in _runs([taken and known for taken, known in zip(take, read.has, strict=True)]):
+        for run in _runs(_both(take, read.has)):
             found += torch.stack([read.cells[0, run].sum(), now[0, run].sum(), read.cells[1, run].sum()])
         step.changes[name] = found
 
