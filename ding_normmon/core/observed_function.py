@@ -22,6 +22,7 @@ Around = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Is given the original function and the arguments of a call; makes the call, and returns what it returns."""
 
 _lock = threading.RLock()
+_numbered: list[ObservedFunction] = []
 
 
 class ObservedFunction:
@@ -29,6 +30,9 @@ class ObservedFunction:
 
     Arguments:
         function: any Python function.
+
+    Attributes:
+        original: the same function, of which nobody hears.
 
     Example:
         >>> def double(number): return 2 * number
@@ -48,11 +52,12 @@ class ObservedFunction:
     def __init__(self, function: FunctionType) -> None:
         self._function = function
         self._own_code = function.__code__
-        self._original = FunctionType(
+        self.original = FunctionType(
             function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
         )
-        self._original.__kwdefaults__ = function.__kwdefaults__
-        self._code = _code_that_calls(self._called, function.__code__)
+        self.original.__kwdefaults__ = function.__kwdefaults__
+        _numbered.append(self)
+        self._code = _code_that_calls(len(_numbered) - 1, function.__code__)
         self._listeners: tuple[Around, ...] = ()
 
     @classmethod
@@ -84,12 +89,12 @@ class ObservedFunction:
             if not listeners and self._function.__code__ is self._code:
                 self._function.__code__ = self._own_code
 
-    def _called(self, *args: Any, **kwargs: Any) -> Any:
+    def called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a call, with everybody who listens around it."""
         listeners = self._listeners
-        # A compiler that traces the call is to see the function alone.
-        if not listeners or is_compiling():
-            return self._original(*args, **kwargs)
-        call: Callable[..., Any] = self._original
+        if not listeners:
+            return self.original(*args, **kwargs)
+        call: Callable[..., Any] = self.original
         for listener in listeners[:-1]:
             call = functools.partial(_nested, listener, call)
         return listeners[-1](call, args, kwargs)
@@ -110,13 +115,22 @@ def observed(pairs: Iterable[tuple[ObservedFunction | None, Around]]) -> Iterato
         yield
 
 
+def call_number(number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Make a call of the observed function of this number."""
+    function = _numbered[number]
+    # A compiler that traces the call is to see the function alone.
+    return function.original(*args, **kwargs) if is_compiling() else function.called(args, kwargs)
+
+
 def _template(*args: Any, **kwargs: Any) -> Any:
-    called: Any = 'what is called'
-    return called(*args, **kwargs)
+    # It runs in the place of a function of another module, so it has no names of this one.
+    from ding_normmon.core.observed_function import call_number
+
+    return call_number(-12345, args, kwargs)
 
 
-def _code_that_calls(called: Callable[..., Any], instead_of: CodeType) -> CodeType:
+def _code_that_calls(number: int, instead_of: CodeType) -> CodeType:
     template = _template.__code__
-    constants = tuple(called if constant == 'what is called' else constant for constant in template.co_consts)
+    constants = tuple(number if constant == -12345 else constant for constant in template.co_consts)
     # Code may only be exchanged for code with as many variables of an enclosing function.
     return template.replace(co_consts=constants, co_freevars=instead_of.co_freevars, co_name=instead_of.co_name)

@@ -16,7 +16,13 @@ from ding_normmon.metrics.kernels import native
 from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, NONFINITE, constant_numbers, device_row_of
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
-__all__ = ['FOUND', 'Clipping', 'clip_coefficient']
+__all__ = ['AS_FOUND', 'FOUND', 'Clipping', 'clip_coefficient']
+
+AS_FOUND = (
+    'grad/* is what the optimizer found, because no backward pass was seen to end, or ranks have exchanged tensors '
+    'since: whether something had clipped it cannot be known (docs/what_cannot_be_seen.md)'
+)
+"""What a record says of gradients that could only be read when the optimizer stepped."""
 
 _SAME = 1e-9
 """Two sums of the same squares are equal; what differs by more was changed."""
@@ -95,6 +101,7 @@ class Clipping(Metric):
         self._local: set[str] = set()
         # What the gradients' norm has been multiplied by although nobody has announced it, see `step.changes`.
         self._changes: Mapping[str, Tensor] = {}
+        self._as_found = self._is_said = False
         self.found: set[str] = set()
         # Of all steps since the last record: those in which clipping did something, and how many there were.
         self._clipped: dict[str, tuple[Tensor | float, int]] = {}
@@ -126,6 +133,10 @@ class Clipping(Metric):
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Take what is found, from here on, to have changed the gradients."""
         self._changes = step.changes
+
+    def note_as_found(self) -> None:
+        """Take note that the gradients of this step were read when the optimizer stepped, and not before."""
+        self._as_found = True
 
     def on_clip(self, clip: Clip, rows: RowBuffer) -> None:
         """Take what the policy tells."""
@@ -164,6 +175,7 @@ class Clipping(Metric):
         self._told.clear()
         self._local.clear()
         self._changes = {}
+        self._as_found = False
 
     def finish(self, rows: RowBuffer) -> None:
         """Write the factors of the step, and the share of clipped steps."""
@@ -178,6 +190,8 @@ class Clipping(Metric):
             for model, found in self._changes.items():
                 if model not in coefficients:
                     self._write(RowKey(self.name, model, None, 'found'), _ratio(found), rows)
+        if self._as_found:
+            rows.write_numbers(RowKey(self.name, 'model', None, 'as_found'), constant_numbers(1.0))
         self._count(coefficients)
         for model, (clipped, steps) in self._clipped.items():
             self._write(RowKey(self.name, model, None, 'fraction'), clipped / steps, rows)
@@ -225,6 +239,9 @@ class Clipping(Metric):
             if table.final and model not in self.found:
                 self.found.add(model)
                 yield f'clip/{model}', FOUND
+        if table.final and not self._is_said and table.of(self.name, 'as_found'):
+            self._is_said = True
+            yield 'clip', AS_FOUND
 
     def _found(self, table: RowTable) -> dict[str, float]:
         rows = {model: tasks[None] for model, tasks in table.of(self.name, 'found').items()}

@@ -237,6 +237,8 @@ class HookPoints:
         self.told = True
         self.evidence.update({holder.name: evidence for holder in found})
         self.as_found = evidence != 'clip' and not self._is_read
+        if self.as_found and self._clipping is not None:
+            self._clipping.note_as_found()
         if self._learner_steps is not None and (scale := self._scaling.scale()) is not None:
             self._learner_steps.note_scale(scale)
         for holder in found:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from ding_normmon import Monitor, Record, attach
-from ding_normmon.metrics.clipping import FOUND
+from ding_normmon.metrics.clipping import AS_FOUND, FOUND
 
 Clip = Callable[[list[nn.Parameter]], Any]
 
@@ -287,6 +287,7 @@ def test_describe_does_not_say_before_clipping_of_a_gradient_whose_backward_pass
     attachment.detach()
     (record,) = attachment.monitor.take_records()
     assert record.scalars['grad/model/_total_norm'] == pytest.approx(policy.true[0], rel=1e-6)
+    assert record.notes['clip'] == AS_FOUND
     assert 'before clipping' not in text
     assert 'as the optimizer found it' in text
 
