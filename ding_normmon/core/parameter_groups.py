@@ -23,6 +23,8 @@ from typing import Any
 
 from torch import nn
 
+from ding_normmon.core.task_containers import CONTAINERS, keys_by_task, without_box
+
 __all__ = ['DEFAULT_GROUPS', 'OTHER', 'Group', 'GroupError', 'find_groups', 'unwrap']
 
 logger = logging.getLogger('ding_normmon')
@@ -221,7 +223,7 @@ def _in_containers(model: nn.Module, path: str, num_tasks: int | None) -> str:
     around = [('', root) for root in _roots(model)]
     for prefix, module in around:
         for key, child in module.named_children():
-            if isinstance(child, _CONTAINERS):
+            if isinstance(child, CONTAINERS):
                 around.append((f'{prefix}{key}.', child))
                 if _resolve(child, path) is not None:
                     found.setdefault(prefix, []).append(f'{prefix}{key}.{path}')
@@ -256,11 +258,11 @@ def _groups_of(
     task_names: Sequence[str],
 ) -> list[Group]:
     if num_tasks is not None and per_task is not False:
-        target = _out_of_its_box(target, num_tasks)
+        target = without_box(target, num_tasks)
     if per_task is None:
         # With one task a list of length 1 says nothing; by custom it is the heads that are per task.
         per_task = (
-            isinstance(target, _CONTAINERS)
+            isinstance(target, CONTAINERS)
             and num_tasks is not None
             and (num_tasks > 1 or name.startswith('head_'))
             # The same module under every task id is a shared one.
@@ -269,36 +271,15 @@ def _groups_of(
     if not per_task:
         group = _group(name, None, _named(target), taken)
         return [group] if group else []
-    if not isinstance(target, _CONTAINERS):
+    if not isinstance(target, CONTAINERS):
         raise GroupError(
             f'module_groups.{name}: per_task=True needs a ModuleList or ModuleDict, got {type(target).__name__}'
         )
     if len(target) != num_tasks:
         tasks = 'a single-task policy' if num_tasks is None else f'{num_tasks} tasks'
         raise GroupError(f'module_groups.{name}: per_task=True needs one entry per task, got {len(target)} for {tasks}')
-    entries = [target.get_submodule(key) for key in _keys_by_task(target, task_names)]
+    entries = [target.get_submodule(key) for key in keys_by_task(target, task_names)]
     return [group for index, entry in enumerate(entries) if (group := _group(name, index, _named(entry), taken))]
-
-
-_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
-
-
-def _out_of_its_box(target: nn.Module | nn.Parameter, num_tasks: int) -> nn.Module | nn.Parameter:
-    """Return the container with one entry per task that stands alone in another one."""
-    inner: nn.Module | nn.Parameter = target
-    while isinstance(inner, _CONTAINERS) and len(inner) == 1 and len(inner) != num_tasks:
-        inner = next(inner.children())
-    return inner if isinstance(inner, _CONTAINERS) and len(inner) == num_tasks else target
-
-
-def _keys_by_task(container: nn.Module, task_names: Sequence[str]) -> list[str]:
-    """Return the keys of a container's entries in the order of the tasks."""
-    keys = list(container._modules)
-    if len(task_names) == len(keys) and set(task_names) == set(keys):
-        return list(task_names)
-    if all(key.isdecimal() for key in keys) and {int(key) for key in keys} == set(range(len(keys))):
-        return sorted(keys, key=int)
-    return keys
 
 
 def _groups_of_several(
@@ -336,7 +317,7 @@ def _key_of_task(
     """Return what a ``*`` behind these steps stands for: the task's key in a dict, else its id."""
     container = _resolve(model, '.'.join(steps)) if steps else model
     if isinstance(container, nn.ModuleDict) and len(container) == num_tasks and task_id is not None:
-        return _keys_by_task(container, task_names)[task_id]
+        return keys_by_task(container, task_names)[task_id]
     return str(task_id)
 
 

@@ -102,7 +102,8 @@ def refuse_unreadable(model: nn.Module) -> None:
     rank knows its shard. The flat parameters of FSDP's first version and DeepSpeed ZeRO-3 do not say which elements of
     which parameter a rank holds. A module of FSDP2 that is gathered at the moment shows temporary parameters.
 
-    So is a model with parameters of which there is nothing to measure: complex ones, and those without a shape yet.
+    So is a model with parameters of which there is nothing to measure: complex ones, those without a shape yet and those
+    on the ``meta`` device; and one that is spread over several devices, because one record is one copy from one device.
 
     Raises:
         ConfigurationError: such a model; it names the first such part.
@@ -117,6 +118,7 @@ def refuse_unreadable(model: nn.Module) -> None:
                 f'monitor: the parameters of {name or type(module).__name__} are gathered at the moment (a forward '
                 f'pass without a backward pass leaves them so); call its reshard() before the monitor is constructed'
             )
+    first: tuple[str, torch.device] | None = None
     for name, parameter in model.named_parameters():
         if hasattr(parameter, 'ds_id'):
             raise ConfigurationError(_refusal(f'{name} belongs to DeepSpeed ZeRO-3'))
@@ -128,6 +130,18 @@ def refuse_unreadable(model: nn.Module) -> None:
             raise ConfigurationError(
                 f'monitor: {name} is complex ({parameter.dtype}), of which no norm is taken; keep its real and '
                 f'imaginary parts as two parameters (torch.view_as_real)'
+            )
+        if parameter.device.type == 'meta':
+            raise ConfigurationError(
+                f'monitor: {name} is on the meta device and has no values; construct the monitor after the model has '
+                f'been materialised (to_empty, load_state_dict(assign=True))'
+            )
+        first = first or (name, parameter.device)
+        if parameter.device != first[1]:
+            raise ConfigurationError(
+                f'monitor: the model is spread over several devices ({first[0]} on {first[1]}, {name} on '
+                f'{parameter.device}), and one monitor measures on one of them; make one Monitor for each part that is '
+                f'on one device'
             )
 
 

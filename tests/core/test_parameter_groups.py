@@ -272,7 +272,7 @@ def test_what_is_no_path(spec: Any) -> None:
 @pytest.mark.parametrize(
     ('num_tasks', 'path', 'complaint'),
     [
-        (3, 'transformer', 'needs a ModuleList, got Transformer'),
+        (3, 'transformer', 'needs a ModuleList or ModuleDict, got Transformer'),
         (3, 'transformer.experts', 'got 2 for 3 tasks'),
         (None, 'transformer.experts', 'got 2 for a single-task policy'),
     ],
@@ -375,3 +375,51 @@ def test_a_registered_part_of_a_default_group_is_taken() -> None:
     groups = by_key(find_groups(model))
     assert identities(groups['encoder'].parameters) == identities(model.body.parameters())
     assert_partition(tuple(groups.values()), model)
+
+
+def heads(*names: str) -> dict[str, nn.Module]:
+    return {name: nn.Linear(2, 1) for name in names}
+
+
+NAMED = {
+    'by their names': (nn.ModuleDict({'head_value': nn.ModuleDict(heads('depth', 'normals'))}), ('normals', 'depth')),
+    'by their order': (nn.ModuleDict({'head_value': nn.ModuleDict(heads('normals', 'depth'))}), ()),
+    'in a dict of heads': (
+        nn.ModuleDict({'heads': nn.ModuleDict({'head_value': nn.ModuleDict(heads('depth', 'normals'))})}),
+        ('normals', 'depth'),
+    ),
+    'in a list of one': (
+        nn.ModuleDict({'head_value': nn.ModuleList([nn.ModuleDict(heads('normals', 'depth'))])}),
+        ('normals', 'depth'),
+    ),
+    'tasks first': (
+        nn.ModuleDict({'tasks': nn.ModuleDict({name: nn.ModuleDict(heads('head_value')) for name in ('b', 'a')})}),
+        ('a', 'b'),
+    ),
+    'by numbers': (nn.ModuleDict({'head_value': nn.ModuleDict(heads('1', '0'))}), ()),
+}
+
+
+@pytest.mark.parametrize('kind', NAMED)
+def test_heads_in_a_dict_are_those_of_the_tasks(kind: str) -> None:
+    model, names = NAMED[kind]
+    model['encoder'] = nn.Linear(3, 2)
+    groups = {group.key: group.parameters[0] for group in find_groups(model, 2, task_names=names)}
+    assert set(groups) == {'encoder', 'head_value_task0', 'head_value_task1'}
+    paths = {id(parameter): path for path, parameter in model.named_parameters()}
+    order = [paths[id(groups[f'head_value_task{task}'])] for task in range(2)]
+    expected = {'by numbers': ('0', '1'), 'tasks first': ('a', 'b')}.get(kind, ('normals', 'depth'))
+    assert [next(name for name in expected if f'.{name}.' in path) for path in order] == list(expected)
+
+
+@pytest.mark.parametrize('spec', [{'path': 'decoders', 'per_task': True}, {'path': ['decoders.*']}, 'decoders'])
+def test_a_configured_dict_of_heads_is_per_task(spec: Any) -> None:
+    model = nn.ModuleDict({'encoder': nn.Linear(3, 2), 'decoders': nn.ModuleDict(heads('depth', 'normals'))})
+    found = find_groups(model, 2, {'decoder': spec}, task_names=('normals', 'depth'))
+    assert [group.key for group in found] == ['decoder_task0', 'decoder_task1', 'encoder']
+    assert found[0].parameters[0] is model['decoders']['normals'].weight
+
+
+def test_a_dict_of_another_length_is_shared() -> None:
+    model = nn.ModuleDict({'head_value': nn.ModuleDict(heads('a', 'b', 'c'))})
+    assert [group.key for group in find_groups(model, 2)] == ['head_value']

@@ -142,3 +142,24 @@ def test_parameters_of_which_nothing_can_be_measured_are_refused_by_name() -> No
     model[0].weight = nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))
     with pytest.raises(ConfigurationError, match=r'0\.weight is complex \(torch\.complex64\)'):
         refuse_unreadable(model)
+
+
+class OnAnotherDevice(nn.Parameter):
+    device = property(lambda self: torch.device('cuda', 1))  # type: ignore[assignment]
+
+
+def test_a_model_on_several_devices_is_refused_in_a_sentence() -> None:
+    model = nn.ModuleDict({'encoder': nn.Linear(2, 2), 'head': nn.Linear(2, 1)})
+    model['head'].weight = OnAnotherDevice(torch.ones(1, 2))
+    with pytest.raises(
+        ConfigurationError, match=r'spread over several devices \(encoder\.weight on cpu, head\.weight on cuda:1\)'
+    ):
+        refuse_unreadable(model)
+
+
+def test_a_model_without_values_is_refused_in_a_sentence() -> None:
+    for device in ('meta', 'cpu'):
+        model = nn.ModuleDict({'encoder': nn.Linear(2, 2, device=device), 'head': nn.Linear(2, 1, device='meta')})
+        first = 'encoder' if device == 'meta' else 'head'
+        with pytest.raises(ConfigurationError, match=rf'{first}\.weight is on the meta device and has no values'):
+            refuse_unreadable(model)
