@@ -37,8 +37,8 @@ from ding_normmon.ranks.setup_agreement import refusals_told
 __all__ = ['Attachment', 'attach']
 
 _NEVER_CALLED = (
-    "The policy's _forward_learn was never called through the monitor: its learn_mode was taken before the monitor was "
-    'attached (attach first, or hand on attachment.forward), or another policy is trained.'
+    "the policy's _forward_learn was never called through the monitor: its learn_mode was taken before the monitor was "
+    'attached (attach first, or hand on attachment.forward), or another policy is trained'
 )
 
 
@@ -196,6 +196,12 @@ class Attachment:
     def describe(self) -> str:
         """Return what was found, as a table; after a measured step it also says what was seen in it."""
         return describe(self.description())
+
+    def say_if_never_called(self, sign: str) -> None:
+        """Log that nothing has been measured so far, although there is a sign that something was trained."""
+        if self._nothing.cause is not None:
+            self._nothing.cause = f'{sign}, but {_NEVER_CALLED}'
+            self._nothing.say()
 
     def detach(self, only_looked: bool = False) -> None:
         """Take everything off the policy and publish what is under way, at most ``close_timeout`` seconds long.

@@ -76,11 +76,11 @@ class Monitor(StepMonitor):
         self._nothing = NothingMeasured(self, None)
         if self._loop is not None:
             self._loop.resume(first_iteration)
-            self._nothing.cause = 'The monitor was never entered: write "with monitor:" around the training loop.'
+            self._nothing.cause = 'the monitor was never entered: write "with monitor:" around the training loop'
         elif self.frequency > 0:
             self._nothing.cause = (
-                'It was given no optimizer=, by whose steps it sees learner steps: pass optimizer=, or say yourself '
-                'where a learner step is (with monitor.step(iteration): ...).'
+                'it was given no optimizer=, by whose steps it sees learner steps: pass optimizer=, or say yourself '
+                'where a learner step is (with monitor.step(iteration): ...)'
             )
 
     @property
@@ -147,8 +147,8 @@ class Monitor(StepMonitor):
             self._running.enter_context(self._loop.running())
             names = ', '.join(f'{name} ({type(entry).__name__})' for name, entry in self._loop.optimizers.items())
             self._nothing.cause = (
-                f'No step() of {names} was seen in the "with" block: another optimizer moves the weights, or they are '
-                f'moved without its step(), and then monitor.step(iteration) says where a learner step is.'
+                f'no step() of {names} was seen in the "with" block: another optimizer moves the weights, or they are '
+                f'moved without its step(), and then monitor.step(iteration) says where a learner step is'
             )
         return self
 

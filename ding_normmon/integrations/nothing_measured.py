@@ -37,4 +37,4 @@ class _Warning:
 
     def __call__(self) -> None:
         if self._nothing.cause is not None:
-            logger.warning('monitor: nothing was measured. %s', self._nothing.cause)
+            logger.warning('monitor: nothing was measured: %s', self._nothing.cause)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,14 +13,18 @@ from torch import nn
 from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.core.destination import Destination
 from ding_normmon.core.finding import Finding
+from ding_normmon.core.record import Record
+from ding_normmon.destinations.prefixed import Prefixed, with_prefix
 from ding_normmon.integrations.attach import Attachment
 from ding_normmon.integrations.ding_engine.finding_checkpoint import FindingCheckpoint
+from ding_normmon.integrations.ding_engine.policies_of_task import PoliciesOfTask
 from ding_normmon.integrations.ding_engine.run_history import history_beside
 from ding_normmon.integrations.ding_engine.writer import DIEngineWriter
 from ding_normmon.monitor.monitor import StepMonitor
 from ding_normmon.ranks.decisions.decision import Decision
 from ding_normmon.ranks.setup_agreement import refusals_told
 from ding_normmon.ranks.transport import LocalTransport
+from ding_normmon.runs.history_file import HistoryFile
 
 __all__ = ['NormMonitor']
 
@@ -45,8 +50,12 @@ class NormMonitor:
         checkpoint: the same for ``'checkpoint'``; by default rank 0 saves ``policy.learn_mode.state_dict()``, see
             :class:`~ding_normmon.integrations.ding_engine.finding_checkpoint.FindingCheckpoint`. DI-engine's
             ``CkptSaver`` may stand here.
+        name: of the policy, where several are trained in one task, such as ``'opponent'``: names begin with it
+            (``opponent/grad/model/_total_norm``), and its history file is in a folder of that name. Each policy has its
+            own iterations.
 
     Attributes:
+        records: those that it has put on the context last; of several monitors each replaces ``ctx.monitor_records``.
         monitor: the monitor; one that is switched off on processes of another role than the learner's.
 
     Raises:
@@ -64,15 +73,21 @@ class NormMonitor:
         callback: Callable[[Finding], object] | None = None,
         stop: Callable[[Any], object] | None = None,
         checkpoint: Callable[[Any], object] | None = None,
+        name: str = '',
     ) -> None:
         self._context: Any = None
+        self._name = name
+        self._train_iter: int | None = None
+        self.records: list[Record] = []
         self._running: Any = None
         self._destinations: list[Destination] = [DIEngineWriter()] if destinations is None else list(destinations)
         self._attachment: Attachment | None = None
         with refusals_told():
             self._refuse_async()
+            if not isinstance(name, str) or not re.fullmatch(r'[A-Za-z0-9_.-]*', name):
+                raise ConfigurationError(f'monitor: {name!r} cannot be a name: letters, digits, _, . and -')
             if destinations is None and not _is_other_role() and MonitorConfig.read(cfg).history:
-                self._destinations.append(history_beside())
+                self._destinations.append(history_beside(name=self._current_name))
         if _is_other_role():
             self.monitor = StepMonitor(nn.Module(), _OFF, transport=LocalTransport())
         else:
@@ -80,7 +95,11 @@ class NormMonitor:
             self._attachment = Attachment(
                 policy,
                 cfg,
-                destinations=self._destinations,
+                destinations=[
+                    # The history file is in a folder of its own.
+                    entry if isinstance(entry, HistoryFile) else Prefixed(entry, self._current_name)
+                    for entry in self._destinations
+                ],
                 iteration=self._iteration,
                 rules=rules,
                 callback=callback,
@@ -107,7 +126,12 @@ class NormMonitor:
             ctx.monitor_records, ctx.findings = [], []
             return
         self._context = ctx
-        ctx.monitor_records = self.monitor.take_records()
+        policies = PoliciesOfTask.of(ctx)
+        self._name = policies.name_of(self, self._name)
+        if policies.count == 1:
+            self._say_if_nothing_is_seen(int(ctx.train_iter))
+        self.records = [with_prefix(record, self._name) for record in self.monitor.take_records()]
+        ctx.monitor_records = self.records
         ctx.findings = list(self.monitor.diagnosis.active)
 
     def describe(self) -> str:
@@ -140,7 +164,15 @@ class NormMonitor:
                 'monitor: a learner step began before the middleware had seen a context; '
                 'task.use(NormMonitor(...)) must stand before the trainer'
             )
-        return int(self._context.train_iter)
+        return PoliciesOfTask.of(self._context).iteration_of(self, int(self._context.train_iter))
+
+    def _current_name(self) -> str:
+        return self._name
+
+    def _say_if_nothing_is_seen(self, train_iter: int) -> None:
+        first, self._train_iter = self._train_iter, train_iter
+        if first is not None and train_iter > first and self._attachment is not None:
+            self._attachment.say_if_never_called(f'ctx.train_iter went from {first} to {train_iter}')
 
     # -- DI-engine's task ------------------------------------------------------------------------------------------
 
