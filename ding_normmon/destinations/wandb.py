@@ -17,8 +17,8 @@ class WandB:
     """A destination that logs to a Weights & Biases run under the same names, with the iteration as their step.
 
     A record comes some steps after the iteration that it is of, and other code logs to the same run at its own steps.
-    So no step of wandb's is given: the iteration is logged beside the figures, and every family of them is defined to
-    have it as its horizontal axis.
+    So a record is a row that has no step of wandb's, and moves none: whoever calls ``run.log(..., step=i)`` loses no
+    point. The iteration is logged beside the figures, and every family of them has it as its horizontal axis.
 
     Arguments:
         run: the run; by default the one that is active when the first record comes (DI-engine's
@@ -62,11 +62,26 @@ class WandB:
             self._families.add(family)
             pattern = f'{family}/*' if any(name.startswith(f'{family}/') for name in shown) else family
             self._run.define_metric(pattern, step_metric='monitor_iteration')
-        self._run.log({**shown, 'monitor_iteration': record.iteration})
+        self._add_row({**shown, 'monitor_iteration': record.iteration})
         for finding in record.findings:
             level = {'info': 'INFO', 'warning': 'WARN', 'error': 'ERROR'}[finding.severity]
             title = f'{finding.rule}: {"cleared" if finding.cleared is not None else finding.severity}'
             self._run.alert(title=title, text=tell(finding), level=self._wandb.AlertLevel[level])
+
+    def _add_row(self, row: dict[str, Any]) -> None:
+        if self._run.disabled:
+            return
+        # `run.log` moves the run's step on, and then drops what is logged at an earlier one. This is how wandb itself
+        # adds the rows of an event file.
+        interface = getattr(getattr(self._run, '_backend', None), 'interface', None)
+        interface = getattr(self._run, '_interface', None) if interface is None else interface
+        if interface is None:
+            raise RuntimeError(
+                f'wandb {self._wandb.__version__} has no known way to add a row beside those of run.log; versions 0.19 '
+                f'to 0.31 have'
+            )
+        interface.publish_history(run=self._run, data={**row, '_step': self._run.step}, publish_step=False)
+        self._run.summary.update(row)
 
     def close(self) -> None:
         """End the run, if it was made here."""

@@ -31,11 +31,24 @@ def records_of(folder: Path) -> list[Any]:
     return found
 
 
-@pytest.mark.slow
-def test_names_iterations_and_findings_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [
+        {(item.key or '/'.join(item.nested_key)): json.loads(item.value_json) for item in record.history.item}
+        for record in records_of(folder)
+        if record.WhichOneof('record_type') == 'history'
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for key, value in (('WANDB_SILENT', 'true'), ('WANDB_DIR', str(tmp_path)), ('WANDB_ERROR_REPORTING', 'false')):
         monkeypatch.setenv(key, value)
-    destination = WandB(mode='offline', project='test', dir=str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_names_iterations_and_findings_arrive(folder: Path) -> None:
+    destination = WandB(mode='offline', project='test', dir=str(folder))
     destination.begin(RunDescription({0: 'Pong'}, {'monitor_norm_freq': 5}))
     finding = Finding('odd', 'warning', 3, 5, 'Task 0 (Pong): odd.', 'Wait.', tasks=(0,))
     destination.publish(
@@ -44,14 +57,11 @@ def test_names_iterations_and_findings_arrive(tmp_path: Path, monkeypatch: pytes
     destination.publish(Record(10, {'grad/model/_total_norm': 3.5, 'late/figure': 1.0}))
     destination.close()
     wandb.teardown()  # ends the process that writes the file
-    records = records_of(tmp_path)
-    rows = [
-        {(item.key or '/'.join(item.nested_key)): json.loads(item.value_json) for item in record.history.item}
-        for record in records
-        if record.WhichOneof('record_type') == 'history'
-    ]
+    records = records_of(folder)
     points = [
-        (row['monitor_iteration'], row['grad/model/_total_norm']) for row in rows if 'grad/model/_total_norm' in row
+        (row['monitor_iteration'], row['grad/model/_total_norm'])
+        for row in rows_of(folder)
+        if 'grad/model/_total_norm' in row
     ]
     assert points == [(5, 2.5), (10, 3.5)]
     defined = {
@@ -61,6 +71,39 @@ def test_names_iterations_and_findings_arrive(tmp_path: Path, monkeypatch: pytes
     alerts = [record.alert for record in records if record.WhichOneof('record_type') == 'alert']
     assert [(alert.title, alert.level) for alert in alerts] == [('odd: warning', 'WARN')]
     assert 'Task 0 (Pong): odd.' in alerts[0].text
+
+
+STEPS = {
+    'slower than records': lambda i: {'step': i // 3},
+    'none': lambda i: {},
+    'faster than records': lambda i: {'step': 10 * i},
+    'committed later': lambda i: {'commit': i % 4 == 3},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', STEPS)
+def test_whatever_steps_others_log_at_their_points_and_all_records_survive(kind: str, folder: Path) -> None:
+    points = {}
+    for monitored in (False, True):
+        here = folder / str(monitored)
+        here.mkdir()
+        run = wandb.init(mode='offline', project='test', dir=str(here))
+        destination = WandB(run)
+        for i in range(24):
+            run.log({'loss': float(i)}, **STEPS[kind](i))
+            if monitored:
+                destination.publish(Record(i, {'grad/model/_total_norm': 2.0 * i}))
+        destination.close()
+        run.log({'loss': -1.0}, **STEPS[kind](24))
+        run.finish(quiet=True)
+        wandb.teardown()
+        points[monitored] = [(row['_step'], row['loss']) for row in rows_of(here) if 'loss' in row]
+    assert points[True] == points[False] != []
+    found = [row for row in rows_of(folder / 'True') if 'grad/model/_total_norm' in row]
+    assert [(row['monitor_iteration'], row['grad/model/_total_norm']) for row in found] == [
+        (i, 2.0 * i) for i in range(24)
+    ]
 
 
 def test_a_missing_package_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
