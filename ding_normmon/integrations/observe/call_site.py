@@ -6,16 +6,21 @@ by the next round of the loop.
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from types import CodeType
 
 __all__ = ['CallSite']
+
+_OWN = tuple(f'{Path(__file__).parents[2] / room}{os.sep}' for room in ('core', 'integrations', 'monitor'))
+"""Where the functions are written that stand between a program and what it calls while it is watched."""
 
 
 class CallSite:
     """The calls that lead to where this is constructed, from the program's main module inwards.
 
-    It keeps code objects and positions in them, and no frame: nothing of a step stays alive.
+    What the monitor itself has put in between does not count. It keeps code objects and positions in them, and no frame: nothing of a step stays alive.
 
     Example:
         >>> seen = []
@@ -33,7 +38,8 @@ class CallSite:
         path: list[tuple[CodeType, int]] = []
         frame = sys._getframe(1)
         while frame is not None:
-            path.append((frame.f_code, frame.f_lasti))
+            if not frame.f_code.co_filename.startswith(_OWN):
+                path.append((frame.f_code, frame.f_lasti))
             frame = frame.f_back  # type: ignore[assignment]
         self._path = path[::-1]
 

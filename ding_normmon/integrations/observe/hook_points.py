@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -372,7 +371,7 @@ class HookPoints:
 
 
 class _Stepping:
-    """One optimizer's steps; what is called within a step of any optimizer is part of that one."""
+    """One optimizer's steps."""
 
     def __init__(self, points: HookPoints, holder: Holder, listener: StepListener) -> None:
         self.lock = points.lock
@@ -391,9 +390,6 @@ class _Stepping:
     @_one_at_a_time
     def enter(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Begin a step of the optimizer; return its arguments where one of them has to be another."""
-        # DI-engine's own optimizers call ``step`` inside ``step``.
-        if _is_nested():
-            return None
         self._points.note_step(self._holder, self._by_scaler)
         self._listener.steps(self._holder)
         # The hook is given the optimizer itself as the first argument as well.
@@ -420,8 +416,6 @@ class _Stepping:
     @_one_at_a_time
     def leave(self, *_: Any) -> None:
         """End a step of the optimizer."""
-        if _is_nested():
-            return
         self._moved = True
         self._points.compare(self._holder)
         if self._by_scaler and _found_inf(self._watched.optimizer):
@@ -452,11 +446,3 @@ def _found_inf(optimizer: Optimizer) -> bool:
     found = getattr(optimizer, 'found_inf', None)
     # What lies on an accelerator is not waited for.
     return isinstance(found, Tensor) and found.device.type == 'cpu' and float(found) > 0
-
-
-def _is_nested() -> bool:
-    """Tell, in a hook of a step, whether that step was called from within another one."""
-    frame = sys._getframe(2).f_back
-    while frame is not None and frame.f_code is not STEP_FUNCTION:
-        frame = frame.f_back
-    return frame is not None

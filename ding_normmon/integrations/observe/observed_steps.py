@@ -43,6 +43,7 @@ class _Nobody:
 
 _NOBODY = _Nobody()
 _EVERYTHING = {'forward_end', 'backward_end', 'step_end'}
+_HINT = 'With monitor.begin(iteration) at the top of the loop it is clear'
 _MANY_SKIPPED = 100
 """Steps skipped in a row of which a warning is worth its line; a ``GradScaler`` finds its scale in fewer."""
 
@@ -81,8 +82,10 @@ class ObservedSteps:
         self.several: bool | None = False if whole else True if loop else None
         # Whether somebody says where a learner step begins.
         self._told = False
-        # Whether all optimizers step equally often; None while no step has ended.
+        # Whether all optimizers step equally often, None while no step has ended; and which of them steps first then.
         self._equally: bool | None = None
+        self._leader = ''
+        self._unclear_turns: list[str] = []
         self._skipped_in_a_row = 0
         # A policy that publishes may fire all hook points itself; as long as it does, nobody looks from outside.
         self._says_everything = False
@@ -178,18 +181,26 @@ class ObservedSteps:
         self._forget_evidence()
         self._enter(self._monitor.begin_step(iteration))
 
-    def look(self) -> None:
-        """Look whether the loop has begun again, before something is published into the current step."""
+    def look(self) -> bool:
+        """Look whether the loop has begun again, and tell whether what is published now belongs to the current step."""
         if self._first is None or self._told or not CallSite().is_above(self._first):
-            return
+            return True
+        if self._stepped and self._equally is None:
+            # It may as well be a loop over the optimizers, inside of one step.
+            self._monitor.lost_data.count(
+                'unclear_step',
+                f'where learner step {self.iteration} ends was not clear when something was published; it was left '
+                f'out. {_HINT}',
+            )
+            return False
         if self._has_begun_again() or (not self._stepped and len(self._points.holders_watched) == 1):
             self._go_on()
+        return True
 
     def _has_begun_again(self) -> bool:
         """Tell whether another learner step has begun where something was called further up than this one's first."""
         if not self._stepped or self._equally:
             return False
-        # It may as well be a loop over the optimizers, inside of one step.
         self._is_unclear = self._equally is None
         return not self._is_unclear
 
@@ -226,6 +237,9 @@ class ObservedSteps:
             here = CallSite() if len(self._points.holders_watched) > 1 else None
             if self._step_begins_another(here, holder):
                 self._go_on()
+            if self._equally and not self._begun and not self._left_out and holder.name != self._leader:
+                # The one that steps first otherwise rests in this step.
+                self._equally = False
             self._first = self._first or here
         self._begun.add(holder.name)
 
@@ -321,18 +335,31 @@ class ObservedSteps:
 
     def _close(self) -> None:
         if self._equally is not False and not self._told:
-            self._equally = self._all_have_had_their_turn()
+            self._learn()
         if self._is_unclear:
             self._monitor.lost_data.count(
                 'unclear_step',
                 f'where learner step {self.iteration} ends was not clear, because {self._stepped[-1]} stepped further '
-                f'up in the program than {self._stepped[0]}, which had stepped before; it was left out. With '
-                f'monitor.begin(iteration) at the top of the loop it is clear',
+                f'up in the program than {self._stepped[0]}, which had stepped before; it was left out. {_HINT}',
             )
         # A gradient for which a scaler has left the step out has moved nothing, and may be infinite.
         self._leave(keep=not (self._is_unclear or (self._left_out and self._clips)))
         self.finished += 1
         self.total += 1
+
+    def _learn(self) -> None:
+        """Learn from a step that ends whether all optimizers step equally often."""
+        turns = [*self._stepped, *self._left_out]
+        if self._unclear_turns:
+            # The step before may have ended elsewhere, and this one then began there; unless both are alike.
+            self._equally = turns == self._unclear_turns
+            self._is_unclear = not self._equally
+        elif self._is_unclear:
+            self._unclear_turns = turns
+            return
+        else:
+            self._equally = self._all_have_had_their_turn()
+        self._leader, self._unclear_turns = turns[0], []
 
     def _enter(self, step: InertLearnerStep) -> None:
         self.step = step

@@ -62,9 +62,7 @@ class TrainingLoop:
     @property
     def learner_step(self) -> InertLearnerStep:
         """The current learner step, the inert one where none is measured."""
-        if self.is_running:
-            self._steps.look()
-        return self._step
+        return self._step if not self.is_running or self._steps.look() else INERT
 
     @property
     def next_iteration(self) -> int:
