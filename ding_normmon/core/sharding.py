@@ -102,8 +102,8 @@ def refuse_unreadable(model: nn.Module) -> None:
     rank knows its shard. The flat parameters of FSDP's first version and DeepSpeed ZeRO-3 do not say which elements of
     which parameter a rank holds. A module of FSDP2 that is gathered at the moment shows temporary parameters.
 
-    So is a model with parameters of which there is nothing to measure: complex ones, those without a shape yet and those
-    on the ``meta`` device; and one that is spread over several devices, because one record is one copy from one device.
+    So is a model with parameters of which there is nothing to measure: complex ones, those without a shape yet and
+    those on the ``meta`` device; and one on several devices, because a record is one copy from one device.
 
     Raises:
         ConfigurationError: such a model; it names the first such part.

@@ -152,10 +152,10 @@ class Monitor(StepMonitor):
             )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Take the hooks off the optimizer and close."""
         self._running.close()
-        if kind is not None:
+        if any(part is not None for part in exception):
             # Whoever sees an exception knows why.
             self._nothing.cause = None
         self.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FrameType
 
 __all__ = ['CallSite']
 
@@ -20,7 +20,8 @@ _OWN = tuple(f'{Path(__file__).parents[2] / room}{os.sep}' for room in ('core', 
 class CallSite:
     """The calls that lead to where this is constructed, from the program's main module inwards.
 
-    What the monitor itself has put in between does not count. It keeps code objects and positions in them, and no frame: nothing of a step stays alive.
+    What the monitor itself has put in between does not count. It keeps code objects and positions in them, and no
+    frame: nothing of a step stays alive.
 
     Example:
         >>> seen = []
@@ -36,11 +37,11 @@ class CallSite:
 
     def __init__(self) -> None:
         path: list[tuple[CodeType, int]] = []
-        frame = sys._getframe(1)
+        frame: FrameType | None = sys._getframe(1)
         while frame is not None:
             if not frame.f_code.co_filename.startswith(_OWN):
                 path.append((frame.f_code, frame.f_lasti))
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         self._path = path[::-1]
 
     def passes(self, code: CodeType) -> bool:

@@ -22,7 +22,7 @@ SECTION = Section(
         ),
         Figure(
             pattern='step/loss_scale',
-            definition='what the loss of this step was multiplied by (`GradScaler.get_scale()`); gradients are without it',
+            definition='what the loss was multiplied by (`GradScaler.get_scale()`); gradients are shown without it',
             unit='factor',
             hook_point='optimizer step',
             bad_value='falling towards 1: gradients overflow at any scale',

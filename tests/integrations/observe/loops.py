@@ -39,7 +39,8 @@ class Net(nn.Module):
 class Right:
     """What is right, by learner step: the weights' norm before it, and each part's gradient before clipping.
 
-    ``left_out`` counts optimizer steps that were left out beside others of the same step; ``signals`` are the means of what the loop publishes in the step.
+    ``left_out`` counts optimizer steps that were left out beside others of the same step; ``signals`` are the means of
+    what the loop publishes in the step.
     """
 
     model: nn.Module
