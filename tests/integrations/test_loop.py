@@ -1,0 +1,273 @@
+"""What a plain loop is told: where it goes on, that nothing was measured, and what was given as its optimizer."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ding_normmon import ConfigurationError, Monitor, attach
+from tests.integrations.observe.loops import Lookahead, Net, norm
+
+EVERY = {'monitor_norm_freq': 1}
+
+
+def train(model: nn.Module, optimizer: Any, steps: int, *, step: Callable[[], object] | None = None) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.ones(2, 4)).square().mean().backward()
+        (step or optimizer.step)()
+
+
+# -- resuming ------------------------------------------------------------------------------------------------------
+
+
+def part(start: int, resume: Callable[[Monitor], None], inside: bool) -> tuple[list[int], dict[str, int]]:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    first = {} if start == 0 or resume is not by_argument else {'first_iteration': start}
+    monitor = Monitor(model, {'monitor_norm_freq': 5}, optimizer=optimizer, **first)
+    if not inside:
+        resume(monitor)
+    with monitor:
+        if inside:
+            resume(monitor)
+        train(model, optimizer, 18)
+        state = monitor.state_dict()
+    assert monitor.state_dict()['next_iteration'] == state['next_iteration']
+    return [record.iteration for record in monitor.take_records()], state
+
+
+def by_argument(monitor: Monitor) -> None:
+    """It was given at construction."""
+
+
+@pytest.mark.parametrize('way', ['argument', 'state before', 'state inside'])
+def test_a_resumed_loop_goes_on_where_it_was(way: str) -> None:
+    iterations, state = part(0, by_argument, inside=False)
+    assert iterations == [0, 5, 10, 15]
+    assert state['next_iteration'] == 18
+    resume = by_argument if way == 'argument' else lambda monitor: monitor.load_state_dict(state)
+    iterations, state = part(18, resume, inside=way == 'state inside')
+    assert iterations == [20, 25, 30, 35]
+    assert state['next_iteration'] == 36
+
+
+def test_a_checkpoint_without_a_loop_has_no_iteration_to_go_on_at() -> None:
+    monitor = Monitor(Net(), EVERY)
+    with monitor.step(0):
+        pass
+    monitor.close()
+    assert 'next_iteration' not in monitor.state_dict()
+
+
+# -- nothing measured ----------------------------------------------------------------------------------------------
+
+
+class Policy:
+    def __init__(self) -> None:
+        self._learn_model = Net()
+        self._optimizer = torch.optim.SGD(self._learn_model.parameters(), lr=0.1)
+
+    def _forward_learn(self, data: Any) -> None:
+        train(self._learn_model, self._optimizer, 1)
+
+
+def without_optimizer() -> None:
+    model = Net()
+    with Monitor(model, EVERY):
+        train(model, torch.optim.SGD(model.parameters(), lr=0.1), 3)
+
+
+def without_entering() -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = Monitor(model, EVERY, optimizer=optimizer)
+    train(model, optimizer, 3)
+    monitor.close()
+
+
+def without_entering_or_closing() -> None:
+    model = Net()
+    Monitor(model, EVERY, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    gc.collect()
+
+
+def without_a_step() -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def move() -> None:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.1 * parameter.grad
+
+    with Monitor(model, EVERY, optimizer=optimizer) as monitor:
+        train(model, optimizer, 3, step=move)
+    assert monitor.take_records() == []
+
+
+def with_another_optimizer() -> None:
+    model = Net()
+    given, used = (torch.optim.Adam(model.parameters(), lr=0.1) for _ in range(2))
+    with Monitor(model, EVERY, optimizer=given):
+        train(model, used, 3)
+
+
+def with_an_early_learn_mode() -> None:
+    policy = Policy()
+    forward = policy._forward_learn
+    attachment = attach(policy, EVERY)
+    for _ in range(3):
+        forward(None)
+    attachment.detach()
+
+
+CAUSES = {
+    without_optimizer: 'it was given no optimizer=',
+    without_entering: 'the monitor was never entered',
+    without_entering_or_closing: 'the monitor was never entered',
+    without_a_step: r'no step\(\) of optimizer \(SGD\) was seen',
+    with_another_optimizer: r'no step\(\) of optimizer \(Adam\) was seen',
+    with_an_early_learn_mode: 'its learn_mode was taken before the monitor was attached',
+}
+
+
+@pytest.mark.parametrize('program', CAUSES)
+def test_that_nothing_was_measured_is_said_once_with_the_likely_cause(
+    program: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    gc.collect()
+    with caplog.at_level(logging.WARNING, 'ding_normmon'):
+        program()
+    said = [message for message in caplog.messages if 'nothing was measured' in message]
+    assert len(said) == 1
+    assert re.search(CAUSES[program], said[0])
+
+
+def test_nothing_is_said_where_there_is_something(caplog: pytest.LogCaptureFixture) -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with caplog.at_level(logging.WARNING, 'ding_normmon'):
+        with Monitor(model, {'monitor_norm_freq': 100}, optimizer=optimizer, first_iteration=1):
+            train(model, optimizer, 3)
+        with Monitor(model, EVERY) as monitor, monitor.step(0) as step:
+            step.forward_end()
+        Monitor(model, {'monitor_norm_freq': 0}, optimizer=optimizer).close()
+        attach(Policy(), EVERY).detach(only_looked=True)
+        with pytest.raises(KeyError), Monitor(model, EVERY, optimizer=optimizer):
+            raise KeyError
+    assert not caplog.messages
+
+
+@pytest.mark.slow
+def test_it_is_said_when_the_process_ends() -> None:
+    program = (
+        'import torch\n'
+        'from ding_normmon import Monitor\n'
+        'model = torch.nn.Linear(2, 1)\n'
+        'monitor = Monitor(model, {"monitor_norm_freq": 1}, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))\n'
+        'model(torch.ones(1, 2)).sum().backward()\n'
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, '-c', program], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr.count('nothing was measured') == 1
+
+
+def test_a_monitor_that_was_closed_cannot_be_entered_again() -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = Monitor(model, EVERY, optimizer=optimizer)
+    with monitor:
+        train(model, optimizer, 1)
+    with pytest.raises(ConfigurationError, match='closed at the end of its "with" block'), monitor:
+        pass
+
+
+def test_begin_is_for_the_loop() -> None:
+    model = Net()
+    monitor = Monitor(model, EVERY, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(RuntimeError, match='inside of "with Monitor'):
+        monitor.begin(0)
+    Monitor(model, {'monitor_norm_freq': 0}).begin(0)
+
+
+# -- what is called an optimizer -----------------------------------------------------------------------------------
+
+
+class Prepared(torch.optim.Optimizer):
+    """As accelerate wraps one: an optimizer that never called its base class, and steps only now and then."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, every: int) -> None:
+        self.optimizer, self.every, self.count = optimizer, every, 0
+
+    @property
+    def param_groups(self) -> Any:  # type: ignore[override]
+        return self.optimizer.param_groups
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        if self.count % self.every == 0:
+            self.optimizer.zero_grad(set_to_none)
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.count += 1
+        if self.count % self.every == 0:
+            self.optimizer.step()
+
+
+class Several:
+    """No optimizer at all, but a list of them."""
+
+    def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
+        self._optimizers = list(optimizers)
+
+    def zero_grad(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.zero_grad()
+
+    def step(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.step()
+
+
+def test_a_prepared_optimizer_is_seen_where_it_really_steps() -> None:
+    model = Net()
+    optimizer = Prepared(torch.optim.SGD(model.parameters(), lr=0.1), every=2)
+    right = []
+    with Monitor(model, EVERY, optimizer=optimizer) as monitor:
+        for index in range(6):
+            optimizer.zero_grad()
+            model(torch.full((2, 4), index + 1.0)).square().mean().backward()
+            if index % 2:
+                right.append(norm(parameter.grad for parameter in model.parameters()))
+            optimizer.step()
+    found = [record.scalars['grad/model/_total_norm'] for record in monitor.take_records()]
+    assert found == pytest.approx(right, rel=1e-6)
+
+
+def test_optimizers_that_somebody_puts_together_are_all_seen() -> None:
+    model = Net()
+    both = Several(
+        torch.optim.SGD(model.head_value.parameters(), lr=0.1), Lookahead(torch.optim.Adam(model.encoder.parameters()))
+    )
+    with Monitor(model, EVERY, optimizer=both) as monitor:
+        train(model, both, 3)
+    records = monitor.take_records()
+    assert [record.iteration for record in records] == [0, 1, 2]
+    assert all('grad/model/_total_norm' in record.scalars for record in records)
+
+
+@pytest.mark.parametrize('given', [7, nn.Linear(2, 1), {'actor': 'Adam'}, [None]])
+def test_what_is_no_optimizer_is_refused(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r'is no torch\.optim\.Optimizer, and holds none'):
+        Monitor(Net(), EVERY, optimizer=given)
