@@ -23,7 +23,7 @@ RUN := .venv/bin/python -m
 PYTEST := $(RUN) pytest $(TESTS) --doctest-modules -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test test-all test-fast lint faults docs clean
+.PHONY: help env train test test-all test-fast test-recipes lint faults docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -63,6 +63,16 @@ test-all: env  ## every test: full matrices, every LightZero entry, fuzzing, fau
 
 test-fast: env  ## the tests that are neither slow nor start several ranks: under a minute
 	@$(PYTEST) -m 'not slow and not distributed and not full' $(PYTEST_ARGS)
+
+RECIPES := build/recipes
+
+test-recipes: env  ## the recipes of docs/other_trainers.md (accelerate, HF Trainer, Lightning), in an environment of their own
+	@cmp -s tests/recipes/requirements.txt "$(RECIPES)/requirements.txt" || { \
+	    rm -rf "$(RECIPES)" && .venv/bin/python -m venv "$(RECIPES)" && \
+	    "$(RECIPES)/bin/python" -m pip install -q --disable-pip-version-check -r tests/recipes/requirements.txt \
+	        $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") && \
+	    cp tests/recipes/requirements.txt "$(RECIPES)/requirements.txt"; }
+	@"$(RECIPES)/bin/python" tests/recipes/run.py
 
 lint: env  ## style, types and the direction of imports
 	@$(RUN) ruff check .

@@ -90,6 +90,16 @@ class Description:
                     ', '.join(sorted(held)) or '-',
                 )
             )
+            shared = [
+                parameter
+                for parameter in group.parameters
+                if sum(id(parameter) in holder.parameters for holder in holders) > 1
+            ]
+            if shared:
+                remarks.append(
+                    f'{group.key}: several optimizers hold {len(shared)} of {len(group.parameters)} parameter tensors; '
+                    f'shown is the gradient with which the first of them steps'
+                )
             free = sum(not any(id(p) in holder.parameters for holder in holders) for p in group.parameters)
             if holders and free:
                 remarks.append(f'{group.key}: {free} of {len(group.parameters)} parameter tensors are in no optimizer')

@@ -38,7 +38,8 @@ each group and the optimizer that holds them.
 - **Gradients are final** where the first of these is seen: the policy says so itself; a clip call on them; the
   optimizer (or a `GradScaler`) is about to step; without any optimizer, the end of the last backward pass. With
   several optimizers each reports its own parameters at its own evidence; one that rests in a step reports nothing,
-  and `grad/model` is absent then.
+  and `grad/model` is absent then. Of a parameter that two optimizers hold it is the gradient with which the first of
+  them steps in the call. A call whose step is skipped has no record ([other_trainers.md](other_trainers.md)).
 - **Coefficient** is min(1, max_norm / (norm + 1e-6)) of each clip call, under `clip/{model}/coefficient`. The policies
   of the tests clip where their configuration allows it. `clip_fraction=True` adds `clip/{model}/fraction`.
 - **Which gradient** is stated for one rank; on several ranks `describe()` says what this run does.
