@@ -13,9 +13,10 @@ SECTION = Section(
             pattern='clip/{model}/coefficient',
             definition=(
                 'min(1, c / (norm + 1e-6)): what a clip call by norm multiplies the gradients with, seen from '
-                'outside or told by `step.clipped(norm, c)`; `{model}` is `model`, or the groups that are '
-                'clipped; mean over the ranks where each clips its own gradients; 0 where an optimizer drops the '
-                'gradient'
+                'outside or told by `step.clipped(norm, c)`; where gradients are changed by hand, the norm at the '
+                "optimizer's step over that at the end of the backward pass, with a note; `{model}` is `model`, or the "
+                'groups that are clipped; mean over the ranks where each clips its own gradients; 0 where an optimizer '
+                'drops the gradient'
             ),
             unit='factor',
             hook_point='clip call',
