@@ -1,4 +1,4 @@
-"""Dormancy of the network in whose forward pass an activation ran, against activities kept by the networks themselves."""
+"""Dormancy of the network in whose forward pass an activation ran, against activities that the networks keep."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Model(nn.Module):
         return self.head_value(self.transformer(x if self.encoder.inner is not None else self.adapter(x)))
 
 
-@pytest.mark.parametrize('kind, options', [(nn.ReLU, {}), (nn.ReLU, {'inplace': True}), (nn.GELU, {})])
+@pytest.mark.parametrize(('kind', 'options'), [(nn.ReLU, {}), (nn.ReLU, {'inplace': True}), (nn.GELU, {})])
 @pytest.mark.parametrize('nested', [False, True])
 def test_an_activation_that_all_networks_use_is_a_layer_of_each(
     nested: bool, kind: type[nn.Module], options: dict[str, Any]

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
@@ -131,6 +132,7 @@ class HookPoints:
         self.evidence: dict[str, str] = {}
         self.clips: dict[str, bool] = {}
         self._holders: tuple[Holder, ...] = ()
+        self._shared_by: tuple[tuple[Holder, ...], frozenset[int]] = ((), frozenset())
         self.told = self.as_found = False
         self._known: tuple[Any, ...] = ()
         self._found: tuple[Holder, ...] = ()
@@ -162,10 +164,18 @@ class HookPoints:
                 found.append(Holder(name, optimizer, frozenset(held)))
         return tuple(found)
 
-    def gradients_of(self, holder: Holder) -> dict[int, tuple[int, int]]:
-        """Return what tells the present gradients of an optimizer's parameters from earlier and later ones."""
-        found = {key: self._parameters[key].grad for key in holder.parameters if key in self._parameters}
-        return {key: (id(gradient), gradient._version) for key, gradient in found.items() if gradient is not None}
+    def shared_gradients_of(self, holder: Holder) -> dict[int, Tensor]:
+        """Return the present gradients of an optimizer's parameters that another one holds too."""
+        shared = holder.parameters & self._shared() & self._parameters.keys()
+        found = {key: self._parameters[key].grad for key in shared}
+        return {key: gradient for key, gradient in found.items() if gradient is not None}
+
+    def _shared(self) -> Set[int]:
+        """Return the parameters that several of the watched optimizers hold."""
+        if self._shared_by[0] is not self._holders:
+            counts = Counter(key for holder in self._holders for key in holder.parameters)
+            self._shared_by = (self._holders, frozenset(key for key, count in counts.items() if count > 1))
+        return self._shared_by[1]
 
     @property
     def scaled(self) -> bool:
@@ -252,10 +262,12 @@ class HookPoints:
 
     def _final_of(self, holder: Holder) -> set[int]:
         """Return the parameters whose gradients are final where this optimizer's are."""
-        to_come = [other.parameters for other in self._holders if other.name not in self._done]
+        shared = holder.parameters & self._shared()
+        if not shared:
+            return set(holder.parameters)
+        to_come = set().union(*(other.parameters for other in self._holders if other.name not in self._done))
         # What another optimizer holds too, and has no gradient yet, gets it before that one steps.
-        waits = {key for key in holder.parameters.intersection(*[set().union(*to_come)]) if self._no_gradient(key)}
-        return set(holder.parameters) - waits
+        return {key for key in holder.parameters if not (key in shared & to_come and self._no_gradient(key))}
 
     def _no_gradient(self, key: int) -> bool:
         return self._parameters[key].grad is None
@@ -288,8 +300,7 @@ class HookPoints:
 
     def _is_clipped(self, holder: Holder, clipped: Set[int]) -> bool:
         """Tell whether a clip call means the gradients of this optimizer."""
-        shared = set().union(*(other.parameters for other in self._holders if other is not holder))
-        own = holder.parameters - shared
+        own = holder.parameters - self._shared()
         return bool(own & clipped) if own else holder.parameters <= clipped
 
     @_one_at_a_time

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import weakref
 from collections.abc import Callable, Iterator, Set
 from contextlib import AbstractContextManager
 
@@ -97,12 +98,12 @@ class ObservedSteps:
 
     def _forget_evidence(self) -> None:
         # What has stepped, what has begun to, and what a scaler has left out; where the first of it was called.
-        self._stepped: list[str] = []
+        self._stepped: dict[str, None] = {}
         self._begun: set[str] = set()
         self._left_out: set[str] = set()
         self._first: CallSite | None = None
         self._clips: list[tuple[CallSite, Set[int]]] = []
-        self._gradients: dict[int, tuple[int, int]] = {}
+        self._gradients: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._is_unclear = False
 
     @property
@@ -256,18 +257,23 @@ class ObservedSteps:
         # Whoever trains the same parameters again, with another gradient, does not share a step of a loop; one call of
         # a policy is one iteration all the same.
         return self._loop and any(
-            self._gradients[key] != gradient
-            for key, gradient in self._points.gradients_of(holder).items()
-            if key in self._gradients
+            self._is_another(key, gradient) for key, gradient in self._points.shared_gradients_of(holder).items()
         )
+
+    def _is_another(self, key: int, gradient: Tensor) -> bool:
+        if key not in self._gradients:
+            return False
+        earlier, version = self._gradients[key]
+        return earlier() is not gradient or version != gradient._version
 
     def stepped(self, holder: Holder) -> None:
         """Take note of a step that has moved the weights; with the last optimizer's the learner step ends."""
         if self._spoilt:
             return
-        if self._loop and len(self._points.holders_watched) > 1:
-            self._gradients.update(self._points.gradients_of(holder))
-        self._stepped.append(holder.name)
+        if self._loop:
+            for key, gradient in self._points.shared_gradients_of(holder).items():
+                self._gradients[key] = (weakref.ref(gradient), gradient._version)
+        self._stepped[holder.name] = None
         self._skipped_in_a_row = 0
         if self._whole or self._told or not self._all_have_had_their_turn():
             return
@@ -291,7 +297,8 @@ class ObservedSteps:
     # -- from one step to the next ---------------------------------------------------------------------------------
 
     def _all_have_had_their_turn(self) -> bool:
-        return {*self._stepped, *self._left_out} >= {holder.name for holder in self._points.holders_watched}
+        turns = self._stepped.keys() | self._left_out if self._left_out else self._stepped
+        return len(turns) == len(self._points.holders_watched)
 
     def _end_step(self) -> None:
         if isinstance(self.step, LearnerStep) and 'step_end' not in self.step.fired:
@@ -337,10 +344,11 @@ class ObservedSteps:
         if self._equally is not False and not self._told:
             self._learn()
         if self._is_unclear:
+            steps = list(self._stepped)
             self._monitor.lost_data.count(
                 'unclear_step',
-                f'where learner step {self.iteration} ends was not clear, because {self._stepped[-1]} stepped further '
-                f'up in the program than {self._stepped[0]}, which had stepped before; it was left out. {_HINT}',
+                f'where learner step {self.iteration} ends was not clear, because {steps[-1]} stepped further '
+                f'up in the program than {steps[0]}, which had stepped before; it was left out. {_HINT}',
             )
         # A gradient for which a scaler has left the step out has moved nothing, and may be infinite.
         self._leave(keep=not (self._is_unclear or (self._left_out and self._clips)))

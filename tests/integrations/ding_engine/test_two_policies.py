@@ -69,7 +69,7 @@ def history(folder: Path) -> list[tuple[int, float]]:
 
 
 @pytest.mark.parametrize(
-    'first, monitors_first, steps_of_the_second', [(0, False, 1), (30, True, 2), (7, False, 3)], ids=str
+    ('first', 'monitors_first', 'steps_of_the_second'), [(0, False, 1), (30, True, 2), (7, False, 3)], ids=str
 )
 def test_each_policy_has_its_own_iterations_names_and_history(
     folder: Path, first: int, monitors_first: bool, steps_of_the_second: int
@@ -125,10 +125,10 @@ def test_a_second_policy_without_a_name_is_given_one(folder: Path, caplog: pytes
 
 def test_two_of_one_name_are_refused(folder: Path) -> None:
     init_writer(EasyDict(exp_name=str(folder)))
-    with pytest.raises(ConfigurationError, match=r"two monitors of one task are called 'a'"):
-        with task.start(ctx=OnlineRLContext()):
-            for policy in (Policy(1.0), Policy(2.0)):
-                task.use(NormMonitor({'monitor_norm_freq': 1}, policy, name='a'))
+    with task.start(ctx=OnlineRLContext()):
+        for policy in (Policy(1.0), Policy(2.0)):
+            task.use(NormMonitor({'monitor_norm_freq': 1}, policy, name='a'))
+        with pytest.raises(ConfigurationError, match=r"two monitors of one task are called 'a'"):
             task.run(max_step=1)
     with pytest.raises(ConfigurationError, match=r'cannot be a name'):
         NormMonitor({'monitor_norm_freq': 1}, Policy(1.0), name='a/b')
