@@ -39,7 +39,7 @@ each group and the optimizer that holds them.
   optimizer (or a `GradScaler`) is about to step; without any optimizer, the end of the last backward pass. With
   several optimizers each reports its own parameters at its own evidence; one that rests in a step reports nothing,
   and `grad/model` is absent then. Of a parameter that two optimizers hold it is the gradient with which the first of
-  them steps in the call. A call whose step is skipped has no record ([other_trainers.md](other_trainers.md)). Where no
+  them steps in the call. A call whose step is skipped has no record. Where no
   clip call comes before the step, the gradient is that of the end of the last backward pass
   ([what_cannot_be_seen.md](what_cannot_be_seen.md)).
 - **Coefficient** is min(1, max_norm / (norm + 1e-6)) of each clip call, under `clip/{model}/coefficient`. The policies
