@@ -662,7 +662,7 @@ MUTATIONS = (
         ROWS,
     ),
     # -- the interplay of tasks
-    Mutation('sketch: no signs', 'sketch.py', '.mul_(table.signs)', '', SKETCH),
+    Mutation('sketch: no signs', 'metrics/maths/sketch.py', '.mul_(table.signs)', '', SKETCH),
     Mutation(
         'sketch: signs of rows forgotten',
         'metrics/maths/sketch.py',
@@ -677,8 +677,14 @@ MUTATIONS = (
         'buckets',
         SKETCH,
     ),
-    Mutation('sketch: what the last chunk left behind', 'sketch.py', '            buffer[stop:].zero_()\n', '', SKETCH),
-    Mutation('sketch: another seed', 'sketch.py', '_SEED = 20020708', '_SEED = 20020709', SKETCH),
+    Mutation(
+        'sketch: what the last chunk left behind',
+        'metrics/maths/sketch.py',
+        '            buffer[stop:].zero_()\n',
+        '',
+        SKETCH,
+    ),
+    Mutation('sketch: another seed', 'metrics/maths/sketch.py', '_SEED = 20020708', '_SEED = 20020709', SKETCH),
     Mutation(
         'cosine: norms of the sketches not used',
         'metrics/maths/conflict_geometry.py',
@@ -721,7 +727,13 @@ MUTATIONS = (
         'row.mean()',
         CONFLICT,
     ),
-    Mutation('conflict: smallest of all pairs is the diagonal', 'conflict_figures.py', 'upper.argmin()', '0', CONFLICT),
+    Mutation(
+        'conflict: smallest of all pairs is the diagonal',
+        'metrics/maths/conflict_geometry.py',
+        'upper.argmin()',
+        '0',
+        CONFLICT,
+    ),
     Mutation(
         'conflict: the last step is repeated',
         'metrics/gradient_conflict.py',
@@ -737,7 +749,11 @@ MUTATIONS = (
         CONFLICT,
     ),
     Mutation(
-        'conflict: gradients are accumulated', 'shared_groups.py', 'retain_graph=True', 'retain_graph=False', CONFLICT
+        'conflict: gradients are accumulated',
+        'metrics/shared_parameters.py',
+        'retain_graph=True',
+        'retain_graph=False',
+        CONFLICT,
     ),
     Mutation(
         'conflict: reentrant checkpoints are not looked for',

@@ -45,5 +45,13 @@ def test_a_fault_whose_text_is_not_there_is_an_error(tmp_path: Path) -> None:
             apply(Mutation('', 'a.py', old, 'z', ()), tmp_path)
 
 
+@pytest.mark.parametrize('mutation', MUTATIONS, ids=lambda mutation: mutation.what)
+def test_every_fault_can_be_planted(mutation: Mutation) -> None:
+    text = (SCRIPT.parents[1] / 'ding_normmon' / mutation.file).read_text(encoding='utf-8')
+    assert text.count(mutation.old) == 1
+    for test in mutation.tests:
+        assert not test.startswith('tests/') or (SCRIPT.parents[1] / test).exists()
+
+
 def test_every_fault_has_its_own_description() -> None:
     assert len({mutation.what for mutation in MUTATIONS}) == len(MUTATIONS)

@@ -233,6 +233,7 @@ def test_pinned_versions_meet_what_the_packages_declare() -> None:
     assert wrong == {'DI-engine needs setuptools<=66.1.1'}
 
 
+@pytest.mark.slow
 def test_import_needs_neither_ding_nor_lzero() -> None:
     command = [sys.executable, '-c', BLOCKED_IMPORT]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

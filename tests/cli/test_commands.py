@@ -62,6 +62,7 @@ def test_a_folder_that_is_no_run_is_a_sentence(
     assert 'Traceback' not in text
 
 
+@pytest.mark.slow
 def test_a_comparison_says_what_changed_and_fails_where_it_must(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

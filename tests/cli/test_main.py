@@ -25,6 +25,7 @@ def normmon(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     return left.value.code or 0, captured.out + captured.err
 
 
+@pytest.mark.slow
 def test_a_policy_is_described(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     code, text = normmon(capsys, monkeypatch, 'inspect', 'tests.integrations.small_policies:ActorCritic')
     assert code == 0
@@ -69,6 +70,7 @@ def test_a_missing_table_package_is_one_sentence(
     assert 'needs the package tabulate' in text
 
 
+@pytest.mark.slow
 def test_help_needs_no_framework() -> None:
     program = (
         'import sys; sys.argv = ["normmon", "--help"]\n'

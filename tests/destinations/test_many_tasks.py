@@ -43,6 +43,7 @@ def written(folder: Path, destination: Any, num_tasks: int) -> tuple[set[str], s
     return set(accumulator.Tags()['scalars']), set(record.scalars)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', WRITERS)
 def test_many_tasks(tmp_path: Path, kind: str) -> None:
     shown, measured = written(tmp_path, WRITERS[kind](str(tmp_path)), MANY_TASKS + 1)

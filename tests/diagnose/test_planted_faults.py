@@ -37,6 +37,7 @@ def test_expectations_are_of_faults_and_rules_that_exist() -> None:
     assert callable(make_fault)
 
 
+@pytest.mark.full
 @pytest.mark.xdist_group('planted_faults')
 class TestGoals:
     def test_nineteen_of_twenty_faults_are_found(self, verdicts: list[Verdict]) -> None:

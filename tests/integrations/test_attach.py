@@ -486,6 +486,7 @@ def test_a_new_policy_is_measured_for_itself() -> None:
     assert [record.iteration for record in two.monitor.take_records()] == [0, 1]
 
 
+@pytest.mark.slow
 def test_two_hundred_rounds_leak_nothing() -> None:
     policy = ClippingInStep()
     data = batches(1)[0]

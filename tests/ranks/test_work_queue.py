@@ -112,6 +112,7 @@ def test_announcements_far_apart_are_not_waited_for(worker: Worker, monkeypatch:
     assert worker.taken[-1][1] - put_at < 0.1
 
 
+@pytest.mark.slow
 def test_short_steps_share_a_good_moment(worker: Worker) -> None:
     worker.queue._seconds = 0.25
     worker.queue.put(0)

@@ -126,6 +126,7 @@ def write_for_ever(path: Path, told: int) -> None:
         iteration += 1
 
 
+@pytest.mark.slow
 def test_fifty_kills_at_random_moments_lose_nothing_that_was_written(tmp_path: Path) -> None:
     chance = random.Random(1)
     path = tmp_path / FILE_NAME

@@ -224,6 +224,7 @@ def environments(number=2):
     return {task_id: [make_environment(name, i) for i in range(number)] for task_id, name in enumerate(NAMES)}
 
 
+@pytest.mark.slow
 def test_the_middleware_collects_samples_and_trains(small_policy):
     policy = small_policy
     buffers = {task_id: TaskReplayBuffer(policy.task_cfg(task_id)) for task_id in policy.task_ids}
@@ -271,6 +272,7 @@ def test_the_learner_stops_at_the_last_iteration(small_policy):
     collector.close()
 
 
+@pytest.mark.slow
 def test_the_evaluator_is_due_every_so_often_and_at_the_end(small_policy):
     ctx = OnlineRLContext()
     evaluator = MultiTaskEvaluator(small_policy, environments(), frequency=10, episodes=2, max_train_iter=25)

@@ -114,6 +114,7 @@ def test_options_of_the_environments_change_the_tasks():
     assert config.policy.tasks[0].action_space_size == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['mixed', 'atari8', 'atari26'])
 def test_every_configuration_is_complete(name):
     code, message, config = run('--config', name)

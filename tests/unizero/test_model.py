@@ -123,6 +123,7 @@ def test_registered() -> None:
     assert POLICY_REGISTRY.get('unizero_multitask') is UniZeroMultitaskPolicy
 
 
+@pytest.mark.slow
 def test_importing_keeps_the_root_log_level_and_the_top_package_light() -> None:
     code = (
         'import logging, sys\n'

@@ -97,6 +97,7 @@ def test_names_of_tasks_findings_and_configuration_are_there(accumulator: EventA
     assert 'monitor_norm_freq' in ' '.join(values)
 
 
+@pytest.mark.slow
 def test_twenty_six_tasks_stay_below_fifteen_hundred_tags() -> None:
     record = records_of(26)[-1]
     assert len(record.scalars) > 1800

@@ -176,6 +176,7 @@ def test_a_finding_is_on_the_context_and_stops_the_task(folder: Path) -> None:
     assert (folder / 'ckpt' / 'final.pth.tar').exists()
 
 
+@pytest.mark.slow
 def test_a_finding_saves_the_policy_of_one_iteration(folder: Path) -> None:
     policy = tiny_policy(2)
     done, _, _ = judged(policy, folder, 30, on_finding='checkpoint')

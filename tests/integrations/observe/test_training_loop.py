@@ -59,6 +59,7 @@ def norm(tensors: Any) -> float:
     return float(torch.cat([tensor.detach().double().flatten() for tensor in tensors]).norm())
 
 
+@pytest.mark.slow
 def test_it_works_without_di_engine() -> None:
     root = Path(__file__).resolve().parents[3]
     done = subprocess.run([sys.executable, '-c', PLAIN], cwd=root, capture_output=True, text=True, check=False)

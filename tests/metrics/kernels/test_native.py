@@ -99,6 +99,7 @@ def signal(draw: st.DrawFn) -> tuple[Tensor, Tensor | None, bool]:
     return tensor, mask, bool(inner) and draw(st.booleans())
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(signal())
 def test_any_row_equals_float64(given: tuple[Tensor, Tensor | None, bool]) -> None:

@@ -96,6 +96,7 @@ def any_tensor(draw: st.DrawFn) -> Tensor:
     return tensor
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.lists(any_tensor(), max_size=5), st.data())
 def test_any_list_equals_float64(tensors: list[Tensor], data: st.DataObject) -> None:
@@ -113,6 +114,7 @@ def test_equal_values_do_not_drift(size: int, value: float, dtype: torch.dtype) 
         assert math.sqrt(sums[0]) == pytest.approx(math.sqrt(reference(tensor)[0]), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'make', [lambda n: torch.full((n,), 0.1), torch.randn, torch.rand], ids=['0.1', 'normal', 'one sign']
 )

@@ -130,6 +130,7 @@ def no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, 'WARM_UP_SECONDS', 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('no_warm_up')
 @pytest.mark.parametrize('limit', [0.05, None])
 def test_an_expensive_quantity_is_stretched_and_it_is_logged(

@@ -29,7 +29,7 @@ OPTIONS = [
     '--disable-sync',
 ]
 
-pytestmark = pytest.mark.xdist_group('browser')
+pytestmark = [pytest.mark.xdist_group('browser'), pytest.mark.slow]
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason='Chromium is not installed')
 
 
