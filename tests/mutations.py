@@ -33,6 +33,7 @@ SKETCH = ('tests/metrics/maths/test_sketch.py',)
 CONFLICT = ('tests/metrics/test_gradient_conflict.py',)
 UPDATES = ('tests/metrics/test_updates.py',)
 MESSAGE = ('tests/ranks/test_message.py',)
+NAMES = ('tests/monitor/test_names.py',)
 EVERY_METRIC = (*MONITOR, '-k', 'every_metric or absent')
 
 
@@ -601,12 +602,33 @@ MUTATIONS = (
         '            pass\n',
         ('tests/monitor/test_resume.py', '-k', 'checkpoint'),
     ),
+    Mutation(
+        'names: the later source overwrites the earlier one',
+        'monitor/derive.py',
+        "                self._refuse(name, other, source)\n                del found[name]\n",
+        "                self._refuse(name, other, source)\n",
+        NAMES,
+    ),
+    Mutation(
+        'names: the first metric wins over the one that declares the name',
+        'monitor/derive.py',
+        'if self._figures.owner(name) == source:',
+        'if False:',
+        NAMES,
+    ),
+    Mutation(
+        'names: a published loss takes the name of a figure',
+        'monitor/publish_errors.py',
+        '        if owner is not None:\n',
+        '        if False:\n',
+        NAMES,
+    ),
     # -- published
     Mutation(
         'event file: layout and tasks lost on a full disk',
         'destinations/tensorboard/destination.py',
-        '    refuse_unwritable(file_writer)\n    shown = for_dashboard(record.scalars)\n',
-        '    shown = for_dashboard(record.scalars)\n    beside and beside(record, shown)\n    '
+        '    refuse_unwritable(file_writer)\n    shown = for_dashboard(record.scalars, figures)\n',
+        '    shown = for_dashboard(record.scalars, figures)\n    beside and beside(record, shown)\n    '
         'refuse_unwritable(file_writer)\n',
         EVENT_FILE,
     ),

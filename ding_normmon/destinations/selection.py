@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 
+from ding_normmon.core.figures import Figures
 from ding_normmon.core.metric_names import of_all_tasks, task_in
 
-__all__ = ['FEW_TASKS', 'MANY_TASKS', 'WORST_TASKS', 'for_dashboard', 'is_main_figure', 'worst_tasks']
+__all__ = ['FEW_TASKS', 'MANY_TASKS', 'WORST_TASKS', 'for_dashboard', 'worst_tasks']
 
 FEW_TASKS = 12
 """Up to so many tasks a dashboard shows every figure of each task; above, the main ones."""
@@ -19,13 +19,7 @@ MANY_TASKS = 64
 WORST_TASKS = 16
 """Above, it shows the figures over all tasks and so many single ones."""
 
-_LESSER = re.compile(
-    r'(?:plasticity|update|clip)/'  # those of the shared groups stay
-    r'|conflict/embeddings_task|conflict/[^/]+_task\d+/(?!mean_cosine$)'
-    r'|data/(?!reward_task\d+/abs_max$)'
-    r'|noreduce_(?!(?:obs|value|reward|policy)_loss_task)'
-)
-"""Of one task, and found in the history file and in reports; without them 26 tasks stay below 1,500 tags."""
+_NONE = Figures()
 
 
 def worst_tasks(scalars: Mapping[str, float], count: int = WORST_TASKS) -> list[int]:
@@ -59,27 +53,23 @@ def worst_tasks(scalars: Mapping[str, float], count: int = WORST_TASKS) -> list[
     return sorted(worst, key=lambda task: (-worst[task], task))[:count]
 
 
-def is_main_figure(name: str) -> bool:
-    """Tell whether a dashboard shows a figure however many tasks there are; a name without a task always is one.
-
-    >>> is_main_figure('logits/value_task3/abs_max'), is_main_figure('update/head_value_task3/relative')
-    (True, False)
-    """
-    return task_in(name) is None or _LESSER.match(name) is None
-
-
 def for_dashboard(
-    scalars: Mapping[str, float], many: int = MANY_TASKS, count: int = WORST_TASKS, few: int = FEW_TASKS
+    scalars: Mapping[str, float],
+    figures: Figures = _NONE,
+    *,
+    many: int = MANY_TASKS,
+    count: int = WORST_TASKS,
+    few: int = FEW_TASKS,
 ) -> dict[str, float]:
     """Return the figures that a dashboard gets, so that their number stays within what one can look at.
 
-    Up to ``few`` tasks that is all of them. Above, the main figures of each task: its norms, gradient norms, logits and
-    embeddings, its four losses and the mean cosine of its gradients with those of others. Above ``many``, the figures
-    over all tasks and those of the worst ones; what is left out of this record then depends on the record.
-    ``ctx.monitor_records`` and the history file have everything.
+    Up to ``few`` tasks that is all of them. Above, what is no detail of a single task by its declaration; above
+    ``many``, the figures over all tasks and those of the worst ones. What is left out of this record then depends on
+    the record. ``ctx.monitor_records`` and the history file have everything.
 
     Arguments:
         scalars: of one record.
+        figures: declares what is a detail; what nobody declares is none.
         many: up to so many tasks each one is shown.
         count: tasks that are shown above that.
         few: up to so many tasks nothing is left out.
@@ -97,7 +87,7 @@ def for_dashboard(
     return {
         name: value
         for name, value in scalars.items()
-        if name not in task_of or (task_of[name] in shown and not (lesser and _LESSER.match(name)))
+        if name not in task_of or (task_of[name] in shown and not (lesser and figures.is_detail(name)))
     }
 
 

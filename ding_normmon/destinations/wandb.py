@@ -57,7 +57,7 @@ class WandB:
             tasks = {str(task_id): name for task_id, name in self._description.tasks.items()}
             known: Mapping[str, Any] = {'monitor': dict(self._description.configuration), 'monitor_tasks': tasks}
             self._run.config.update(known, allow_val_change=True)
-        shown = for_dashboard(record.scalars)
+        shown = for_dashboard(record.scalars, self._description.figures)
         for family in {name.partition('/')[0] for name in shown} - self._families:
             self._families.add(family)
             pattern = f'{family}/*' if any(name.startswith(f'{family}/') for name in shown) else family

@@ -46,6 +46,7 @@ def attach(
     *,
     destinations: Sequence[Destination] = (),
     iteration: Callable[[], int] | None = None,
+    metrics: Sequence[Metric] | None = None,
     rules: Sequence[Any] = (),
     callback: Callable[[Finding], object] | None = None,
 ) -> Attachment:
@@ -60,6 +61,7 @@ def attach(
         iteration: tells the learner iteration that the next call begins with, for policies whose data does not; by
             default learner steps are counted from 0. It is needed where calls make different numbers of steps, because
             those of a call in which nothing is due are not looked at.
+        metrics: what is measured; by default those of ``preset``, see :mod:`ding_normmon.metrics`.
         rules: further rules that judge records, the same on every rank.
         callback: called with every finding, see :class:`~ding_normmon.monitor.monitor.Monitor`.
 
@@ -89,7 +91,13 @@ def attach(
         ['grad/body/_total_norm', 'grad/head/_total_norm', 'grad/model/_total_norm']
     """
     return Attachment(
-        policy, cfg, destinations=destinations, iteration=iteration, rules=rules, callback=callback
+        policy,
+        cfg,
+        destinations=destinations,
+        iteration=iteration,
+        metrics=metrics,
+        rules=rules,
+        callback=callback,
     )
 
 
@@ -107,6 +115,7 @@ class Attachment:
         *,
         destinations: Sequence[Destination] = (),
         iteration: Callable[[], int] | None = None,
+        metrics: Sequence[Metric] | None = None,
         rules: Sequence[Any] = (),
         callback: Callable[[Finding], object] | None = None,
     ) -> None:
@@ -124,7 +133,7 @@ class Attachment:
             task_ids=adapter.task_ids,
             task_names=adapter.task_names if isinstance(adapter, PublishingAdapter) else (),
             destinations=destinations,
-            metrics=_metrics_of(adapter, config.preset),
+            metrics=_metrics_of(adapter, preset_metrics(config.preset) if metrics is None else metrics),
             rules=rules,
             callback=callback,
         )
@@ -151,7 +160,7 @@ class Attachment:
             optimizers=lambda: find_optimizers(policy),
             modules=modules,
             scalers=lambda: find_scalers(policy),
-            clipping=next(metric for metric in self.monitor.metrics if isinstance(metric, Clipping)),
+            clipping=next((metric for metric in monitor.metrics if isinstance(metric, Clipping)), None),
             local=adapter.gradient == LOCAL_GRADIENT,
         )
         self._data: Any = None
@@ -277,8 +286,7 @@ class Attachment:
                 self._seen.update(self.monitor.signals_of_step())
 
 
-def _metrics_of(adapter: Adapter, preset: str) -> list[Metric]:
-    metrics = preset_metrics(preset)
+def _metrics_of(adapter: Adapter, metrics: Sequence[Metric]) -> Sequence[Metric]:
     return with_local_gradients(metrics) if adapter.gradient == LOCAL_GRADIENT else metrics
 
 

@@ -8,7 +8,7 @@ from ding_normmon.metrics.gradient_norms import GradientNorms
 from ding_normmon.metrics.loss_contributions import LossContributions
 from ding_normmon.metrics.own_cost import OwnCost
 from ding_normmon.metrics.parameter_norms import ParameterNorms
-from ding_normmon.metrics.presets import PRESETS, default_metrics, preset_metrics
+from ding_normmon.metrics.presets import DECLARED, PRESETS, default_metrics, preset_metrics
 from ding_normmon.metrics.rank_agreement import RankAgreement
 from ding_normmon.metrics.representation_rank import RepresentationRank
 from ding_normmon.metrics.task_losses import TaskLosses
@@ -17,6 +17,7 @@ from ding_normmon.metrics.updates import Updates
 from ding_normmon.metrics.weight_magnitude import WeightMagnitude
 
 __all__ = [
+    'DECLARED',
     'PRESETS',
     'Clipping',
     'DormantUnits',

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from ding_normmon.core.common_figures import COMMON_FIGURES
 from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.core.destination import Destination, RunDescription
+from ding_normmon.core.figures import Figures
 from ding_normmon.core.finding import Finding
 from ding_normmon.core.lost_data import LostData
 from ding_normmon.core.model_snapshot import ModelSnapshot
@@ -108,6 +110,7 @@ class StepMonitor:
         self.diagnosis = DiagnosisStage()
         self.groups: tuple[Group, ...] = ()
         self.metrics: list[Metric] = []
+        self.figures = Figures()
         self._last_local: Record | None = None
         self._pending: deque[Pending] = deque()
         self._waiting: deque[WaitingBatch] = deque()
@@ -137,6 +140,8 @@ class StepMonitor:
                 native.say_if_missing()
             self._snapshot = ModelSnapshot(model)
             self.groups = find_groups(model, num_tasks, self.config.module_groups)
+            self.metrics = _checked_metrics(preset_metrics(self.config.preset) if metrics is None else metrics)
+            self.figures = _declared_figures(self.metrics, self.groups)
             description = self._describe_run()
             self.diagnosis = DiagnosisStage.of(
                 self.config, description.tasks, rules, self.control, self.lost_data, rank
@@ -145,21 +150,12 @@ class StepMonitor:
             self._workers += [
                 DestinationWorker(entry, self.lost_data, description=description) for entry in destinations
             ]
-            self.metrics = list(preset_metrics(self.config.preset) if metrics is None else metrics)
-            names = [metric.name for metric in self.metrics]
-            if len(set(names)) < len(names):
-                raise ConfigurationError(f'monitor: two metrics have the same name: {names}')
-            for name in names:
-                if not isinstance(name, str) or not re.fullmatch(r'[A-Za-z0-9_.-]+', name):
-                    raise ConfigurationError(
-                        f'monitor: {name!r} cannot be the name of a metric: letters, digits, _, . and -'
-                    )
         agreed = agree(self.transport, self.config, self.groups, num_tasks, self._task_ids)
         self._owner_only = {metric.name for metric in self.metrics if metric.owner_only}
         self._sharded = ShardedGroups(self.groups, self._owner_only, world_size)
         self._ownership = Ownership(num_tasks, agreed.task_ids, self._owner_only, self._sharded.keys)
         self._publish_errors = PublishErrors(
-            num_tasks is not None, self.transport, self.lost_data, self.config.setup_timeout
+            num_tasks is not None, self.transport, self.lost_data, self.config.setup_timeout, self._taken
         )
         self._prepare()
         self._schedule = self.control.schedule
@@ -180,10 +176,13 @@ class StepMonitor:
             self.metrics, self.config.monitor_norm_freq, self.config.budget, self.control, self.config.deadline
         )
 
+    def _taken(self, name: str) -> str | None:
+        return self.figures.taken(name, {'model', *(group.key for group in self.groups)})
+
     def _describe_run(self) -> RunDescription:
         named = dict(enumerate(self._task_names))
         tasks = {task_id: named.get(task_id, f'task {task_id}') for task_id in range(self._num_tasks or 0)}
-        return RunDescription(tasks, dict(vars(self.config)))
+        return RunDescription(tasks, dict(vars(self.config)), self.figures)
 
     @torch.inference_mode(False)
     def _prepare(self, again: bool = False) -> None:
@@ -210,7 +209,7 @@ class StepMonitor:
                     f'monitor_norm_freq, {self.config.monitor_norm_freq}'
                 )
         self._calls = MetricCalls(self.metrics, self.lost_data, self._publish_errors.complain)
-        self._records = RecordBuilder(self.metrics, self._calls)
+        self._records = RecordBuilder(self.metrics, self._calls, self.figures)
         self._buffer = RowBuffer(self._setup.device, cells=sum(sizes))
         spans = [slice(stop - size, stop) for size, stop in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
         for metric, span in zip(self.metrics, spans, strict=True):
@@ -469,6 +468,44 @@ class StepMonitor:
     def __exit__(self, *_: object) -> None:
         """Close."""
         self.close()
+
+
+def _checked_metrics(metrics: Any) -> list[Metric]:
+    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+        raise ConfigurationError(
+            f'monitor: metrics is a sequence of metrics, such as [*default_metrics(), Mine()]; got {metrics!r}. '
+            f'Presets are named in the configuration: preset=...'
+        )
+    checked = list(metrics)
+    for metric in checked:
+        if isinstance(metric, type) and issubclass(metric, Metric):
+            raise ConfigurationError(f'monitor: expected a metric, got its class; write {metric.__name__}()')
+        if not isinstance(metric, Metric):
+            raise ConfigurationError(
+                f'monitor: expected a metric, an object whose class derives from Metric; got {metric!r}'
+            )
+        name = getattr(metric, 'name', None)
+        if not isinstance(name, str) or not re.fullmatch(r'[A-Za-z0-9_.-]+', name):
+            raise ConfigurationError(f'monitor: {name!r} cannot be the name of a metric: letters, digits, _, . and -')
+    names = [metric.name for metric in checked]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f'monitor: two metrics have the same name: {names}')
+    return checked
+
+
+def _declared_figures(metrics: Sequence[Metric], groups: Sequence[Group]) -> Figures:
+    """Return what the metrics declare.
+
+    Raises:
+        ConfigurationError: two of them declare figures of one name.
+    """
+    declared = [(metric.name, figure) for metric in metrics for figure in metric.figures]
+    figures = Figures([*declared, *COMMON_FIGURES])
+    twice = next(figures.declared_twice(group.key for group in groups), None)
+    if twice is not None:
+        name, first, second = twice
+        raise ConfigurationError(f'monitor: {name} comes from {first} and from {second}; give one another name')
+    return figures
 
 
 def _refuse_arguments(model: Any, **sequences: Any) -> None:

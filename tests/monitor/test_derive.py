@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ding_normmon.core.figures import Figures
 from ding_normmon.core.lost_data import LostData
 from ding_normmon.core.record import Matrix
 from ding_normmon.metrics import Metric
@@ -67,7 +68,8 @@ def table(*counts: float) -> RowTable:
 
 def builder(*metrics: Metric) -> tuple[RecordBuilder, LostData]:
     lost_data = LostData()
-    return RecordBuilder(metrics, MetricCalls(metrics, lost_data, lambda complaint: None)), lost_data
+    calls = MetricCalls(metrics, lost_data, lambda complaint: None)
+    return RecordBuilder(metrics, calls, Figures()), lost_data
 
 
 def test_a_record_holds_scalars_matrices_and_notes_of_every_metric() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from tensorboardX.proto.summary_pb2 import Summary
 
 from ding_normmon.core.destination import RunDescription
+from ding_normmon.core.figures import Figures
 from ding_normmon.core.finding import Finding
 from ding_normmon.core.metric_names import of_all_tasks, task_in
 from ding_normmon.core.record import Record
@@ -71,6 +72,11 @@ class Dashboard:
         if configuration is not None:
             self._configuration = configuration
 
+    @property
+    def figures(self) -> Figures:
+        """What is declared of the figures."""
+        return self._description.figures
+
     def values(self, record: Record, shown: Collection[str]) -> list[Summary.Value]:
         """Return what to write with a record.
 
@@ -109,7 +115,8 @@ class Dashboard:
         self._charted |= kinds
         self._layouts += 1
         self._names.update(shown)
-        return [layout_value(arrange(self._names | set(self._written_elsewhere()), self._description.tasks))]
+        names = self._names | set(self._written_elsewhere())
+        return [layout_value(arrange(names, self._description.tasks, self._description.figures))]
 
     def _tasks(self) -> list[Summary.Value]:
         tasks = self._description.tasks

@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ding_normmon.core.figures import Figures
 from ding_normmon.core.metric_names import ANY_TASK, of_all_tasks, task_in, without_task
-from ding_normmon.destinations.tensorboard.chart_rules import RULES, TASK_RULES, Rule
 
 __all__ = ['Category', 'Chart', 'arrange', 'tag_of', 'title_of_task']
 
@@ -70,7 +70,7 @@ def title_of_task(task_id: int, name: str) -> str:
     return f'Task {task_id}' if name in ('', f'task {task_id}') else f'Task {task_id}: {name}'
 
 
-def arrange(names: Collection[str], tasks: Mapping[int, str] | None = None) -> list[Category]:
+def arrange(names: Collection[str], tasks: Mapping[int, str], figures: Figures) -> list[Category]:
     """Arrange figures into charts; there is none without a figure, and no figure without a chart.
 
     First what is shared and the tasks side by side, then one category for each task.
@@ -78,57 +78,66 @@ def arrange(names: Collection[str], tasks: Mapping[int, str] | None = None) -> l
     Arguments:
         names: of the figures that were measured.
         tasks: what people call the tasks, by global task id.
+        figures: declares where each is drawn.
 
     Example:
+        >>> from ding_normmon.core.figure import Chart as Place, Figure
+        >>> heads = Place('Heads across tasks', '{group}: gradient norm')
+        >>> figure = Figure('grad/{group}/_total_norm', '', '', task_chart=heads, of_task='Norms')
+        >>> figures = Figures([('norms', figure)])
         >>> names = [f'grad/head_value_task{task}/_total_norm' for task in (0, 1)]
-        >>> for category in arrange(names, {0: 'Pong', 1: 'Boxing'}):
+        >>> for category in arrange(names, {0: 'Pong', 1: 'Boxing'}, figures):
         ...     for chart in category.charts:
         ...         print(category.title, '|', chart.title, '|', chart.expression)
         Heads across tasks | head_value: gradient norm (0 Pong, 1 Boxing) | ^grad/head_value_task\\d+/_total_norm$
-        Task 0: Pong | Gradient norms of its modules | ^grad/head_value_task0/_total_norm$
-        Task 1: Boxing | Gradient norms of its modules | ^grad/head_value_task1/_total_norm$
+        Task 0: Pong | Norms | ^grad/head_value_task0/_total_norm$
+        Task 1: Boxing | Norms | ^grad/head_value_task1/_total_norm$
     """
-    tasks = {} if tasks is None else tasks
     of_task: dict[int | None, list[str]] = {}
     for name in sorted(names):
         of_task.setdefault(task_in(name), []).append(name)
     named = {task: tasks.get(task, f'task {task}') for task in sorted(task for task in of_task if task is not None)}
-    categories = list(_side_by_side(of_task, named))
+    categories = list(_side_by_side(of_task, named, figures))
     returns = {match.group(2) for name in names if (match := _RETURNS.fullmatch(name))}
     for task, name in named.items():
-        charts = tuple(_of_one_task(of_task[task], tag_of(name) if tag_of(name) in returns else None))
+        charts = tuple(_of_one_task(of_task[task], figures, tag_of(name) if tag_of(name) in returns else None))
         categories.append(Category(title_of_task(task, name), charts))
     return categories
 
 
-def _side_by_side(of_task: Mapping[int | None, list[str]], named: Mapping[int, str]) -> Iterator[Category]:
+def _side_by_side(
+    of_task: Mapping[int | None, list[str]], named: Mapping[int, str], figures: Figures
+) -> Iterator[Category]:
     """Yield the categories of everything, tasks side by side."""
-    charts: dict[str, dict[tuple[int, str], list[str]]] = {rule.category: {} for rule in RULES}
-    for stem in dict.fromkeys(of_all_tasks(name) for of_one in of_task.values() for name in of_one):
-        for rank, rule in enumerate(RULES):
-            if (match := rule.expression.fullmatch(stem)) is not None:
-                title = _title(rule, match, named if ANY_TASK in stem else {})
-                charts[rule.category].setdefault((rank, title), []).append(stem)
-                break
+    stems = {of_all_tasks(name): name for of_one in of_task.values() for name in of_one}
+    ranks: dict[tuple[str, str], tuple[int, ...]] = {}
+    drawn: dict[tuple[str, str], list[str]] = {}
+    for stem, name in stems.items():
+        chart, rank = figures.place(name)
+        key = chart.category, _title(chart.title, named if ANY_TASK in stem else {})
+        drawn.setdefault(key, []).append(stem)
+        ranks[key] = min(rank, ranks.get(key, rank))
     bands: dict[str, list[Chart]] = {}
-    for chart in _bands(of_task.get(None, [])):
-        line = '' if chart.band is None else chart.band[0]
-        category = next(rule.category for rule in RULES if rule.expression.fullmatch(line))
-        bands.setdefault(category, []).append(chart)
-    for category, drawn in charts.items():
-        lines = [Chart(title, _expression(drawn[rank, title])) for rank, title in sorted(drawn)]
-        if lines:
-            yield Category(category, (*bands.get(category, []), *lines))
+    for band in _bands(of_task.get(None, [])):
+        assert band.band is not None
+        bands.setdefault(figures.place(band.band[0])[0].category, []).append(band)
+    ordered = sorted(drawn, key=lambda key: (ranks[key], key[1]))
+    for category in dict.fromkeys(category for category, _ in ordered):
+        lines = [Chart(key[1], _expression(drawn[key])) for key in ordered if key[0] == category]
+        yield Category(category, (*bands.get(category, []), *lines))
 
 
-def _of_one_task(own: list[str], name_with_return: str | None) -> Iterator[Chart]:
+def _of_one_task(own: list[str], figures: Figures, name_with_return: str | None) -> Iterator[Chart]:
     """Yield the charts of one task."""
     if name_with_return is not None:
         yield Chart('Return', rf'^(?:collect|eval)/{re.escape(name_with_return)}/return$')
-    for title, pattern in TASK_RULES:
-        chosen = [name for name in own if pattern.fullmatch(name)]
-        if chosen:
-            yield Chart(title, _expression(chosen))
+    charts: dict[str, list[str]] = {}
+    for name in sorted(own, key=figures.rank):
+        figure = figures.describe(name)
+        if figure is not None and figure.of_task:
+            charts.setdefault(figure.of_task, []).append(name)
+    for title, chosen in charts.items():
+        yield Chart(title, _expression(chosen))
     yield from _bands(own)
 
 
@@ -143,8 +152,7 @@ def _bands(names: list[str]) -> Iterator[Chart]:
                 yield Chart(f'{without_task(stem)}: mean, minimum and maximum', band=band)
 
 
-def _title(rule: Rule, match: re.Match[str], named: Mapping[int, str]) -> str:
-    title = rule.title.format(**match.groupdict())
+def _title(title: str, named: Mapping[int, str]) -> str:
     if not named:
         return title
     known = {task: ' '.join(name.split()) for task, name in named.items() if name != f'task {task}'}

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from tensorboardX.proto.summary_pb2 import Summary
 
 from ding_normmon.core.destination import RunDescription
+from ding_normmon.core.figures import Figures
 from ding_normmon.core.record import Record
 from ding_normmon.destinations.selection import for_dashboard
 from ding_normmon.destinations.tensorboard.beside import Dashboard
@@ -26,6 +27,8 @@ logger = logging.getLogger('ding_normmon')
 _SHARE = 0.01
 """Of the time that may be spent on drawing pictures."""
 
+_NONE = Figures()
+
 _next_picture: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
 Beside = Callable[[Record, Collection[str]], list[Summary.Value]]
@@ -33,7 +36,11 @@ Beside = Callable[[Record, Collection[str]], list[Summary.Value]]
 
 
 def write_record(
-    file_writer: Any, record: Record, beside: Beside | None = None, summaries: FigureSummaries | None = None
+    file_writer: Any,
+    record: Record,
+    beside: Beside | None = None,
+    summaries: FigureSummaries | None = None,
+    figures: Figures = _NONE,
 ) -> None:
     """Write the scalars of a record, and its matrices of cosines as pictures, as one event.
 
@@ -49,13 +56,14 @@ def write_record(
         beside: what else to write in the same event, such as :meth:`Dashboard.values
             <ding_normmon.destinations.tensorboard.beside.Dashboard.values>`.
         summaries: those of the same destination's earlier records.
+        figures: declares which figures are details, which are left out where there are many tasks.
 
     Raises:
         OSError: the disk is full, the folder was removed, or the writer's own thread has died of something else.
     """
     # First, because what stands beside the figures is made once.
     refuse_unwritable(file_writer)
-    shown = for_dashboard(record.scalars)
+    shown = for_dashboard(record.scalars, figures)
     values = _pictures(file_writer, record)
     if beside is not None:
         values += beside(record, shown)
@@ -112,7 +120,10 @@ class TensorBoard:
 
     def publish(self, record: Record) -> None:
         """Write the record's scalars under their own names at the record's iteration."""
-        write_record(self._writer._get_file_writer(), record, self._dashboard.values, self._summaries)
+        dashboard = self._dashboard
+        write_record(
+            self._writer._get_file_writer(), record, dashboard.values, self._summaries, dashboard.figures
+        )
 
     def close(self) -> None:
         """Bring everything to the disk."""
