@@ -500,14 +500,14 @@ MUTATIONS = (
     Mutation(
         'monitor: iteration 0 does not count',
         'monitor/monitor.py',
-        'and (iteration % self.frequency == 0 or self._measurement.gradient_due)',
-        'and iteration > 0 and (iteration % self.frequency == 0 or self._measurement.gradient_due)',
+        'return iteration % self.frequency == 0 or',
+        'return iteration > 0 and iteration % self.frequency == 0 or',
         (*MONITOR, '-k', 'points_stand'),
     ),
     Mutation(
         'monitor: weights that were replaced are told of for ever',
         'monitor/monitor.py',
-        'if self._snapshot.has_changed() and not',
+        'if self._base.snapshot.has_changed() and not',
         'if False and not',
         ('tests/monitor/test_changed_model.py', '-k', 'one_head'),
     ),
@@ -563,8 +563,8 @@ MUTATIONS = (
     Mutation(
         'monitor: copies that lag behind are never collected',
         'monitor/monitor.py',
-        '        if self._pending:\n            self._collect()\n        if self.frequency == 0:\n',
-        '        if self.frequency == 0:\n',
+        '        if self._arrivals.pending:\n            self._arrivals.collect(self._prepared)\n',
+        '',
         (*MONITOR, '-k', 'lag_behind'),
     ),
     Mutation(

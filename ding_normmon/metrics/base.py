@@ -158,11 +158,11 @@ class Metric:
         yield from ()
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
-        """Yield metric names and values from the merged rows of all ranks."""
-        yield from ()
+        """Yield metric names and values from the merged rows of all ranks.
 
-    def compare(self, table: RowTable) -> Iterator[tuple[str, float]]:
-        """Yield figures that depend on earlier records; called once per record, in the order of iterations."""
+        Once per record, in the order of iterations. Only where ``table.final`` may it be remembered for the next one:
+        with ``merge_train_output`` a rank also derives its own figures of every step.
+        """
         yield from ()
 
     def matrices(self, table: RowTable) -> Iterator[tuple[str, Matrix]]:

@@ -307,6 +307,8 @@ class TensorStatistics(Metric):
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield each signal's statistics over all tasks and per task."""
         labels, rows = table.block(self.name)
+        if table.complete and table.final:
+            yield from self._presences(labels, rows, table)
         if not labels:
             return
         plan = _plan_of(labels)
@@ -334,11 +336,8 @@ class TensorStatistics(Metric):
         for index, value in zip(chosen.tolist(), values.ravel()[chosen].tolist(), strict=True):
             yield cast(str, names[index]), value
 
-    def compare(self, table: RowTable) -> Iterator[tuple[str, float]]:
+    def _presences(self, labels: tuple[Label, ...], rows: moments.Row, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield what is out of the ordinary about the signals of this record."""
-        if not table.complete:
-            return
-        labels, rows = table.block(self.name)
         # The same signals as in the last record, of which there was nothing to say, and none of them empty.
         if labels is self._usual and (rows[:, moments.COUNT] + rows[:, moments.NONFINITE]).all():
             return

@@ -37,10 +37,9 @@ class RecordBuilder:
             (metric, [(method, field) for method, field in _FIELDS.items() if overriding([metric], method)])
             for metric in metrics
         ]
-        self._comparing = overriding(metrics, 'compare')
 
     def derive(self, table: RowTable, iteration: int) -> Record:
-        """Return the record of an iteration, but for what depends on the records before it."""
+        """Return the record of an iteration."""
         record = Record(iteration)
         sources: list[tuple[str, dict[str, float]]] = []
         for metric, methods in self._records:
@@ -55,14 +54,6 @@ class RecordBuilder:
             except Exception as error:
                 self._calls.fail(metric, 'derive', error)
         return record
-
-    def compare(self, record: Record, table: RowTable) -> None:
-        """Add what depends on the records before; once for every record, in the order of iterations."""
-        for metric in self._comparing:
-            try:
-                self._add(record.scalars, metric.name, metric.compare(table), [])
-            except Exception as error:
-                self._calls.fail(metric, 'compare', error)
 
     def _add(
         self,

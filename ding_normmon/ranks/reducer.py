@@ -33,7 +33,7 @@ from ding_normmon.ranks.work_queue import WorkQueue
 from ding_normmon.rows.table import Batch
 from ding_normmon.rows.waiting_batch import WaitingBatch
 
-__all__ = ['Reducer']
+__all__ = ['Reducer', 'queue_of']
 
 POLL_SECONDS = 0.02
 """How often rank 0 looks for messages while an iteration is incomplete."""
@@ -51,13 +51,23 @@ _OWN_SCHEMAS = 4
 _MOST_OF_A_MESSAGE = LARGEST_MESSAGE * 7 // 8
 
 
+_QUEUE_SIZE = 256
+"""Batches that may wait for the background thread; the oldest is dropped beyond that."""
+
+
+def queue_of(rank: int) -> WorkQueue[Batch | WaitingBatch]:
+    """Return the queue of one rank's background thread; the learner tells it when a backward pass begins."""
+    # Rank 0 has most to do. What the others send is gone with them unless it is under way.
+    return WorkQueue(_QUEUE_SIZE) if rank == 0 else WorkQueue(_QUEUE_SIZE, seconds=0.0)
+
+
 class Reducer:
     """Brings the batches of all ranks together.
 
     Arguments:
         transport: the connection between the ranks.
-        finish: called on rank 0, in the background thread, with the iteration, its batches by rank (ascending) and
-            the number of missing ranks.
+        finish: takes, on rank 0 and in the background thread, the iteration, its batches by rank (ascending) and the
+            number of missing ranks.
         lost_data: where lost_data are counted; those of other ranks arrive with their rows.
         control: rank 0's decisions, which travel over the same connection.
         deadline: seconds that rank 0 waits for rows that others have sent, and after which the others hold a silent
@@ -65,7 +75,7 @@ class Reducer:
         session: 8 bytes that tell this run's messages from those of others.
         ownership: which rank may report what.
         finished: called in the background thread when it has nothing more to finish for now.
-        queue_size: batches that may wait for the background thread; the oldest is dropped beyond that.
+        queue: of the background thread, by default :func:`queue_of` this rank.
     """
 
     def __init__(
@@ -78,7 +88,7 @@ class Reducer:
         session: bytes,
         ownership: Ownership,
         finished: Callable[[], None] = lambda: None,
-        queue_size: int = 256,
+        queue: WorkQueue[Batch | WaitingBatch] | None = None,
     ) -> None:
         self._transport = transport
         self._finish = finish
@@ -87,10 +97,7 @@ class Reducer:
         self._control = control
         self._deadline = deadline
         self._session = session
-        # Rank 0 has most to do. What the others send is gone with them unless it is under way.
-        self._queue: WorkQueue[Batch | WaitingBatch] = (
-            WorkQueue(queue_size) if transport.rank == 0 else WorkQueue(queue_size, seconds=0.0)
-        )
+        self._queue = queue_of(transport.rank) if queue is None else queue
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         # Only the background thread touches what follows.
@@ -122,10 +129,6 @@ class Reducer:
                 'the background thread is stuck in a store that does not answer, or too slow; the oldest rows were '
                 'dropped. If rank 0 is alive, measure less often (monitor_norm_freq)',
             )
-
-    def backward_begins(self) -> None:
-        """Announce that the learner needs no interpreter lock for a while."""
-        self._queue.backward_begins()
 
     def flush(self) -> None:
         """Have what was submitted sent or published now."""

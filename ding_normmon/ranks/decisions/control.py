@@ -13,7 +13,7 @@ step. A decision takes effect right before the learner step of its iteration. Wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ding_normmon.core.lost_data import LostData
@@ -31,8 +31,7 @@ class Control:
     Arguments:
         rank: this process.
         world_size: number of processes.
-        frequency: the configured measuring frequency; schedules are multiples of it. 0: the monitor is switched off,
-            and nothing can be posted.
+        frequency: the configured measuring frequency. 0: the monitor is switched off, and nothing can be posted.
         lost_data: where a failing callback is counted.
         deadline: seconds for which a two-phase decision waits for the promise of every rank.
 
@@ -50,11 +49,10 @@ class Control:
         ...     if iteration >= control.schedule.next_iteration:
         ...         control.reach(iteration)
         stop at 7
-        >>> control.post(frequency=25)
+        >>> Control(rank=1, world_size=2, frequency=10, lost_data=LostData(), deadline=60).post('stop')
         Traceback (most recent call last):
             ...
-        ding_normmon.ranks.decisions.decision.ControlError: a schedule of 25 is no multiple of the configured
-        monitor_norm_freq, 10
+        ding_normmon.ranks.decisions.decision.ControlError: only rank 0 decides; this is rank 1
     """
 
     def __init__(self, rank: int, world_size: int, frequency: int, lost_data: LostData, deadline: float) -> None:
@@ -72,7 +70,7 @@ class Control:
     def on(self, action: str, callback: Callable[[Decision], object]) -> None:
         """Call ``callback(decision)`` on this rank's learner thread when ``action`` takes effect.
 
-        ``'schedule'`` and ``'owners'`` are called for decisions that carry a schedule or a new division of tasks.
+        The name is the user's, but for ``'stop'`` and ``'checkpoint'``, which happen on all ranks or on none.
         """
         self._callbacks.setdefault(action, []).append(callback)
 
@@ -80,47 +78,24 @@ class Control:
         """Tell whether anything is registered for an action on this rank."""
         return bool(self._callbacks.get(action))
 
-    def post(
-        self,
-        action: str | None = None,
-        *,
-        frequency: int | None = None,
-        owners: Sequence[Sequence[int]] | None = None,
-        iteration: int | None = None,
-    ) -> int:
+    def post(self, action: str, *, iteration: int | None = None) -> int:
         """Post a decision on rank 0 and return its number; returns at once.
 
         Arguments:
             action: ``'stop'``, ``'checkpoint'`` (all ranks or none) or any other name that has callbacks.
-            frequency: measure every so many iterations from then on.
-            owners: the task ids of every rank from then on, by rank.
             iteration: when; by default far enough ahead for every rank to hear of it.
 
         Raises:
-            ControlError: not on rank 0, the monitor is switched off, nothing to decide, no multiple of the configured
-                frequency, too many open decisions.
+            ControlError: not on rank 0, the monitor is switched off, no action, too many open decisions.
         """
         if self._rank != 0:
             raise ControlError(f'only rank 0 decides; this is rank {self._rank}')
         if self._frequency == 0:
             raise ControlError('the monitor is switched off (monitor_norm_freq=0); no rank would hear of a decision')
-        if action is None and frequency is None and owners is None:
-            raise ControlError('a decision needs an action, a frequency or owners')
-        if frequency is not None and (frequency <= 0 or frequency % self._frequency):
-            raise ControlError(
-                f'a schedule of {frequency} is no multiple of the configured monitor_norm_freq, {self._frequency}'
-            )
-        if owners is not None and len(owners) != self._world_size:
-            raise ControlError(f'owners has {len(owners)} entries for {self._world_size} ranks')
-        decision = Decision(
-            number=0,
-            iteration=0,
-            frequency=frequency,
-            owners=None if owners is None else tuple(tuple(int(task) for task in tasks) for tasks in owners),
-            action=action,
-            committed=not is_two_phase(action) or self._world_size == 1,
-        )
-        return self._leader.post(decision, iteration)
+        if not isinstance(action, str) or not action:
+            raise ControlError(f'a decision needs an action, the name of its callbacks; got {action!r}')
+        committed = not is_two_phase(action) or self._world_size == 1
+        return self._leader.post(Decision(0, 0, action, committed), iteration)
 
     def take_notes(self) -> dict[str, str]:
         """Return what could not be decided since the last call, as notes of a record."""
@@ -136,15 +111,12 @@ class Control:
     def reach(self, iteration: int) -> None:
         """Apply what is due before the learner step of ``iteration``, as ``schedule.next_iteration`` announced."""
         for decision in self.schedule.take_due(iteration):
-            topics = [decision.action, decision.frequency and 'schedule', decision.owners and 'owners']
-            for topic in filter(None, topics):
-                for callback in self._callbacks.get(str(topic), []):
-                    try:
-                        callback(decision)
-                    except Exception as error:
-                        self._lost.count(
-                            'control', f'the callback for {topic!r} raised {type(error).__name__}: {error}'
-                        )
+            for callback in self._callbacks.get(decision.action, []):
+                try:
+                    callback(decision)
+                except Exception as error:
+                    what = f'the callback for {decision.action!r} raised {type(error).__name__}: {error}'
+                    self._lost.count('control', what)
 
     # -- the background thread -------------------------------------------------------------------------------------
 

@@ -15,9 +15,9 @@ STRETCH = 'stretch '
 """``'stretch plasticity 4'``: measure it four times less often than configured."""
 
 
-def is_two_phase(action: str | None) -> bool:
+def is_two_phase(action: str) -> bool:
     """Tell whether every rank has to promise before rank 0 commits."""
-    return action is not None and (action in TWO_PHASE or action.startswith(STRETCH))
+    return action in TWO_PHASE or action.startswith(STRETCH)
 
 
 class ControlError(ValueError):
@@ -31,17 +31,13 @@ class Decision:
     Arguments:
         number: ascending; a decision that is posted again has a new one.
         iteration: it takes effect right before the learner step of this iteration.
-        frequency: new schedule, a multiple of the configured one; None leaves it.
-        owners: new task ids of every rank, by rank; None leaves them.
-        action: name under which callbacks are registered, such as ``'stop'``; None for none.
+        action: name under which callbacks are registered, such as ``'stop'``.
         committed: whether it may be acted upon; always true for what is not two-phase.
     """
 
     number: int
     iteration: int
-    frequency: int | None = None
-    owners: tuple[tuple[int, ...], ...] | None = None
-    action: str | None = None
+    action: str
     committed: bool = True
 
 
@@ -51,16 +47,12 @@ def read_decision(entry: Mapping[str, Any]) -> Decision:
     Raises:
         KeyError, TypeError, ValueError: a mapping that describes none.
 
-    >>> entry = {'number': 1, 'iteration': 50, 'frequency': 20, 'owners': None, 'action': None, 'committed': True}
-    >>> read_decision(entry).frequency
-    20
+    >>> read_decision({'number': 1, 'iteration': 50, 'action': 'stop', 'committed': True}).action
+    'stop'
     """
-    owners = entry['owners']
     return Decision(
         number=int(entry['number']),
         iteration=int(entry['iteration']),
-        frequency=None if entry['frequency'] is None else int(entry['frequency']),
-        owners=None if owners is None else tuple(tuple(int(task) for task in tasks) for tasks in owners),
-        action=None if entry['action'] is None else str(entry['action']),
+        action=str(entry['action']),
         committed=bool(entry['committed']),
     )

@@ -78,7 +78,7 @@ class Follower:
             decision.iteration,
             self._schedule.iteration,
         )
-        if decision.action is not None and (decision.action == 'stop' or decision.action.startswith(STRETCH)):
+        if decision.action == 'stop' or decision.action.startswith(STRETCH):
             self._schedule.add(replace(decision, iteration=self._schedule.iteration + 1))
 
     def _answer(self, number: int, said: str) -> None:

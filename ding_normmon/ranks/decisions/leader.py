@@ -153,7 +153,7 @@ class Leader:
             self._again(posted, iteration, now)
 
     def _note(self, decision: Decision, why: str) -> None:
-        what = decision.action or ('schedule' if decision.frequency else 'owners')
+        what = decision.action
         outcome = 'did not happen everywhere' if decision.committed else 'did not happen'
         self._notes[f'control/{what}'] = f'{what} (decision {decision.number}) {outcome}: {why}'
         logger.warning('monitor: %s', self._notes[f'control/{what}'])

@@ -21,10 +21,10 @@ class DecisionSchedule:
 
     Example:
         >>> schedule = DecisionSchedule()
-        >>> schedule.add(Decision(number=1, iteration=7))
+        >>> schedule.add(Decision(1, 7, 'stop'))
         True
         >>> schedule.iteration = 7
-        >>> [decision.number for decision in schedule.take_due(7)], schedule.add(Decision(number=2, iteration=7))
+        >>> [decision.number for decision in schedule.take_due(7)], schedule.add(Decision(2, 7, 'stop'))
         ([1], False)
     """
 
