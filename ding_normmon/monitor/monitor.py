@@ -424,11 +424,11 @@ class StepMonitor:
         record = self.diagnosis.judge(record)
         self.records.append(record)
         for worker in self._workers:
-            worker.offer(record)
+            worker.enqueue(record)
 
     def _deliver(self) -> None:
         for worker in self._workers:
-            worker.deliver()
+            worker.flush()
 
     @property
     def model(self) -> nn.Module:
