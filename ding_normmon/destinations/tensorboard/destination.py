@@ -54,8 +54,8 @@ def write_record(
         record: the record to write, at step ``record.iteration``.
         beside: makes the other summaries of the same event, such as :meth:`Dashboard.values
             <ding_normmon.destinations.tensorboard.beside.Dashboard.values>`.
-        summaries: those of the same destination's earlier records.
-        figures: declares which figures are details, which are left out where there are many tasks.
+        summaries: the summaries reused between records of the same destination.
+        figures: declarations of the figures; with many tasks, details of single tasks are left out.
 
     Raises:
         OSError: the disk is full, the folder was removed, or the writer's own thread has died.
