@@ -1,4 +1,4 @@
-"""What a name that the monitor writes means: the one declaration that everything else reads."""
+"""The declaration of a figure: what a name that the monitor writes means."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ding_normmon.core.metric_names import ANY_TASK, of_all_tasks, task_in
 __all__ = ['Chart', 'Figure', 'Kind', 'Prominence']
 
 Kind = Literal['level', 'share', 'rate', 'cosine', 'ratio', 'count', 'flag', 'cost']
-"""What a figure is: a level has a unit and no natural limits, a share and a rate lie between 0 and 1 (of a whole, of
-cases), a cosine between -1 and 1, a ratio compares two levels, a flag is there only where it is 1."""
+"""Kind of a figure: a level has a unit and no natural limits; a share (of a whole) and a rate (of cases) lie between 0
+and 1, a cosine between -1 and 1; a ratio compares two levels; a flag is present only if it is 1."""
 
 Prominence = Literal['headline', 'main', 'detail']
-"""A headline stands first in its category, and a report draws it once more for each task. Dashboards show main figures
-of every task, and the details of single tasks only where there are few tasks."""
+"""A headline comes first in its category, and a report draws it again for each task. Dashboards show the main figures
+of every task, and the details of single tasks only if there are few tasks."""
 
 _PLACEHOLDERS = {'i': r'\d+', 't': r'\d+(?:\.\d+)?(?:e-?\d+)?', 'n': r'\d+', 'path': r'.+', 'signal': r'.+?'}
-"""What ``{i}`` and so on stand for; any other placeholder stands for a part of a name without a slash."""
+"""Regular expressions of special placeholders; any other placeholder stands for a part of a name without a slash."""
 
 _TOKEN = re.compile(r'\{([^{}]*)\}|(\[)|(\])|([^{}\[\]]+)')
 _NO_WORDS: Mapping[str, str] = {}
@@ -34,9 +34,10 @@ class Chart:
     """Where a dashboard draws a figure.
 
     Arguments:
-        category: heading under which the chart stands.
-        title: of the chart; figures of one category and title share it. It may hold the placeholders of the figure's
-            pattern, and ``{signal}`` and ``{statistic}``, the middle and the last part of the name.
+        category: heading of the chart's category.
+        title: title of the chart; figures with the same category and title share a chart. It may contain the
+            placeholders of the figure's pattern, and ``{signal}`` and ``{statistic}``, the middle and the last part of
+            the name.
     """
 
     category: str
@@ -45,27 +46,27 @@ class Chart:
 
 @dataclass(frozen=True)
 class Figure:
-    """What one name, or all names of one pattern, mean.
+    """The meaning of one name, or of all names that match a pattern.
 
     A metric declares every name that it yields. The metric reference, the layout and the selection of dashboards, the
-    charts of reports and the rules read these declarations and nothing else.
+    charts of reports and the rules read only these declarations.
 
     Arguments:
-        pattern: the name, with ``{i}`` for the global task id, ``{group}`` and the like for what the model has,
-            ``{mean,std}`` for any of several words, and ``[...]`` for what may be missing.
+        pattern: the name, with ``{i}`` for the global task id, ``{group}`` and the like for parts of the model,
+            ``{mean,std}`` for any of several words, and ``[...]`` for optional parts.
         definition: what is computed.
         unit: its unit.
-        hook_point: when it is measured; empty where that is said elsewhere.
-        bad_value: what a bad value means; empty where none is bad in itself.
-        section: heading of the metric reference under which it stands.
-        kind: what sort of number it is.
+        hook_point: when it is measured; empty if this is described elsewhere.
+        bad_value: what a bad value means; empty if no value is bad in itself.
+        section: heading of its section in the metric reference.
+        kind: what kind of number it is.
         signed: whether it may be negative.
-        scale: the axis on which changes of it are told, and on which it is drawn.
-        chart: where it is drawn; under *Other figures* by default.
-        task_chart: where the same figure of single tasks is drawn side by side; ``chart`` by default.
-        of_task: title of its chart among those of one task; empty where it has none.
+        scale: scale on which changes are judged and on which it is drawn.
+        chart: chart of the figure; under *Other figures* by default.
+        task_chart: chart that shows the per-task figures side by side; ``chart`` by default.
+        of_task: title of its chart in the category of a single task; empty for none.
         prominence: how prominent it is.
-        is_listed: whether the metric reference has a row for it; a special case of another row has none.
+        is_listed: whether the metric reference has a row for it; special cases of another row have none.
 
     Example:
         >>> figure = Figure('grad/{head}[_task{i}]/{mean,std}', 'over something', 'loss / weight', scale='log')
@@ -108,7 +109,7 @@ class Figure:
 
     @cached_property
     def literal_length(self) -> int:
-        """Number of characters that are the same in every name: of several rows that match, the longest is meant."""
+        """Number of literal characters; if several declarations match a name, the one with the most applies."""
         required = re.sub(r'\[.*?\]', '', self.pattern)
         return sum(
             len(literal) if literal else min(map(len, braces.split(','))) if ',' in braces else 0
@@ -117,15 +118,15 @@ class Figure:
 
     @property
     def is_anybodys(self) -> bool:
-        """Whether it begins with a placeholder, and so describes what users name themselves."""
+        """Whether it begins with a placeholder, so that it describes names chosen by users."""
         return self.pattern.startswith('{signal}')
 
     def matches(self, name: str) -> bool:
-        """Tell whether this declaration is about the figure of that name."""
+        """Return whether a name matches this declaration."""
         return self._expression.fullmatch(name) is not None
 
     def placeholder(self, name: str, which: str) -> str | None:
-        """Return what a placeholder stands for in a name; None where the pattern has no such placeholder.
+        """Return the value of a placeholder in a name; None if the pattern has no such placeholder.
 
         >>> Figure('grad/{group}/_total_norm', '', '').placeholder('grad/head_task3/_total_norm', 'group')
         'head_task3'
@@ -134,11 +135,11 @@ class Figure:
         return None if match is None else match.groupdict().get(which)
 
     def is_signed(self, name: str) -> bool:
-        """Tell whether the figure of that name may be negative: a spread or a largest absolute value never is."""
+        """Return whether the figure of that name may be negative; a standard deviation or absolute maximum never is."""
         return self.signed and name.rpartition('/')[2] not in _NEVER_NEGATIVE
 
     def place(self, name: str) -> Chart:
-        """Return the chart in which the figure of that name is drawn, beside those of other tasks.
+        """Return the chart that shows the figure of that name next to those of other tasks.
 
         >>> chart = Chart('Heads', '{group}: gradient norm')
         >>> Figure('grad/{group}/_total_norm', '', '', task_chart=chart).place('grad/head_task3/_total_norm').title
@@ -146,7 +147,7 @@ class Figure:
         """
         match = self._expression.fullmatch(name)
         if match is None:
-            raise ValueError(f'{self.pattern} is not the declaration of {name}')
+            raise ValueError(f'{name} does not match the declaration {self.pattern}')
         chart = (self.task_chart or self.chart) if task_in(name) is not None else self.chart
         stem = of_all_tasks(name)
         if chart is None:
@@ -157,10 +158,10 @@ class Figure:
         return Chart(chart.category, chart.title.format(**words))
 
     def samples(self, words: Mapping[str, str] = _NO_WORDS) -> Iterator[str]:
-        """Yield a name for each choice that the pattern leaves.
+        """Yield one sample name for each choice in the pattern.
 
         Arguments:
-            words: what placeholders stand for; the others stand for themselves, or for 0 where they are numbers.
+            words: values of placeholders; others stand for themselves, or for 0 if they are numbers.
 
         >>> list(Figure('a/{group}[_task{i}]/{mean,std}', '', '').samples({'group': 'head'}))
         ['a/head/mean', 'a/head/std', 'a/head_task0/mean', 'a/head_task0/std']

@@ -1,4 +1,4 @@
-"""All declared figures of a monitor or of the package: which one a name is about, and whose it is."""
+"""All declared figures of a monitor or of the package: looks up the declaration of a name and the metric it is from."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ CATEGORIES = (
     'Health of the record',
     'Other figures',
 )
-"""Categories of charts in the order in which one looks at them; those of a user's come before the last three."""
+"""Categories of charts in reading order; categories of users come before the last three."""
 
 _MOST = 1 << 16
-"""Names, whichever their task, that are remembered."""
+"""Number of looked-up names that are cached."""
 
 
 class Figures:
     """Declared figures, each with the name of the metric that yields it.
 
     Arguments:
-        declared: name of the metric and figure, in the order of the metric reference.
+        declared: pairs of metric name and figure, in the order of the metric reference.
 
     Example:
         >>> figures = Figures([('norms', Figure('norm/{group}/_total_norm', 'L2 norm', 'weight'))])
@@ -63,21 +63,21 @@ class Figures:
         return self._found[stem]
 
     def describe(self, name: str) -> Figure | None:
-        """Return what is declared of a figure; None where nothing is, as for a name of a user's."""
+        """Return the declaration of a figure; None if it has none, as for a user's own names."""
         entry = self._entry(name)
         return None if entry is None else entry[2]
 
     def owner(self, name: str) -> str | None:
-        """Return the metric that declares a figure; None for what nobody declares, or users name themselves."""
+        """Return the metric that declares a figure; None for undeclared names and names chosen by users."""
         entry = self._entry(name)
         return None if entry is None or entry[2].is_anybodys else entry[1]
 
     def taken(self, name: str, groups: Collection[str]) -> str | None:
-        """Return the metric that yields a figure of this name for certain, None where it may not.
+        """Return the metric that certainly yields a figure of this name; None if that is not certain.
 
         Arguments:
             name: the full name.
-            groups: keys of the model's parameter groups; nothing yields a figure of another ``{group}``.
+            groups: keys of the model's parameter groups, the only values of ``{group}``.
         """
         figure = self.describe(name)
         if figure is None or figure.is_anybodys or '{path}' in figure.pattern:
@@ -86,14 +86,14 @@ class Figures:
         return self.owner(name) if group is None or group in groups else None
 
     def is_detail(self, name: str) -> bool:
-        """Tell whether a figure is one of a single task that is shown only where there are few tasks."""
+        """Return whether a figure belongs to a single task and is shown only if there are few tasks."""
         if task_in(name) is None:
             return False
         figure = self.describe(name)
         return figure is not None and figure.prominence == 'detail'
 
     def place(self, name: str) -> tuple[Chart, tuple[int, int, int]]:
-        """Return the chart of a figure and where that stands among all charts."""
+        """Return the chart of a figure and the chart's position among all charts."""
         entry = self._entry(name)
         if entry is None:
             chart = Figure(name, '', '').place(name)
@@ -103,20 +103,20 @@ class Figures:
         return chart, (_category(chart), 0 if figure.prominence == 'headline' else 1, place)
 
     def rank(self, name: str) -> tuple[int, int]:
-        """Return where the charts of one figure stand among those of one task."""
+        """Return the position of a figure's chart among those of one task."""
         _, (_, headline, place) = self.place(name)
         return headline, place
 
     def declared_twice(self, groups: Iterable[str] = ()) -> Iterator[tuple[str, str, str]]:
-        """Yield a name and the two metrics that both declare it, each in its own way.
+        """Yield each name that two metrics declare differently, with these two metrics.
 
         Arguments:
-            groups: keys of the model's parameter groups, for which ``{group}`` stands.
+            groups: keys of the model's parameter groups, the values of ``{group}``.
         """
         words = [{}, *({'group': group, 'head': group} for group in groups)]
         first: dict[str, tuple[str, Figure]] = {}
         for owner, figure in self.declared:
-            # Names of single parameters and of users' signals are not known before they are there.
+            # Names of single parameters and of users' signals are not known in advance.
             if figure.is_anybodys or '{path}' in figure.pattern:
                 continue
             of_groups = '{group}' in figure.pattern or '{head}' in figure.pattern

@@ -1,4 +1,4 @@
-"""Which figures of a record a dashboard gets when there are too many tasks to look at."""
+"""Selects the figures of a record for a dashboard when there are too many tasks to show everything."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from ding_normmon.core.metric_names import of_all_tasks, task_in
 __all__ = ['FEW_TASKS', 'MANY_TASKS', 'WORST_TASKS', 'for_dashboard', 'worst_tasks']
 
 FEW_TASKS = 12
-"""Up to so many tasks a dashboard shows every figure of each task; above, the main ones."""
+"""Up to this many tasks a dashboard shows every figure of each task; above, only the main ones."""
 
 MANY_TASKS = 64
-"""Up to so many tasks a dashboard shows all of them."""
+"""Up to this many tasks a dashboard shows all of them."""
 
 WORST_TASKS = 16
-"""Above, it shows the figures over all tasks and so many single ones."""
+"""Above ``MANY_TASKS`` it shows the figures over all tasks and this many single tasks."""
 
 _NONE = Figures()
 
 
 def worst_tasks(scalars: Mapping[str, float], count: int = WORST_TASKS) -> list[int]:
-    """Return the tasks that stand out most, the worst first; equal ones by ascending id.
+    """Return the tasks that stand out most, the worst first; ties by ascending id.
 
-    A task with non-finite entries comes before all others. The rest are ordered by how far a task's figure is from the
-    median of the same figure over the tasks, in units of the median distance, at its most extreme figure.
+    Tasks with non-finite entries come first. The others are ordered by their most extreme figure: its distance from the
+    median of that figure over the tasks, in units of the median distance.
 
     >>> worst_tasks({'grad/head_task0/_total_norm': 1., 'grad/head_task1/_total_norm': 9.,
     ...              'grad/head_task2/_total_norm': 1.1, 'monitor/nonfinite/logits/value_task2': 3.}, count=2)
@@ -46,7 +46,7 @@ def worst_tasks(scalars: Mapping[str, float], count: int = WORST_TASKS) -> list[
     for family in families.values():
         middle = _median(list(family.values()))
         spread = _median([abs(value - middle) for value in family.values()])
-        # Where most tasks are equal any other stands out, in proportion to the figure itself.
+        # If most tasks are equal the spread is 0; then the distance counts in proportion to the figure itself.
         unit = spread or abs(middle) or 1.0
         for task, value in family.items():
             worst[task] = max(worst[task], abs(value - middle) / unit)
@@ -61,18 +61,18 @@ def for_dashboard(
     count: int = WORST_TASKS,
     few: int = FEW_TASKS,
 ) -> dict[str, float]:
-    """Return the figures that a dashboard gets, so that their number stays within what one can look at.
+    """Return the figures for a dashboard, few enough to look at.
 
-    Up to ``few`` tasks that is all of them. Above, what is no detail of a single task by its declaration; above
-    ``many``, the figures over all tasks and those of the worst ones. What is left out of this record then depends on
-    the record. ``ctx.monitor_records`` and the history file have everything.
+    Up to ``few`` tasks these are all figures. Above, per-task figures declared as details are left out. Above ``many``,
+    only the figures over all tasks and those of the worst tasks are returned; the worst tasks are chosen anew for every
+    record. ``ctx.monitor_records`` and the history file hold everything.
 
     Arguments:
-        scalars: of one record.
-        figures: declares what is a detail; what nobody declares is none.
-        many: up to so many tasks each one is shown.
-        count: tasks that are shown above that.
-        few: up to so many tasks nothing is left out.
+        scalars: the scalars of one record.
+        figures: declarations of the figures; a figure without one is not a detail.
+        many: up to this many tasks, every task is shown.
+        count: number of tasks shown above that.
+        few: up to this many tasks, every figure is shown.
 
     >>> scalars = {f'grad/head_task{task}/_total_norm': float(task) for task in range(5)} | {'grad/encoder': 1.}
     >>> sorted(for_dashboard(scalars, many=4, count=1))

@@ -86,9 +86,9 @@ def test_a_decision_that_arrives_late_is_posted_again_with_a_longer_lead(outcome
         _, planned, actual = [entry for entry in outcome.extra['applied'] if entry[0] == 'slower'][-1]
         assert planned == actual >= 63
         assert outcome.extra['applied'][-2:] == outcomes[0]['schedule'].extra['applied'][-2:]
-    # Three iterations are too few for a message, except on a machine so busy that they take seconds; which rank hears
-    # of it late is chance.
-    late = any('arrived in iteration' in text for rank in (1, 2) for text in outcomes[rank]['schedule'].said)
+    # Three iterations are too few for a message, except on a machine so busy that they take seconds; which rank reads
+    # it late is chance.
+    late = any('arrived late' in text for rank in (1, 2) for text in outcomes[rank]['schedule'].said)
     assert late == (planned > 63)
     # Every rank measures every twentieth iteration once the decision has reached it.
     records = [record for record in outcomes[0]['schedule'].records if record.iteration >= planned]
@@ -125,12 +125,12 @@ def controls(world_size: int = 3) -> list[Control]:
 
 
 def exchange(ranks: list[Control], now: float, deaf: int | None = None) -> None:
-    board = ranks[0].write_bulletin(now)
+    bulletin = ranks[0].write_bulletin(now)
     for rank, control in enumerate(ranks[1:], 1):
         if rank != deaf:
-            control.read_bulletin(board)
+            control.read_bulletin(bulletin)
             for iteration, answer in control.take_answers():
-                ranks[0].hear(rank, iteration, answer)
+                ranks[0].receive_answer(rank, iteration, answer)
 
 
 def advance(ranks: list[Control], iteration: int) -> None:
@@ -154,7 +154,7 @@ def test_a_commitment_that_arrives_late_stops_at_the_next_step() -> None:
     exchange(ranks, 3.0)
     advance(ranks, 21)
     assert stopped == {0: 20, 1: 21, 2: 20}
-    assert 'rank 1 learned of it too late' in ranks[0].take_notes()['control/stop']
+    assert 'rank 1 read it too late' in ranks[0].take_notes()['control/stop']
 
 
 def test_a_stop_that_one_rank_never_promises_does_not_happen() -> None:
@@ -170,10 +170,10 @@ def test_a_stop_that_one_rank_never_promises_does_not_happen() -> None:
     assert 'ranks [2] did not acknowledge' in ranks[0].take_notes()['control/stop']
 
 
-def test_what_stands_on_the_board_is_checked() -> None:
+def test_bytes_that_are_not_a_bulletin_are_refused() -> None:
     control = controls()[1]
-    for board in (b'garbage', b'[]', b'{"decisions":[{"number":1}]}', b'{"beat":"x"}', b'\xff'):
-        assert control.read_bulletin(board) == -1
+    for bulletin in (b'garbage', b'[]', b'{"decisions":[{"number":1}]}', b'{"beat":"x"}', b'\xff'):
+        assert control.read_bulletin(bulletin) == -1
     assert control.schedule.next_iteration == float('inf')
 
 

@@ -1,4 +1,4 @@
-"""Which figures stand in one chart, and which charts in one category: a dashboard, whatever draws it."""
+"""Arranges figures into charts and charts into categories, for any dashboard."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ding_normmon.core.metric_names import ANY_TASK, of_all_tasks, task_in, with
 __all__ = ['Category', 'Chart', 'arrange', 'tag_of', 'title_of_task']
 
 _NAMES_LENGTH = 160
-"""Characters of tasks' names that a title may have."""
+"""Most characters of task names in a title."""
 
 _BANDS = (
     ('mean', 'min', 'max'),
     ('norm_mean', 'norm_min', 'norm_max'),
 )
-"""Statistics that a band is drawn from: the line, its lower and its upper edge."""
+"""Statistics that form a band: its line, lower edge and upper edge."""
 
 _RETURNS = re.compile(r'(collect|eval)/(.+)/return')
 
@@ -28,9 +28,9 @@ class Chart:
     """Curves on common axes.
 
     Arguments:
-        title: says which, with the tasks' names where they are few.
-        expression: regular expression of the figures, anchored at both ends; None where there is a band.
-        band: name of the line and of the band's lower and upper edge.
+        title: title, with the tasks' names if they are few.
+        expression: regular expression for the figures, anchored at both ends; None for a band.
+        band: names of the band's line, lower edge and upper edge.
     """
 
     title: str
@@ -40,11 +40,11 @@ class Chart:
 
 @dataclass(frozen=True)
 class Category:
-    """Charts that are looked at together.
+    """Charts under one heading.
 
     Arguments:
-        title: its heading.
-        charts: in the order in which they are read.
+        title: the heading.
+        charts: in reading order.
     """
 
     title: str
@@ -52,7 +52,7 @@ class Category:
 
 
 def tag_of(name: str) -> str:
-    """Return what tensorboardX makes of a name that it is given: other characters are replaced.
+    """Return the tag that tensorboardX makes of a name; it replaces characters that are not allowed.
 
     >>> tag_of('eval/Montezuma: revenge/return')
     'eval/Montezuma__revenge/return'
@@ -71,14 +71,14 @@ def title_of_task(task_id: int, name: str) -> str:
 
 
 def arrange(names: Collection[str], tasks: Mapping[int, str], figures: Figures) -> list[Category]:
-    """Arrange figures into charts; there is none without a figure, and no figure without a chart.
+    """Arrange figures into charts; every figure gets a chart, and no chart is empty.
 
-    First what is shared and the tasks side by side, then one category for each task.
+    The first categories show shared parts and the tasks side by side; then one category per task follows.
 
     Arguments:
-        names: of the figures that were measured.
-        tasks: what people call the tasks, by global task id.
-        figures: declares where each is drawn.
+        names: names of the figures that were measured.
+        tasks: names of the tasks by global task id.
+        figures: declarations of the figures, with their charts.
 
     Example:
         >>> from ding_normmon.core.figure import Chart as Place, Figure
@@ -108,7 +108,7 @@ def arrange(names: Collection[str], tasks: Mapping[int, str], figures: Figures) 
 def _side_by_side(
     of_task: Mapping[int | None, list[str]], named: Mapping[int, str], figures: Figures
 ) -> Iterator[Category]:
-    """Yield the categories of everything, tasks side by side."""
+    """Yield the categories that show shared parts and the tasks side by side."""
     stems = {of_all_tasks(name): name for of_one in of_task.values() for name in of_one}
     ranks: dict[tuple[str, str], tuple[int, ...]] = {}
     drawn: dict[tuple[str, str], list[str]] = {}
@@ -142,7 +142,7 @@ def _of_one_task(own: list[str], figures: Figures, name_with_return: str | None)
 
 
 def _bands(names: list[str]) -> Iterator[Chart]:
-    """Yield what has a mean, a minimum and a maximum."""
+    """Yield a band for every signal with a mean, a minimum and a maximum."""
     known = set(names)
     for name in names:
         stem, _, statistic = name.rpartition('/')
@@ -163,6 +163,6 @@ def _title(title: str, named: Mapping[int, str]) -> str:
 
 
 def _expression(stems: Iterable[str]) -> str:
-    """Return the regular expression of exactly these figures, for any task where they have none of their own."""
+    """Return the regular expression that matches exactly these figures; ``_task{i}`` matches any task."""
     escaped = [re.escape(stem).replace(re.escape(ANY_TASK), r'_task\d+') for stem in stems]
     return f'^{escaped[0]}$' if len(escaped) == 1 else f'^(?:{"|".join(escaped)})$'

@@ -1,4 +1,4 @@
-"""What rank 0 decides, as plain data that may come from another process."""
+"""A decision of rank 0, as plain data that can be sent between processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TWO_PHASE = frozenset({'stop', 'checkpoint'})
 """Actions that happen on all ranks or on none; those that begin with :data:`STRETCH` do too."""
 
 STRETCH = 'stretch '
-"""``'stretch plasticity 4'``: measure it four times less often than configured."""
+"""Prefix of an action: ``'stretch plasticity 4'`` measures plasticity four times less often than configured."""
 
 
 def is_two_phase(action: str) -> bool:
@@ -26,10 +26,10 @@ class ControlError(ValueError):
 
 @dataclass(frozen=True)
 class Decision:
-    """What every rank does at one iteration.
+    """Something that every rank does at one iteration.
 
     Arguments:
-        number: ascending; a decision that is posted again has a new one.
+        number: ascending; a decision that is posted again gets a new number.
         iteration: it takes effect right before the learner step of this iteration.
         action: name under which callbacks are registered, such as ``'stop'``.
         committed: whether it may be acted upon; always true for what is not two-phase.
@@ -41,11 +41,11 @@ class Decision:
     committed: bool = True
 
 
-def read_decision(entry: Mapping[str, Any]) -> Decision:
+def read_decision(fields: Mapping[str, Any]) -> Decision:
     """Return the decision that a mapping of plain values describes.
 
     Raises:
-        KeyError, TypeError, ValueError: a mapping that describes none.
+        KeyError, TypeError, ValueError: the mapping does not describe a decision.
 
     >>> read_decision({'number': 1, 'iteration': 50, 'action': 'stop', 'committed': True}).action
     'stop'
