@@ -64,9 +64,9 @@ class Publication:
         record = base.diagnosis.judge(record)
         self.records.append(record)
         for worker in base.workers:
-            worker.offer(record)
+            worker.enqueue(record)
 
     def rest(self) -> None:
         """Let the destinations write: nothing further is complete for now."""
         for worker in self._base.workers:
-            worker.deliver()
+            worker.flush()

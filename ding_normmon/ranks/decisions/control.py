@@ -53,7 +53,7 @@ class Control:
         >>> Control(rank=1, world_size=2, frequency=10, lost_data=LostData(), deadline=60).post('stop')
         Traceback (most recent call last):
             ...
-        ding_normmon.ranks.decisions.decision.ControlError: only rank 0 decides; this is rank 1
+        ding_normmon.ranks.decisions.decision.ControlError: only rank 0 can post decisions; this is rank 1
     """
 
     def __init__(self, rank: int, world_size: int, frequency: int, lost_data: LostData, deadline: float) -> None:

@@ -51,8 +51,8 @@ def read_decision(fields: Mapping[str, Any]) -> Decision:
     'stop'
     """
     return Decision(
-        number=int(entry['number']),
-        iteration=int(entry['iteration']),
-        action=str(entry['action']),
-        committed=bool(entry['committed']),
+        number=int(fields['number']),
+        iteration=int(fields['iteration']),
+        action=str(fields['action']),
+        committed=bool(fields['committed']),
     )
