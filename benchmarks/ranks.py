@@ -34,6 +34,7 @@ from torch import nn
 from ding_normmon import Monitor
 from ding_normmon.core.lost_data import LostData
 from ding_normmon.destinations.selection import for_dashboard
+from ding_normmon.metrics import DECLARED
 from ding_normmon.ranks.collector import Collector
 from ding_normmon.ranks.message import Schema, decode, encode, encode_schema, schema_digest
 from ding_normmon.ranks.ownership import Ownership
@@ -235,7 +236,7 @@ def simulate(ranks: int, records: int, settle: float) -> list[str]:
             if iteration == 0:
                 times['first'].append(float(spans[:2].sum()))
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-            figures, shown = len(record.scalars), len(for_dashboard(record.scalars))
+            figures, shown = len(record.scalars), len(for_dashboard(record.scalars, DECLARED))
         writer.close()
     assert not lost_data.total, lost_data.total
     derive_with.close()

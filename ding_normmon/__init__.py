@@ -8,6 +8,7 @@ from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.core.parameter_groups import GroupError
 from ding_normmon.core.record import Matrix, Record
 from ding_normmon.core.step import INERT, LearnerStep
+from ding_normmon.integrations.adapter import register_adapter
 from ding_normmon.integrations.loop import Monitor
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     'Record',
     'attach',
     'init_writer',
+    'register_adapter',
 ]
 
 # What needs DI-engine is imported at first use, so that Monitor works where DI-engine is not installed.

@@ -25,22 +25,23 @@ from benchmarks.faults.scenarios import Scenario  # noqa: E402
 from benchmarks.faults.storage import load_run  # noqa: E402
 from benchmarks.planted_faults import DATA, print_table  # noqa: E402
 from ding_normmon.core.finding import Finding  # noqa: E402
-from ding_normmon.diagnose import Rule, diagnose  # noqa: E402
+from ding_normmon.diagnose import Rule  # noqa: E402
 from ding_normmon.diagnose.rules import RULES  # noqa: E402
-from ding_normmon.runs import Run  # noqa: E402
+from ding_normmon.runs.judge import diagnose  # noqa: E402
+from ding_normmon.runs.run import Run  # noqa: E402
 
 INTRODUCTION = """\
 # Diagnosis
 
-Nobody watches 300 curves. On rank 0, rules look at every record and say what goes wrong, with which task, since when,
-and what to try. What they find goes
+Nobody watches 300 curves. On rank 0, rules read every record and report what goes wrong, in which task, since when, and
+what to try. Findings go
 
-- to the console, once when it is found and once when it has cleared;
-- to `ctx.findings` (those that last) and `record.findings` (raised or cleared in that record);
+- to the console, once when they are raised and once when they clear;
+- to `ctx.findings` (all active ones) and `record.findings` (those raised or cleared in that record);
 - to TensorBoard as text, to the history file, and to a function of yours: `NormMonitor(cfg, policy, callback=print)`;
-- at the end of `make train`, into a table.
+- into a table at the end of `make train`.
 
-`monitor.on_finding` says what else a finding leads to, by severity or rule, on all ranks at the same iteration:
+`monitor.on_finding` sets what else a finding does, by severity or rule, on all ranks at the same iteration:
 
 ```python
 monitor = dict(
@@ -50,51 +51,53 @@ monitor = dict(
 )
 ```
 
-A plain word, `on_finding='stop'`, is for warnings and errors; a rule's name counts more than a severity. What stops and
-saves is said in [Many ranks](ranks.md#what-a-finding-stops-and-saves).
+A single word, `on_finding='stop'`, applies to warnings and errors; a setting for a rule overrides one for a severity.
+[Many ranks](ranks.md#what-a-finding-stops-and-saves) describes how ranks stop and save together.
 
-`diagnose=False` switches all rules off. `normmon diagnose RUN` applies today's rules to a finished run: a history
-file, event files of ours, or those that LightZero's in-tree monitor wrote, as far as their tags go. Its exit code is 0
-without findings, 1 with warnings, 2 with errors, 3 where there is nothing to read.
+`diagnose=False` switches all rules off. `normmon diagnose RUN` applies the rules to a finished run: a history file,
+our event files, or those of LightZero's in-tree monitor, as far as they have the tags. Its exit code is 0 without
+findings, 1 with warnings, 2 with errors, and 3 if there is nothing to read.
 
 Rules compare a task with its own past and with the other tasks, in logarithms, with medians and median absolute
-deviations, so that no threshold depends on a model's size. A pattern must be there in several records before it is a
-finding, and gone for several before it has cleared; the first 30 records are not judged. All counts are of records, so
-`monitor_norm_freq` does not matter. Shortly after a finding that names a cause, what other rules find is only
-information: what happens to one task shakes shared parts and other tasks too. The rules take at most the share `budget`
-of the time; where records come faster they judge some of them, and always those with NaN.
+deviations, so that no threshold depends on a model's size. A pattern becomes a finding after several records with it,
+and the finding clears after several records without it; the first 30 records raise no findings. All counts are numbers
+of records, so `monitor_norm_freq` does not matter. Shortly after a finding that names a cause, the findings of other
+rules are only information, because a fault of one task also affects shared parts and other tasks. The rules take at
+most the share `budget` of the training time; if records come faster, they read only some of them, but always those
+with NaN.
 
 ## How good they are
 
-`make faults` trains 54 real runs of the default tasks, 42 with one fault planted at a known iteration in one known
-task and 12 healthy ones, and judges them. They are recorded under `tests/data/faults`, shortened to 800
+`make faults` trains 54 real runs of the default tasks and applies the rules to them: 42 runs with one fault planted at
+a known iteration in one known task, and 12 healthy ones. They are recorded under `tests/data/faults`, shortened to 800
 iterations with small batches (`benchmarks/faults/record_run.py`; monitored every 5 iterations, conflict and plasticity
-every 25), and `make test` replays the rules on all of them.
-Thresholds were set on seeds 0 and 1 of eleven faults and the twelve healthy runs. Seed 2 and three kinds of fault
-were held out: no threshold was set with them. A fault counts as found if a warning or an error about the right task
-(for faults of shared parts: of a right rule) comes after it was planted.
+every 25), and the tests replay the rules on all of them.
+Thresholds were set on seeds 0 and 1 of eleven faults and on the twelve healthy runs. Seed 2 and three kinds of fault
+were held out: they were not used to set thresholds. A fault counts as found if a warning or an error about the right
+task (for faults of shared parts: from the right rule) comes after it was planted.
 
 """
 
 AFTER_TABLE = """
-The threshold of `constant_data` was raised once after the held-out runs had been judged, because it spoke in a healthy
-run of `make train`; with the lower one the held-out run with constant observations was found too. What an environment
-shows reaches the batches only as the replay buffer fills with it, so that fault, and wrong rewards, are found late.
+The threshold of `constant_data` was raised once after the held-out runs had been evaluated, because it gave a false
+alarm in a healthy run of `make train`; with the lower threshold the held-out run with constant observations was found
+too. New observations and rewards reach the batches only as the replay buffer fills with them, so constant observations
+and wrong rewards are found late.
 
-A weight decay of 1,000 times the usual one is planted on a usual one of 0.01; a NaN reward behind LightZero's own check
-of its targets, which ends a run with an error of its own. The unlearnt task of `make train`, FourRooms, is no fault: it
-hardly ever meets a reward, so its value head has a small gradient, which `head_gradient_gap` tells as information.
+The planted weight decay is 1,000 times the usual 0.01. The NaN reward is planted behind LightZero's own check of its
+targets, which would end the run with an error. FourRooms, the task of `make train` that is not learnt, is not a fault:
+it hardly ever gets a reward, so its value head has a small gradient, which `head_gradient_gap` reports as information.
 
 ## The rules
 
-Options that every rule has: `severity`, `confirm` (records with the pattern before it is a finding), `clear` (records
-without it before it has cleared), `warmup` (records that are not judged). [Add a rule](add_a_rule.md) shows how to
-write one.
+Every rule has the options `severity`, `confirm` (records with the pattern before it becomes a finding), `clear`
+(records without it before the finding clears) and `warmup` (first records, which raise no findings).
+[Add a rule](add_a_rule.md) shows how to write one.
 """
 
 
 def find_examples() -> dict[str, tuple[Scenario, Run, Finding]]:
-    """Return, for every rule that speaks in some recorded run, the clearest such run."""
+    """Return, for every rule with a finding in some recorded run, the clearest such run."""
     examples: dict[str, tuple[Scenario, Run, Finding]] = {}
     rank = {'error': 0, 'warning': 1, 'info': 2}
     for path in sorted(DATA.glob('*/*.npz')):
@@ -114,7 +117,7 @@ def _order(rank: dict[str, int], scenario: Scenario, finding: Finding) -> tuple[
 
 
 def draw(rule: str, scenario: Scenario, run: Run, finding: Finding) -> Path | None:
-    """Draw the metric of a finding, of all tasks where it is one of a task."""
+    """Draw the metric of a finding; a per-task metric is drawn for all tasks."""
     name = next((key for key in finding.evidence if key in run.series), None)
     if name is None:
         return None
@@ -149,19 +152,19 @@ def draw(rule: str, scenario: Scenario, run: Run, finding: Finding) -> Path | No
 
 
 def section(rule: type[Rule], example: tuple[Scenario, Run, Finding] | None) -> str:
-    """Return what the page says of one rule."""
+    """Return the section of the page about one rule."""
     text = inspect.cleandoc(rule.__doc__ or '')
     what, _, options = text.partition('\nOptions:\n')
     own = [f for f in dataclasses.fields(rule) if f.name not in ('severity', 'confirm', 'clear', 'warmup')]
-    told = {}
+    meanings = {}
     for line in options.splitlines():
         key, separator, meaning = line.strip().partition(': ')
         if separator and key.isidentifier():
-            told[key] = meaning.rstrip('.')
-        elif told:
-            told[list(told)[-1]] += ' ' + line.strip().rstrip('.')
+            meanings[key] = meaning.rstrip('.')
+        elif meanings:
+            meanings[list(meanings)[-1]] += ' ' + line.strip().rstrip('.')
     lines = [f'### {rule.name}', '', what.strip(), '', f'**What to try.** {rule.advice}', '']
-    defaults = ', '.join(f'`{f.name}={f.default}` ({told.get(f.name, f.name)})' for f in own)
+    defaults = ', '.join(f'`{f.name}={f.default}` ({meanings.get(f.name, f.name)})' for f in own)
     severity = next(f.default for f in dataclasses.fields(rule) if f.name == 'severity')
     lines += [f'Severity: {severity}.' + (f' Options: {defaults}.' if own else ''), '']
     if example is None:

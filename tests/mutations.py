@@ -33,6 +33,7 @@ SKETCH = ('tests/metrics/maths/test_sketch.py',)
 CONFLICT = ('tests/metrics/test_gradient_conflict.py',)
 UPDATES = ('tests/metrics/test_updates.py',)
 MESSAGE = ('tests/ranks/test_message.py',)
+NAMES = ('tests/monitor/test_names.py',)
 EVERY_METRIC = (*MONITOR, '-k', 'every_metric or absent')
 
 
@@ -499,14 +500,14 @@ MUTATIONS = (
     Mutation(
         'monitor: iteration 0 does not count',
         'monitor/monitor.py',
-        'and (iteration % self.frequency == 0 or self._measurement.gradient_due)',
-        'and iteration > 0 and (iteration % self.frequency == 0 or self._measurement.gradient_due)',
+        'return iteration % self.frequency == 0 or',
+        'return iteration > 0 and iteration % self.frequency == 0 or',
         (*MONITOR, '-k', 'points_stand'),
     ),
     Mutation(
         'monitor: weights that were replaced are told of for ever',
         'monitor/monitor.py',
-        'if self._snapshot.has_changed() and not',
+        'if self._base.snapshot.has_changed() and not',
         'if False and not',
         ('tests/monitor/test_changed_model.py', '-k', 'one_head'),
     ),
@@ -562,8 +563,8 @@ MUTATIONS = (
     Mutation(
         'monitor: copies that lag behind are never collected',
         'monitor/monitor.py',
-        '        if self._pending:\n            self._collect()\n        if self.frequency == 0:\n',
-        '        if self.frequency == 0:\n',
+        '        if self._arrivals.pending:\n            self._arrivals.collect(self._prepared)\n',
+        '',
         (*MONITOR, '-k', 'lag_behind'),
     ),
     Mutation(
@@ -601,12 +602,33 @@ MUTATIONS = (
         '            pass\n',
         ('tests/monitor/test_resume.py', '-k', 'checkpoint'),
     ),
+    Mutation(
+        'names: the later source overwrites the earlier one',
+        'monitor/derive.py',
+        "                self._refuse(name, other, source)\n                del found[name]\n",
+        "                self._refuse(name, other, source)\n",
+        NAMES,
+    ),
+    Mutation(
+        'names: the first metric wins over the one that declares the name',
+        'monitor/derive.py',
+        'if self._figures.owner(name) == source:',
+        'if False:',
+        NAMES,
+    ),
+    Mutation(
+        'names: a published loss takes the name of a figure',
+        'monitor/publish_errors.py',
+        '        if owner is not None:\n',
+        '        if False:\n',
+        NAMES,
+    ),
     # -- published
     Mutation(
         'event file: layout and tasks lost on a full disk',
         'destinations/tensorboard/destination.py',
-        '    refuse_unwritable(file_writer)\n    shown = for_dashboard(record.scalars)\n',
-        '    shown = for_dashboard(record.scalars)\n    beside and beside(record, shown)\n    '
+        '    refuse_unwritable(file_writer)\n    shown = for_dashboard(record.scalars, figures)\n',
+        '    shown = for_dashboard(record.scalars, figures)\n    beside and beside(record, shown)\n    '
         'refuse_unwritable(file_writer)\n',
         EVENT_FILE,
     ),

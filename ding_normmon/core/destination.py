@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ding_normmon.core.figures import Figures
 from ding_normmon.core.record import Record
 
 __all__ = ['Destination', 'RunDescription']
@@ -18,6 +19,7 @@ class RunDescription:
     Arguments:
         tasks: global task id to name (``task 3`` where nobody said); empty for a single-task policy.
         configuration: the monitor's own, every key with its value.
+        figures: what is declared of the figures that records will hold.
 
     Example:
         >>> RunDescription({0: 'Pong', 1: 'Boxing'}).tasks[1]
@@ -26,6 +28,7 @@ class RunDescription:
 
     tasks: Mapping[int, str] = field(default_factory=dict)
     configuration: Mapping[str, Any] = field(default_factory=dict)
+    figures: Figures = field(default_factory=Figures, compare=False)
 
 
 class Destination(Protocol):

@@ -29,10 +29,12 @@ class LostData:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._new: Counter[str] = Counter()
-        self._logged: set[str] = set()
+        self._logged: set[tuple[str, str]] = set()
         self.total: Counter[str] = Counter()
 
-    def count(self, reason: str, message: str, amount: int = 1, level: int = logging.WARNING) -> None:
+    def count(
+        self, reason: str, message: str, amount: int = 1, level: int = logging.WARNING, about: str = ''
+    ) -> None:
         """Add ``amount`` to the count of a reason, and log ``message`` the first time.
 
         Arguments:
@@ -40,12 +42,13 @@ class LostData:
             message: what happened and what to do about it.
             amount: how much was lost, in the unit that the reason implies.
             level: of the log message.
+            about: what was lost, where each such thing has a log message of its own.
         """
         with self._lock:
             self._new[reason] += amount
             self.total[reason] += amount
-            first = reason not in self._logged
-            self._logged.add(reason)
+            first = (reason, about) not in self._logged
+            self._logged.add((reason, about))
         if first:
             logger.log(level, 'monitor: %s (logged once; counted as monitor/lost/%s)', message, reason)
 

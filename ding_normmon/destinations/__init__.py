@@ -1,4 +1,4 @@
-"""Where finished records go: destinations that need no framework."""
+"""Destinations of finished records: TensorBoard and Weights & Biases."""
 
 from ding_normmon.core.destination import Destination, RunDescription
 from ding_normmon.destinations.tensorboard.destination import TensorBoard

@@ -1,38 +1,32 @@
-"""Which figures of a record a dashboard gets when there are too many tasks to look at."""
+"""Selects the figures of a record for a dashboard when there are too many tasks to show everything."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 
+from ding_normmon.core.figures import Figures
 from ding_normmon.core.metric_names import of_all_tasks, task_in
 
-__all__ = ['FEW_TASKS', 'MANY_TASKS', 'WORST_TASKS', 'for_dashboard', 'is_main_figure', 'worst_tasks']
+__all__ = ['FEW_TASKS', 'MANY_TASKS', 'WORST_TASKS', 'for_dashboard', 'worst_tasks']
 
 FEW_TASKS = 12
-"""Up to so many tasks a dashboard shows every figure of each task; above, the main ones."""
+"""Up to this many tasks a dashboard shows every figure of each task; above, only the main ones."""
 
 MANY_TASKS = 64
-"""Up to so many tasks a dashboard shows all of them."""
+"""Up to this many tasks a dashboard shows all of them."""
 
 WORST_TASKS = 16
-"""Above, it shows the figures over all tasks and so many single ones."""
+"""Above ``MANY_TASKS`` it shows the figures over all tasks and this many single tasks."""
 
-_LESSER = re.compile(
-    r'(?:plasticity|update|clip)/'  # those of the shared groups stay
-    r'|conflict/embeddings_task|conflict/[^/]+_task\d+/(?!mean_cosine$)'
-    r'|data/(?!reward_task\d+/abs_max$)'
-    r'|noreduce_(?!(?:obs|value|reward|policy)_loss_task)'
-)
-"""Of one task, and found in the history file and in reports; without them 26 tasks stay below 1,500 tags."""
+_NONE = Figures()
 
 
 def worst_tasks(scalars: Mapping[str, float], count: int = WORST_TASKS) -> list[int]:
-    """Return the tasks that stand out most, the worst first; equal ones by ascending id.
+    """Return the tasks that stand out most, the worst first; ties by ascending id.
 
-    A task with non-finite entries comes before all others. The rest are ordered by how far a task's figure is from the
-    median of the same figure over the tasks, in units of the median distance, at its most extreme figure.
+    Tasks with non-finite entries come first. The others are ordered by their most extreme figure: its distance from the
+    median of that figure over the tasks, in units of the median distance.
 
     >>> worst_tasks({'grad/head_task0/_total_norm': 1., 'grad/head_task1/_total_norm': 9.,
     ...              'grad/head_task2/_total_norm': 1.1, 'monitor/nonfinite/logits/value_task2': 3.}, count=2)
@@ -52,37 +46,33 @@ def worst_tasks(scalars: Mapping[str, float], count: int = WORST_TASKS) -> list[
     for family in families.values():
         middle = _median(list(family.values()))
         spread = _median([abs(value - middle) for value in family.values()])
-        # Where most tasks are equal any other stands out, in proportion to the figure itself.
+        # If most tasks are equal the spread is 0; then the distance counts in proportion to the figure itself.
         unit = spread or abs(middle) or 1.0
         for task, value in family.items():
             worst[task] = max(worst[task], abs(value - middle) / unit)
     return sorted(worst, key=lambda task: (-worst[task], task))[:count]
 
 
-def is_main_figure(name: str) -> bool:
-    """Tell whether a dashboard shows a figure however many tasks there are; a name without a task always is one.
-
-    >>> is_main_figure('logits/value_task3/abs_max'), is_main_figure('update/head_value_task3/relative')
-    (True, False)
-    """
-    return task_in(name) is None or _LESSER.match(name) is None
-
-
 def for_dashboard(
-    scalars: Mapping[str, float], many: int = MANY_TASKS, count: int = WORST_TASKS, few: int = FEW_TASKS
+    scalars: Mapping[str, float],
+    figures: Figures = _NONE,
+    *,
+    many: int = MANY_TASKS,
+    count: int = WORST_TASKS,
+    few: int = FEW_TASKS,
 ) -> dict[str, float]:
-    """Return the figures that a dashboard gets, so that their number stays within what one can look at.
+    """Return the figures for a dashboard, few enough to look at.
 
-    Up to ``few`` tasks that is all of them. Above, the main figures of each task: its norms, gradient norms, logits and
-    embeddings, its four losses and the mean cosine of its gradients with those of others. Above ``many``, the figures
-    over all tasks and those of the worst ones; what is left out of this record then depends on the record.
-    ``ctx.monitor_records`` and the history file have everything.
+    Up to ``few`` tasks these are all figures. Above, per-task figures declared as details are left out. Above ``many``,
+    only the figures over all tasks and those of the worst tasks are returned; the worst tasks are chosen anew for every
+    record. ``ctx.monitor_records`` and the history file hold everything.
 
     Arguments:
-        scalars: of one record.
-        many: up to so many tasks each one is shown.
-        count: tasks that are shown above that.
-        few: up to so many tasks nothing is left out.
+        scalars: the scalars of one record.
+        figures: declarations of the figures; a figure without one is not a detail.
+        many: up to this many tasks, every task is shown.
+        count: number of tasks shown above that.
+        few: up to this many tasks, every figure is shown.
 
     >>> scalars = {f'grad/head_task{task}/_total_norm': float(task) for task in range(5)} | {'grad/encoder': 1.}
     >>> sorted(for_dashboard(scalars, many=4, count=1))
@@ -97,7 +87,7 @@ def for_dashboard(
     return {
         name: value
         for name, value in scalars.items()
-        if name not in task_of or (task_of[name] in shown and not (lesser and _LESSER.match(name)))
+        if name not in task_of or (task_of[name] in shown and not (lesser and figures.is_detail(name)))
     }
 
 

@@ -14,16 +14,16 @@ __all__ = ['WandB']
 
 
 class WandB:
-    """A destination that logs to a Weights & Biases run under the same names, with the iteration as their step.
+    """A destination that logs to a Weights & Biases run under the same names, against the learner iteration.
 
     A record comes some steps after the iteration that it is of, and other code logs to the same run at its own steps.
     So a record is a row that has no step of wandb's, and moves none: whoever calls ``run.log(..., step=i)`` loses no
     point. The iteration is logged beside the figures, and every family of them has it as its horizontal axis.
 
     Arguments:
-        run: the run; by default the one that is active when the first record comes (DI-engine's
-            ``wandb_online_logger`` makes one), else a new one.
-        init: arguments of ``wandb.init`` for a new one, such as ``project='unizero'``, ``mode='offline'``.
+        run: the run; by default the one that is active at the first record (DI-engine's ``wandb_online_logger`` starts
+            one), else a new one.
+        init: arguments of ``wandb.init`` for a new run, such as ``project='unizero'``, ``mode='offline'``.
 
     Raises:
         ImportError: wandb is not installed.
@@ -33,7 +33,7 @@ class WandB:
         try:
             import wandb
         except ImportError as error:
-            raise ImportError('records go to Weights & Biases through its package: pip install wandb') from error
+            raise ImportError('the destination WandB needs the package wandb: pip install wandb') from error
         self._wandb: Any = wandb
         self._run = run
         self._init = init
@@ -42,7 +42,7 @@ class WandB:
         self._description = RunDescription()
 
     def begin(self, description: RunDescription) -> None:
-        """Take the tasks' names and the configuration, which become part of the run's."""
+        """Add the tasks' names and the monitor's configuration to the run's configuration."""
         self._description = description
 
     def publish(self, record: Record) -> None:
@@ -57,7 +57,7 @@ class WandB:
             tasks = {str(task_id): name for task_id, name in self._description.tasks.items()}
             known: Mapping[str, Any] = {'monitor': dict(self._description.configuration), 'monitor_tasks': tasks}
             self._run.config.update(known, allow_val_change=True)
-        shown = for_dashboard(record.scalars)
+        shown = for_dashboard(record.scalars, self._description.figures)
         for family in {name.partition('/')[0] for name in shown} - self._families:
             self._families.add(family)
             pattern = f'{family}/*' if any(name.startswith(f'{family}/') for name in shown) else family
@@ -84,6 +84,6 @@ class WandB:
         self._run.summary.update(row)
 
     def close(self) -> None:
-        """End the run, if it was made here."""
+        """Finish the run if this destination started it."""
         if self._is_mine and self._run is not None:
             self._run.finish(quiet=True)

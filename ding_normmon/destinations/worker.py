@@ -1,4 +1,4 @@
-"""Hands records to one destination in a thread of its own, so that a stuck disk holds up nothing else."""
+"""Passes records to one destination in a background thread, so that a stuck disk blocks nothing else."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from ding_normmon.core.record import Record
 __all__ = ['DestinationWorker']
 
 _MANY = 8
-"""Records that are handed over although more may follow."""
+"""Queue length at which records are passed on without waiting for :meth:`DestinationWorker.flush`."""
 
 
 class DestinationWorker:
-    """A bounded queue before one destination.
+    """A bounded queue and a background thread in front of one destination.
 
-    A destination may raise (logged once, counted; the next record is offered again) or never return: a tensorboardX
-    writer whose own thread has died on a full disk blocks its caller for ever. Either costs records of this
-    destination and nothing else.
+    A destination may raise an exception, which is logged once and counted, or never return: a tensorboardX writer whose
+    own thread has died on a full disk blocks its caller for ever. Both lose records of this destination only.
 
     Arguments:
-        destination: who takes the records.
-        lost_data: where lost_data are counted.
-        queue_size: records that may wait; the oldest is dropped beyond that.
-        description: of the run, for a destination with a ``begin``.
+        destination: receives the records.
+        lost_data: counts lost records.
+        queue_size: number of records that may wait; beyond that the oldest is dropped.
+        description: description of the run, for a destination with a ``begin``.
 
     Example:
         >>> from ding_normmon.core.record import Record
@@ -37,7 +36,7 @@ class DestinationWorker:
         ...     def close(self):
         ...         print('closed')
         >>> worker = DestinationWorker(Printer(), LostData())
-        >>> worker.offer(Record(5))
+        >>> worker.enqueue(Record(5))
         >>> worker.close(timeout=5)
         iteration 5
         closed
@@ -61,21 +60,21 @@ class DestinationWorker:
         self._busy_since: float | None = None
         self._thread: threading.Thread | None = None
 
-    def offer(self, record: Record) -> None:
-        """Queue a record; returns at once. It is handed over at :meth:`deliver`, or when more records wait."""
+    def enqueue(self, record: Record) -> None:
+        """Queue a record and return at once; it is passed on at :meth:`flush`, or when several records wait."""
         with self._wake:
             if len(self._queue) >= self._queue_size:
                 self._queue.popleft()
                 self._lose(f'has been busy with one record for {self._busy():.0f} s; is its disk full or very slow?')
             self._queue.append(record)
         if len(self._queue) >= _MANY:
-            self.deliver()
+            self.flush()
 
-    def deliver(self) -> None:
-        """Have what is queued handed over now; returns at once.
+    def flush(self) -> None:
+        """Start passing on the queued records and return at once.
 
-        Whoever finishes several records in a row says so after the last: two threads that take turns record by record
-        are two that want the interpreter lock.
+        Call it after the last of several records: threads that alternate record by record compete for the interpreter
+        lock.
         """
         with self._wake:
             if self._queue and self._thread is None:
@@ -84,7 +83,7 @@ class DestinationWorker:
             self._wake.notify()
 
     def close(self, timeout: float) -> None:
-        """Hand over what is queued and close the destination, for at most ``timeout`` seconds."""
+        """Pass on the queued records and close the destination, for at most ``timeout`` seconds."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=f'ding_normmon {self._name}', daemon=True)
             self._thread.start()
@@ -128,7 +127,7 @@ class DestinationWorker:
                     self._begin()
                 self._destination.publish(record)
             except (Exception, SystemExit, KeyboardInterrupt) as error:
-                # Nobody else would hear of it: it would end this thread in silence.
+                # Otherwise it would end this thread silently.
                 what = 'could not be closed' if record is None else 'could not take a record'
                 self._lose(f'{what} ({type(error).__name__}: {error})')
                 if record is None:

@@ -1,4 +1,4 @@
-"""Rules over the records of a run, which say what goes wrong, with which task, since when, and what to try."""
+"""Rules that read the records of a run and report what goes wrong, in which task, since when, and what to try."""
 
 from ding_normmon.diagnose.diagnosis import Diagnosis
 from ding_normmon.diagnose.rule import Rule, Sign

@@ -1,4 +1,4 @@
-"""One task against its own past and against the other tasks."""
+"""Compares each task with its own past and with the other tasks."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from ding_normmon.diagnose.window import Window
 __all__ = ['HEADS', 'Contrast', 'contrasts', 'median_of_others']
 
 HEADS = ('head_value', 'head_reward', 'head_policy', 'head_observation')
-"""The heads of a UniZero model, as groups."""
+"""Parameter groups of a UniZero model's heads."""
 
 _FEWEST = 8
-"""Points of the past without which nothing is compared."""
+"""Fewest past points needed for a comparison."""
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """How the newest points of one per-task metric differ from those before, by task.
+    """Change of a per-task metric: its newest points against earlier ones, by task.
 
     Arguments:
         tasks: global task ids.
         names: the metric's full name, per task.
         own: change of the logarithm against the task's own past.
-        relative: the same minus the median change of the other tasks; ``own`` where there is no other.
-        spread: what the logarithm of the task's past spreads over, as a standard deviation.
+        relative: ``own`` minus the median change of the other tasks; just ``own`` if there is no other task.
+        spread: robust standard deviation of the logarithm of the task's past.
         level: median of the newest points.
-        past: what the level was.
+        past: median of the past.
         first: the first point of the run.
     """
 
@@ -47,7 +47,7 @@ class Contrast:
     first: npt.NDArray[np.float64]
 
     def least_change(self, index: int) -> float:
-        """Return the smaller of both changes of a task, with its sign; 0 where they disagree in direction."""
+        """Return the smaller of a task's two changes, with its sign; 0 if they have opposite signs."""
         own, relative = float(self.own[index]), float(self.relative[index])
         return 0.0 if own * relative <= 0 else float(np.sign(own)) * min(abs(own), abs(relative))
 
@@ -62,7 +62,7 @@ def median_of_others(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]
     numbers: list[float] = values.tolist()
     ascending = sorted(numbers)
     low, high = (len(numbers) - 2) // 2, (len(numbers) - 1) // 2
-    # Without one of those up to a place, what follows moves up to it.
+    # Leaving out a value at or before a position moves the following ones up by one.
     middles = [
         (ascending[low + (place <= low)] + ascending[high + (place <= high)]) / 2
         for place in map(functools.partial(bisect.bisect_left, ascending), numbers)
@@ -76,15 +76,15 @@ def contrasts(window: Window, families: Sequence[str], baseline: int = 40, floor
     Arguments:
         window: the run.
         families: the metrics' names without their task.
-        baseline: points that are the past.
-        floor: smallest spread that is believed.
+        baseline: number of points that form the past.
+        floor: smallest spread; a smaller one is replaced by it.
 
     Returns:
-        One for each family; it has no tasks where there are too few points.
+        One per family; it lists no tasks if there are too few points.
     """
     ready = [window.ready(family, RECENT + _FEWEST) for family in families]
     every_row = np.concatenate([rows for _, rows in ready])
-    # What a call into NumPy costs is the call: all families at once.
+    # All families at once, because the cost is the number of NumPy calls and not the data.
     changes, spreads = window.points.shift(every_row, baseline, floor)
     levels = median_of_rows(window.points.last(every_row, RECENT))
     names = window.points.names

@@ -1,4 +1,4 @@
-"""All rules over the records of one run."""
+"""Runs all rules on the records of one run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ['Diagnosis']
 logger = logging.getLogger('ding_normmon')
 
 ECHO = 12
-"""Records after a finding that names a cause in which what other rules find is taken for its consequence."""
+"""For this many records after a finding that names a cause, other findings count as its consequences."""
 
 
 class Diagnosis:
@@ -29,11 +29,11 @@ class Diagnosis:
 
     Arguments:
         tasks: global task id to name.
-        rules: further rules, after those of :data:`~ding_normmon.diagnose.rules.RULES`.
-        options: changes by rule: False switches it off, a mapping sets its options.
+        rules: further rules, which run after those of :data:`~ding_normmon.diagnose.rules.RULES`.
+        options: settings by rule name: False switches the rule off, a mapping sets its options.
 
     Attributes:
-        switched_off: rules that raised an exception, and what it was; a rule that does is not asked again.
+        switched_off: rules that raised an exception, with its text; such a rule is not run again.
 
     Raises:
         ConfigurationError: a rule or an option that does not exist.
@@ -59,22 +59,22 @@ class Diagnosis:
 
     @property
     def rules(self) -> list[Rule]:
-        """The rules that judge."""
+        """The rules that are switched on."""
         return [tracker.rule for tracker in self._trackers]
 
     @property
     def findings(self) -> list[Finding]:
-        """Every finding of the run in its latest state, in the order in which they were found."""
+        """Every finding of the run in its latest state, oldest first."""
         return list(self._findings.values())
 
     @property
     def active(self) -> list[Finding]:
-        """The findings that lasted at the last record."""
+        """The findings that are still active."""
         return [finding for finding in self._findings.values() if finding.is_active]
 
     @property
     def not_judged(self) -> dict[str, str]:
-        """Rules whose metrics are nowhere in the records so far, and which those are."""
+        """Rules that could not run because their metrics are missing from all records, with those metrics."""
         names = self._window.points.names
         missing = {}
         for rule in self.rules:
@@ -83,7 +83,7 @@ class Diagnosis:
         return missing
 
     def observe(self, record: Record) -> tuple[Finding, ...]:
-        """Judge one record; return the findings that were raised or have cleared in it."""
+        """Run the rules on one record; return the findings that it raised or cleared."""
         window = self._window
         window.add(record)
         number = window.points.records
@@ -108,34 +108,34 @@ class Diagnosis:
             for finding in judged:
                 found.append(finding)
                 self._findings[finding.key, finding.found] = finding
-                # Rules stand in order: those that name a task beyond doubt come first, in the same record too.
+                # Rules that name a task with certainty run first, so their findings count in the same record too.
                 if finding.is_active and finding.severity != 'info' and (finding.tasks or not rule.follows):
                     self._named_at = number
         return tuple(found)
 
 
 def _checked(sign: Any) -> Sign:
-    """Return a sign as the engine needs it.
+    """Return a sign, checked and with plain Python numbers.
 
     Raises:
-        TypeError, ValueError: what is none, as a rule of the user's may yield.
+        TypeError, ValueError: it is not a valid sign, which a user's own rule may yield.
     """
     if not isinstance(sign, Sign):
         raise TypeError(f'expected signs, got {sign!r}')
     if sign.severity is not None and sign.severity not in SEVERITIES:
-        raise ValueError(f'{sign.severity!r} is no severity; there are {", ".join(SEVERITIES)}')
+        raise ValueError(f'severity must be one of {", ".join(SEVERITIES)}; got {sign.severity!r}')
     tasks, metrics = tuple(sign.tasks), tuple(sign.metrics)
     if (tasks, metrics) != (sign.tasks, sign.metrics):
         sign = dataclasses.replace(sign, tasks=tasks, metrics=metrics)
     if not all(isinstance(value, (int, float)) for value in sign.evidence.values()):
-        raise TypeError(f'evidence is figures by name, got {sign.evidence!r}')
+        raise TypeError(f'evidence must be a mapping from names to numbers, got {sign.evidence!r}')
     return sign
 
 
 def _configured(further: Sequence[Any], options: Mapping[str, Mapping[str, Any] | bool]) -> list[Rule]:
     for rule in further:
         if not isinstance(rule, Rule):
-            raise ConfigurationError(f'monitor: expected a rule, an object whose class derives from Rule; got {rule!r}')
+            raise ConfigurationError(f'monitor: expected a rule (an instance of a subclass of Rule), got {rule!r}')
     known = {rule.name for rule in RULES} | {rule.name for rule in further}
     for name in options:
         if name not in known:

@@ -1,4 +1,4 @@
-"""From signs that come and go to findings that are raised once and cleared once."""
+"""Turns the signs of single records into findings that are raised once and cleared once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ding_normmon.diagnose.window import Window
 __all__ = ['COOL_DOWN', 'FindingTracker']
 
 COOL_DOWN = 20
-"""Records after a finding has cleared in which the same one is not raised again."""
+"""For this many records after a finding has cleared, the same one is not raised again."""
 
 _PAST = KEPT - 2 * RECENT
 
@@ -22,15 +22,15 @@ _PAST = KEPT - 2 * RECENT
 @dataclass
 class _Entry:
     first: int  # iteration of the first sign in a row
-    seen: int = 0  # records with a sign above the threshold, since there was last none at all
-    unseen: int = 0  # records in a row without one, once found
+    seen: int = 0  # records with a sign above the threshold since the last record without any sign
+    unseen: int = 0  # records in a row without a sign, once there is a finding
     finding: Finding | None = None
     metrics: tuple[str, ...] = ()
     rest_until: int = 0
 
 
 class FindingTracker:
-    """Keeps account of one rule's signs.
+    """Tracks the signs and findings of one rule.
 
     Arguments:
         rule: the rule.
@@ -41,12 +41,12 @@ class FindingTracker:
         self._entries: dict[Any, _Entry] = {}
 
     def observe(self, window: Window, signs: list[Sign], is_echo: bool) -> list[Finding]:
-        """Take the signs of one record; return the findings that it raises or clears.
+        """Process the signs of one record; return the findings that they raise or clear.
 
         Arguments:
             window: the run.
-            signs: of that record.
-            is_echo: whether another rule has just named a task, so that what is new here is only information.
+            signs: the rule's signs in this record.
+            is_echo: whether another rule has just named a task; a new finding here is then only information.
         """
         number = window.points.records
         by_key = {sign.key: sign for sign in signs if sign.strength >= self.rule.release}
@@ -56,7 +56,7 @@ class FindingTracker:
             if entry.finding is not None:
                 entry.unseen = 0
             elif number >= entry.rest_until and (sign.strength >= 1 or entry.seen):
-                # Between release and 1 it neither counts nor starts anew: figures of single batches waver.
+                # A strength between release and 1 neither counts nor resets the count: single batches fluctuate.
                 entry.first = window.iteration if entry.seen == 0 else entry.first
                 entry.seen += sign.strength >= 1
                 if entry.seen >= max(1, self.rule.confirm):

@@ -1,4 +1,4 @@
-"""The last points of every metric, in one table, so that a statistic of hundreds of metrics is one call."""
+"""The last points of every metric in one table, so that one call computes a statistic of hundreds of metrics."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy.typing as npt
 __all__ = ['KEPT', 'RECENT', 'SPREAD_OF_MAD', 'Points', 'median', 'median_of_known', 'median_of_rows']
 
 KEPT = 96
-"""Points of each metric that are remembered."""
+"""Number of points kept of each metric."""
 
 RECENT = 4
-"""The newest points, which are compared with those before them."""
+"""Number of newest points that are compared with those before them."""
 
 SPREAD_OF_MAD = 1.4826
 """Median absolute deviation times this is the standard deviation of normal data."""
@@ -26,14 +26,13 @@ Values = npt.NDArray[np.float64]
 class Points:
     """The last :data:`KEPT` finite points of every metric.
 
-    A point is a measurement: a metric that is measured every 25 iterations and one that is measured every 5 have the
-    same number of points for the same number of measurements. Points that are not finite are left out here.
+    A point is one measurement, whatever the frequency of the metric. Points that are not finite are left out.
 
     Attributes:
-        counts: int64, shape (M,): how many points each metric has had.
-        first: float64, shape (M,): the first point each metric has had.
+        counts: int64, shape (M,): number of points of each metric so far.
+        first: float64, shape (M,): first point of each metric.
         latest: int64, shape (M,): number of the record that holds the metric's last point; records count from 0.
-        records: how many records there have been.
+        records: number of records so far.
 
     Example:
         >>> points = Points()
@@ -59,11 +58,11 @@ class Points:
         return list(self._rows)
 
     def row(self, name: str) -> int | None:
-        """Return the row of a metric; None where it has no point yet."""
+        """Return the row of a metric; None if it has no point yet."""
         return self._rows.get(name)
 
     def add(self, iteration: int, scalars: Mapping[str, float]) -> None:
-        """Take the points of one record."""
+        """Add the points of one record."""
         finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
         for name in finite:
             if name not in self._rows:
@@ -90,34 +89,34 @@ class Points:
             self.latest = np.concatenate([self.latest, np.full(missing, -1, np.int64)])
 
     def is_fresh(self, rows: Rows, age: int = 0) -> npt.NDArray[np.bool_]:
-        """Tell which metrics have a point in the newest record, or in one of so many before it."""
+        """Return which metrics have a point in the newest record or in one of the ``age`` records before it."""
         return self.latest[rows] >= self.records - 1 - age
 
     def last(self, rows: Rows, number: int) -> Values:
-        """Return the newest points, shape (len(rows), number), oldest first; NaN where there were fewer."""
+        """Return the newest points, shape (len(rows), number), oldest first; NaN if there are fewer."""
         return self._values[rows, -number:]
 
     def iteration(self, row: int, back: int = 0) -> int:
-        """Return the iteration of a metric's newest point, or of one so many points before it."""
+        """Return the iteration of a metric's newest point, or of the one ``back`` points before it."""
         return int(self._iterations[row, -1 - min(back, KEPT - 1, int(self.counts[row]) - 1)])
 
     def shift(self, rows: Rows, baseline: int, floor: float) -> tuple[Values, Values]:
         """Compare the newest points with those before them, in logarithms.
 
         Arguments:
-            rows: the metrics; each has had at least RECENT + 8 points.
-            baseline: how many points before the newest :data:`RECENT` are its past; fewer where there were fewer.
-            floor: smallest spread that is believed, since points that hardly vary say little about how they may.
+            rows: the metrics; each has at least RECENT + 8 points.
+            baseline: number of points before the newest :data:`RECENT` that form the past; fewer if there are fewer.
+            floor: smallest spread; a smaller one is replaced by it, because nearly constant points hide how they vary.
 
         Returns:
             The median of the logarithm of the newest points minus that of the past, and the spread of the past: 1.4826
-            times the median absolute deviation. Where a metric's past is frozen, it is the past at that moment.
+            times the median absolute deviation. For a frozen metric, the past at the time of freezing is used.
         """
         window = np.log(np.maximum(self._values[rows, -(RECENT + baseline) :], 1e-30))
         recent, past = window[:, -RECENT:], window[:, :-RECENT]
         missing = np.isnan(past)
         if missing.any():
-            # Every metric with the same number of points in one call.
+            # One call for all metrics with the same number of points.
             middle, spread = np.empty(len(rows)), np.empty(len(rows))
             for absent in np.unique(missing.sum(axis=1)):
                 same = missing.sum(axis=1) == absent
@@ -131,12 +130,12 @@ class Points:
         return median_of_rows(recent) - middle, np.maximum(spread, floor)
 
     def freeze(self, names: Sequence[str], baseline: int, before: int) -> None:
-        """Keep what is now the past of some metrics, so that a new level does not become its own past.
+        """Freeze the past of some metrics, so that a new level does not become part of it.
 
         Arguments:
             names: the metrics.
-            baseline: how many points are the past.
-            before: how many of the newest points already are at the new level.
+            baseline: number of points that form the past.
+            before: number of newest points that are already at the new level.
         """
         for name in names:
             row = self._rows.get(name)
@@ -148,13 +147,13 @@ class Points:
                     self._frozen[row] = float(middle[0]), float(spread[0])
 
     def thaw(self, names: Sequence[str]) -> None:
-        """Let the past of some metrics move on."""
+        """Let the past of some metrics follow their points again."""
         for name in names:
             self._frozen.pop(self._rows.get(name, -1), None)
 
 
 def median_of_rows(values: Values) -> Values:
-    """Return the median of each row; NumPy's own spends most of its time on cases that are not here.
+    """Return the median of each row; much faster than NumPy's for few values without NaN.
 
     Example:
         >>> median_of_rows(np.array([[3.0, 1.0, 2.0], [6.0, 4.0, 5.0]])).tolist()
@@ -178,7 +177,7 @@ def median(values: Values) -> float:
 
 
 def median_of_known(values: Values) -> Values:
-    """Return the median of each row without its NaN, which come first; NaN where there is nothing else.
+    """Return the median of each row, ignoring NaN, which come first; NaN if a row holds nothing else.
 
     Example:
         >>> median_of_known(np.array([[math.nan, 1.0, 2.0], [6.0, 4.0, 5.0]])).tolist()
@@ -186,7 +185,7 @@ def median_of_known(values: Values) -> Values:
     """
     missing = np.isnan(values).sum(axis=1)
     middle = np.full(len(values), math.nan)
-    # Every row with the same number of points in one call: nanmedian costs ten times as much.
+    # One call for all rows with the same number of points: nanmedian costs ten times as much.
     for absent in set(missing.tolist()) - {values.shape[1]}:
         same = missing == absent
         middle[same] = median_of_rows(values[same, absent:])

@@ -1,4 +1,4 @@
-"""What a rule is, and what it says of one record."""
+"""The base class of rules, and the signs that they find in a record."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ['Rule', 'Sign']
 
 @dataclass(frozen=True)
 class Sign:
-    """A pattern as a rule sees it in one record; the engine makes findings of signs that stay.
+    """A pattern that a rule sees in one record; signs that persist become findings.
 
     Arguments:
         sentence: what is wrong, in plain words and with figures.
-        strength: 1 at the rule's threshold, more beyond. Above 1 it may become a finding; a finding stays while there
-            are signs of at least ``Rule.release``.
+        strength: 1 at the rule's threshold, more beyond it. Above 1 it may become a finding, which stays active while
+            there are signs of at least ``Rule.release``.
         tasks: global ids of the tasks at fault.
         group: parameter group or signal at fault.
         evidence: the figures.
-        metrics: names whose past is to stay what it is while the finding lasts.
-        severity: where it is not the rule's own.
+        metrics: names of metrics whose past is frozen while the finding is active.
+        severity: replaces the rule's own severity.
     """
 
     sentence: str
@@ -39,7 +39,7 @@ class Sign:
 
     @property
     def key(self) -> tuple[tuple[int, ...], str | None]:
-        """What makes two signs of a rule the same one in different records."""
+        """Identity of a sign: two signs of a rule with the same key belong to the same finding."""
         return (self.tasks, self.group)
 
 
@@ -48,19 +48,19 @@ class Rule:
     """Base of all rules: a dataclass whose fields are its options, each with a default.
 
     Attributes:
-        name: how configuration and findings call it.
-        severity: of its findings.
+        name: the rule's name in the configuration and in findings.
+        severity: severity of its findings.
         advice: what to try.
-        reads: families of metrics without which it cannot judge, by their beginnings.
-        follows: whether its findings are only information where another rule has just named a task: what happens to
-            one task shakes shared parts and other tasks as well.
-        release: a finding stays while there are signs of at least this strength.
+        reads: prefixes of the metrics that the rule needs.
+        follows: whether its findings are only information if another rule has just named a task: a fault of one task
+            also affects shared parts and other tasks.
+        release: a finding stays active while there are signs of at least this strength.
 
     Options of every rule:
-        severity: takes the place of the rule's own.
-        confirm: records in a row in which there must be a sign before it is a finding.
-        clear: records in a row without one before the finding has cleared.
-        warmup: records at the beginning, and after a resumption, that are not judged.
+        severity: replaces the rule's own severity.
+        confirm: records in a row with a sign before it becomes a finding.
+        clear: records in a row without a sign before the finding clears.
+        warmup: records at the start, and after resuming, in which the rule reports nothing.
 
     Example:
         >>> @dataclass
@@ -116,5 +116,5 @@ limit
         return cls(**options)
 
     def signs(self, window: Window) -> Iterable[Sign]:
-        """Yield what is to be seen in the newest record; called once per record, in the order of iterations."""
+        """Yield the signs in the newest record; called once per record, in the order of iterations."""
         return ()

@@ -1,4 +1,4 @@
-"""What a rule sees of a run."""
+"""The view of a run that the rules read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Window:
     """The newest record, the last points of every metric, and the names of the tasks.
 
     Arguments:
-        tasks: global task id to name; ids that turn up in metrics are added.
+        tasks: global task id to name; ids that appear in metrics are added.
 
     Attributes:
         points: the last points of every metric.
@@ -39,17 +39,17 @@ class Window:
         self.points = Points()
         self.record = Record(-1)
         self._families: dict[str, dict[int, int]] = {}
-        # The same, sorted, for as long as no task joins.
+        # The same, sorted; dropped when a task joins.
         self._sorted: dict[str, tuple[dict[int, int], Rows]] = {}
         self._known = 0
         self._names: dict[str, None] = {}
         self._matched: dict[str, tuple[re.Pattern[str], list[str], int]] = {}
 
     def add(self, record: Record) -> None:
-        """Take the next record."""
+        """Add the next record."""
         self.record = record
         self._names.update(dict.fromkeys(record.scalars))
-        # What is left of a gradient with NaN in it, often 0, says nothing about the gradient.
+        # The norm of the finite part of a gradient with NaN, often 0, says nothing about the gradient.
         broken = {
             name.removeprefix('monitor/nonfinite/') + '/_total_norm'
             for name in record.scalars
@@ -92,8 +92,8 @@ class Window:
 
         Arguments:
             family: the name without its task.
-            points: the fewest.
-            age: records for which the newest point may have been missing; more than 0 for what is measured rarely.
+            points: fewest points.
+            age: how many records old the newest point may be; more than 0 for metrics that are measured rarely.
         """
         found, rows = self._tasks_of(family)
         enough = self.points.is_fresh(rows, age) & (self.points.counts[rows] >= points)
@@ -102,7 +102,7 @@ class Window:
         return [task_id for task_id, good in zip(found, enough, strict=True) if good], rows[enough]
 
     def shared(self, name: str, points: int, age: int = 0) -> Rows:
-        """Return the row of one metric in an array, which is empty where :meth:`ready` would leave it out."""
+        """Return the row of one metric in an array, which is empty if :meth:`ready` would leave it out."""
         row = self.points.row(name)
         latest, counts = self.points.latest, self.points.counts
         ready = row is not None and latest[row] >= self.points.records - 1 - age and counts[row] >= points
@@ -112,17 +112,17 @@ class Window:
         """Return the newest record's scalars whose whole name matches a regular expression."""
         expression, names, compared = self._matched.get(pattern) or (re.compile(pattern), [], 0)
         if compared < len(self._names):
-            # Names come back record after record: each is compared with an expression once.
+            # The same names come in every record, so each is matched only once.
             names += filter(expression.fullmatch, itertools.islice(self._names, compared, None))
             self._matched[pattern] = expression, names, len(self._names)
         scalars = self.record.scalars
         return {name: scalars[name] for name in names if name in scalars}
 
     def call(self, task_id: int) -> str:
-        """Return what a sentence calls a task."""
+        """Return a task's name for the start of a sentence."""
         name = self.tasks.get(task_id, '')
         return f'Task {task_id}' if name in ('', f'task {task_id}', f'task{task_id}') else f'Task {task_id} ({name})'
 
     def mention(self, task_id: int) -> str:
-        """Return what the middle of a sentence calls a task."""
+        """Return a task's name for the middle of a sentence."""
         return f't{self.call(task_id)[1:]}'

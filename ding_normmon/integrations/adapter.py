@@ -4,21 +4,29 @@ An adapter is the only place that knows the classes of one family. It says which
 are and which signals can be had, and it publishes those signals for the duration of one due step. It never looks for
 the end of the backward pass: that is found in the same way for every policy (``hook_points.py``), unless the policy
 fires it itself.
+
+An adapter for a further family is registered: by a function, :func:`register_adapter`, or by an installed package
+without any call, with an entry point of the group ``ding_normmon.adapters`` that names its factory.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from torch import nn
 
 from ding_normmon.core.step import LearnerStep
 
-__all__ = ['LOCAL_GRADIENT', 'Adapter', 'AdapterFactory', 'find_adapter']
+__all__ = ['LOCAL_GRADIENT', 'Adapter', 'AdapterFactory', 'find_adapter', 'register_adapter', 'unregister_adapter']
+
+logger = logging.getLogger('ding_normmon')
 
 LOCAL_GRADIENT = 'local, before clipping'
 """What an adapter says of a policy with several ranks, each of which clips before they average: no gradient of a shared
@@ -82,8 +90,12 @@ class Adapter(Protocol):
 AdapterFactory = Callable[[Any], 'Adapter | None']
 """Looks at a policy; returns its adapter, or None where it is of another family."""
 
-# Tried in this order; the first adapter wins. A module is imported only if the framework it needs (last column) is in
-# the process already: a policy of that framework cannot exist otherwise.
+_ENTRY_POINTS = 'ding_normmon.adapters'
+
+_registered: list[AdapterFactory] = []
+
+# Tried in this order after those that were registered; the first adapter wins. A module is imported only if the
+# framework it needs (last column) is in the process already: a policy of that framework cannot exist otherwise.
 _FACTORIES: tuple[tuple[str, str, str | None], ...] = (
     ('ding_normmon.integrations.publishing_policy', 'publishing_adapter', None),
     ('ding_normmon.integrations.lightzero', 'lightzero_adapter', 'lzero'),
@@ -91,21 +103,98 @@ _FACTORIES: tuple[tuple[str, str, str | None], ...] = (
 )
 
 
+def register_adapter(factory: AdapterFactory) -> AdapterFactory:
+    """Have a factory asked for the adapter of every policy, before those of this package; the newest is asked first.
+
+    Arguments:
+        factory: looks at a policy and returns its adapter, or None where it is of another family; it should look at
+            the object, not at versions. Registering it a second time changes nothing.
+
+    Returns:
+        The factory, so that this is a decorator too.
+
+    Raises:
+        TypeError: it cannot be called.
+
+    Example:
+        >>> @register_adapter
+        ... def my_adapter(policy):
+        ...     return MyAdapter(policy) if hasattr(policy, 'my_world_model') else None
+        >>> unregister_adapter(my_adapter)
+    """
+    if not callable(factory):
+        raise TypeError(f'monitor: an adapter factory is a function of the policy, got {factory!r}')
+    if factory not in _registered:
+        _registered.insert(0, factory)
+    return factory
+
+
+def unregister_adapter(factory: AdapterFactory) -> None:
+    """Ask a factory no longer; one that was never registered is left alone."""
+    if factory in _registered:
+        _registered.remove(factory)
+
+
+@functools.lru_cache(maxsize=1)
+def _installed() -> tuple[AdapterFactory, ...]:
+    """Return the factories of installed packages; one that cannot be imported is logged and left out."""
+    found = []
+    for entry in entry_points(group=_ENTRY_POINTS):
+        try:
+            found.append(entry.load())
+        except Exception as error:
+            logger.warning(
+                'monitor: the adapter %s (%s) of an installed package cannot be imported (%s: %s); policies of its '
+                'family are measured without it',
+                entry.name,
+                entry.value,
+                type(error).__name__,
+                error,
+            )
+    return tuple(found)
+
+
+def _own_factories() -> Iterator[AdapterFactory]:
+    for module, name, framework in _FACTORIES:
+        if framework is None or framework in sys.modules:
+            yield getattr(import_module(module), name)
+
+
 def find_adapter(policy: Any) -> Adapter:
-    """Return the adapter of a policy.
+    """Return the adapter of a policy: from a registered factory, else an installed package, else this one.
 
     Raises:
         TypeError: an object that is no policy, such as ``policy.learn_mode``; the message says what is missing.
+        RuntimeError: a factory that was registered or installed raised; the message names it.
     """
     if hasattr(policy, '_fields'):
         raise TypeError('monitor: expected the policy itself, got one of its mode views, such as policy.learn_mode')
-    for module, name, framework in _FACTORIES:
-        if framework is not None and framework not in sys.modules:
-            continue
-        factory: AdapterFactory = getattr(import_module(module), name)
+    for factory in (*_registered, *_installed()):
+        try:
+            adapter = factory(policy)
+        except Exception as error:
+            where = f'{getattr(factory, "__module__", "?")}.{getattr(factory, "__qualname__", factory)}'
+            what = f'{type(error).__name__}: {error}'
+            raise RuntimeError(f'monitor: the adapter factory {where} failed: {what}') from error
+        if adapter is not None:
+            _refuse_incomplete(adapter)
+            return adapter
+    for factory in _own_factories():
         adapter = factory(policy)
         if adapter is not None:
             return adapter
     learns = callable(getattr(policy, '_forward_learn', None))
     lacks = 'neither _learn_model nor _model' if learns else 'no _forward_learn'
     raise TypeError(f'monitor: {type(policy).__name__} is no policy that can be measured: it has {lacks}')
+
+
+_PARTS = ('name', 'model', 'num_tasks', 'task_ids', 'module_groups', 'signals', 'remarks', 'gradient', 'observe')
+
+
+def _refuse_incomplete(adapter: Any) -> None:
+    missing = [part for part in _PARTS if not hasattr(adapter, part)]
+    if missing:
+        raise TypeError(f'monitor: the adapter {type(adapter).__name__} lacks {", ".join(missing)}')
+    if not isinstance(adapter.model, nn.Module):
+        got = type(adapter.model).__name__
+        raise TypeError(f'monitor: the model of the adapter {type(adapter).__name__} is no nn.Module but {got}')

@@ -48,6 +48,7 @@ def attach(
     *,
     destinations: Sequence[Destination] = (),
     iteration: Callable[[], int] | None = None,
+    metrics: Sequence[Metric] | None = None,
     rules: Sequence[Any] = (),
     callback: Callable[[Finding], object] | None = None,
 ) -> Attachment:
@@ -62,6 +63,7 @@ def attach(
         iteration: tells the learner iteration that the next call begins with, for policies whose data does not; by
             default learner steps are counted from 0. It is needed where calls make different numbers of steps, because
             those of a call in which nothing is due are not looked at.
+        metrics: what is measured; by default those of ``preset``, see :mod:`ding_normmon.metrics`.
         rules: further rules that judge records, the same on every rank.
         callback: called with every finding, see :class:`~ding_normmon.monitor.monitor.Monitor`.
 
@@ -91,7 +93,13 @@ def attach(
         ['grad/body/_total_norm', 'grad/head/_total_norm', 'grad/model/_total_norm']
     """
     return Attachment(
-        policy, cfg, destinations=destinations, iteration=iteration, rules=rules, callback=callback
+        policy,
+        cfg,
+        destinations=destinations,
+        iteration=iteration,
+        metrics=metrics,
+        rules=rules,
+        callback=callback,
     )
 
 
@@ -109,6 +117,7 @@ class Attachment:
         *,
         destinations: Sequence[Destination] = (),
         iteration: Callable[[], int] | None = None,
+        metrics: Sequence[Metric] | None = None,
         rules: Sequence[Any] = (),
         callback: Callable[[Finding], object] | None = None,
     ) -> None:
@@ -126,7 +135,7 @@ class Attachment:
             task_ids=adapter.task_ids,
             task_names=adapter.task_names if isinstance(adapter, PublishingAdapter) else (),
             destinations=destinations,
-            metrics=_metrics_of(adapter, config.preset),
+            metrics=_metrics_of(adapter, preset_metrics(config.preset) if metrics is None else metrics),
             rules=rules,
             callback=callback,
         )
@@ -152,8 +161,8 @@ class Attachment:
             lambda: monitor.groups,
             optimizers=lambda: find_optimizers(policy),
             scalers=lambda: find_scalers(policy),
-            clipping=next(metric for metric in self.monitor.metrics if isinstance(metric, Clipping)),
-            learner_steps=next(metric for metric in self.monitor.metrics if isinstance(metric, LearnerSteps)),
+            clipping=next((metric for metric in monitor.metrics if isinstance(metric, Clipping)), None),
+            learner_steps=next((metric for metric in monitor.metrics if isinstance(metric, LearnerSteps)), None),
             local=adapter.gradient == LOCAL_GRADIENT,
         )
         self._data: Any = None
@@ -314,8 +323,7 @@ class Attachment:
                 self._seen.update(self.monitor.signals_of_step())
 
 
-def _metrics_of(adapter: Adapter, preset: str) -> list[Metric]:
-    metrics = preset_metrics(preset)
+def _metrics_of(adapter: Adapter, metrics: Sequence[Metric]) -> Sequence[Metric]:
     return with_local_gradients(metrics) if adapter.gradient == LOCAL_GRADIENT else metrics
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from ding_normmon.core.config import ConfigurationError, MonitorConfig
+from ding_normmon.core.destination import Destination
+from ding_normmon.core.finding import Finding
 from ding_normmon.core.step import INERT, InertLearnerStep
 from ding_normmon.integrations.nothing_measured import NothingMeasured
 from ding_normmon.integrations.observe.training_loop import TrainingLoop
+from ding_normmon.metrics import Metric
 from ding_normmon.monitor.monitor import StepMonitor
+from ding_normmon.ranks.transport import Transport
 
 __all__ = ['Monitor']
 
@@ -29,7 +33,14 @@ class Monitor(StepMonitor):
         scaler: the ``GradScaler`` of that loop, where there is one.
         first_iteration: the iteration of the loop's first learner step, where training is resumed without
             :meth:`load_state_dict`.
-        **arguments: those of :class:`~ding_normmon.monitor.monitor.StepMonitor`.
+        num_tasks: number of tasks of the whole run; None where there are none.
+        task_ids: global ids of the tasks this rank trains; all of them by default.
+        task_names: what people call the tasks, by global id.
+        destinations: where records go, on rank 0.
+        metrics: what is measured; by default those of ``preset``, see :mod:`ding_normmon.metrics`.
+        rules: further rules that judge records, the same on every rank; see :mod:`ding_normmon.diagnose`.
+        callback: called on rank 0, in a background thread, with every finding: raised, and again when it cleared.
+        transport: the connection to the other ranks; by default ``torch.distributed``'s rendezvous store.
 
     Attributes:
         learner_step: the learner step that is being measured in such a loop, for whoever wants to publish into it.
@@ -68,9 +79,27 @@ class Monitor(StepMonitor):
         optimizer: Any = None,
         scaler: Any = None,
         first_iteration: int = 0,
-        **arguments: Any,
+        num_tasks: int | None = None,
+        task_ids: Sequence[int] | None = None,
+        task_names: Sequence[str] = (),
+        destinations: Sequence[Destination] = (),
+        metrics: Sequence[Metric] | None = None,
+        rules: Sequence[Any] = (),
+        callback: Callable[[Finding], object] | None = None,
+        transport: Transport | None = None,
     ) -> None:
-        super().__init__(model, config, **arguments)
+        super().__init__(
+            model,
+            config,
+            num_tasks=num_tasks,
+            task_ids=task_ids,
+            task_names=task_names,
+            destinations=destinations,
+            metrics=metrics,
+            rules=rules,
+            callback=callback,
+            transport=transport,
+        )
         self._running = contextlib.ExitStack()
         self._loop = TrainingLoop(self, optimizer, scaler) if optimizer is not None and self.frequency > 0 else None
         self._nothing = NothingMeasured(self, None)
@@ -138,7 +167,7 @@ class Monitor(StepMonitor):
         Raises:
             ConfigurationError: the monitor was closed, as it is at the end of a ``with`` block.
         """
-        if self._closed:
+        if self._closed and self.frequency > 0:
             raise ConfigurationError(
                 'monitor: it was closed at the end of its "with" block and measures nothing more; put one block around '
                 'all epochs, or make a new Monitor'

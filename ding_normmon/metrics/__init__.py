@@ -9,7 +9,7 @@ from ding_normmon.metrics.learner_steps import LearnerSteps
 from ding_normmon.metrics.loss_contributions import LossContributions
 from ding_normmon.metrics.own_cost import OwnCost
 from ding_normmon.metrics.parameter_norms import ParameterNorms
-from ding_normmon.metrics.presets import PRESETS, default_metrics, preset_metrics
+from ding_normmon.metrics.presets import DECLARED, PRESETS, default_metrics, preset_metrics
 from ding_normmon.metrics.rank_agreement import RankAgreement
 from ding_normmon.metrics.representation_rank import RepresentationRank
 from ding_normmon.metrics.task_losses import TaskLosses
@@ -18,6 +18,7 @@ from ding_normmon.metrics.updates import Updates
 from ding_normmon.metrics.weight_magnitude import WeightMagnitude
 
 __all__ = [
+    'DECLARED',
     'PRESETS',
     'Clipping',
     'DormantUnits',

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ding_normmon.core.config import MonitorConfig
+from ding_normmon.core.figure import Figure
 from ding_normmon.core.parameter_groups import Group
 from ding_normmon.core.record import Matrix
 from ding_normmon.core.step import Clip, LearnerStep
@@ -65,6 +66,8 @@ class Metric:
 
     Attributes:
         name: unique name; the first part of the metric's row keys.
+        figures: the declarations of every name that it yields; the metric reference, dashboards, reports and rules read
+            them.
         hook_points: the hook points at which :meth:`measure` is called.
         owner_only: whether its rows are those of parameter groups, which only the rank that owns a group may report
             (``Setup.owned_groups``).
@@ -81,6 +84,7 @@ class Metric:
     """
 
     name: ClassVar[str]
+    figures: ClassVar[tuple[Figure, ...]] = ()
     hook_points: ClassVar[tuple[str, ...]] = ()
     owner_only: ClassVar[bool] = False
     stretchable: ClassVar[bool] = False
@@ -154,11 +158,11 @@ class Metric:
         yield from ()
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
-        """Yield metric names and values from the merged rows of all ranks."""
-        yield from ()
+        """Yield metric names and values from the merged rows of all ranks.
 
-    def compare(self, table: RowTable) -> Iterator[tuple[str, float]]:
-        """Yield figures that depend on earlier records; called once per record, in the order of iterations."""
+        Once per record, in the order of iterations. Only where ``table.final`` may it be remembered for the next one:
+        with ``merge_train_output`` a rank also derives its own figures of every step.
+        """
         yield from ()
 
     def matrices(self, table: RowTable) -> Iterator[tuple[str, Matrix]]:

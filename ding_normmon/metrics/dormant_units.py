@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ding_normmon.core.compiled import compiled_parts, is_compiling
+from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.record import Matrix
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.maths.dormancy import Mask, activity, dormant, jaccard, sample_mask
+from ding_normmon.metrics.sections import PLASTICITY_SECTION
 from ding_normmon.metrics.shared_layers import Layer, shared_layers
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
 
@@ -58,6 +60,66 @@ class DormantUnits(Metric):
     """
 
     name: ClassVar[str] = 'dormant_units'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='plasticity/{group}[_task{i}]/dormant_tau{t}',
+            definition=(
+                "share of the units of a shared group's nonlinearities (of its linear layers where it has none as"
+                ' modules) with E|h_i| ≤ t · mean over the layer, for each t of `dormant_taus` ([Sokar et al. '
+                '2023](https://arxiv.org/abs/2302.12902), eq. 1); channels are the units of a convolution'
+            ),
+            unit='share',
+            hook_point='forward pass, `publish`',
+            bad_value='growing: capacity that no task uses any more',
+            section=PLASTICITY_SECTION,
+            kind='share',
+            chart=Chart('Plasticity', 'Dormant units'),
+            task_chart=Chart('Plasticity', '{signal}: {statistic}'),
+            of_task='Plasticity: dormant units',
+            prominence='detail',
+        ),
+        Figure(
+            pattern='plasticity/{group}[_task{i}]/gradient_dormant_tau{t}',
+            definition=(
+                'the same with |∂L/∂h_i| in the place of |h_i| (after [GraMa, 2025](https://arxiv.org/abs/2505.24061))'
+            ),
+            unit='share',
+            hook_point='`backward_end`',
+            bad_value='units that no longer learn, however active',
+            section=PLASTICITY_SECTION,
+            kind='share',
+            chart=Chart('Plasticity', 'Units without gradient'),
+            task_chart=Chart('Plasticity', '{signal}: {statistic}'),
+            of_task='Plasticity: units without gradient',
+            prominence='detail',
+        ),
+        Figure(
+            pattern='plasticity/{group}/dormant_overlap_tasks',
+            definition=(
+                'mean over pairs of tasks of the Jaccard index of their dormant sets, at the smallest positive t;'
+                ' the pairs are a matrix of the record'
+            ),
+            unit='share',
+            bad_value='near 1: dead for all; near 0: tasks have divided the units among them',
+            section=PLASTICITY_SECTION,
+            kind='share',
+            chart=Chart('Plasticity', '{statistic}'),
+        ),
+        Figure(
+            pattern='plasticity/{group}[_task{i}]/dormant_overlap_time',
+            definition=(
+                'Jaccard index of the dormant sets of this record and of the one measured before; absent where '
+                'neither has any'
+            ),
+            unit='share',
+            bad_value='near 1: dormant units do not wake up',
+            section=PLASTICITY_SECTION,
+            kind='share',
+            chart=Chart('Plasticity', '{statistic}'),
+            task_chart=Chart('Plasticity', '{signal}: {statistic}'),
+            prominence='detail',
+        ),
+    )
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end', 'backward_end')
     stretchable: ClassVar[bool] = True
 

@@ -12,7 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ding_normmon.core.common_figures import MONITOR_SECTION
 from ding_normmon.core.config import ConfigurationError
+from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.record import Matrix
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
@@ -20,6 +22,7 @@ from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.explained_gradient import sketch_gradients, unexplained_part
 from ding_normmon.metrics.extra_backward import extra_backward
 from ding_normmon.metrics.maths.conflict_geometry import TaskGeometry, geometry_of
+from ding_normmon.metrics.sections import NONFINITE_CHART, TASKS_SECTION
 from ding_normmon.metrics.shared_parameters import shared_parameters
 from ding_normmon.rows.moments import COUNT, M2, MEAN, NONFINITE, Row, constant_row, square_sum_row
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
@@ -66,6 +69,111 @@ class GradientConflict(Metric):
     """
 
     name: ClassVar[str] = 'gradient_conflict'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='conflict/{group}/rate',
+            definition='share of the pairs of tasks whose gradients have a cosine below −2 standard errors [1]',
+            unit='share',
+            hook_point='`forward_end`',
+            bad_value="near 1 for long: tasks undo each other's steps; a gradient correction or a larger shared part",
+            section=TASKS_SECTION,
+            kind='rate',
+            chart=Chart('Conflict', 'Share of pairs of tasks in conflict'),
+            prominence='headline',
+        ),
+        Figure(
+            pattern='conflict/{group}/{min_cosine,mean_cosine}',
+            definition='of all pairs',
+            unit='cosine',
+            hook_point='`forward_end`',
+            bad_value='mean below 0',
+            section=TASKS_SECTION,
+            kind='cosine',
+            signed=True,
+            chart=Chart('Conflict', '{group}: cosines of the gradients of pairs'),
+        ),
+        Figure(
+            pattern='conflict/{group}/standard_error',
+            definition=(
+                'largest standard error of a cosine: (1−c²)/√((1+c²)k) for sketches of k numbers [2] [3]; 1e-6 '
+                'where nothing is sketched'
+            ),
+            unit='cosine',
+            hook_point='`forward_end`',
+            bad_value='large: raise `sketch_size`',
+            section=TASKS_SECTION,
+            scale='log',
+            chart=Chart('Conflict', 'Standard errors of the cosines'),
+        ),
+        Figure(
+            pattern='conflict/{group}/imbalance',
+            definition="largest norm of a task's gradient over the smallest that is not 0",
+            unit='ratio',
+            hook_point='`forward_end`',
+            bad_value='above 10 for long: task weights',
+            section=TASKS_SECTION,
+            kind='ratio',
+            scale='log',
+            chart=Chart('Conflict', 'Largest over smallest gradient norm of a task'),
+        ),
+        Figure(
+            pattern='conflict/{group}/effective_tasks',
+            definition=(
+                "1/Σ share²: how many tasks of equal norms would be spread like these (Hill's number of order 2 [4])"
+            ),
+            unit='tasks',
+            hook_point='`forward_end`',
+            bad_value='near 1: one task dominates',
+            section=TASKS_SECTION,
+            chart=Chart('Conflict', 'Effective number of tasks'),
+        ),
+        Figure(
+            pattern='conflict/{group}_task{i}/mean_cosine',
+            definition='mean cosine with the other tasks',
+            unit='cosine',
+            hook_point='`forward_end`',
+            bad_value='below 0: the others work against it',
+            section=TASKS_SECTION,
+            kind='cosine',
+            signed=True,
+            chart=Chart('Conflict', '{group}: mean cosine with other tasks'),
+            of_task='Conflict: mean cosine of its gradients with those of other tasks',
+        ),
+        Figure(
+            pattern='conflict/embeddings_task{i}/mean_cosine',
+            definition='the same, of the smallest part',
+            unit='cosine',
+            hook_point='`forward_end`',
+            section=TASKS_SECTION,
+            kind='cosine',
+            signed=True,
+            chart=Chart('Conflict', 'embeddings: mean cosine with other tasks'),
+            of_task='Conflict: mean cosine of its gradients with those of other tasks',
+            prominence='detail',
+            is_listed=False,
+        ),
+        Figure(
+            pattern='conflict/{group}_task{i}/share',
+            definition="norm of the task's gradient over the sum of all tasks' norms",
+            unit='share',
+            hook_point='`forward_end`',
+            bad_value='near 1, or near 0: this task dominates, or is not heard',
+            section=TASKS_SECTION,
+            kind='share',
+            chart=Chart('Conflict', '{group}: share of the gradient norms'),
+            of_task='Conflict: its share of the gradient norms',
+            prominence='detail',
+        ),
+        Figure(
+            pattern='monitor/nonfinite/conflict/{group}_task{i}',
+            definition="1 where the gradient of the task's loss is not finite; the task is in no pair then",
+            unit='flag',
+            bad_value='this task breaks the run',
+            section=MONITOR_SECTION,
+            kind='flag',
+            chart=NONFINITE_CHART,
+        ),
+    )
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end', 'local_backward_end', 'backward_end')
     stretchable: ClassVar[bool] = True
 

@@ -9,8 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ding_normmon.core.common_figures import MONITOR_SECTION
+from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.step import COMPARE_GRADIENTS, READ_GRADIENTS, LearnerStep
 from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.sections import NO_GRADIENT, NONFINITE_NORMS, PARAMETERS_SECTION
 from ding_normmon.metrics.square_norms import SquareNorms
 from ding_normmon.rows.moments import COUNT, MAXIMUM, constant_row
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
@@ -70,6 +73,61 @@ class GradientNorms(SquareNorms):
     """
 
     name: ClassVar[str] = 'gradient_norms'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='grad/{group}/_total_norm',
+            definition="L2 norm of the group's gradients, before clipping",
+            unit='loss / weight',
+            hook_point='`backward_end`',
+            bad_value='explosion, vanishing, one task above the others',
+            section=PARAMETERS_SECTION,
+            scale='log',
+            chart=Chart('Shared modules', 'Gradient norms of shared modules'),
+            task_chart=Chart('Heads across tasks', '{group}: gradient norm'),
+            of_task='Gradient norms of its modules',
+            prominence='headline',
+        ),
+        Figure(
+            pattern='grad/model/_total_norm',
+            definition='L2 norm of all gradients; its square is the sum of the squared group norms',
+            unit='loss / weight',
+            hook_point='`backward_end`',
+            section=PARAMETERS_SECTION,
+            scale='log',
+            chart=Chart('Shared modules', 'Gradient norm of the whole model'),
+            prominence='headline',
+        ),
+        Figure(
+            pattern='grad/{head}_all_tasks/{mean,std}',
+            definition='over the tasks that have a gradient in this step',
+            unit='loss / weight',
+            hook_point='`backward_end`',
+            bad_value='large std: imbalance between tasks',
+            section=PARAMETERS_SECTION,
+            scale='log',
+            chart=Chart('Heads across tasks', '{head}: gradient norm, mean and std over tasks'),
+        ),
+        Figure(
+            pattern='grad/{group}/{path}',
+            definition="of one parameter (`detail='parameter'`)",
+            unit='loss / weight',
+            hook_point='`backward_end`',
+            section=PARAMETERS_SECTION,
+            scale='log',
+            chart=Chart('Other figures', '{group}: gradient norms of the parameters'),
+        ),
+        NO_GRADIENT,
+        Figure(
+            pattern='monitor/without_gradient/{group}',
+            definition="number of the group's parameters without a gradient, where others have one",
+            unit='count',
+            bad_value='a part that is not in the graph',
+            section=MONITOR_SECTION,
+            kind='count',
+            chart=Chart('Health of the record', 'Parameters without gradient'),
+        ),
+        NONFINITE_NORMS,
+    )
     hook_points: ClassVar[tuple[str, ...]] = ('backward_end', READ_GRADIENTS, COMPARE_GRADIENTS)
     family = 'grad'
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.kernels import native
@@ -24,6 +25,32 @@ class LearnerSteps(Metric):
     """
 
     name: ClassVar[str] = 'learner_steps'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='step/skipped',
+            definition=(
+                'backward passes since the last record that moved no weights, because the loop or a `GradScaler` left '
+                "the optimizer's step out; they are no learner steps and have no record; most of any rank; absent "
+                'where there were none'
+            ),
+            unit='steps',
+            hook_point='optimizer step',
+            bad_value='above 0 again and again: the loss overflows, or is not finite',
+            section='Learner steps',
+            kind='count',
+            chart=Chart('Updates', 'Learner steps: skipped since the last record'),
+        ),
+        Figure(
+            pattern='step/loss_scale',
+            definition='what the loss was multiplied by (`GradScaler.get_scale()`); gradients are shown without it',
+            unit='factor',
+            hook_point='optimizer step',
+            bad_value='falling towards 1: gradients overflow at any scale',
+            section='Learner steps',
+            scale='log',
+            chart=Chart('Updates', 'Learner steps: loss scale'),
+        ),
+    )
     hook_points: ClassVar[tuple[str, ...]] = ('backward_end',)
 
     def __init__(self) -> None:

@@ -18,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ding_normmon.core.config import ConfigurationError
+from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import COMPARE_GRADIENTS, READ_GRADIENTS, LearnerStep
 from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.gradient_norms import GradientNorms
+from ding_normmon.metrics.sections import NO_GRADIENT, NONFINITE_LOCAL, PARAMETERS_SECTION
 from ding_normmon.metrics.square_norms import SquareNorms
 from ding_normmon.rows.moments import MAXIMUM, MEAN, MINIMUM, Row, constant_row
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
@@ -68,6 +70,23 @@ class LocalGradients(GradientNorms):
     """
 
     name: ClassVar[str] = 'local_gradients'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='grad_local/{group}/{mean,min,max}',
+            definition=(
+                "policies that clip before they synchronise, several ranks: L2 norm of a shared group's gradient "
+                'on each rank before that rank clips, over the ranks; absent if a rank is missing'
+            ),
+            unit='loss / weight',
+            hook_point='`backward_end`',
+            bad_value="max far above min: one rank's tasks dominate",
+            section=PARAMETERS_SECTION,
+            scale='log',
+            chart=Chart('Shared modules', '{group}: gradient norms on the ranks, before they clip'),
+        ),
+        NO_GRADIENT,
+        NONFINITE_LOCAL,
+    )
     owner_only: ClassVar[bool] = False
     family = 'grad_local'
 
@@ -137,6 +156,21 @@ class SynchronisedGradientNorms(GradientNorms):
     """
 
     name: ClassVar[str] = 'synchronised_gradients'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='grad_synced/{group}/_total_norm',
+            definition=(
+                "of the same policies: the shared group's gradient as the optimizer used it, averaged and hence clipped"
+            ),
+            unit='loss / weight',
+            hook_point='`step_end`',
+            bad_value='far below the mean of `grad_local`: clipping, or conflict between ranks, eats the gradient',
+            section=PARAMETERS_SECTION,
+            scale='log',
+            chart=Chart('Shared modules', 'Gradient norms of shared modules, synchronised and clipped'),
+        ),
+        NONFINITE_LOCAL,
+    )
     hook_points: ClassVar[tuple[str, ...]] = ('step_end',)
     family = 'grad_synced'
 

@@ -10,10 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.extra_backward import extra_backward
 from ding_normmon.metrics.gradient_conflict import refuse_sharded_models
+from ding_normmon.metrics.sections import TASKS_SECTION
 from ding_normmon.metrics.shared_parameters import shared_parameters
 from ding_normmon.rows.moments import MEAN, NONFINITE
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
@@ -32,6 +34,42 @@ class LossContributions(Metric):
     """
 
     name: ClassVar[str] = 'loss_contributions'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='conflict/{group}_task{i}/{loss}/norm',
+            definition="norm of the gradient of one weighted term of the task's loss (`conflict_by_loss=True`)",
+            unit='loss / weight',
+            hook_point='`forward_end`',
+            bad_value='one term drives what is shared',
+            section=TASKS_SECTION,
+            scale='log',
+            chart=Chart('Conflict', '{group}: norm of the terms of the loss'),
+            prominence='detail',
+        ),
+        Figure(
+            pattern='conflict/{group}_task{i}/{loss}/share',
+            definition='its share of the norms of all terms',
+            unit='share',
+            hook_point='`forward_end`',
+            bad_value='near 1: as above',
+            section=TASKS_SECTION,
+            kind='share',
+            chart=Chart('Conflict', '{group}: share of the terms of the loss'),
+            prominence='detail',
+        ),
+        Figure(
+            pattern='conflict/{group}_task{i}/{loss}/cosine',
+            definition='its cosine with all terms together',
+            unit='cosine',
+            hook_point='`forward_end`',
+            bad_value='below 0: it works against the others',
+            section=TASKS_SECTION,
+            kind='cosine',
+            signed=True,
+            chart=Chart('Conflict', '{group}: cosine of the terms of the loss'),
+            prominence='detail',
+        ),
+    )
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
     stretchable: ClassVar[bool] = True
 

@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from ding_normmon.core.common_figures import MONITOR_SECTION
+from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.metrics.base import Metric
 from ding_normmon.rows.moments import MAXIMUM, MEAN, Row, constant_numbers
 from ding_normmon.rows.table import RowKey, RowTable
@@ -23,6 +25,59 @@ class OwnCost(Metric):
     """
 
     name: ClassVar[str] = 'own_cost'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='monitor/cost/ms',
+            definition='learner-thread milliseconds of this record, slowest rank',
+            unit='ms',
+            section=MONITOR_SECTION,
+            kind='cost',
+            chart=Chart('Cost', 'Learner-thread milliseconds of a record'),
+        ),
+        Figure(
+            pattern='monitor/cost/bytes',
+            definition='fixed row storage, largest rank',
+            unit='bytes',
+            section=MONITOR_SECTION,
+            kind='cost',
+            chart=Chart('Cost', 'Bytes'),
+        ),
+        Figure(
+            pattern='monitor/cost/{metric}/ms',
+            definition=(
+                'learner-thread milliseconds of one metric in this record, slowest rank; on an accelerator the '
+                'time to queue its work'
+            ),
+            unit='ms',
+            section=MONITOR_SECTION,
+            kind='cost',
+            chart=Chart('Cost', 'Learner-thread milliseconds of the metrics'),
+        ),
+        Figure(
+            pattern='monitor/cost/{metric}/bytes',
+            definition='what it keeps between steps and sends for this record, largest rank',
+            unit='bytes',
+            section=MONITOR_SECTION,
+            kind='cost',
+            chart=Chart('Cost', 'Bytes'),
+        ),
+        Figure(
+            pattern='monitor/cost/{metric}/extra_backward',
+            definition='backward passes that it added to this step',
+            unit='count',
+            section=MONITOR_SECTION,
+            kind='count',
+            chart=Chart('Cost', 'Extra backward passes'),
+        ),
+        Figure(
+            pattern='monitor/cost/messages',
+            definition='messages of all ranks for this record',
+            unit='count',
+            section=MONITOR_SECTION,
+            kind='count',
+            chart=Chart('Cost', 'Messages of all ranks'),
+        ),
+    )
 
     def __init__(self) -> None:
         self._keys: dict[tuple[str, ...], tuple[RowKey, ...]] = {}

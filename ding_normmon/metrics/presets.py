@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from ding_normmon.core.common_figures import COMMON_FIGURES
+from ding_normmon.core.figures import Figures
 from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.clipping import Clipping
 from ding_normmon.metrics.dormant_units import DormantUnits
 from ding_normmon.metrics.gradient_conflict import GradientConflict
 from ding_normmon.metrics.gradient_norms import GradientNorms
 from ding_normmon.metrics.learner_steps import LearnerSteps
+from ding_normmon.metrics.local_gradients import LocalGradients, SynchronisedGradientNorms
 from ding_normmon.metrics.loss_contributions import LossContributions
 from ding_normmon.metrics.own_cost import OwnCost
 from ding_normmon.metrics.parameter_norms import ParameterNorms
@@ -21,13 +24,13 @@ from ding_normmon.metrics.tensor_statistics import TensorStatistics
 from ding_normmon.metrics.updates import Updates
 from ding_normmon.metrics.weight_magnitude import WeightMagnitude
 
-__all__ = ['PRESETS', 'default_metrics', 'preset_metrics']
+__all__ = ['DECLARED', 'PRESETS', 'default_metrics', 'preset_metrics']
 
 # Order matters in two places: gradient conflict adds backward passes at `forward_end`, and plasticity, which listens to
 # the training backward pass, comes after it; own cost comes last, when everything else is known.
 _Makers = tuple[Callable[[], Metric], ...]
-_BASIC: _Makers = (ParameterNorms, GradientNorms, TensorStatistics, TaskLosses)
-_MULTITASK: _Makers = (
+_BASIC = (ParameterNorms, GradientNorms, TensorStatistics, TaskLosses)
+_MULTITASK = (
     GradientConflict,
     LossContributions,
     RankAgreement,
@@ -35,6 +38,15 @@ _MULTITASK: _Makers = (
     WeightMagnitude,
     DormantUnits,
     RepresentationRank,
+)
+_METRICS: tuple[type[Metric], ...] = (
+    *_BASIC,
+    LocalGradients,
+    SynchronisedGradientNorms,
+    Clipping,
+    LearnerSteps,
+    *_MULTITASK,
+    OwnCost,
 )
 
 PRESETS: dict[str, _Makers] = {
@@ -44,6 +56,14 @@ PRESETS: dict[str, _Makers] = {
 }
 """``basic``: what costs next to nothing. ``multitask``: what sees tasks work against each other. ``full``: everything,
 also what needs every step or further backward passes."""
+
+DECLARED = Figures(
+    [
+        *((metric.name, figure) for metric in _METRICS for figure in metric.figures),
+        *COMMON_FIGURES,
+    ]
+)
+"""Every figure that the package declares, in the order of the metric reference."""
 
 
 def preset_metrics(preset: str) -> list[Metric]:

@@ -10,10 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.kernels.squares import SquareSums
+from ding_normmon.metrics.sections import TASKS_SECTION
 from ding_normmon.rows.moments import COUNT, M2, MAXIMUM, NONFINITE, Row, constant_row, square_sum_row
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
@@ -49,6 +51,41 @@ class RankAgreement(Metric):
     """
 
     name: ClassVar[str] = 'rank_agreement'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='agreement/{group}/mean_dot',
+            definition='mean inner product of the gradients of two ranks: (‖Σg‖² − Σ‖g‖²)/(R(R−1))',
+            unit='(loss / weight)²',
+            hook_point='`local_backward_end`',
+            bad_value='below 0: ranks undo each other',
+            section=TASKS_SECTION,
+            signed=True,
+            chart=Chart('Conflict', 'Agreement between ranks: inner products'),
+        ),
+        Figure(
+            pattern='agreement/{group}/cosine',
+            definition=(
+                "`mean_dot` over the mean squared norm of the ranks' gradients: 1 if all are equal, −1/(R−1) if "
+                'they cancel'
+            ),
+            unit='ratio',
+            hook_point='`local_backward_end`',
+            bad_value='as above',
+            section=TASKS_SECTION,
+            kind='cosine',
+            signed=True,
+            chart=Chart('Conflict', 'Agreement between ranks: cosines'),
+        ),
+        Figure(
+            pattern='agreement/{group}/ranks',
+            definition='R, the ranks that have a gradient on the group; below 2 there is no figure',
+            unit='count',
+            hook_point='`local_backward_end`',
+            section=TASKS_SECTION,
+            kind='count',
+            chart=Chart('Conflict', 'Agreement between ranks: ranks with a gradient'),
+        ),
+    )
     hook_points: ClassVar[tuple[str, ...]] = ('local_backward_end',)
 
     def prepare(self, setup: Setup) -> int:

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.maths import effective_rank as spectral
+from ding_normmon.metrics.sections import PLASTICITY_SECTION
 from ding_normmon.metrics.tensor_statistics import align_mask
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
 
@@ -34,6 +36,66 @@ class RepresentationRank(Metric):
     """
 
     name: ClassVar[str] = 'representation_rank'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='plasticity/{x_token,embeddings/obs}[_task{i}]/effective_rank',
+            definition=(
+                'exp of the entropy of the normalised singular values of all valid vectors, not centred ([Roy & '
+                'Vetterli 2007](https://ieeexplore.ieee.org/document/7098875)); at most the number of vectors'
+            ),
+            unit='dimensions',
+            hook_point='`publish`',
+            bad_value='falling: the representation collapses',
+            section=PLASTICITY_SECTION,
+            chart=Chart('Plasticity', 'effective_rank of the representation'),
+            task_chart=Chart('Plasticity', '{signal}: {statistic}'),
+            of_task='Plasticity: ranks of the representation',
+            prominence='detail',
+        ),
+        Figure(
+            pattern='plasticity/{x_token,embeddings/obs}[_task{i}]/stable_rank',
+            definition='Σσ² / σ₁²',
+            unit='dimensions',
+            hook_point='`publish`',
+            bad_value='near 1: one direction carries everything',
+            section=PLASTICITY_SECTION,
+            chart=Chart('Plasticity', 'stable_rank of the representation'),
+            task_chart=Chart('Plasticity', '{signal}: {statistic}'),
+            of_task='Plasticity: ranks of the representation',
+            prominence='detail',
+        ),
+        Figure(
+            pattern='plasticity/{x_token,embeddings/obs}[_task{i}]/feature_rank',
+            definition=(
+                'how many of the largest singular values make up 99% of their sum ([Kumar et al. '
+                '2021](https://arxiv.org/abs/2010.14498))'
+            ),
+            unit='dimensions',
+            hook_point='`publish`',
+            bad_value='falling: as above',
+            section=PLASTICITY_SECTION,
+            kind='count',
+            chart=Chart('Plasticity', 'feature_rank of the representation'),
+            task_chart=Chart('Plasticity', '{signal}: {statistic}'),
+            of_task='Plasticity: ranks of the representation',
+            prominence='detail',
+        ),
+        Figure(
+            pattern='plasticity/{x_token,embeddings/obs}[_task{i}]/rank_error',
+            definition=(
+                'relative error to expect of singular values, √(effective rank / dimensions); only where vectors '
+                'were projected to fewer dimensions (over 256 features, or `memory_budget`)'
+            ),
+            unit='ratio',
+            hook_point='`publish`',
+            bad_value='over 0.3: raise `memory_budget`',
+            section=PLASTICITY_SECTION,
+            kind='ratio',
+            chart=Chart('Plasticity', '{statistic}'),
+            task_chart=Chart('Plasticity', '{signal}: {statistic}'),
+            prominence='detail',
+        ),
+    )
     stretchable: ClassVar[bool] = True
 
     def __init__(self) -> None:

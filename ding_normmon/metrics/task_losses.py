@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.kernels import native
 from ding_normmon.rows.moments import MEAN, constant_numbers, device_row_of
@@ -19,6 +20,43 @@ class TaskLosses(Metric):
     """The per-task losses of every rank under the names the policy gave them: ``noreduce_obs_loss_task3``."""
 
     name: ClassVar[str] = 'task_losses'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='noreduce_{obs,value,reward,policy}_loss_task{i}',
+            definition=(
+                "LightZero's per-task losses, returned by the policy every step; at monitored iterations the "
+                'monitor writes them for the tasks of all ranks'
+            ),
+            unit='loss',
+            hook_point='`publish_loss`',
+            bad_value='one task does not learn',
+            section='Losses of the policy',
+            signed=True,
+            task_chart=Chart('Losses and returns', '{statistic}'),
+            of_task='Losses',
+        ),
+        Figure(
+            pattern='noreduce_{loss}_loss_task{i}',
+            definition='the other ones',
+            unit='loss',
+            hook_point='`publish_loss`',
+            section='Losses of the policy',
+            signed=True,
+            task_chart=Chart('Losses and returns', '{statistic}'),
+            of_task='Losses',
+            prominence='detail',
+        ),
+        Figure(
+            pattern='noreduce_{quantity}_task{i}',
+            definition='what else it returns of a task, such as entropies',
+            unit='its own',
+            hook_point='`publish_loss`',
+            section='Losses of the policy',
+            signed=True,
+            task_chart=Chart('Losses and returns', '{statistic}'),
+            prominence='detail',
+        ),
+    )
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
     detaches: ClassVar[bool] = True
 

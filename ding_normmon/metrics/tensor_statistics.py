@@ -10,10 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ding_normmon.core.common_figures import MONITOR_SECTION
+from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.presence import Presence
+from ding_normmon.metrics.sections import NONFINITE_CHART
 from ding_normmon.rows import moments
 from ding_normmon.rows.table import Label, RowBuffer, RowKey, RowTable
 
@@ -119,6 +122,124 @@ class TensorStatistics(Metric):
     """
 
     name: ClassVar[str] = 'tensor_statistics'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='norm/x_token[_task{i}]/{mean,std,max,min}',
+            definition="L2 norms of the transformer's output tokens",
+            unit='activation',
+            hook_point='`publish`',
+            bad_value='collapse (std near 0) or growth of the representation',
+            section='Signals',
+            scale='log',
+            chart=Chart('Embeddings', 'x_token of all tasks'),
+            task_chart=Chart('Embeddings', 'x_token: norm_{statistic}'),
+        ),
+        Figure(
+            pattern='embeddings/obs[_task{i}]/{norm_mean,norm_std,norm_max,norm_min}',
+            definition="L2 norms of the encoder's outputs",
+            unit='activation',
+            hook_point='`publish`',
+            bad_value='drift or collapse of the encoder',
+            section='Signals',
+            scale='log',
+            chart=Chart('Embeddings', '{signal} of all tasks'),
+            task_chart=Chart('Embeddings', '{signal}: {statistic}'),
+        ),
+        Figure(
+            pattern='logits/{value,policy,reward}[_task{i}]/abs_max',
+            definition="largest absolute entry of the head's output; policy: the task's own action space",
+            unit='logit',
+            hook_point='`publish`',
+            bad_value='running away: a policy that has become certain, or a saturated value support',
+            section='Signals',
+            scale='log',
+            chart=Chart('Logits', '{signal} logits of all tasks'),
+            task_chart=Chart('Logits', '{signal} logits: {statistic}'),
+            of_task='Logits: largest absolute entries',
+        ),
+        Figure(
+            pattern='logits/{value,policy,reward}[_task{i}]/{mean,std,max,min}',
+            definition='of the same entries',
+            unit='logit',
+            hook_point='`publish`',
+            section='Signals',
+            signed=True,
+            chart=Chart('Logits', '{signal} logits of all tasks'),
+            task_chart=Chart('Logits', '{signal} logits: {statistic}'),
+        ),
+        Figure(
+            pattern='data/reward[_task{i}]/abs_max',
+            definition='largest absolute reward of the valid steps of the batch, as they come from the replay buffer',
+            unit='reward',
+            hook_point='`publish`',
+            bad_value='a jump: the reward scale of the task has changed; always 0: it has met no reward',
+            section='Signals',
+            of_task='Data: largest reward of a batch',
+            chart=Chart('Data', '{signal} of all tasks'),
+            task_chart=Chart('Data', '{signal}: {statistic}'),
+        ),
+        Figure(
+            pattern='data/{reward,value_target}[_task{i}]/{mean,std,max,min,abs_max}',
+            definition='rewards and value targets of the same steps',
+            unit='reward',
+            hook_point='`publish`',
+            bad_value='a jump: as above',
+            section='Signals',
+            signed=True,
+            prominence='detail',
+            chart=Chart('Data', '{signal} of all tasks'),
+            task_chart=Chart('Data', '{signal}: {statistic}'),
+        ),
+        Figure(
+            pattern='data/observation_change[_task{i}]/{mean,std,max,min,abs_max}',
+            definition='mean absolute difference of successive observations, of up to eight sequences of the batch',
+            unit='observation',
+            hook_point='`publish`',
+            bad_value='falling to 0: the environment shows the same picture for ever',
+            section='Signals',
+            prominence='detail',
+            chart=Chart('Data', '{signal} of all tasks'),
+            task_chart=Chart('Data', '{signal}: {statistic}'),
+        ),
+        Figure(
+            pattern='outputs/{head}[/{key}]/{mean,std,max,min,abs_max}',
+            definition='entries of what a head of a DI-engine policy returns, in the first pass with a graph',
+            unit='its own',
+            hook_point='`publish`',
+            section='Signals',
+            signed=True,
+            chart=Chart('Logits', '{signal}'),
+            task_chart=Chart('Logits', '{signal}: {statistic}'),
+        ),
+        Figure(
+            pattern='{signal}[_task{i}]/{mean,std,max,min,abs_max}',
+            definition='any other published tensor, element by element',
+            unit='its own',
+            hook_point='`publish`',
+            section='Signals',
+            signed=True,
+        ),
+        Figure(
+            pattern='monitor/nonfinite/{signal}[_task{i}]',
+            definition='NaN and infinite entries of a signal (−inf of impossible actions counts)',
+            unit='count',
+            section=MONITOR_SECTION,
+            kind='count',
+            chart=NONFINITE_CHART,
+        ),
+        Figure(
+            pattern='monitor/{empty,absent,late}/{signal}',
+            definition=(
+                'number of tasks whose signal had no valid step, was not published although it had been before, '
+                'or was published for the first time after the first record; only where it happened'
+            ),
+            unit='count',
+            bad_value='a task whose data no longer reaches the learner',
+            section=MONITOR_SECTION,
+            kind='count',
+            chart=Chart('Health of the record', 'Further signs'),
+        ),
+    )
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
     detaches: ClassVar[bool] = True
 
@@ -186,6 +307,8 @@ class TensorStatistics(Metric):
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield each signal's statistics over all tasks and per task."""
         labels, rows = table.block(self.name)
+        if table.complete and table.final:
+            yield from self._presences(labels, rows, table)
         if not labels:
             return
         plan = _plan_of(labels)
@@ -213,11 +336,8 @@ class TensorStatistics(Metric):
         for index, value in zip(chosen.tolist(), values.ravel()[chosen].tolist(), strict=True):
             yield cast(str, names[index]), value
 
-    def compare(self, table: RowTable) -> Iterator[tuple[str, float]]:
+    def _presences(self, labels: tuple[Label, ...], rows: moments.Row, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield what is out of the ordinary about the signals of this record."""
-        if not table.complete:
-            return
-        labels, rows = table.block(self.name)
         # The same signals as in the last record, of which there was nothing to say, and none of them empty.
         if labels is self._usual and (rows[:, moments.COUNT] + rows[:, moments.NONFINITE]).all():
             return

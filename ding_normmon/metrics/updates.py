@@ -13,11 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ding_normmon.core.common_figures import MONITOR_SECTION
+from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import counted_part, is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.maths.conflict_geometry import cosine_of
 from ding_normmon.metrics.maths.sketch import ChunkTable, Sketch
+from ding_normmon.metrics.sections import NONFINITE_CHART, TASKS_SECTION
 from ding_normmon.metrics.shared_parameters import shared_parameters
 from ding_normmon.rows.moments import COUNT, M2, NONFINITE, Row, constant_row, square_sum_row
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
@@ -63,6 +66,49 @@ class Updates(Metric):
     """
 
     name: ClassVar[str] = 'updates'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='update/{group}/relative',
+            definition=(
+                'L2 norm of the step over that of the weights before it; every group, `{group}` also '
+                '`head_value_task{i}` and so on; an estimate with an error of 1/√(2k) where `memory_budget` holds'
+                ' no copy of the weights'
+            ),
+            unit='ratio',
+            hook_point='`backward_end`, `step_end`',
+            bad_value='above 1e-2: steps too large; below 1e-6: nothing is learnt [5]',
+            section=TASKS_SECTION,
+            kind='ratio',
+            scale='log',
+            chart=Chart('Updates', 'Steps of shared modules relative to the weights'),
+            task_chart=Chart('Updates', '{group}: step relative to the weights'),
+            of_task='Updates: steps of its modules relative to the weights',
+            prominence='detail',
+        ),
+        Figure(
+            pattern='update/{group}_task{i}/cosine',
+            definition=(
+                "between minus the step and the task's gradient: after clipping and the optimizer's preconditioning"
+            ),
+            unit='cosine',
+            hook_point='`step_end`',
+            bad_value='below 0: the step makes this task worse',
+            section=TASKS_SECTION,
+            kind='cosine',
+            signed=True,
+            chart=Chart('Updates', '{group}: cosine of the step with the gradient'),
+            of_task='Updates: cosine of the step with its gradient',
+            prominence='detail',
+        ),
+        Figure(
+            pattern='monitor/nonfinite/update/{group}',
+            definition='1 where weights or step are not finite',
+            unit='flag',
+            section=MONITOR_SECTION,
+            kind='flag',
+            chart=NONFINITE_CHART,
+        ),
+    )
     hook_points: ClassVar[tuple[str, ...]] = ('backward_end', 'step_end')
     owner_only: ClassVar[bool] = True
     stretchable: ClassVar[bool] = True

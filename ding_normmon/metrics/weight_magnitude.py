@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
+from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.parameter_norms import ParameterNorms
+from ding_normmon.metrics.sections import PLASTICITY_SECTION
 from ding_normmon.rows.moments import COUNT, rms
 from ding_normmon.rows.table import RowTable
 
@@ -21,6 +23,20 @@ class WeightMagnitude(Metric):
     """
 
     name: ClassVar[str] = 'weight_magnitude'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='plasticity/{group}[_task{i}]/weight_rms',
+            definition="root mean square of the group's weights, read off the parameter norms",
+            unit='weight',
+            hook_point='`forward_end`',
+            bad_value='steady growth goes with a loss of plasticity',
+            section=PLASTICITY_SECTION,
+            scale='log',
+            chart=Chart('Plasticity', 'Root mean square of the weights'),
+            task_chart=Chart('Plasticity', '{signal}: {statistic}'),
+            prominence='detail',
+        ),
+    )
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the root mean square per group; nothing where parameter norms are not measured."""

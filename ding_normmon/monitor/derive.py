@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ding_normmon.core.common_figures import MONITOR
+from ding_normmon.core.figures import Figures
 from ding_normmon.core.record import Record
 from ding_normmon.metrics import Metric
 from ding_normmon.monitor.metric_calls import MetricCalls, overriding
@@ -18,39 +21,73 @@ _FIELDS = {'derive': 'scalars', 'matrices': 'matrices', 'notes': 'notes'}
 class RecordBuilder:
     """Asks those metrics that have something to say.
 
+    Where two have a figure of the same name, that of the metric which declares the name stays, else that of the first.
+    The other one is counted, and logged once with the names of both.
+
     Arguments:
         metrics: all metrics, prepared.
         calls: keeps what a metric raises from whoever asks.
+        figures: what they declare.
     """
 
-    def __init__(self, metrics: Sequence[Metric], calls: MetricCalls) -> None:
+    def __init__(self, metrics: Sequence[Metric], calls: MetricCalls, figures: Figures) -> None:
         self._calls = calls
+        self._figures = figures
         self._records = [
             (metric, [(method, field) for method, field in _FIELDS.items() if overriding([metric], method)])
             for metric in metrics
         ]
-        self._comparing = overriding(metrics, 'compare')
 
     def derive(self, table: RowTable, iteration: int) -> Record:
-        """Return the record of an iteration, but for what depends on the records before it."""
+        """Return the record of an iteration."""
         record = Record(iteration)
+        sources: list[tuple[str, dict[str, float]]] = []
         for metric, methods in self._records:
             # Not by `MetricCalls.guarded`: entering a context costs as much as a few figures.
             try:
                 for method, field in methods:
                     found = getattr(metric, method)(table)
-                    getattr(record, field).update(_figures(found) if method == 'derive' else found)
+                    if method == 'derive':
+                        self._add(record.scalars, metric.name, found, sources)
+                    else:
+                        getattr(record, field).update(found)
             except Exception as error:
                 self._calls.fail(metric, 'derive', error)
         return record
 
-    def compare(self, record: Record, table: RowTable) -> None:
-        """Add what depends on the records before; once for every record, in the order of iterations."""
-        for metric in self._comparing:
-            try:
-                record.scalars.update(_figures(metric.compare(table)))
-            except Exception as error:
-                self._calls.fail(metric, 'compare', error)
+    def _add(
+        self,
+        scalars: dict[str, float],
+        source: str,
+        pairs: Iterable[tuple[Any, Any]],
+        earlier: list[tuple[str, dict[str, float]]],
+    ) -> None:
+        """Add the figures of one metric; of those that are there already, and of the monitor's own, one of two."""
+        pairs = list(pairs)
+        found = _figures(pairs)
+        if len(found) < len(pairs):
+            for name, times in Counter(name for name, _ in pairs).items():
+                if times > 1:
+                    self._refuse(name, source, source)
+        for name in [name for name in found if name.startswith('monitor/') and self._figures.owner(name) == MONITOR]:
+            self._refuse(name, MONITOR, source)
+            del found[name]
+        for name in scalars.keys() & found.keys():
+            other = next((owner for owner, theirs in earlier if name in theirs), 'another metric')
+            if self._figures.owner(name) == source:
+                self._refuse(name, source, other)
+            else:
+                self._refuse(name, other, source)
+                del found[name]
+        scalars.update(found)
+        earlier.append((source, found))
+
+    def _refuse(self, name: str, kept: str, left_out: str) -> None:
+        what = f'{kept} yields {name} twice' if kept == left_out else f'{name} comes from {kept} and from {left_out}'
+        stays = 'the last' if kept == left_out else f'that of {kept}'
+        self._calls.lost_data.count(
+            'name_taken', f'{what}; {stays} stays. Give the other one a name of its own', about=name
+        )
 
 
 def _figures(pairs: Iterable[tuple[Any, Any]]) -> dict[str, float]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import operator
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, cast
 
 from ding_normmon.core.lost_data import LostData
-from ding_normmon.metrics.tensor_statistics import SignalError
+from ding_normmon.metrics import TaskLosses, TensorStatistics
+from ding_normmon.metrics.tensor_statistics import NORM_SIGNALS, SignalError
 from ding_normmon.ranks.transport import Transport, TransportError
 
 __all__ = ['PublishErrors', 'plain_task_id']
+
+_NORMS_OF = {family: f'the norms of {name}' for name, (family, _) in NORM_SIGNALS.items() if name != family}
+"""Signals whose figures would have the names that those of the norms of another signal have."""
 
 _OF_A_TASK = re.compile(r'(.+)_task(\d+)$')
 
@@ -33,9 +37,19 @@ class PublishErrors:
         transport: on which the ranks tell each other of mistakes in their first measured step.
         lost_data: where later mistakes are counted.
         timeout: seconds that a rank waits for what the others say.
+        taken: tells which metric yields a figure of a name, None where none does.
     """
 
-    def __init__(self, has_tasks: bool, transport: Transport, lost_data: LostData, timeout: float) -> None:
+    def __init__(
+        self,
+        has_tasks: bool,
+        transport: Transport,
+        lost_data: LostData,
+        timeout: float,
+        taken: Callable[[str], str | None] = lambda name: None,
+    ) -> None:
+        self._taken = taken
+        self._free: set[tuple[str, str]] = set()
         self._has_tasks = has_tasks
         self._transport = transport
         self._lost = lost_data
@@ -87,7 +101,28 @@ class PublishErrors:
                 f'several forward passes, publish in one of them'
             )
             return False
+        if (kind, name) not in self._free and not self._is_free(name, kind):
+            return False
         self._published.add(entry)
+        return True
+
+    def _is_free(self, name: str, kind: str) -> bool:
+        """Tell whether the figures of what is published have names that no metric yields."""
+        if kind == 'loss':
+            owner = self._taken(name)
+            owner = None if owner == TaskLosses.name else owner
+        else:
+            owner = self._taken(f'{name}/mean')
+            owner = _NORMS_OF.get(name) if owner == TensorStatistics.name else owner
+        if owner is not None:
+            self._lost.count(
+                'name_taken',
+                f'figures of the published {kind} {name} would have names of {owner}, whose figures stay; what was '
+                f'published is left out. Publish it under another name',
+                about=name,
+            )
+            return False
+        self._free.add((kind, name))
         return True
 
     def complain(self, complaint: str) -> None:

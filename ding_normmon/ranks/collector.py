@@ -1,4 +1,4 @@
-"""Rank 0's table of what has been reported for which iteration: when is an iteration ready, and what does it lack."""
+"""Rank 0's table of the ranks' reports by iteration: which iterations are ready, and which ranks are missing."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ['Collector', 'Ready']
 
 @dataclass(frozen=True)
 class Ready:
-    """One iteration that is handed on.
+    """One iteration that waits no longer.
 
     Arguments:
         iteration: 0-based learner iteration.
-        batches: what the ranks reported, sorted by rank.
+        batches: the ranks' batches, sorted by rank.
         missing: the ranks that did not report, ascending.
     """
 
@@ -28,25 +28,25 @@ class Ready:
 
 
 @dataclass
-class _Open:
+class _Pending:
     batches: dict[int, Batch] = field(default_factory=dict)
     waiting_since: float | None = None
 
 
 class Collector:
-    """Matches batches by iteration; iterations leave in ascending order, each exactly once.
+    """Matches batches by iteration and yields iterations in ascending order, each exactly once.
 
-    Rank 0 is the clock. An iteration waits for the other ranks from the moment rank 0 has reported it (or a later one),
-    for at most ``deadline`` seconds; one that rank 0 has not reached does not leave, so a rank that runs far ahead
-    delays nobody. A rank that missed a deadline is not waited for again until it has been heard of: a dead rank costs
-    one deadline, not one per record.
+    Rank 0 sets the pace. From the moment rank 0 has reported an iteration (or a later one), the iteration waits for the
+    other ranks for at most ``deadline`` seconds. Iterations that rank 0 has not reached are held back, so a rank that
+    runs far ahead delays nobody. After a rank has missed a deadline, no iteration waits for it until it sends something
+    again: a dead rank costs one deadline, not one per record.
 
     Arguments:
         world_size: number of ranks.
-        deadline: seconds for which an iteration waits for the ranks that have not reported it.
-        lost_data: where lost_data are counted.
+        deadline: seconds that an iteration waits for ranks that have not reported it.
+        lost_data: counts lost data.
         ownership: which rank may report what.
-        limit: iterations that may be open at the same time; beyond it the oldest leaves incomplete.
+        limit: number of iterations that may wait at the same time; beyond that the oldest is yielded incomplete.
 
     Example:
         >>> import numpy as np
@@ -67,15 +67,15 @@ class Collector:
         self._lost = lost_data
         self._ownership = ownership
         self._limit = limit
-        self._open: dict[int, _Open] = {}
+        self._pending: dict[int, _Pending] = {}
         self._clock = -1
         self._finished = -1
         self._silent: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._pending)
 
-    def hear(self, rank: int) -> None:
+    def mark_alive(self, rank: int) -> None:
         """Note that a rank is alive."""
         self._silent.discard(rank)
 
@@ -83,33 +83,33 @@ class Collector:
         """Take one rank's rows of one iteration.
 
         Arguments:
-            rank: whose rows they are.
-            batch: the rows; those that the rank may not report are dropped.
-            now: monotonic seconds.
+            rank: the sender.
+            batch: its rows; rows that the rank may not report are dropped.
+            now: monotonic time in seconds.
         """
-        self.hear(rank)
+        self.mark_alive(rank)
         number = batch.iteration
         if number <= self._finished:
             self._lost.count(
                 'late',
-                f'rank {rank} reported iteration {number} after its record had been published; if this goes on, raise '
-                f'monitor.deadline ({self._deadline:g} s)',
+                f'rank {rank} reported iteration {number} after its record had been published; if this happens often, '
+                f'raise monitor.deadline ({self._deadline:g} s)',
             )
             return
-        entry = self._open.setdefault(number, _Open())
-        if rank in entry.batches:
+        pending = self._pending.setdefault(number, _Pending())
+        if rank in pending.batches:
             self._lost.count('twice', f'rank {rank} reported iteration {number} twice; the first report counts')
             return
-        entry.batches[rank] = self._owned(rank, batch)
+        pending.batches[rank] = self._owned(rank, batch)
         if rank == 0 and number > self._clock:
             self._clock = number
-            for reached, earlier in self._open.items():
+            for reached, earlier in self._pending.items():
                 if reached <= number and earlier.waiting_since is None:
                     earlier.waiting_since = now
-        elif number <= self._clock and entry.waiting_since is None:
-            entry.waiting_since = now
-        if len(self._open) > self._limit and max(self._open) > self._clock:
-            del self._open[max(self._open)]
+        elif number <= self._clock and pending.waiting_since is None:
+            pending.waiting_since = now
+        if len(self._pending) > self._limit and max(self._pending) > self._clock:
+            del self._pending[max(self._pending)]
             self._lost.count(
                 'ahead',
                 f'rank {rank} is so far ahead of rank 0 that its rows were dropped; do all ranks take the same number '
@@ -117,34 +117,34 @@ class Collector:
             )
 
     def ready(self, now: float, everything: bool = False) -> Iterator[Ready]:
-        """Yield what is complete or has waited long enough, in the order of iterations.
+        """Yield the iterations that are complete or have waited long enough, in ascending order.
 
         Arguments:
-            now: monotonic seconds.
-            everything: hand on also what could still be completed.
+            now: monotonic time in seconds.
+            everything: also yield iterations that could still become complete.
         """
-        for number in sorted(self._open):
-            entry = self._open[number]
-            missing = tuple(rank for rank in range(self._world_size) if rank not in entry.batches)
-            if missing and not everything and not self._given_up(number, entry, missing, now):
+        for number in sorted(self._pending):
+            pending = self._pending[number]
+            missing = tuple(rank for rank in range(self._world_size) if rank not in pending.batches)
+            if missing and not everything and not self._given_up(number, pending, missing, now):
                 return
             if missing:
                 self._silent.update(missing)
                 self._lost.count(
                     'missing_rank',
                     f'ranks {list(missing)} did not report iteration {number} within {self._deadline:g} s; its record '
-                    f'lacks their tasks and all figures over all tasks. If they are alive, raise monitor.deadline',
+                    f'lacks their tasks and the figures over all tasks. If they are alive, raise monitor.deadline',
                     amount=len(missing),
                 )
-            del self._open[number]
+            del self._pending[number]
             self._finished = number
-            yield Ready(number, [entry.batches[rank] for rank in sorted(entry.batches)], missing)
+            yield Ready(number, [pending.batches[rank] for rank in sorted(pending.batches)], missing)
 
-    def _given_up(self, number: int, entry: _Open, missing: tuple[int, ...], now: float) -> bool:
-        if entry.waiting_since is None:
+    def _given_up(self, number: int, pending: _Pending, missing: tuple[int, ...], now: float) -> bool:
+        if pending.waiting_since is None:
             return False
-        waited = now - entry.waiting_since
-        return waited >= self._deadline or self._silent.issuperset(missing) or len(self._open) > self._limit
+        waited = now - pending.waiting_since
+        return waited >= self._deadline or self._silent.issuperset(missing) or len(self._pending) > self._limit
 
     def _owned(self, rank: int, batch: Batch) -> Batch:
         keep = self._ownership.own_rows(rank, batch.iteration, batch.keys)
@@ -155,7 +155,7 @@ class Collector:
         self._lost.count(
             'foreign_task',
             f'rank {rank} sent rows of tasks it does not train or of parameter groups that another rank reports; they '
-            f'were dropped. Tell the monitor of tasks that move with Monitor.reassign(...)',
+            f'were dropped. If tasks move between ranks, call Monitor.reassign(...)',
             amount=len(batch.keys) - len(keep) + len(batch.vectors) - len(vectors),
         )
         return Batch(batch.iteration, tuple(batch.keys[index] for index in keep), batch.rows[keep], vectors)

@@ -1,4 +1,4 @@
-"""What travels between ranks: plain numbers with an inert schema; decoding evaluates nothing.
+"""Messages between ranks: plain numbers and a JSON schema; decoding never runs code from a message.
 
 A message is a fixed header and four parts, all little-endian::
 
@@ -6,11 +6,11 @@ A message is a fixed header and four parts, all little-endian::
             | rows u32 | schema bytes u32 | note bytes u32 | crc32 of everything else u32
     schema  JSON: the row keys, and key, type and length of each vector; only the first time a rank uses them (else 0
             bytes)
-    note    JSON: what the rank lost since its last message, or what it answers to a decision (else 0 bytes)
+    note    JSON: data that the rank lost since its last message, or its answer to a decision (else 0 bytes)
     rows    float64, six columns each
     vectors only if flag 1 is set: number of bytes u32, then float32 and float64 vectors end to end
 
-The session is drawn by rank 0 at the start of a run, so that a message of another run is recognised as such.
+Rank 0 draws the session at the start of a run, so that messages of another run are recognised.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 ROWS, CONTROL = 0, 1
-"""Kinds of message: the rows of one iteration, and an answer to a decision of rank 0."""
+"""Kinds of message: rows of one iteration, and an answer to a decision of rank 0."""
 
 _MAGIC = b'NMON'
 _VERSION = 3
@@ -60,12 +60,12 @@ _REASON = re.compile(r'[A-Za-z0-9_.-]{1,100}')
 
 
 class MessageError(ValueError):
-    """Bytes that are no message of this version and run, or that were cut short or changed."""
+    """Bytes that are not a message of this version and run, or that were truncated or changed."""
 
 
 @dataclass(frozen=True)
 class Schema:
-    """What the rows of a rank are rows of.
+    """The keys of a rank's rows and vectors.
 
     Arguments:
         keys: one key per row.
@@ -81,13 +81,13 @@ class Schema:
         return sum(_TYPES[kind].itemsize * length for _, kind, length in self.vectors)
 
     def split(self, data: bytes | memoryview) -> dict[RowKey, Vector]:
-        """Return the vectors that stand end to end in ``data``; read-only views of it.
+        """Split ``data`` into vectors; read-only views of it.
 
         Raises:
-            MessageError: their size is not the one announced.
+            MessageError: their size is not the one in the schema.
         """
         if len(data) != self.vector_bytes:
-            raise MessageError(f'{len(data)} bytes of vectors where the schema announces {self.vector_bytes}')
+            raise MessageError(f'{len(data)} bytes of vectors, but {self.vector_bytes} according to its schema')
         vectors, start = {}, 0
         for key, kind, length in self.vectors:
             vectors[key] = np.frombuffer(data, _TYPES[kind], length, start)
@@ -103,11 +103,11 @@ class Message:
         kind: :data:`ROWS` or :data:`CONTROL`.
         rank: who sent it.
         iteration: 0-based learner iteration that was measured.
-        digest: of the schema.
-        schema: the schema, or None where the sender has sent it before.
-        note: losses by reason (rows), or the answer (control).
+        digest: digest of the schema.
+        schema: the schema; None if the sender has sent it before.
+        note: counts of lost data by reason (rows), or the answer (control).
         rows: float64, shape (N, 6); a read-only view of the message's bytes.
-        vectors: the vectors end to end; the schema splits them (:meth:`Schema.split`).
+        vectors: the concatenated vectors; :meth:`Schema.split` splits them.
     """
 
     kind: int
@@ -129,7 +129,7 @@ def encode_schema(keys: Sequence[RowKey], vectors: Mapping[RowKey, Vector] | Non
     content: dict[str, Any] = {'keys': [list(key) for key in keys]}
     if vectors:
         content['vectors'] = [[*key, _type_of(vector), len(vector)] for key, vector in vectors.items()]
-    # A task id may be an integer of NumPy's.
+    # A task id may be a NumPy integer.
     return json.dumps(content, separators=(',', ':'), default=operator.index).encode()
 
 
@@ -143,7 +143,7 @@ def _type_of(vector: Vector) -> str:
 
 
 def schema_digest(encoded: bytes) -> bytes:
-    """Return the 8 bytes by which a schema is known once it has been sent."""
+    """Return the 8 bytes that identify a schema once it has been sent."""
     return hashlib.blake2b(encoded, digest_size=8).digest()
 
 
@@ -160,7 +160,7 @@ def encode(
     >>> decode(data[:-1], b'session1')
     Traceback (most recent call last):
         ...
-    ding_normmon.ranks.message.MessageError: 146 bytes where the header announces 147
+    ding_normmon.ranks.message.MessageError: 146 bytes, but 147 according to its header
     """
     rows = np.ascontiguousarray(batch.rows, dtype='<f8').reshape(-1, 6)
     vectors = b''.join(np.asarray(vector, _TYPES[_type_of(vector)]).tobytes() for vector in batch.vectors.values())
@@ -192,10 +192,10 @@ def _pack(
 
 
 def decode(data: bytes, session: bytes) -> Message:
-    """Return what a message says.
+    """Decode a message.
 
     Raises:
-        MessageError: anything that is not exactly a message of this session.
+        MessageError: the bytes are not a valid message of this session.
     """
     if len(data) < _BODY:
         raise MessageError(f'{len(data)} bytes are too few for a message')
@@ -204,7 +204,7 @@ def decode(data: bytes, session: bytes) -> Message:
     if magic != _MAGIC or version != _VERSION or kind not in (ROWS, CONTROL):
         raise MessageError(f'not a message of version {_VERSION}: it begins with {data[:6]!r}')
     if flags & ~_WITH_VECTORS:
-        raise MessageError(f'its flags are {flags:#x}')
+        raise MessageError(f'unknown flags {flags:#x}')
     if of != session:
         raise MessageError('it belongs to another run')
     expected = _BODY + schema_size + note_size + count * 48
@@ -213,7 +213,7 @@ def decode(data: bytes, session: bytes) -> Message:
         size = _SIZE.unpack_from(data, expected)[0] if len(data) >= vectors_at else 0
         expected = vectors_at + size
     if len(data) != expected:
-        raise MessageError(f'{len(data)} bytes where the header announces {expected}')
+        raise MessageError(f'{len(data)} bytes, but {expected} according to its header')
     if _CHECK.unpack_from(data, _HEADER.size)[0] != zlib.crc32(memoryview(data)[_BODY:], zlib.crc32(header)):
         raise MessageError('its checksum is wrong')
     middle, start = _BODY + schema_size, _BODY + schema_size + note_size
@@ -226,7 +226,7 @@ def decode(data: bytes, session: bytes) -> Message:
         if len(schema.keys) != count:
             raise MessageError(f'{len(schema.keys)} row keys for {count} rows')
         if schema.vector_bytes != max(0, len(data) - vectors_at):
-            raise MessageError(f'vectors of {schema.vector_bytes} bytes in {len(data) - vectors_at}')
+            raise MessageError(f'{len(data) - vectors_at} bytes are left for {schema.vector_bytes} bytes of vectors')
     note = _decode_note(kind, data[middle:start]) if note_size else {}
     rows = np.frombuffer(data, dtype='<f8', count=6 * count, offset=start).reshape(-1, 6)
     return Message(kind, rank, iteration, digest, schema, note, rows, memoryview(data)[vectors_at:])
@@ -236,7 +236,7 @@ def _json(data: bytes, what: str) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise MessageError(f'the {what} is no JSON: {error}') from error
+        raise MessageError(f'the {what} is not JSON: {error}') from error
 
 
 def _is_integer(value: object) -> bool:
@@ -258,18 +258,18 @@ def _decode_key(entry: Any) -> RowKey:
         and all(isinstance(entry[index], str) for index in (0, 1, 3))
         and (entry[2] is None or _is_integer(entry[2]))
     ):
-        raise MessageError(f'{entry!r} is no row key')
+        raise MessageError(f'{entry!r} is not a row key')
     return RowKey(*entry)
 
 
 def _decode_vectors(content: Any) -> tuple[tuple[RowKey, str, int], ...]:
     if not isinstance(content, list):
-        raise MessageError(f'{content!r} are no vectors')
+        raise MessageError(f'{content!r} is not a list of vectors')
     vectors = []
     for entry in content:
         ok = isinstance(entry, list) and len(entry) == 6 and isinstance(entry[4], str) and entry[4] in _TYPES
         if not ok or not _is_integer(entry[5]) or not 0 < entry[5] <= _LONGEST:
-            raise MessageError(f'{entry!r} is no vector')
+            raise MessageError(f'{entry!r} is not a vector')
         vectors.append((_decode_key(entry[:4]), entry[4], entry[5]))
     if len({key for key, _, _ in vectors}) < len(vectors):
         raise MessageError('two vectors have the same key')
@@ -279,10 +279,10 @@ def _decode_vectors(content: Any) -> tuple[tuple[RowKey, str, int], ...]:
 def _decode_note(kind: int, encoded: bytes) -> dict[str, Any]:
     note = _json(encoded, 'note')
     if not isinstance(note, dict):
-        raise MessageError('the note is no mapping')
+        raise MessageError('the note is not a mapping')
     if kind == CONTROL:
         return note
     # A reason becomes part of a metric name.
     if not all(_REASON.fullmatch(reason) and _is_integer(amount) and amount > 0 for reason, amount in note.items()):
-        raise MessageError('the note holds something that is no count of losses')
+        raise MessageError('the note holds something that is not a count of lost data')
     return note

@@ -1,7 +1,7 @@
-"""Rows from all ranks meet on rank 0, matched by iteration; nobody waits for anybody.
+"""Collects the rows of all ranks on rank 0, matched by iteration, without blocking any learner.
 
-All communication happens in one background thread per rank. On a rank other than 0 the thread sends this rank's rows
-and reads rank 0's board; on rank 0 it posts the board, collects, and hands an iteration's batches on when every rank
+All communication happens in one background thread per rank. On other ranks the thread sends the rank's rows and reads
+rank 0's bulletin. On rank 0 it posts the bulletin, receives rows, and passes on an iteration's batches when every rank
 has reported or the deadline has passed (:mod:`ding_normmon.ranks.collector`).
 """
 
@@ -33,22 +33,32 @@ from ding_normmon.ranks.work_queue import WorkQueue
 from ding_normmon.rows.table import Batch
 from ding_normmon.rows.waiting_batch import WaitingBatch
 
-__all__ = ['Reducer']
+__all__ = ['Reducer', 'queue_of']
 
 POLL_SECONDS = 0.02
-"""How often rank 0 looks for messages while an iteration is incomplete."""
+"""Seconds between two checks for messages on rank 0 while an iteration is incomplete."""
 
 BEAT_SECONDS = 1.0
-"""How often rank 0 posts its board and the others read it."""
+"""Seconds between two bulletins of rank 0, and between two reads by the other ranks."""
 
 _SCHEMA_EVERY = 32
-"""A schema is sent again with every so many messages, so that one lost message costs a few records and not all."""
+"""A schema is sent again after this many messages, so that one lost message costs a few records and not all."""
 
 _SCHEMAS_PER_RANK = 16
 _OWN_SCHEMAS = 4
 
-# The schema and the note need room as well.
+# Leaves room for the schema and the note.
 _MOST_OF_A_MESSAGE = LARGEST_MESSAGE * 7 // 8
+
+
+_QUEUE_SIZE = 256
+"""Batches that may wait for the background thread; the oldest is dropped beyond that."""
+
+
+def queue_of(rank: int) -> WorkQueue[Batch | WaitingBatch]:
+    """Return the queue of one rank's background thread; the learner tells it when a backward pass begins."""
+    # Rank 0 has most to do. What the others send is gone with them unless it is under way.
+    return WorkQueue(_QUEUE_SIZE) if rank == 0 else WorkQueue(_QUEUE_SIZE, seconds=0.0)
 
 
 class Reducer:
@@ -56,8 +66,8 @@ class Reducer:
 
     Arguments:
         transport: the connection between the ranks.
-        finish: called on rank 0, in the background thread, with the iteration, its batches by rank (ascending) and
-            the number of missing ranks.
+        finish: takes, on rank 0 and in the background thread, the iteration, its batches by rank (ascending) and the
+            number of missing ranks.
         lost_data: where lost_data are counted; those of other ranks arrive with their rows.
         control: rank 0's decisions, which travel over the same connection.
         deadline: seconds that rank 0 waits for rows that others have sent, and after which the others hold a silent
@@ -65,7 +75,7 @@ class Reducer:
         session: 8 bytes that tell this run's messages from those of others.
         ownership: which rank may report what.
         finished: called in the background thread when it has nothing more to finish for now.
-        queue_size: batches that may wait for the background thread; the oldest is dropped beyond that.
+        queue: of the background thread, by default :func:`queue_of` this rank.
     """
 
     def __init__(
@@ -78,7 +88,7 @@ class Reducer:
         session: bytes,
         ownership: Ownership,
         finished: Callable[[], None] = lambda: None,
-        queue_size: int = 256,
+        queue: WorkQueue[Batch | WaitingBatch] | None = None,
     ) -> None:
         self._transport = transport
         self._finish = finish
@@ -87,13 +97,10 @@ class Reducer:
         self._control = control
         self._deadline = deadline
         self._session = session
-        # Rank 0 has most to do. What the others send is gone with them unless it is under way.
-        self._queue: WorkQueue[Batch | WaitingBatch] = (
-            WorkQueue(queue_size) if transport.rank == 0 else WorkQueue(queue_size, seconds=0.0)
-        )
+        self._queue = queue_of(transport.rank) if queue is None else queue
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
-        # Only the background thread touches what follows.
+        # Only the background thread uses the following.
         self._alone = transport.world_size == 1
         self._next_beat = 0.0
         self._beat_read = self._beat_seen = time.monotonic()
@@ -101,7 +108,7 @@ class Reducer:
         self._collector = Collector(transport.world_size, deadline, lost_data, ownership)
         self._schemas: dict[bytes, Schema] = {}
         self._sent_schemas: dict[bytes, int] = {}
-        # What is measured differs from record to record where metrics have frequencies of their own.
+        # Records have different keys if metrics have frequencies of their own.
         self._own_schemas: deque[tuple[Schema, bytes, bytes]] = deque(maxlen=_OWN_SCHEMAS)
         if not self._alone:
             self._start()
@@ -113,38 +120,34 @@ class Reducer:
                 self._thread.start()
 
     def submit(self, batch: Batch | WaitingBatch) -> None:
-        """Hand over this rank's rows of one iteration; returns at once. One that waits is made in the background."""
+        """Queue this rank's rows of one iteration and return at once; a waiting batch is made in the background."""
         if self._thread is None:
             self._start()
         if not self._queue.put(batch):
             self._lost.count(
                 'queue_full',
-                'the background thread is stuck in a store that does not answer, or too slow; the oldest rows were '
-                'dropped. If rank 0 is alive, measure less often (monitor_norm_freq)',
+                'the oldest rows were dropped because the background thread is too slow, or stuck in a store that does '
+                'not answer. If rank 0 is alive, measure less often (monitor_norm_freq)',
             )
 
-    def backward_begins(self) -> None:
-        """Announce that the learner needs no interpreter lock for a while."""
-        self._queue.backward_begins()
-
     def flush(self) -> None:
-        """Have what was submitted sent or published now."""
+        """Send or publish the queued rows now, in the background thread."""
         self._queue.flush()
 
     def close(self, timeout: float) -> None:
-        """Send or publish what is still here, for at most ``timeout`` seconds; what is left then is counted."""
+        """Send or publish the remaining rows for at most ``timeout`` seconds; count those that are left."""
         thread = self._thread
         if thread is None:
             return
         self._queue.close()
         thread.join(timeout)
         if thread.is_alive():
-            # What is incomplete is published as it is.
+            # Publish incomplete iterations as they are.
             self._queue.close(abandon=True)
             thread.join(min(timeout, 1.0))
         left = len(self._queue) + len(self._collector)
         if left:
-            self._lost.count('closed', f'the rows of {left} iterations were still here when the monitor closed', left)
+            self._lost.count('closed', f'the rows of {left} iterations were unfinished when the monitor closed', left)
 
     # -- the background thread -------------------------------------------------------------------------------------
 
@@ -155,7 +158,7 @@ class Reducer:
             try:
                 self._turn(list(self._made(entries)), abandon)
             except (Exception, SystemExit, KeyboardInterrupt) as error:
-                self._lost.count('background', f'the background thread met {type(error).__name__}: {error}')
+                self._lost.count('background', f'error in the background thread: {type(error).__name__}: {error}')
             if closing and not self._queue and (abandon or not self._collector):
                 self._say_goodbye()
                 return
@@ -186,11 +189,11 @@ class Reducer:
                 self._send(batch)
             return
         for batch in batches:
-            # Equal keys become the same keys, by which merging recognises a layout that it knows.
+            # Use one tuple for equal keys; merging recognises a known layout by the tuple's identity.
             keys = self._schema_of(batch)[0].keys
             self._collector.add(0, Batch(batch.iteration, keys, batch.rows, batch.vectors), now)
         if self._collector and not self._alone:
-            # What has arrived is taken before any deadline is judged: this process may have been suspended.
+            # Receive before checking deadlines: this process may have been suspended.
             self._receive(now)
         try:
             for ready in self._collector.ready(now, everything=abandon):
@@ -199,13 +202,13 @@ class Reducer:
             self._finished()
 
     def _beat(self, now: float) -> None:
-        """Post the board, or read it and answer."""
+        """Post the bulletin, or read it and answer."""
         try:
             if self._transport.rank == 0:
                 self._transport.post(self._control.write_bulletin(now))
                 return
             beat = self._control.read_bulletin(self._transport.read())
-            # Reading may have taken long, where a link was cut.
+            # Take the time after reading, which is slow on a broken link.
             self._beat_read = time.monotonic()
             if beat != self._beat_count:
                 self._beat_count, self._beat_seen = beat, self._beat_read
@@ -231,7 +234,7 @@ class Reducer:
                 self._lost.give_back(lost_data)
                 self._lost.count('rank0_closed', 'rank 0 has closed its monitor; later rows are dropped')
                 return
-            # Only what was read tells that rank 0 is silent: this process may have been suspended, or cut off.
+            # Count silence between successful reads only: this process may have been suspended or cut off.
             silence = self._beat_read - self._beat_seen
             if silence > max(self._deadline, 2 * BEAT_SECONDS) or (
                 silence > 3 * BEAT_SECONDS and self._transport.full()
@@ -239,8 +242,7 @@ class Reducer:
                 self._lost.give_back(lost_data)
                 self._lost.count(
                     'rank0_silent',
-                    f'rank 0 has given no sign of life for {silence:.0f} s; rows are dropped until it does, training '
-                    f'goes on',
+                    f'rank 0 has been silent for {silence:.0f} s; rows are dropped until it answers, training goes on',
                 )
                 return
             if sum(vector.nbytes for vector in batch.vectors.values()) + batch.rows.nbytes > _MOST_OF_A_MESSAGE:
@@ -258,8 +260,8 @@ class Reducer:
         size = sum(vector.nbytes for vector in batch.vectors.values())
         self._lost.count(
             'too_large',
-            f'{size / 1e6:.1f} MB of vectors (sketches of gradients and the like) do not fit a message; what needs it '
-            f'is left out. Lower sketch_size, or leave out conflict_blocks',
+            f'{size / 1e6:.1f} MB of vectors (such as gradient sketches) do not fit into a message; the figures that '
+            f'need them are left out. Lower sketch_size, or leave out conflict_blocks',
         )
         return Batch(batch.iteration, batch.keys, batch.rows)
 
@@ -276,27 +278,27 @@ class Reducer:
                 self._accept(decode(data, self._session), now)
             except MessageError as error:
                 self._lost.count(
-                    'foreign_message', f'a message was refused ({error}); does another job use this rendezvous?'
+                    'foreign_message', f'refused a message ({error}); does another job use this rendezvous?'
                 )
 
     def _accept(self, message: Message, now: float) -> None:
         rank = message.rank
         if not 0 < rank < self._transport.world_size:
-            raise MessageError(f'it claims to come from rank {rank}')
+            raise MessageError(f'invalid sender: rank {rank}')
         if message.kind == CONTROL:
-            self._collector.hear(rank)
-            self._control.hear(rank, message.iteration, message.note)
+            self._collector.mark_alive(rank)
+            self._control.receive_answer(rank, message.iteration, message.note)
             return
         self._lost.absorb(message.note)
         schema = self._schemas.get(message.digest) or message.schema
         if schema is not None and message.digest not in self._schemas:
             if len(self._schemas) >= _SCHEMAS_PER_RANK * self._transport.world_size:
                 del self._schemas[next(iter(self._schemas))]
-            # The digest is one of the content, so whoever sent it means the same.
+            # Equal digests mean equal schemas, whichever rank sent them.
             self._schemas[message.digest] = schema
         if schema is None or len(schema.keys) != len(message.rows):
             self._lost.count(
-                'unknown_schema', f'rank {rank} sent rows whose keys never arrived; the message before was lost'
+                'unknown_schema', f'rank {rank} sent rows whose keys are unknown; an earlier message was lost'
             )
             return
         vectors = schema.split(message.vectors)

@@ -1,4 +1,4 @@
-"""What the ranks tell each other once, at construction: configuration, groups, tasks; disagreement is refused."""
+"""Exchange between the ranks at construction: configuration, groups and tasks must agree."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger('ding_normmon')
 
 @dataclass(frozen=True)
 class Agreement:
-    """What all ranks know of each other.
+    """The result of the exchange, the same on all ranks.
 
     Arguments:
         task_ids: global ids of the tasks that each rank trains, by rank.
@@ -39,11 +39,11 @@ def agree(
     num_tasks: int | None,
     task_ids: Sequence[int],
 ) -> Agreement:
-    """Exchange and compare; every rank raises if any two differ.
+    """Exchange and compare the ranks' set-ups; every rank raises if any two differ.
 
     Raises:
-        ConfigurationError: the ranks differ, or one of them could not be constructed; it says in what.
-        TransportError: a rank said nothing within ``setup_timeout`` seconds.
+        ConfigurationError: the ranks differ, or the monitor of one could not be constructed; the message says how.
+        TransportError: a rank sent nothing within ``setup_timeout`` seconds.
     """
     statement = {
         'config': _config(config),
@@ -70,21 +70,21 @@ def agree(
 
 
 def announce(transport: Transport, config: MonitorConfig | None, error: Exception | None = None) -> None:
-    """Tell the others, without waiting for them, that this rank is switched off or could not be set up."""
+    """Tell the other ranks, without waiting for them, that this rank is switched off or could not be set up."""
     statement: dict[str, Any] = {'error': str(error)} if error is not None or config is None else {}
     try:
         transport.state('hello', statement or {'config': _config(config or MonitorConfig())})
     except TransportError as failure:
-        logger.warning('monitor: the other ranks could not be told (%s); they wait until setup_timeout', failure)
+        logger.warning('monitor: the other ranks cannot be reached (%s); they wait until setup_timeout', failure)
 
 
 @contextmanager
 def refusals_told(transport: Transport | None = None) -> Iterator[None]:
-    """Tell the other ranks at once of an exception in the block, which is raised all the same.
+    """Report an exception in the block to the other ranks at once, and raise it.
 
     Arguments:
-        transport: of the monitor that is being constructed; by default the one that it would have had. Every rank makes
-            one transport per monitor, whether it comes as far as the monitor or not.
+        transport: the transport of the monitor that is being constructed; by default a new one. Every rank must make
+            one transport per monitor, even if it fails before the monitor is built.
     """
     try:
         yield
@@ -105,7 +105,7 @@ def _check_shards(groups: Sequence[Group], counted: Sequence[Mapping[str, int]])
         if found != whole:
             raise ConfigurationError(
                 f'monitor: the {len(counted)} ranks of the monitor hold {found} of the {whole} sharded elements of '
-                f'{group.key}; the device mesh has to be made of just these ranks'
+                f'{group.key}; the device mesh must consist of exactly these ranks'
             )
 
 
@@ -117,10 +117,10 @@ def _difference(topic: str, first: Any, other: Any, rank: int) -> str:
     if isinstance(first, Mapping) and isinstance(other, Mapping):
         keys = [key for key in sorted({*first, *other}) if first.get(key) != other.get(key)]
         if 'monitor_norm_freq' in keys and '0' in (first.get('monitor_norm_freq'), other.get('monitor_norm_freq')):
-            # What is switched off has looked at nothing else.
+            # A rank that is switched off has not checked anything else.
             keys = ['monitor_norm_freq']
         return '; '.join(f'monitor.{key}: {first.get(key)} on rank 0, {other.get(key)} on rank {rank}' for key in keys)
     if isinstance(first, list) and isinstance(other, list):
         odd = sorted(set(first) ^ set(other)) or ['their order']
-        return f'the parameter groups of the model: {odd[:4]} not the same on rank 0 and rank {rank}'
+        return f'the parameter groups of the model: {odd[:4]} differ between rank 0 and rank {rank}'
     return f'{topic}: {first} on rank 0, {other} on rank {rank}'

@@ -1,4 +1,4 @@
-"""When the sum over the ranks of a sharded group is whole."""
+"""Checks whether the sums of sharded groups include every rank."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ['ShardedGroups']
 
 
 class ShardedGroups:
-    """The groups whose rows every rank sends, and which mean something only when all ranks have.
+    """The sharded groups: every rank sends rows of its part, and only the sum over all ranks is meaningful.
 
     Arguments:
         groups: every group of the model.
-        metrics: names of the metrics whose rows are those of parameter groups.
+        metrics: names of the metrics whose rows belong to parameter groups.
         world_size: number of ranks.
     """
 
@@ -27,10 +27,10 @@ class ShardedGroups:
         self._world_size = world_size
 
     def whole(self, batches: Sequence[Batch]) -> Sequence[Batch]:
-        """Leave out what a metric says of a sharded group where not every rank has said something.
+        """Leave out rows of sharded groups that not every rank has sent.
 
         Arguments:
-            batches: what the ranks sent for one iteration.
+            batches: the ranks' batches of one iteration.
 
         Example:
             >>> import numpy as np

@@ -1,18 +1,18 @@
-"""How bytes get from one rank to rank 0 without touching the training's own communication.
+"""Sends bytes between ranks without using the training's own communication.
 
-The rendezvous store that ``torch.distributed`` was started with is used through a connection of its own: the store is
-there on every backend, no collective is involved, and a rank that dies leaves nobody waiting. Three things are kept
-there, under a prefix of their own:
+Messages go through the rendezvous store of ``torch.distributed``, over a separate connection: every backend has the
+store, no collective is involved, and nobody waits for a dead rank. The monitor keeps three things in the store, under a
+prefix of its own:
 
-- what the ranks state once at the start (:meth:`Transport.agree`),
+- the ranks' statements at the start (:meth:`Transport.agree`),
 - a queue into which the ranks push messages and which rank 0 empties (:meth:`Transport.send`),
-- a board, one value that rank 0 replaces and the others read (:meth:`Transport.post`): its sign of life and decisions.
+- the bulletin, a value that rank 0 replaces and the others read (:meth:`Transport.post`): its heartbeat and decisions.
 
-Why a store and not a gloo group with asynchronous operations. Measured on one machine with messages of 5 kB: a push
-into a ``TCPStore`` queue takes its sender 6 us and waits for no answer, a pop takes 19 us, so that rank 0 takes the
-messages of 1,024 ranks in 20 to 33 ms. An asynchronous gloo ``gather`` took 10 to 30 us to issue and 300 us to complete
-on three ranks; with one rank late by 2 s it took rank 0 those 2 s, and after one rank was killed every further one
-failed on rank 0.
+Why a store and not a gloo group with asynchronous operations: measured on one machine with messages of 5 kB, a push
+into a ``TCPStore`` queue takes its sender 6 us without waiting for an answer and a pop takes 19 us, so rank 0 receives
+the messages of 1,024 ranks in 20 to 33 ms. An asynchronous gloo ``gather`` took 10 to 30 us to issue and 300 us to
+complete on three ranks. With one rank late by 2 s, rank 0 had to wait these 2 s, and after one rank was killed, every
+further ``gather`` failed on rank 0.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if dist.is_available():
 __all__ = ['LARGEST_MESSAGE', 'LocalTransport', 'StoreTransport', 'Transport', 'TransportError', 'default_transport']
 
 RETRY_SECONDS = 10.0
-"""How long a broken connection rests before it is opened again."""
+"""Seconds before a broken connection is opened again."""
 
 LARGEST_MESSAGE = (8 << 20) - 4096
-"""Bytes of a message, at most: at 8 MiB the rendezvous store closes the connection."""
+"""Most bytes of a message: at 8 MiB the rendezvous store closes the connection."""
 
 WAITING_MESSAGES = 16
 """Messages per rank that may wait for a silent rank 0; this bounds the memory of the store."""
@@ -51,9 +51,9 @@ class TransportError(RuntimeError):
 
 
 class Transport(Protocol):
-    """What the reduction needs of a connection between ranks.
+    """The connection between ranks that :class:`~ding_normmon.ranks.reducer.Reducer` uses.
 
-    ``agree`` is called by the learner at the start; everything else by one background thread.
+    The learner calls ``agree`` at the start; one background thread calls everything else.
     """
 
     rank: int
@@ -64,7 +64,7 @@ class Transport(Protocol):
         ...
 
     def agree(self, topic: str, statement: Mapping[str, Any], timeout: float) -> list[dict[str, Any]]:
-        """State something and return the statement of every rank, by rank."""
+        """Exchange statements; return the statement of every rank, by rank."""
         ...
 
     def send(self, message: bytes) -> None:
@@ -72,14 +72,14 @@ class Transport(Protocol):
         ...
 
     def full(self) -> bool:
-        """Tell whether more messages are waiting for rank 0 than should."""
+        """Return whether too many messages are waiting for rank 0."""
         ...
 
     def receive(self) -> list[bytes]:
-        """Return, on rank 0, what has arrived; never waits for more."""
+        """Return the messages that have arrived on rank 0; never waits for more."""
         ...
 
-    def post(self, board: bytes) -> None:
+    def post(self, bulletin: bytes) -> None:
         """Replace, on rank 0, what every rank can read."""
         ...
 
@@ -89,7 +89,7 @@ class Transport(Protocol):
 
 
 class LocalTransport:
-    """The transport of a single process: there is nobody to talk to.
+    """The transport of a single process, which never sends anything.
 
     Example:
         >>> LocalTransport().agree('hello', {'tasks': [0]}, timeout=1)
@@ -117,7 +117,7 @@ class LocalTransport:
         """Return nothing."""
         return []
 
-    def post(self, board: bytes) -> None:
+    def post(self, bulletin: bytes) -> None:
         """Do nothing."""
 
     def read(self) -> bytes:
@@ -129,7 +129,7 @@ class StoreTransport:
     """Messages through a ``torch.distributed`` store.
 
     Arguments:
-        connect: opens a connection of one's own, not shared with the training; called again when it breaks.
+        connect: opens a connection that is not shared with the training; called again when the connection breaks.
         rank: this process.
         world_size: number of processes.
         name: prefix of all keys; equal on all ranks, different for every monitor.
@@ -144,31 +144,31 @@ class StoreTransport:
         self._read = [0] * world_size
         self._retry_at = 0.0
         store = connect()
-        # File stores have no queues; there, every message gets a numbered key.
+        # File stores have no queues; there every message gets a numbered key.
         self._queues = _has_queues(store)
         self._store: Any = PrefixStore(name, store)
         if rank == 0:
-            # A store makes whoever reads a missing key wait for it.
+            # A read would wait for a missing key.
             self.post(b'')
 
     @contextmanager
     def _use(self) -> Iterator[Any]:
-        """Yield the store; a failure closes it until it is tried again.
+        """Yield the store; after a failure it is closed for some seconds.
 
         Raises:
-            TransportError: the store failed now, or has failed within the last ten seconds.
+            TransportError: the store failed now or within the last ten seconds.
         """
         try:
             if self._store is None:
                 if time.monotonic() < self._retry_at:
-                    raise TransportError(f'the rendezvous store is not reachable; tried every {RETRY_SECONDS:g} s')
+                    raise TransportError(f'the rendezvous store is not reachable; retrying every {RETRY_SECONDS:g} s')
                 self._retry_at = time.monotonic() + RETRY_SECONDS
                 self._store = PrefixStore(self._name, self._connect())
             yield self._store
         except TransportError:
             raise
-        except RuntimeError as error:  # all of torch.distributed's errors are
-            # A store prints a stack trace per failed call, so a broken one is not called again and again.
+        except RuntimeError as error:  # the base class of torch.distributed's errors
+            # A store prints a stack trace per failed call, so a broken one is not called all the time.
             self._store = None
             self._retry_at = time.monotonic() + RETRY_SECONDS
             raise TransportError(str(error).splitlines()[0]) from error
@@ -182,26 +182,26 @@ class StoreTransport:
         """Return the statement of every rank, by rank.
 
         Raises:
-            TransportError: a rank did not say anything within ``timeout`` seconds, or nothing that can be read.
+            TransportError: a rank sent nothing, or nothing that can be read, within ``timeout`` seconds.
         """
         keys = [f'{topic}/{rank}' for rank in range(self.world_size)]
         self.state(topic, statement)
         with self._use() as store:
             try:
                 store.wait(keys, timedelta(seconds=timeout))
-            except RuntimeError as error:  # no more special than that from a file store
+            except RuntimeError as error:  # a file store raises nothing more specific
                 silent = [rank for rank, key in enumerate(keys) if not store.check([key])]
                 if not silent:
                     raise
                 raise TransportError(
-                    f'monitor: ranks {silent} said nothing about {topic!r} within {timeout:g} s; every rank must '
-                    f'construct the monitor, as often as the others'
+                    f'monitor: ranks {silent} sent nothing about {topic!r} within {timeout:g} s; every rank must '
+                    f'construct the monitor, and equally often'
                 ) from error
             said = [store.get(key) for key in keys]
         try:
             return [dict(json.loads(text)) for text in said]
         except (TypeError, ValueError) as error:
-            raise TransportError(f'monitor: a rank said something about {topic!r} that is no JSON: {error}') from error
+            raise TransportError(f'monitor: the statement of a rank about {topic!r} is not JSON: {error}') from error
 
     def send(self, message: bytes) -> None:
         """Push a message to rank 0."""
@@ -213,7 +213,7 @@ class StoreTransport:
         self._sent += 1
 
     def full(self) -> bool:
-        """Tell whether more messages are waiting for rank 0 than should."""
+        """Return whether too many messages are waiting for rank 0."""
         with self._use() as store:
             if self._queues:
                 return int(store.queue_len('rows')) >= WAITING_MESSAGES * self.world_size
@@ -221,7 +221,7 @@ class StoreTransport:
             return oldest >= 0 and bool(store.check([f'rows/{self.rank}/{oldest}']))
 
     def receive(self) -> list[bytes]:
-        """Return what has arrived on rank 0."""
+        """Return the messages that have arrived on rank 0."""
         with self._use() as store:
             if self._queues:
                 waiting = min(store.queue_len('rows'), _MESSAGES_PER_TURN)
@@ -234,10 +234,10 @@ class StoreTransport:
                     self._read[rank] += 1
             return messages
 
-    def post(self, board: bytes) -> None:
+    def post(self, bulletin: bytes) -> None:
         """Replace what every rank can read."""
         with self._use() as store:
-            store.set('board', board)
+            store.set('board', bulletin)
 
     def read(self) -> bytes:
         """Return what rank 0 has posted last."""
@@ -252,13 +252,13 @@ def _has_queues(store: Any) -> bool:
 
 
 def default_transport() -> Transport:
-    """Return the transport of this process: through the rendezvous store where ``torch.distributed`` is initialised.
+    """Return this process's transport: through the rendezvous store if ``torch.distributed`` is initialised.
 
     Every rank must call it equally often: the n-th monitor of one rank talks to the n-th of the others.
     """
     instance = next(_instances)
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return LocalTransport()
-    # There is no public accessor of the store behind the default group; torch's own checkpointing uses this one.
+    # The default group's store has no public accessor; torch's own checkpointing uses this one too.
     store: Any = dist.distributed_c10d._get_default_store()
     return StoreTransport(store.clone, dist.get_rank(), dist.get_world_size(), f'ding_normmon/{instance}')

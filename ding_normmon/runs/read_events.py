@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ding_normmon.core.metric_names import task_in
-from ding_normmon.metrics.reference import describe
+from ding_normmon.metrics import DECLARED
 from ding_normmon.runs.read_history import series_of_rows
 from ding_normmon.runs.run import Run
 
@@ -93,6 +93,6 @@ def _own_name(tag: str) -> str:
     for prefix in _PREFIXES:
         if tag.startswith(prefix):
             name = tag.removeprefix(prefix).removesuffix('_avg')
-            if describe(name) is not None:
+            if DECLARED.describe(name) is not None:
                 return name
     return tag

@@ -1,4 +1,4 @@
-"""Deciding on actions by tree search, for the environments of one task in one mode."""
+"""Choosing actions by tree search, for the environments of one task in one mode (collect or eval)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = ['TaskActor']
 
 
 class TaskActor:
-    """Searches and decides for the environments of one task, and remembers what each of them did last.
+    """Chooses actions for the environments of one task and keeps each one's last observation and action.
 
-    An environment that begins an episode, or takes no part in a call, does not change what the others are told.
+    Environments are independent: one that starts an episode, or is left out of a call, does not affect the others.
 
     Arguments:
         model: the model, bound to the task and a cache of its own.
         cfg: configuration of the task alone.
-        explore: True while collecting: noise at the root, and actions sampled by visit count.
+        explore: True while collecting: adds noise at the root and samples actions by visit count.
     """
 
     def __init__(self, model: BoundModel, cfg: EasyDict, explore: bool) -> None:
@@ -45,7 +45,7 @@ class TaskActor:
         self._last_actions: dict[int, int] = {}
 
     def reset(self, environment_ids: Iterable[int] | None = None) -> None:
-        """Forget some environments, whose episode is over; None: all of them."""
+        """Forget environments whose episode is over; None forgets all of them."""
         if environment_ids is None:
             environment_ids = [*self._last_actions, *self.model.cache.contexts]
         for environment_id in list(environment_ids):
@@ -64,16 +64,16 @@ class TaskActor:
         temperature: float = 1.0,
         epsilon: float = 0.0,
     ) -> dict[int, dict[str, Any]]:
-        """Decide on one action per environment.
+        """Choose one action per environment.
 
         Arguments:
             observations: (n, *shape).
             action_mask: n arrays (A,), 1 where the action is legal.
             to_play: n players, -1 in single-player environments.
             environment_ids: n ids.
-            timestep: n steps of the episodes so far.
-            temperature: of the visit counts, while exploring.
-            epsilon: probability of a random action, with ``cfg.eps.eps_greedy_exploration_in_collect``.
+            timestep: n numbers of steps taken so far in each episode.
+            temperature: temperature of the visit counts; used only when exploring.
+            epsilon: probability of a random action; used only with ``cfg.eps.eps_greedy_exploration_in_collect``.
 
         Returns:
             LightZero's dictionary per environment id: ``action``, ``visit_count_distributions``, ``searched_value`` ...

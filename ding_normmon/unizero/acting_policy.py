@@ -19,7 +19,7 @@ __all__ = ['ActingPolicy']
 
 
 class ActingPolicy(UniZeroPolicy):
-    """Collect and eval mode for several tasks, each (task, mode) with caches and histories of its own."""
+    """Collect and eval mode for several tasks; every (task, mode) has its own caches and histories."""
 
     num_tasks: int
     _model: UniZeroMultitaskModel
@@ -54,7 +54,7 @@ class ActingPolicy(UniZeroPolicy):
         timestep: Sequence[int] | None = None,
         task_id: int | None = None,
     ) -> dict[int, dict[str, Any]]:
-        """Decide, exploring, for some environments of one task; see :meth:`TaskActor.act`."""
+        """Choose exploring actions for some environments of one task; see :meth:`TaskActor.act`."""
         self._collect_mcts_temperature = float(temperature)
         self._collect_epsilon = float(epsilon)
         return self._act(
@@ -78,7 +78,7 @@ class ActingPolicy(UniZeroPolicy):
         timestep: Sequence[int] | None = None,
         task_id: int | None = None,
     ) -> dict[int, dict[str, Any]]:
-        """Decide, without exploring, for some environments of one task; see :meth:`TaskActor.act`."""
+        """Choose greedy actions for some environments of one task; see :meth:`TaskActor.act`."""
         return self._act(self._evaluators, data, action_mask, to_play, ready_env_id, timestep, task_id)
 
     def _act(
@@ -105,7 +105,7 @@ class ActingPolicy(UniZeroPolicy):
     def _require_task(self, task_id: int | None) -> int:
         if task_id is None:
             if self.num_tasks > 1:
-                raise ValueError('task_id: the global id of the task is needed, got None')
+                raise ValueError('task_id: the global task id is required with several tasks, got None')
             return 0
         return check_task_ids([task_id], self.num_tasks)[0]
 
@@ -120,7 +120,7 @@ class ActingPolicy(UniZeroPolicy):
 
         Arguments:
             env_id: one id or several; None: all environments.
-            current_steps: not used; histories have a bounded length and need no clearing now and then.
+            current_steps: not used; histories have a bounded length, so they need no periodic clearing.
             reset_init_data: False does nothing.
             task_id: global task id; None: every task.
         """
@@ -133,7 +133,7 @@ class ActingPolicy(UniZeroPolicy):
         reset_init_data: bool = True,
         task_id: int | None = None,
     ) -> None:
-        """Do for evaluating what :meth:`_reset_collect` does for collecting."""
+        """Reset evaluation as :meth:`_reset_collect` resets collection."""
         self._reset(self._evaluators, env_id, reset_init_data, task_id)
 
     def _reset(

@@ -1,4 +1,4 @@
-"""What a checkpoint of a multi-task run holds, and how it gets onto the disk and back to all ranks."""
+"""Checkpoints of a multi-task run: writing them to disk, and loading them on every rank."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ CHECKPOINT_NAME = 'latest.pth.tar'
 
 
 def checkpoint_path(run_folder: str | Path) -> Path:
-    """Return where a run keeps its newest checkpoint."""
+    """Return the path of a run's newest checkpoint."""
     return Path(run_folder) / 'ckpt' / CHECKPOINT_NAME
 
 
 def save_file(state: dict[str, Any], path: Path) -> None:
-    """Write ``state`` so that ``path`` always holds a whole checkpoint, whenever the process dies."""
+    """Write ``state`` atomically: ``path`` holds a complete checkpoint even if the process dies while writing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + '.unfinished')
     with open(unfinished, 'wb') as file:
@@ -47,7 +47,7 @@ def save_file(state: dict[str, Any], path: Path) -> None:
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
-    """Return a hash of the tensors' bits: equal on two ranks if and only if every element is."""
+    """Return a hash of the tensors' bits; two ranks get the same one only if every element is the same."""
     hashed = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -55,10 +55,10 @@ def digest(tensors: Iterable[Tensor]) -> str:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint on rank 0 and hand it to every rank; a collective.
+    """Read a checkpoint on rank 0 and broadcast it to every rank; a collective.
 
     Raises:
-        ConfigurationError: there is none, on every rank.
+        ConfigurationError: there is no checkpoint; raised on every rank.
     """
     message: list[Any] = [None]
     if rank() == 0 and path.is_file():
@@ -67,7 +67,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         dist.broadcast_object_list(message, src=0, device=torch.device('cpu'))
     if message[0] is None:
         others = sorted(path.parent.glob('finding_*.pth.tar')) if rank() == 0 else []
-        hint = f'; {others[-1].name} beside it was saved because of a finding: copy it there' if others else ''
+        hint = f'; to resume from {others[-1].name}, which was saved at a finding, copy it there' if others else ''
         raise ConfigurationError(f'--resume: there is no checkpoint {path}{hint}')
     state: dict[str, Any] = message[0]
     return state
@@ -82,7 +82,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Put this process's random number generators back to ``states``."""
+    """Set this process's random number generators to ``states``."""
     random.setstate(states['python'])
     np.random.set_state(states['numpy'])
     torch.set_rng_state(states['torch'])

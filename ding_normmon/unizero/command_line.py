@@ -1,4 +1,4 @@
-"""The command line of a training run: options, ``--set``, and one message for whatever is wrong."""
+"""The command line of a training run: its options, ``--set``, and error messages shared by all ranks."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from ding_normmon.unizero.run_config import complete_config, flatten, tasks_of_r
 __all__ = ['BAD_INPUT', 'BadInputError', 'build_config', 'check_agreement', 'parse_settings', 'training_command']
 
 BAD_INPUT = 2
-"""The exit code of a run that was asked for something impossible."""
+"""The exit code of a run with invalid options."""
 
 OF_ONE_RANK = ('policy.task_ids',)
 """Keys whose value may differ between ranks."""
 
 
 class BadInputError(Exception):
-    """What the user asked for cannot be done; the message is for the user."""
+    """The user's options are invalid; the message is printed without a traceback."""
 
 
 def training_command(main: Callable[[EasyDict], int | None], configs: Path, default: str) -> click.Command:
-    """Make the command that reads the options, agrees on the configuration with all ranks and calls ``main``.
+    """Return the command that reads the options, checks that all ranks have the same configuration and calls ``main``.
 
     Arguments:
-        main: trains; gets the complete configuration and returns the exit code.
-        configs: folder of the configurations, one module with a ``config`` each.
-        default: the configuration used if none is named.
+        main: the training function; it gets the complete configuration and returns the exit code.
+        configs: folder of the configurations, each a module with a ``config``.
+        default: name of the configuration to use if none is given.
     """
 
     @click.command(context_settings={'help_option_names': ['-h', '--help']})
@@ -63,11 +63,11 @@ def training_command(main: Callable[[EasyDict], int | None], configs: Path, defa
 
 
 def build_config(configs: Path, options: dict[str, Any], number_of_ranks: int, this_rank: int) -> EasyDict:
-    """Return the complete configuration that the options ask for.
+    """Return the complete configuration for some options.
 
     Raises:
-        ValueError: an option that cannot be; the message says which and what the nearest valid value is.
-        ModuleNotFoundError: a package is missing; the message has its name.
+        ValueError: an option is invalid; the message names it and the nearest valid value.
+        ModuleNotFoundError: a package is missing; the message names it.
     """
     settings = parse_settings(options['settings'])
     config = _load_config(configs, options['name'])
@@ -83,7 +83,7 @@ def build_config(configs: Path, options: dict[str, Any], number_of_ranks: int, t
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
-    """Return ``KEY=VALUE`` options as a mapping; a value is a Python literal, else YAML, which includes bare words.
+    """Return ``KEY=VALUE`` options as a mapping; a value is read as a Python literal, else as YAML.
 
     Example:
         >>> parse_settings(('a.b=1e-3', 'c=[1, 2]', 'd=true', 'e=CartPole-v0'))
@@ -99,10 +99,10 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
 
 
 def check_agreement(config: EasyDict) -> None:
-    """See to it that every rank has the same configuration; a collective.
+    """Check that every rank has the same configuration; a collective.
 
     Raises:
-        BadInputError: two ranks differ; the message names the first key. Raised on every rank.
+        BadInputError: two ranks differ; the message names the first key that does. Raised on every rank.
     """
     flat = {key: repr(value) for key, value in flatten(config).items() if key not in OF_ONE_RANK}
     of_ranks = gather_objects(flat)
@@ -117,7 +117,7 @@ def check_agreement(config: EasyDict) -> None:
 
 
 def share_error(problem: str | None) -> None:
-    """Raise on every rank what went wrong on any; a collective.
+    """Raise on every rank if there is a problem on any of them; a collective.
 
     Raises:
         BadInputError: at least one rank has a problem.
@@ -136,7 +136,7 @@ def _run(main: Callable[[EasyDict], int | None], configs: Path, options: dict[st
         config = build_config(configs, options, world_size(), rank())
     except (ValueError, TypeError, ModuleNotFoundError) as error:
         problem = str(error)
-    # A rank that fails alone must not leave the others waiting for it: all join first, then all end.
+    # If one rank fails alone, the others would wait for it: so all join the group first, and then all exit.
     try:
         join_process_group()
         share_error(problem)

@@ -1,4 +1,4 @@
-"""What the monitor says, in colour above the progress bar of a terminal, as plain lines elsewhere."""
+"""Log lines of the monitor: in colour above the progress bar on a terminal, as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _RESET = '\x1b[0m'
 
 
 class ConsoleLog(logging.Handler):
-    """Writes the lines of the logger ``ding_normmon`` to standard error, wherever that leads at the moment.
+    """Writes the lines of the logger ``ding_normmon`` to the current ``sys.stderr``.
 
-    While a progress bar is shown it leads to the bar's own console, which keeps the bar below the lines. The handler
-    that DI-engine gives to the root logger has kept the standard error of before, and would write into the bar.
+    While a progress bar is shown, ``sys.stderr`` is the bar's own console, which keeps the bar below the lines.
+    DI-engine's handler on the root logger holds the earlier standard error and would write into the bar.
     """
 
     def __init__(self) -> None:
@@ -24,14 +24,14 @@ class ConsoleLog(logging.Handler):
         self._before: tuple[int, bool] | None = None
 
     def install(self) -> None:
-        """Take over what the monitor says, from informative lines on."""
+        """Handle the monitor's log lines from level INFO up."""
         self._before = (self._logger.level, self._logger.propagate)
         self._logger.addHandler(self)
         self._logger.setLevel(logging.INFO)
         self._logger.propagate = False
 
     def uninstall(self) -> None:
-        """Give it back."""
+        """Give the log lines back to the root logger."""
         if self._before is not None:
             self._logger.removeHandler(self)
             level, self._logger.propagate = self._before
@@ -44,7 +44,7 @@ class ConsoleLog(logging.Handler):
             name = record.levelname
             if sys.__stderr__ is not None and sys.__stderr__.isatty() and name in _COLOURS:
                 name = f'{_COLOURS[name]}{name}{_RESET}'
-            # In one piece, because other threads write too.
+            # One write per line, because other threads write too.
             sys.stderr.write(f'{name} {self.format(record)}\n')
             sys.stderr.flush()
         except Exception:

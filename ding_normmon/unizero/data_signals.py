@@ -1,4 +1,4 @@
-"""What the batches of a task are like: figures that show a fault of the data before the model has learnt it."""
+"""Statistics of a task's batches, which show faulty data before the model has learnt from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ding_normmon.core.step import InertLearnerStep
 __all__ = ['publish_data']
 
 _SEQUENCES = 8
-"""Sequences of a batch whose observations are compared, at most, from all over it."""
+"""At most this many sequences of a batch, spread evenly over it, have their observations compared."""
 
 
 def publish_data(
@@ -29,7 +29,7 @@ def publish_data(
     """Publish rewards, value targets and how much successive observations differ.
 
     Arguments:
-        step: the learner step, which is due.
+        step: the learner step; it must be one that is measured.
         current_batch: observations (B, (T + 1) * C, ...) first, actions (B, T) second.
         target_batch: rewards (B, T + 1) and values (B, T + 1) first.
         mask: (B, T), true where a step is data and not padding.
@@ -46,7 +46,7 @@ def publish_data(
     frames = np.asarray(current_batch[0])[rows]
     frames = np.asarray(frames, dtype=np.float32).reshape(len(frames), steps + 1, -1)
     change = np.empty((len(frames), steps), dtype=np.float32)
-    # One sequence at a time: fresh memory for all of them costs more than the arithmetic.
+    # One sequence at a time: allocating memory for all of them costs more than the arithmetic.
     for sequence, of_sequence in zip(frames, change, strict=True):
         difference = np.subtract(sequence[1:], sequence[:-1])
         np.add.reduce(np.abs(difference, out=difference), axis=-1, out=of_sequence)
@@ -56,7 +56,7 @@ def publish_data(
 
 @functools.cache
 def _spread_rows(batch_size: int) -> slice:
-    # LightZero sorts a batch by age, so that its first sequences are the oldest ones.
+    # LightZero sorts a batch by age, so its first sequences are the oldest ones.
     stride = max(1, math.ceil(batch_size / _SEQUENCES))
     first = (batch_size - 1) % stride // 2
     return slice(first, batch_size, stride)

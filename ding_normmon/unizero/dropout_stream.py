@@ -1,4 +1,4 @@
-"""Random numbers of dropout that do not depend on which rank trains a task."""
+"""Random numbers for dropout that do not depend on which rank trains a task."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ['DropoutStream']
 
 
 class DropoutStream:
-    """Gives each task of each learner step random numbers of its own, and leaves the global random state alone.
+    """Gives each task of each learner step its own random numbers and leaves the global random state alone.
 
-    Drawn from the global state, the numbers that a task gets would depend on which tasks its rank trained before it,
-    and the same step would differ between one rank and two. Models without dropout pay nothing.
+    With the global state, a task's numbers would depend on which tasks its rank trained before it, so the same step
+    would differ between one rank and two. Models without dropout pay nothing.
 
     Arguments:
         model: the model to be trained.
-        seed: equal on all ranks.
+        seed: the same on all ranks.
     """
 
     def __init__(self, model: nn.Module, seed: int) -> None:
@@ -29,12 +29,12 @@ class DropoutStream:
 
     @contextlib.contextmanager
     def for_task(self, task_id: int) -> Iterator[None]:
-        """Draw from the stream of a task inside the block; count ``steps`` up between learner steps."""
+        """Draw from a task's own stream inside the block; the caller increases ``steps`` between learner steps."""
         if not self._is_needed:
             yield
             return
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.random.fork_rng(devices=devices):
-            # Any three numbers have to give seeds that are far apart; Python mixes tuples of ints the same everywhere.
+            # Neighbouring triples must give unrelated seeds; Python hashes tuples of ints the same way everywhere.
             torch.manual_seed(hash((self._seed, self.steps, task_id)) & 0x7FFF_FFFF_FFFF_FFFF)
             yield

@@ -1,4 +1,4 @@
-"""Observation encoders: LightZero's own where they fit, a small one for small images."""
+"""Observation encoders: LightZero's own where it fits the observations, else a small one for small images."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ding_normmon.unizero.task_spec import TaskSpec
 __all__ = ['LIGHTZERO_IMAGE_SIZES', 'MAX_SMALL_IMAGE_SIZE', 'SmallImageEncoder', 'build_encoder', 'build_encoders']
 
 LIGHTZERO_IMAGE_SIZES = (64, 84, 96)
-"""Heights (= widths) that LightZero's convolutional encoder has a last layer for."""
+"""Heights (= widths) that LightZero's convolutional encoder supports."""
 
 MAX_SMALL_IMAGE_SIZE = 32
-"""Largest height or width that :class:`SmallImageEncoder` takes: it does not downsample."""
+"""Largest height or width that :class:`SmallImageEncoder` accepts, because it does not downsample."""
 
 
 class SmallImageEncoder(nn.Module):
     """Two convolutions and a linear layer for images of a few pixels, such as MiniGrid's 7x7 and MinAtar's 10x10.
 
-    It ends in SimNorm like LightZero's encoders: the group-KL loss on latent states relies on it.
+    It ends in SimNorm like LightZero's encoders, because the group-KL loss on latent states relies on that.
 
     Arguments:
         observation_shape: (C, H, W).
@@ -34,7 +34,7 @@ class SmallImageEncoder(nn.Module):
     def __init__(self, observation_shape: Sequence[int], embed_dim: int, group_size: int) -> None:
         super().__init__()
         channels, height, width = observation_shape
-        # GroupNorm with one group is LayerNorm over (C, H, W) whose parameters do not grow with the image.
+        # GroupNorm with one group is a LayerNorm over (C, H, W) whose parameters do not grow with the image.
         self.layers = nn.Sequential(
             nn.Conv2d(channels, 16, kernel_size=3, padding=1),
             nn.GroupNorm(1, 16),
@@ -64,7 +64,7 @@ def build_encoder(observation_shape: Sequence[int], model_cfg: EasyDict) -> nn.M
         A module from (N, *observation_shape) to (N, embed_dim).
 
     Raises:
-        ValueError: no encoder takes images of this size.
+        ValueError: no encoder accepts images of this size.
     """
     embed_dim, group_size = model_cfg.world_model_cfg.embed_dim, model_cfg.world_model_cfg.group_size
     if len(observation_shape) == 1:
@@ -91,7 +91,7 @@ def build_encoder(observation_shape: Sequence[int], model_cfg: EasyDict) -> nn.M
     if max(height, width) <= MAX_SMALL_IMAGE_SIZE:
         return SmallImageEncoder(observation_shape, embed_dim, group_size)
     raise ValueError(
-        f'no encoder takes images of {height}x{width} pixels: resize them to a square of {LIGHTZERO_IMAGE_SIZES} '
+        f'no encoder accepts images of {height}x{width} pixels: resize them to a square of {LIGHTZERO_IMAGE_SIZES} '
         f'pixels, or to at most {MAX_SMALL_IMAGE_SIZE}x{MAX_SMALL_IMAGE_SIZE}'
     )
 

@@ -1,6 +1,6 @@
-"""Gradients over ranks that train different tasks: sum what is shared, leave alone what is private, clip as one.
+"""Gradients of ranks that train different tasks: shared ones are summed, private ones left alone, all clipped together.
 
-Every function works without ``torch.distributed`` as well, as a group of one rank.
+Without ``torch.distributed`` every function works as in a group of one rank.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def gather_object(value: Any) -> list[Any] | None:
 
 
 def broadcast_parameters(module: nn.Module) -> None:
-    """Give every rank rank 0's parameters and buffers."""
+    """Copy rank 0's parameters and buffers to every rank."""
     if is_distributed():
         with torch.no_grad():
             for tensor in [*module.parameters(), *module.buffers()]:
@@ -68,8 +68,8 @@ def broadcast_parameters(module: nn.Module) -> None:
 def sum_shared_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Sum the gradients of shared parameters over the ranks, in one message.
 
-    A parameter that has a gradient on some ranks counts as zero on the others; without one on any rank it keeps None.
-    Which have one travels in the same message: one number per parameter in front of the gradients.
+    A parameter that has a gradient on some ranks counts as zero on the others; if no rank has one, it stays None.
+    The same message says which parameters have one: it starts with one number per parameter.
 
     Arguments:
         parameters: the same parameters in the same order on every rank, of one dtype and device.
@@ -95,8 +95,8 @@ def sum_shared_gradients(parameters: Sequence[nn.Parameter]) -> None:
 def squared_gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     """Return the squared L2 norm of the gradients, in float64.
 
-    float32 norms overflow to infinity at entries of 1e19 and more, upon which a clip factor becomes 0 and the step
-    silently uses no gradient at all. Where that happens, the norms are taken again in float64.
+    float32 norms overflow to infinity when entries exceed about 1e19; the clip factor then becomes 0, and the step
+    silently uses no gradient at all. In that case the norms are computed again in float64.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
@@ -113,11 +113,11 @@ def clip_gradients(parameters: Iterable[nn.Parameter], squared_norm: float, max_
 
     Arguments:
         parameters: this rank's parameters.
-        squared_norm: squared norm of the gradients of all ranks; equal on all of them, so the factor is too.
+        squared_norm: squared norm of the gradients of all ranks; the same on every rank, so the factor is too.
         max_norm: the limit.
 
     Returns:
-        The norm before clipping; with a non-finite one no gradient is scaled.
+        The norm before clipping; if it is not finite, no gradient is scaled.
     """
     norm = math.sqrt(squared_norm) if squared_norm >= 0 else math.nan
     factor = max_norm / (norm + 1e-6)

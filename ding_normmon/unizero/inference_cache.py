@@ -1,8 +1,8 @@
-"""What inference has to remember: keys and values of the histories of environments and of one tree search.
+"""Key-value caches for inference: one per environment history and one per node of a tree search.
 
 LightZero keeps one set of such caches inside the world model, keyed by position in the batch, so two tasks that take
-turns read each other's history. Here a cache is an object of its own, one per (task, collect / eval / target), that is
-swapped into the world model for the duration of a call, and histories are keyed by environment id.
+turns read each other's history. Here every (task, collect / eval / target) has its own cache object, which is swapped
+into the world model for the duration of a call, and histories are keyed by environment id.
 
 Keys and values are kept in tensors of shape (n, L, 2, H, C, D): n sequences, L layers, key and value, H heads, C tokens
 (the context length), D features per head. Of the C tokens, the first ``size`` are valid.
@@ -37,10 +37,10 @@ class Context:
 
 
 class SearchNodes:
-    """Keys and values of the nodes of one batched tree search, found by the node's latent state.
+    """Keys and values of the nodes of one batched tree search, looked up by the node's latent state.
 
-    The search hands over latent states and nothing else, so the bytes of a latent state are the name of a node, as in
-    LightZero. Of two nodes of one tree with the same latent state, the later one is found.
+    The search passes nothing but latent states, so a node is identified by the bytes of its latent state, as in
+    LightZero. If two nodes of one tree have the same latent state, the later one is found.
     """
 
     def __init__(self) -> None:
@@ -71,11 +71,11 @@ class SearchNodes:
 
 @dataclass
 class InferenceCache:
-    """What inference for one task in one mode remembers.
+    """Inference caches of one task in one mode.
 
     Arguments:
         contexts: history of each environment by environment id.
-        environment_ids: environments that the rows of the next batch belong to; None numbers them from 0.
+        environment_ids: environment of each row of the next batch; None numbers them from 0.
         nodes: nodes of the current search.
     """
 
@@ -84,7 +84,7 @@ class InferenceCache:
     nodes: SearchNodes = field(default_factory=SearchNodes)
 
     def clear(self) -> None:
-        """Forget everything that was computed with weights that are no longer current."""
+        """Drop everything; it was computed with older weights."""
         self.contexts.clear()
         self.nodes.clear()
 
@@ -98,7 +98,7 @@ def pack(contexts: Sequence[Context], empty: KeysValues) -> KeysValues:
 
     Arguments:
         contexts: n contexts of the same size.
-        empty: freshly made for n sequences; it is filled and returned.
+        empty: a new cache object for n sequences; it is filled and returned.
     """
     size = contexts[0].size
     if size:

@@ -1,7 +1,7 @@
-"""Everything that the multi-task policy takes from the published LightZero package, in one place.
+"""All LightZero classes that the multi-task policy uses, imported in one place.
 
-``lzero``'s world model sets the level of the **root** logger to DEBUG when it is imported, which would make every
-library of the process talk. The level is put back here, so every other module takes LightZero's classes from this one.
+``lzero``'s world model sets the level of the **root** logger to DEBUG when it is imported, so that every library of the
+process would log debug lines. This module restores the level; other modules import LightZero's classes from here.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Iterator
 
 _root_level = logging.getLogger().level
 _disabled_before = logging.root.manager.disable
-# The level is set in the middle of the import; what is imported after that would talk already.
+# LightZero sets the level in the middle of its imports; later imports would already log debug lines.
 logging.disable(max(_disabled_before, logging.DEBUG))
 _warnings = warnings.catch_warnings()
 _warnings.__enter__()
-# Plugins of gymnasium and deprecated calls inside other packages: nothing that a user of this package could change.
+# Warnings about gymnasium plugins and deprecated calls inside other packages, which a user cannot change.
 warnings.simplefilter('ignore')
 try:
     from lzero.mcts import UniZeroMCTSCtree
@@ -77,10 +77,10 @@ __all__ = [
 
 @contextlib.contextmanager
 def quiet_construction() -> Iterator[None]:
-    """Swallow what LightZero prints while a model is being built.
+    """Suppress what LightZero prints while a model is being built.
 
-    Its constructors print one line per layer and two per head: hundreds of lines with a few tasks, all of them
-    progress of work that takes milliseconds. Errors are exceptions and are not affected.
+    Its constructors print one line per layer and two per head, hundreds of lines for a few tasks. Errors are raised
+    as usual.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         yield

@@ -1,4 +1,4 @@
-"""The multi-task UniZero model, and the view of it that the tree search and the replay buffer get."""
+"""The multi-task UniZero model, and its view of one task for the tree search and the replay buffer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class UniZeroMultitaskModel(UniZeroModel):
         model_cfg: ``cfg.model`` of the policy.
 
     Raises:
-        ValueError: a task that no encoder fits, or ``share_head`` with action spaces that differ.
+        ValueError: no encoder fits a task, or ``share_head`` with different action spaces.
     """
 
     def __init__(self, tasks: Sequence[TaskSpec], model_cfg: EasyDict) -> None:
@@ -47,12 +47,12 @@ class UniZeroMultitaskModel(UniZeroModel):
 
     @property
     def representation_network(self) -> nn.Module:
-        """The encoder, under the name that LightZero's model has for it."""
+        """The encoder, under the name it has in LightZero's model."""
         encoder: nn.Module = self.world_model.tokenizer.encoder
         return encoder
 
     def private_parameters(self) -> dict[int, list[nn.Parameter]]:
-        """Return the parameters that one task alone uses: its heads, and its encoder where there is one per task.
+        """Return the parameters used by one task only: its heads, and its encoder if there is one per task.
 
         Returns:
             Global task id to parameters; an entry for every task of the run.
@@ -65,18 +65,18 @@ class UniZeroMultitaskModel(UniZeroModel):
         }
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that no task has for itself, in the order of ``parameters()``."""
+        """Return the parameters shared by all tasks, in the order of ``parameters()``."""
         private = {id(parameter) for parameters in self.private_parameters().values() for parameter in parameters}
         return [parameter for parameter in self.parameters() if id(parameter) not in private]
 
 
 class BoundModel:
-    """A model that works for one task in one mode: what code gets that passes no task id.
+    """The model bound to one task in one mode, for code that passes no task id.
 
     Arguments:
         model: the multi-task model.
         task_id: global task id.
-        cache: what inference for this task and mode remembers.
+        cache: inference cache of this task and mode.
     """
 
     def __init__(self, model: UniZeroMultitaskModel, task_id: int, cache: InferenceCache | None = None) -> None:
@@ -86,7 +86,7 @@ class BoundModel:
 
     @property
     def world_model(self) -> MultitaskWorldModel:
-        """The world model; the task is not selected in it outside of this object's calls."""
+        """The world model; the task is selected in it only during this object's calls."""
         return self.model.world_model
 
     @property

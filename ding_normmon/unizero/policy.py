@@ -52,12 +52,12 @@ __all__ = ['UniZeroMultitaskPolicy']
 
 
 class _TaskLoss(NamedTuple):
-    """What a task's forward pass has come to.
+    """Results of one task's forward pass.
 
     Arguments:
         loss: weighted, with its graph.
         metrics: scalars by name, detached.
-        terms: what the loss is made of, weighted, with their graphs; only where somebody reads them.
+        terms: weighted terms of the loss, with their graphs; empty unless a metric reads them.
         mask: (B, T), true where a step is data and not padding.
     """
 
@@ -83,7 +83,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         enable_field: any of ``'learn'``, ``'collect'``, ``'eval'``; all of them by default.
 
     Raises:
-        ValueError: a configuration that cannot be, or a task that two ranks train.
+        ValueError: an invalid configuration, or a task that two ranks train.
     """
 
     config: ClassVar[dict[str, Any]] = DEFAULTS
@@ -101,7 +101,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         self._collect_epsilon = 0.0
         self.value_support = DiscreteSupport(-cfg.model.support_scale, cfg.model.support_scale, delta=1)
         self.reward_support = self.value_support
-        # Collecting and evaluating need it as much as learning does.
+        # Collecting and evaluating need it too, not only learning.
         self.inverse_scalar_transform_handle = InverseScalarTransform(
             cfg.model.support_scale, cfg.device, cfg.model.categorical_distribution
         )
@@ -115,7 +115,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
     def _create_model(self, cfg: EasyDict, model: nn.Module | None = None) -> nn.Module:
         if model is None:
             model = UniZeroMultitaskModel(self.tasks, cfg.model)
-        # Every rank begins with the same weights, whatever its random state was.
+        # Every rank starts with the same weights, whatever its random state.
         broadcast_parameters(model)
         return model
 
@@ -131,7 +131,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         return self._task_cfgs[task_id]
 
     def task_view(self, task_id: int) -> SimpleNamespace:
-        """Return what ``UniZeroGameBuffer.sample(batch_size, policy)`` takes for a policy, bound to one task."""
+        """Return an object that ``UniZeroGameBuffer.sample(batch_size, policy)`` can use as the policy of one task."""
         return SimpleNamespace(
             _cfg=self.task_cfg(task_id),
             _target_model=self._target_views[task_id],
@@ -182,7 +182,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
             Metrics as Python floats: ``noreduce_*_task{i}`` of the tasks in ``data``, and the shared ones.
 
         Raises:
-            ValueError: a task that this rank does not train or that is there twice, or no data on any rank.
+            ValueError: a task that this rank does not train, a task listed twice, or no data on any rank.
         """
         step = self.learner_step
         device = self._shared_parameters[0].device
@@ -202,7 +202,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
             metrics.update({f'{name}_task{task_id}': value for name, value in found.metrics.items()})
             masks[task_id] = found.mask
         if step.due:
-            # Of all tasks one after the other: among their forward passes it would cost four times as much.
+            # After all forward passes: between them it would cost four times as much.
             for current_batch, target_batch, task_id in data:
                 publish_data(step, current_batch, target_batch, masks[task_id], task_id)
         step.forward_end(losses, parts)
@@ -222,7 +222,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
             [*self._shared_parameters, *self._own_parameters], squared_norm, self._cfg.grad_clip_value
         )
         step.clipped(norm, self._cfg.grad_clip_value)
-        # All ranks have the same norm, so they agree on this. One NaN would make every weight NaN.
+        # All ranks have the same norm, so they all decide the same. One NaN would make every weight NaN.
         if math.isfinite(norm):
             self._optimizer_world_model.step()
         else:
@@ -275,7 +275,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
 
     def _count_skipped_step(self, norm: float) -> None:
         if not self.skipped_steps:
-            logging.warning(f'gradient norm is {norm}: the optimizer step is skipped, as will be all like it')
+            logging.warning(f'gradient norm is {norm}: this optimizer step is skipped; later ones are not logged')
         self.skipped_steps += 1
 
     @torch.no_grad()
@@ -294,7 +294,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         values = torch.stack([metrics[name].double().to(device) for name in names]).tolist() if names else []
         return {
             **dict(zip(names, values, strict=True)),
-            'total_loss': total_loss,  # the name that DI-engine's own trainer middleware reads
+            'total_loss': total_loss,  # read by DI-engine's own trainer middleware
             'weighted_total_loss': total_loss,
             'total_grad_norm_before_clip_wm': norm,
             'cur_lr_world_model': float(self._optimizer_world_model.param_groups[0]['lr']),
@@ -304,7 +304,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         }
 
     def end_learn_phase(self) -> None:
-        """Forget what was inferred with the weights before this phase; call it after the updates of one collection."""
+        """Clear the inference caches, which hold results of older weights; call it after each phase of updates."""
         models = [self._model] + ([self._target_model] if hasattr(self, '_target_model') else [])
         for model in models:
             model.world_model.clear_caches()
@@ -313,7 +313,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
             view.cache.clear()
 
     def recompute_pos_emb_diff_and_clear_cache(self) -> None:
-        """Do :meth:`end_learn_phase`, under the name that LightZero's training loops call."""
+        """Call :meth:`end_learn_phase`; this is the name that LightZero's training loops use."""
         self.end_learn_phase()
 
     def _monitor_vars_learn(self) -> list[str]:
@@ -323,7 +323,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
     def gather_private_parameters(self) -> None:
-        """Bring all ranks' private heads and encoders to rank 0, with their optimizer state; all ranks call it."""
+        """Copy all ranks' private heads and encoders, with their optimizer state, to rank 0; a collective."""
         gather_private_state(self._model, self._target_model, self._optimizer_world_model, self.task_ids)
 
     def _state_dict_learn(self) -> dict[str, Any]:
@@ -331,12 +331,12 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         return {**super()._state_dict_learn(), 'dropout_steps': self._dropout.steps}
 
     def _load_state_dict_learn(self, state_dict: dict[str, Any]) -> None:
-        """Restore model, target model and optimizer; a checkpoint fits any spread of the tasks over ranks."""
+        """Restore model, target model and optimizer; the tasks may be spread over the ranks differently than before."""
         super()._load_state_dict_learn(state_dict)
         self._dropout.steps = state_dict.get('dropout_steps', 0)
         self.end_learn_phase()
 
 
 if 'unizero_multitask' not in POLICY_REGISTRY:
-    # LightZero's main branch has a policy of this name; where that is installed, it keeps the name.
+    # LightZero's main branch has a policy of this name; if that is installed, it keeps the name.
     POLICY_REGISTRY.register('unizero_multitask')(UniZeroMultitaskPolicy)

@@ -1,4 +1,4 @@
-"""The policy's configuration: LightZero's own defaults, ours on top, then the user's, then what follows from them."""
+"""The policy's configuration: LightZero's defaults, then ours, then the user's, then the keys derived from them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DEFAULTS: dict[str, Any] = {
     'reanalyze_ratio': 0.0,
     'reanalyze_outdated': True,
     'use_root_value': False,
-    # Temperature of the visit counts: falls linearly from start to end within so many learner iterations.
+    # Temperature of the visit counts: falls linearly from start to end within this many learner iterations.
     'temperature': {'start': 1.0, 'end': 0.35, 'decay_iterations': 1000},
     # --- learning ---
     'batch_size': 64,
@@ -43,7 +43,7 @@ DEFAULTS: dict[str, Any] = {
     'td_steps': 5,
     'discount_factor': 0.98,
     'learning_rate': 1e-3,
-    'weight_decay': 1e-2,  # AdamW's usual one; LightZero's 1e-4 does nothing within a few thousand steps
+    'weight_decay': 1e-2,  # AdamW's default; LightZero's 1e-4 has no effect within a few thousand steps
     'model': {
         'norm_type': 'LN',
         'support_scale': 10,
@@ -59,10 +59,10 @@ DEFAULTS: dict[str, Any] = {
         },
     },
 }
-"""What differs from ``UniZeroPolicy.default_config()``: settings with which small tasks are learnt in minutes."""
+"""Changes to ``UniZeroPolicy.default_config()``, with which small tasks are learnt in minutes."""
 
 FREE_FORM = ('monitor',)
-"""Keys under which any key is accepted; whoever reads them checks them."""
+"""Keys under which any key is accepted; their readers check them."""
 
 FIXED: dict[str, Any] = {
     'model.continuous_action_space': False,
@@ -81,9 +81,9 @@ FIXED: dict[str, Any] = {
     'cos_lr_scheduler': False,
     'piecewise_decay_lr_scheduler': False,
     'analysis_sim_norm': False,
-    'multi_gpu': False,  # DI-engine's own gradient averaging; ours needs no switch
+    'multi_gpu': False,  # DI-engine's gradient averaging; ours needs no switch
 }
-"""Keys of LightZero's configuration that the multi-task policy supports one value of."""
+"""Keys of LightZero's configuration for which the multi-task policy supports only one value."""
 
 DERIVED = (
     'model.world_model_cfg.max_blocks',
@@ -101,7 +101,7 @@ DERIVED = (
     'model.image_channel',
     'device',
 )
-"""Keys that follow from others and are not to be set."""
+"""Keys that are derived from others and cannot be set."""
 
 
 def multitask_policy_config(
@@ -115,7 +115,7 @@ def multitask_policy_config(
         overrides: any key of the configuration; nested keys as nested mappings.
 
     Raises:
-        ValueError: an unknown key (naming the nearest valid one), a value that cannot be, or bad task ids.
+        ValueError: an unknown key (the message names the nearest valid one), an invalid value, or bad task ids.
 
     Example:
         >>> tasks = [TaskSpec('a', (3, 7, 7), 7), TaskSpec('b', (3, 7, 7), 4)]
@@ -124,7 +124,7 @@ def multitask_policy_config(
         (11, 7)
     """
     if not tasks:
-        raise ValueError('tasks: at least one task is needed')
+        raise ValueError('tasks: at least one task is required')
     cfg: dict[str, Any] = copy.deepcopy(dict(UniZeroPolicy.default_config()))
     _merge(cfg, DEFAULTS)
     _check_keys(cfg, overrides)
@@ -173,7 +173,7 @@ def validate_policy_config(cfg: EasyDict) -> None:
     """Check the values of a complete configuration.
 
     Raises:
-        ValueError: a value that cannot be; the message names the key, what it got and what is valid.
+        ValueError: an invalid value; the message names the key, the value and what is valid.
     """
     num_tasks = len(cfg.tasks)
     world_model = cfg.model.world_model_cfg
@@ -182,8 +182,8 @@ def validate_policy_config(cfg: EasyDict) -> None:
         if value != supported:
             raise ValueError(f'{path}: the multi-task policy supports {supported!r} only, got {value!r}')
     if world_model.context_length < 4 or world_model.context_length % 2:
-        # Below 4 there is no room for a step besides the current one, and LightZero keeps no history at all; an odd
-        # length would make observations and actions change places when a history is shortened.
+        # Below 4 there is room only for the current step, and LightZero keeps no history at all; with an odd length
+        # observations and actions would swap places when a history is shortened.
         raise ValueError(
             'model.world_model_cfg.context_length: must be an even number of at least 4 (an observation and an action '
             f'per time step), got {world_model.context_length}'
@@ -195,12 +195,12 @@ def validate_policy_config(cfg: EasyDict) -> None:
         )
     images = [task.name for task in cfg.tasks if len(task.observation_shape) == 3 and task.observation_shape[-1] >= 64]
     if images and cfg.model.num_channels != 64:
-        # LightZero's encoder writes this size into its last layer and would fail at the first forward pass.
+        # LightZero's encoder hard-codes this size in its last layer and would fail at the first forward pass.
         raise ValueError(
             f'model.num_channels: the encoder of {images[0]} supports 64 only, got {cfg.model.num_channels}'
         )
     if cfg.num_unroll_steps < 4:
-        # LightZero's loss looks at a middle step of a sequence that it has shortened twice.
+        # LightZero's loss reads a middle step of a sequence that it has shortened twice.
         raise ValueError(f'num_unroll_steps: must be at least 4, got {cfg.num_unroll_steps}')
     sizes = [cfg.batch_size] * num_tasks if isinstance(cfg.batch_size, int) else list(cfg.batch_size)
     if len(sizes) != num_tasks or any(not isinstance(size, int) or size < 1 for size in sizes):
@@ -217,17 +217,17 @@ def validate_policy_config(cfg: EasyDict) -> None:
     action_space_sizes = {task.action_space_size for task in cfg.tasks}
     if world_model.share_head and len(action_space_sizes) > 1:
         raise ValueError(
-            'model.world_model_cfg.share_head: one head for all tasks needs one action space size, got '
+            'model.world_model_cfg.share_head: a shared head needs the same action space size for all tasks, got '
             f'{sorted(action_space_sizes)}'
         )
     check_task_ids(cfg.task_ids, num_tasks)
 
 
 def _derive(cfg: EasyDict, tasks: Sequence[TaskSpec]) -> None:
-    """Fill in what follows from other keys."""
+    """Fill in the keys that are derived from others."""
     model, world_model = cfg.model, cfg.model.world_model_cfg
     cfg.device = world_model.device = 'cuda' if cfg.cuda and torch.cuda.is_available() else 'cpu'
-    # A training sequence has an observation and an action per unrolled step; a history may be longer than that.
+    # A training sequence has one observation and one action per unrolled step; a history may be longer.
     world_model.max_blocks = max(cfg.num_unroll_steps, -(-world_model.context_length // 2))
     world_model.max_tokens = 2 * world_model.max_blocks
     world_model.support_size = 2 * model.support_scale + 1
@@ -257,7 +257,7 @@ def _check_keys(valid: Mapping[str, Any], overrides: Mapping[str, Any], prefix: 
     for key, value in overrides.items():
         path = f'{prefix}{key}'
         if path in DERIVED or path in ('tasks', 'task_ids'):
-            raise ValueError(f'{path}: this key follows from others and cannot be set')
+            raise ValueError(f'{path}: this key is derived from others and cannot be set')
         if key not in valid:
             nearest = difflib.get_close_matches(str(key), list(valid), n=1, cutoff=0.0)
             elsewhere = [found for found in _paths(valid, prefix) if found.rpartition('.')[2] == key]

@@ -1,4 +1,4 @@
-"""Bringing the private parts of all ranks together, so that rank 0 can save a model that is whole."""
+"""Gathers the private parameters of all ranks on rank 0, so that it can save a complete model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def gather_private_state(
 ) -> None:
     """Copy the private parameters of the tasks of all ranks, and their optimizer state, into rank 0's objects.
 
-    Every rank has to call it. The other ranks' objects do not change.
+    A collective. The objects of the other ranks do not change.
 
     Arguments:
         model: the trained model.
@@ -53,7 +53,7 @@ def gather_private_state(
                     parameter.copy_(value)
                     target.copy_(target_value)
                     if state:
-                        # AdamW counts its steps on the CPU whatever the parameter's device is.
+                        # AdamW keeps its step count on the CPU, whatever the parameter's device.
                         optimizer.state[parameter] = {
                             key: entry.to(parameter.device) if isinstance(entry, Tensor) and entry.dim() else entry
                             for key, entry in state.items()

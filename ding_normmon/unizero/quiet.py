@@ -1,4 +1,4 @@
-"""Importing other packages without the screens of warnings that they print about each other."""
+"""Imports other packages without the warnings that they print about each other."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ['import_quietly']
 
 
 def import_quietly(*modules: str) -> Any:
-    """Import modules and swallow what the imports say; return the last one.
+    """Import modules, suppress the warnings and messages of the imports, and return the last module.
 
     gym announces that it is unmaintained, gymnasium looks for plugins of packages that are too old or too new for it,
-    DI-engine and LightZero name every optional package that is missing: nothing of it concerns a run that works, and
+    DI-engine and LightZero list every optional package that is missing. None of this matters to a run that works, and
     an import that fails still raises.
 
     Raises:
-        ImportError: as the import does.
+        ImportError: a module cannot be imported.
     """
     previous = logging.root.manager.disable
     module = None

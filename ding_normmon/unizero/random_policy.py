@@ -1,4 +1,4 @@
-"""What a policy that knows nothing achieves: the floor that a trained one is compared with."""
+"""Returns of a random policy, the baseline for a trained one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def random_returns(environment: TaskEnvironment, episodes: int, seconds: float, 
 
     Arguments:
         environment: where to play.
-        episodes: at most so many.
-        seconds: no new episode begins after so long.
+        episodes: largest number of episodes.
+        seconds: time after which no new episode begins.
         seed: seed of the actions.
     """
     generator = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""The few collectives of a run outside the learner step; every one of them also works in a single process."""
+"""The few collectives of a run outside the learner step; all of them also work in a single process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Item = TypeVar('Item')
 
 
 def rank() -> int:
-    """Return this process's rank; before the process group exists, what the launcher says."""
+    """Return this process's rank; before the process group exists, the one set by the launcher."""
     return dist.get_rank() if is_distributed() else int(os.environ.get('RANK', 0))
 
 
@@ -34,7 +34,7 @@ def local_rank() -> int:
 
 
 def world_size() -> int:
-    """Return the number of ranks; before the process group exists, what the launcher says."""
+    """Return the number of ranks; before the process group exists, the one set by the launcher."""
     return dist.get_world_size() if is_distributed() else int(os.environ.get('WORLD_SIZE', 1))
 
 
@@ -44,7 +44,7 @@ def is_distributed() -> bool:
 
 
 def join_process_group() -> None:
-    """Join the launcher's process group: gloo, with NCCL beside it for tensors on a GPU. Alone, do nothing."""
+    """Join the launcher's process group: gloo, plus NCCL for tensors on a GPU; does nothing in a single process."""
     if world_size() > 1 and not is_distributed():
         backend = 'gloo'
         if torch.cuda.is_available():
@@ -81,6 +81,6 @@ def all_ranks(flag: bool) -> bool:
 def _reduce(flag: bool, operation: dist.ReduceOp.RedOpType) -> bool:
     if not is_distributed():
         return flag
-    tensor = torch.tensor([int(flag)])  # on the CPU, hence through gloo: no wait for the device
+    tensor = torch.tensor([int(flag)])  # on the CPU, so it goes through gloo and does not wait for the GPU
     dist.all_reduce(tensor, operation)
     return bool(tensor.item())

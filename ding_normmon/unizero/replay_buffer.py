@@ -1,4 +1,4 @@
-"""LightZero's UniZero replay buffer, one per task, with its book-keeping of removed segments put right."""
+"""LightZero's UniZero replay buffer, one per task, with a fix for removing old segments."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ['TaskReplayBuffer']
 class TaskReplayBuffer(UniZeroGameBuffer):
     """The replay buffer of one task.
 
-    A stored segment is padded with the beginning of the next one, and LightZero's ``_remove`` counts those padded
-    positions although none was registered when the segment was pushed: every removal forgets more positions than it
-    frees segments, and segments that can no longer be sampled pile up. Here both sides count the same.
+    A stored segment is padded with the beginning of the next one. LightZero's ``_remove`` counts the padded positions
+    although pushing the segment did not, so every removal drops more positions than segments, and segments that can no
+    longer be sampled pile up. Here pushing and removing count the same positions.
 
     Arguments:
         config: the task's configuration, ``policy.task_cfg(task_id)``.

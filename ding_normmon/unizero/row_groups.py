@@ -1,4 +1,4 @@
-"""Taking a batch apart by the length of its rows' histories, and putting the results together again."""
+"""Splits a batch by the length of its rows' histories and puts the results back in order."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def rows_of_equal_size(contexts: Sequence[Context]) -> list[list[int]]:
     """Group the rows of a batch by the length of their history.
 
     LightZero pads shorter histories with zero keys that take part in the attention, so a row's value depends on its
-    neighbours in the batch. Rows of one length need no padding; most of the time all are of the same.
+    neighbours in the batch. Rows of one length need no padding, and usually all rows have the same length.
     """
     rows: dict[int, list[int]] = {}
     for row, context in enumerate(contexts):

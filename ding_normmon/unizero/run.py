@@ -1,4 +1,4 @@
-"""Everything that a multi-task run is made of, built from its configuration."""
+"""Builds a multi-task run from its configuration: policy, environments, buffers and middleware."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ from ding_normmon.unizero.summary import print_summary
 __all__ = ['INTERRUPTED', 'STOPPED_BY_FINDING', 'MultiTaskRun', 'prepare_folder']
 
 INTERRUPTED = 130
-"""The exit code of a run that was stopped by a signal, as shells have it."""
+"""The exit code of a run that was stopped by a signal, as in shells."""
 
 STOPPED_BY_FINDING = 3
-"""The exit code of a run that the monitor stopped because of what it found (``on_finding``)."""
+"""The exit code of a run that the monitor stopped because of a finding (``on_finding``)."""
 
 EVALUATION_SEED = 1_000_000
 """Added to the seed of evaluation environments, so that none of them repeats a training environment's episodes."""
@@ -53,21 +53,21 @@ EVALUATION_SEED = 1_000_000
 class MultiTaskRun:
     """The policy, environments, buffers and middleware of one rank, built from a complete configuration.
 
-    A context manager: leaving it gives the signals back and closes the environments and the writer.
+    A context manager: leaving it restores the signal handlers and closes the environments and the writer.
 
     Arguments:
-        config: what :func:`~ding_normmon.unizero.run_config.complete_config` returns; its ``policy.task_ids`` are
-            this rank's tasks, of which there may be none.
+        config: from :func:`~ding_normmon.unizero.run_config.complete_config`; its ``policy.task_ids`` are this rank's
+            tasks, possibly none.
     """
 
     def __init__(self, config: EasyDict) -> None:
         self.config = config
         self.interrupt = InterruptFlag()
         if not torch.cuda.is_available():
-            torch.set_num_threads(1)  # ranks share the cores; with more threads than cores they stall each other
-        seed_everything(config.seed)  # alike on all ranks: they build the same weights
+            torch.set_num_threads(1)  # with more threads than cores, ranks stall each other
+        seed_everything(config.seed)  # the same on all ranks, so that they build the same weights
         self.policy = UniZeroMultitaskPolicy(config.policy)
-        seed_everything(config.seed + 1 + rank())  # and explore differently
+        seed_everything(config.seed + 1 + rank())  # different, so that ranks explore differently
         task_ids = list(self.policy.task_ids)
         self.buffers = {task_id: TaskReplayBuffer(self.policy.task_cfg(task_id)) for task_id in task_ids}
         names = list(config.tasks)
@@ -121,7 +121,7 @@ class MultiTaskRun:
         DistributedWriter.get_instance().close()
 
     def watch(self, monitor: NormMonitor) -> None:
-        """Keep the monitor's state in the checkpoints, and tell at the end what it found."""
+        """Save the monitor's state in the checkpoints, and print its findings at the end."""
         self._monitor = monitor
         self.checkpointer.keep(monitor.monitor)
 
@@ -134,10 +134,10 @@ class MultiTaskRun:
         self.show_progress.start(ctx)
 
     def end(self, ctx: OnlineRLContext) -> int:
-        """Print, on rank 0, how every task fared, what was found and where to look; return the exit code."""
+        """Print the summary of the run on rank 0 and return the exit code."""
         self.show_progress.close()
         if self._monitor is not None:
-            self._monitor.close()  # the last records may be under way, and they may hold findings
+            self._monitor.close()  # the last records may still be in flight and may hold findings
         reason = getattr(ctx, 'stop_reason', '')
         if rank() == 0:
             print_summary(
@@ -185,7 +185,7 @@ def prepare_folder(config: EasyDict) -> Path | None:
     """Move an earlier run out of the run's folder, on rank 0, so that two runs never share one set of curves.
 
     Returns:
-        where the earlier run is now; None if there was none or it is to be resumed.
+        the new folder of the earlier run; None if there was none or it is to be resumed.
     """
     folder = Path(config.exp_name)
     if config.resume or rank() != 0 or not folder.is_dir() or not any(folder.iterdir()):
@@ -197,5 +197,5 @@ def prepare_folder(config: EasyDict) -> Path | None:
     ]
     aside = folder.with_name(f'{folder.name}.{max(taken, default=0) + 1}')
     os.replace(folder, aside)
-    print(f'{folder} held an earlier run, which is now {aside}; --resume would have continued it', flush=True)
+    print(f'{folder} held an earlier run, which was moved to {aside}; --resume would have continued it', flush=True)
     return aside

@@ -1,4 +1,4 @@
-"""The configuration of a whole run: its keys, what ``--set`` may change, and what is refused."""
+"""The configuration of a whole run: its keys and defaults, changes by ``--set``, and their checks."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ RUN_DEFAULTS: dict[str, Any] = {
     'exp_name': '',  # folder of the run: event files, checkpoint
     'seed': 0,
     'tasks': [],  # names; the position of a name is the task's global id
-    'task_split': None,  # global task ids of each rank, such as [[0, 1], [2]]; None: as evenly as can be
+    'task_split': None,  # global task ids of each rank, such as [[0, 1], [2]]; None: as evenly as possible
     'max_train_iter': 1500,
     'max_minutes': 0.0,  # wall clock of the training loop; 0: no limit
     'resume': False,
     'environment_options': {},  # keyword arguments of the environments' class, the same for all tasks
     'collect': {
-        'steps_per_environment': 20,  # per loop; then the policy's update_per_collect learner steps follow
+        'steps_per_environment': 20,  # per loop, followed by the policy's update_per_collect learner steps
         'epsilon': 0.0,
     },
     'evaluate': {'frequency': 500, 'episodes': 8},  # in learner iterations, and always at the end
@@ -72,11 +72,11 @@ AT_LEAST = {
     'policy.replay_buffer_size': 1,
     'policy.temperature.decay_iterations': 1,
 }
-"""The smallest value of those numbers with which a run would otherwise fail, or hang, later on."""
+"""Smallest valid values; below them a run would fail or hang later."""
 
 
 def complete_config(config: Mapping[str, Any], settings: Mapping[str, Any], task_ids: Sequence[int] | None) -> EasyDict:
-    """Fill in every default, apply settings, check everything that can be checked without building a model.
+    """Fill in defaults, apply settings, and check everything that can be checked without building a model.
 
     Arguments:
         config: the keys of :data:`RUN_DEFAULTS` that differ from the default.
@@ -84,11 +84,11 @@ def complete_config(config: Mapping[str, Any], settings: Mapping[str, Any], task
         task_ids: the tasks of this rank; None for all.
 
     Returns:
-        the complete configuration, ``policy`` being what the policy is built from.
+        the complete configuration; the policy is built from ``policy``.
 
     Raises:
         ValueError: an unknown key, a value of the wrong type or out of range, a task that does not exist; the message
-            names the key, what it got, and the nearest valid spelling.
+            names the key, the value and the nearest valid spelling.
         ModuleNotFoundError: the package of a task is not installed.
     """
     config = _merge(copy.deepcopy(RUN_DEFAULTS), config, '')
@@ -119,7 +119,7 @@ def tasks_of_ranks(number_of_tasks: int, number_of_ranks: int, split: Any = None
         split: the user's own split, one list per rank; None for an even one.
 
     Raises:
-        ValueError: the split has another number of ranks, an id out of range, or a task not exactly once.
+        ValueError: the split has a wrong number of ranks, an id out of range, or a task missing or listed twice.
     """
     if split is None:
         return split_tasks(number_of_tasks, number_of_ranks)
@@ -172,7 +172,7 @@ def _policy_config(specs: Sequence[TaskSpec], task_ids: Sequence[int], overrides
     try:
         MonitorConfig.read(overrides.get('monitor'))
         return multitask_policy_config(specs, task_ids, **overrides)
-    except ValueError as error:  # both name the key as they know it
+    except ValueError as error:  # both name the key without the prefix
         raise ConfigurationError(f'policy.{error}') from error
 
 
@@ -181,18 +181,18 @@ def _check_buffer(policy: EasyDict) -> None:
     if max(sizes) >= policy.replay_buffer_size:
         raise ConfigurationError(
             f'policy.replay_buffer_size: must be larger than policy.batch_size ({max(sizes)}), or training never '
-            f'begins; got {policy.replay_buffer_size}'
+            f'starts; got {policy.replay_buffer_size}'
         )
 
 
 def _expand(policy: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the policy's configuration with every key that the monitor has."""
+    """Return the policy's configuration with all keys of the monitor filled in."""
     monitor = {**asdict(MonitorConfig()), **policy.get('monitor', {})}
     return {**policy, 'monitor': monitor}
 
 
 def _merge(tree: dict[str, Any], changes: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Put ``changes`` into ``tree``, whose keys are all that is allowed outside the policy and the open mappings."""
+    """Put ``changes`` into ``tree``; new keys are allowed only in the policy and in the open mappings."""
     for key, value in changes.items():
         name = f'{prefix}{key}'
         if key not in tree:
@@ -207,7 +207,7 @@ def _merge(tree: dict[str, Any], changes: Mapping[str, Any], prefix: str) -> dic
 
 
 def _apply(tree: dict[str, Any], known: Mapping[str, Any], key: str, value: Any) -> None:
-    """Set the dotted ``key`` in ``tree``; ``known`` has all keys that exist, with a value of the right type."""
+    """Set the dotted ``key`` in ``tree``; ``known`` has all valid keys, each with a value of the right type."""
     parts = key.split('.')
     for index, part in enumerate(parts):
         name = '.'.join(parts[: index + 1])
@@ -220,13 +220,13 @@ def _apply(tree: dict[str, Any], known: Mapping[str, Any], key: str, value: Any)
             tree[part] = value if is_checked_elsewhere else _check(key, known, value)
         else:
             if not isinstance(tree.get(part), dict):
-                # Where one word may stand for a mapping, what is said in detail takes its place.
+                # Where a single word may replace a mapping, detailed settings replace the word.
                 tree[part] = {}
             tree = tree[part]
 
 
 def _relatives(known: Any, prefix: str) -> list[str]:
-    """Return the dotted keys among which the nearest valid one is looked for."""
+    """Return the dotted keys that may be suggested as the nearest valid one."""
     if not isinstance(known, Mapping):
         return [prefix]
     return [f'{prefix}.{key}' if prefix else str(key) for key in flatten(known)] or [prefix]
@@ -239,7 +239,7 @@ def _unknown(key: str, valid: Sequence[str]) -> ConfigurationError:
 
 
 def _check(key: str, current: Any, value: Any) -> Any:
-    """Return ``value`` if it can stand where ``current`` stands."""
+    """Return ``value`` if it can replace ``current``."""
     if current is None:
         return value
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -276,7 +276,7 @@ def _check_minimum(config: Mapping[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return mappings as plain dictionaries, so that nothing is shared with a config file's own object."""
+    """Return mappings as plain dictionaries, so that nothing is shared with the objects of a config file."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     return copy.deepcopy(value)

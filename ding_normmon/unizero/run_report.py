@@ -8,7 +8,7 @@ __all__ = ['print_report']
 
 
 def print_report(folder: Path) -> None:
-    """Write ``report.html`` into a run's folder and print where it is, or in one sentence why it is not there."""
+    """Write ``report.html`` into a run's folder and print its path, or one sentence on why it could not be written."""
     try:
         from ding_normmon.runs import read_run
         from ding_normmon.runs.report.page import write_page
@@ -18,7 +18,7 @@ def print_report(folder: Path) -> None:
     except ImportError as error:
         print(f'report:       not written ({error}); pip install "ding_normmon[report]"', flush=True)
     except Exception as error:
-        # Whatever is wrong with the page, the run has ended well.
+        # A broken page must not turn a finished run into a failed one.
         print(f'report:       not written ({type(error).__name__}: {error})', flush=True)
     else:
         print(f'report:       {path}', flush=True)

@@ -1,8 +1,8 @@
-"""Collecting game segments of one task: a batch of environments that never wait for each other.
+"""Collects game segments of one task from a batch of environments that never wait for each other.
 
 LightZero's own collectors either return whole episodes or lose the steps of segments that are unfinished when a call
-ends. This one keeps unfinished segments from call to call: every step that an environment makes is in exactly one
-segment, and a segment's padding is the true continuation of its episode.
+ends. This one keeps unfinished segments from call to call: every environment step is in exactly one segment, and a
+segment is padded with the true continuation of its episode.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VALUE_NAMES = ('predicted_value', 'searched_value')
 
 
 class CollectPolicy(Protocol):
-    """What a collector needs of a policy."""
+    """The methods of a policy that a collector calls."""
 
     def _forward_collect(
         self,
@@ -46,7 +46,7 @@ class CollectPolicy(Protocol):
 
 @dataclass
 class CollectedSegments:
-    """What one call collected."""
+    """The result of one call of :meth:`SegmentCollector.collect`."""
 
     segments: list[GameSegment] = field(default_factory=list)
     metadata: list[dict[str, Any]] = field(default_factory=list)
@@ -56,7 +56,7 @@ class CollectedSegments:
 
 
 class EnvironmentTrack:
-    """One environment with the segment that it is filling and the one before, which waits for its padding.
+    """One environment, with its current segment and the one before, which waits for its padding.
 
     Arguments:
         environment: the environment.
@@ -101,14 +101,14 @@ class EnvironmentTrack:
         return float(result.info['eval_episode_return']) if result.done else None
 
     def take_finished(self, is_done: bool) -> list[tuple[GameSegment, NDArray[Any] | None]]:
-        """Return the segments that this step completed, padded where their episode went on."""
+        """Return the segments that this step completed, padded if their episode went on."""
         finished = []
         if self.segment.is_full() or is_done:
             if self.waiting is not None:
                 self._pad(self.waiting[0])
                 finished.append(self.waiting)
             self.waiting = (self.segment, self._priorities())
-            if is_done:  # nothing follows, so nothing to pad with
+            if is_done:  # nothing follows to pad with
                 finished.append(self.waiting)
                 self.waiting = None
             else:
@@ -118,7 +118,7 @@ class EnvironmentTrack:
         return finished
 
     def _pad(self, earlier: GameSegment) -> None:
-        """Append the beginning of the current segment to the one before, for its last value and policy targets."""
+        """Append the beginning of the current segment to ``earlier``, for its last value and policy targets."""
         pad = self.config.num_unroll_steps + self.config.td_steps
         first = self.config.model.frame_stack_num  # its first observation is already the last one of ``earlier``
         earlier.pad_over(
@@ -131,7 +131,7 @@ class EnvironmentTrack:
 
     def _priorities(self) -> NDArray[Any] | None:
         if not self.config.use_priority:
-            return None  # the buffer then gives new data the highest priority that it knows
+            return None  # the buffer then gives new data its highest priority so far
         return np.asarray(self.value_errors, dtype=np.float64) + 1e-6
 
 
@@ -139,13 +139,13 @@ class SegmentCollector:
     """Collects segments of one task, in batches over its environments.
 
     Arguments:
-        policy: decides on the actions of a batch of environments.
+        policy: chooses the actions of a batch of environments.
         config: configuration of the task, ``policy.task_cfg(task_id)``; ``model.frame_stack_num`` must be 1.
         task_id: global id of the task.
         environments: the environments, all of this task.
 
     Raises:
-        ValueError: frames are to be stacked, or there is no environment.
+        ValueError: ``frame_stack_num`` is not 1, or there is no environment.
     """
 
     def __init__(
@@ -163,10 +163,10 @@ class SegmentCollector:
         self._policy._reset_collect(env_id=None, current_steps=0, reset_init_data=True, task_id=task_id)
 
     def collect(self, steps_per_environment: int, temperature: float, epsilon: float = 0.0) -> CollectedSegments:
-        """Step every environment so many times and return the segments completed on the way.
+        """Step every environment ``steps_per_environment`` times and return the segments completed on the way.
 
-        A segment is complete when its episode ends or the next segment, whose beginning pads it, is full. What is
-        incomplete stays here for the next call.
+        A segment is complete when its episode ends or when the next segment, whose beginning pads it, is full.
+        Incomplete segments are kept for the next call.
         """
         collected = CollectedSegments()
         for _ in range(steps_per_environment):
@@ -215,6 +215,6 @@ class SegmentCollector:
         return {
             'priorities': priorities,
             'done': is_done,
-            # The buffer takes this off the segment's own length, and a negative length would corrupt it.
+            # The buffer subtracts this from the segment's length; a negative length would corrupt the buffer.
             'unroll_plus_td_steps': min(pad, len(segment.timestep_segment)),
         }

@@ -1,4 +1,4 @@
-"""What a run prints at its end: a table of the tasks, one of what was found, and where to look next."""
+"""Prints the summary of a run: a table of the tasks, one of the findings, and where to look next."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ['event_files', 'findings_table', 'print_summary']
 COLOURS = {'info': 'blue', 'warning': 'yellow', 'error': 'red'}
 ENDINGS = {
     'finished': 'finished',
-    'time': 'stopped: the time is up',
+    'time': 'stopped by the time limit',
     'interrupted': 'stopped by a signal',
     'finding': 'stopped by a finding',
 }
@@ -36,13 +36,13 @@ def print_summary(
     console: Console | None = None,
     diagnosis: DiagnosisStage | None = None,
 ) -> None:
-    """Print how every task fared and what was found.
+    """Print the returns of every task and the findings.
 
     Arguments:
         tasks: the returns of every task, by global task id.
         iterations: learner iterations so far.
         environment_steps: environment steps so far, of all tasks and ranks.
-        seconds: wall clock of this process.
+        seconds: wall-clock time of this process.
         stop_reason: ``'finished'``, ``'time'``, ``'interrupted'`` or ``'finding'``.
         folder: the run's folder.
         checkpoint: the newest checkpoint.
@@ -70,7 +70,7 @@ def print_summary(
 
 def _print_findings(diagnosis: DiagnosisStage, stopped: bool, console: Console) -> None:
     if not diagnosis.is_on:
-        console.print('findings:     not looked for, policy.monitor.diagnose is off', highlight=False)
+        console.print('findings:     switched off (policy.monitor.diagnose)', highlight=False)
         return
     if not diagnosis.findings:
         console.print(f'findings:     none in {diagnosis.judged} records', highlight=False)

@@ -1,4 +1,4 @@
-"""From the replay buffer's batch to what the world model's loss takes, for one task."""
+"""Converts a replay buffer's batch of one task to the input of the world model's loss."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def prepare_task_batch(
         device: device of the model.
 
     Returns:
-        What LightZero's ``compute_loss`` takes: ``observations`` (B, T, *shape), ``actions`` (B, T), ``mask_padding``
+        The input of LightZero's ``compute_loss``: ``observations`` (B, T, *shape), ``actions`` (B, T), ``mask_padding``
         (B, T) bool, ``rewards`` and ``target_value`` (B, T, S), ``target_policy`` (B, T, A), ``ends``, ``timestep``.
 
     Raises:
-        ValueError: the targets' policies do not have the task's number of actions.
+        ValueError: the target policies do not have the task's number of actions.
     """
     observations, actions, _, mask, _, _, _, timestep = current_batch
     rewards, values, policies = target_batch
@@ -59,7 +59,7 @@ def prepare_task_batch(
     target_policy = tensor(policies)
     if target_policy.shape[-1] != task.action_space_size:
         raise ValueError(
-            f'task {task.name!r} has {task.action_space_size} actions, its batch has policies over '
+            f'task {task.name!r} has {task.action_space_size} actions, but its batch has policies over '
             f'{target_policy.shape[-1]}'
         )
     mask_padding = tensor(mask)[:, :steps] == 1
@@ -71,7 +71,7 @@ def prepare_task_batch(
     return {
         'observations': tensor(observations).reshape(batch_size, -1, *task.observation_shape)[:, :steps],
         'actions': torch.as_tensor(actions, device=device).long().reshape(batch_size, steps),
-        # Read by rotary embeddings only; an array is cheaper to loop over than a tensor, which the parent does.
+        # Read by rotary embeddings only; the parent loops over it, and an array is cheaper to loop over than a tensor.
         'timestep': np.asarray(timestep),
         'rewards': categorical(rewards),
         'target_value': categorical(values),

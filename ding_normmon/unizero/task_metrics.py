@@ -1,4 +1,4 @@
-"""What a learner step tells about one task: metrics under LightZero's names, and the tensors a monitor may look at."""
+"""Results of a learner step for one task: metrics under LightZero's names, and tensors published to the monitor."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def task_metrics(losses: LossWithIntermediateLosses, batch: dict[str, Any]) -> d
     """Return the scalars of one task by name, without ``_task{i}``, detached.
 
     Arguments:
-        losses: what ``compute_loss`` returned.
-        batch: what it was given.
+        losses: output of ``compute_loss``.
+        batch: input of ``compute_loss``.
     """
     target_policy = batch['target_policy'][batch['mask_padding']]  # (valid steps, A)
     entropy = -(target_policy * (target_policy + 1e-9).log()).sum(-1).mean()
@@ -53,7 +53,7 @@ def task_metrics(losses: LossWithIntermediateLosses, batch: dict[str, Any]) -> d
 
 
 def loss_terms(losses: LossWithIntermediateLosses) -> dict[str, Tensor]:
-    """Return the weighted terms of a task's loss that can be differentiated; they add up to ``loss_total``."""
+    """Return the weighted, differentiable terms of a task's loss; they add up to ``loss_total``."""
     weights = {
         'observation': ('loss_obs', losses.obs_loss_weight),
         'reward': ('loss_rewards', losses.reward_loss_weight),

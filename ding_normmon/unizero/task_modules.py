@@ -1,8 +1,8 @@
-"""Modules of which every task has its own, called as if there were one.
+"""One module per task behind the interface of a single module.
 
-LightZero's world model calls ``self.head_value(x, ...)`` and knows of one task only. A :class:`PerTaskModules` in that
-place forwards the call to the module of the task that is selected at the moment, so the world model's ``forward`` and
-``compute_loss`` stay as they are.
+LightZero's world model calls ``self.head_value(x, ...)`` and knows of one task only. A :class:`PerTaskModules` in its
+place forwards the call to the module of the selected task, so the world model's ``forward`` and ``compute_loss`` need
+no change.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ['PerTaskModules', 'TaskSelection']
 
 
 class TaskSelection:
-    """Which task a model works for at the moment; one object is shared by all dispatching modules of a model.
+    """The currently selected task; all :class:`PerTaskModules` of a model share one object.
 
     Arguments:
         num_tasks: number of tasks of the whole run.
@@ -63,7 +63,7 @@ class PerTaskModules(nn.ModuleList):
         shared: whether index 0 serves all tasks.
 
     Raises:
-        ValueError: the number of modules does not fit.
+        ValueError: the number of modules is wrong.
     """
 
     def __init__(self, modules: Iterable[nn.Module], selection: TaskSelection, shared: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What the model has to know of a task before it is built."""
+"""The properties of a task that the model is built from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TaskSpec:
         action_space_size: number of discrete actions.
 
     Raises:
-        ValueError: an observation shape that is neither, or fewer than one action.
+        ValueError: another observation shape, or fewer than one action.
     """
 
     name: str
@@ -37,14 +37,14 @@ class TaskSpec:
 
 
 def check_task_ids(task_ids: Sequence[int], num_tasks: int) -> list[int]:
-    """Return ``task_ids`` as a list of plain ints, or say what is wrong with them.
+    """Check ``task_ids`` and return them as a list of plain ints.
 
     Arguments:
         task_ids: global ids of the tasks that one rank trains; may be empty.
         num_tasks: number of tasks of the whole run.
 
     Raises:
-        ValueError: an id that is no integer, out of range, or listed twice.
+        ValueError: an id that is not an integer, out of range, or listed twice.
     """
     checked: list[int] = []
     for task_id in task_ids:

@@ -6,14 +6,14 @@ __all__ = ['split_tasks']
 
 
 def split_tasks(number_of_tasks: int, number_of_ranks: int) -> list[list[int]]:
-    """Split tasks over ranks as evenly as can be, neighbours staying together.
+    """Split tasks over ranks as evenly as possible; neighbours stay together.
 
     Arguments:
         number_of_tasks: how many tasks there are in the whole run.
         number_of_ranks: how many processes train them.
 
     Returns:
-        the global task ids of each rank; sizes differ by at most one, ranks beyond the tasks get none.
+        the global task ids of each rank; sizes differ by at most one, and with more ranks than tasks some are empty.
 
     Raises:
         ValueError: a number is below 1.

@@ -1,4 +1,4 @@
-"""LightZero's world model with a head per task, a task embedding, and caches that tasks do not share."""
+"""LightZero's world model with one set of heads, a task embedding and separate caches per task."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class MultitaskWorldModel(WorldModel):
     """One encoder and transformer, and a value, reward, policy and observation head per task.
 
     Every call needs a task: ``with world_model.bound(task_id, cache): ...``. The parent's ``forward`` and
-    ``compute_loss`` are used as they are; inference for collecting and evaluating is written anew, because the
-    parent's caches know neither tasks nor environments that start an episode while others are in the middle of one.
+    ``compute_loss`` are used unchanged. Inference for collecting and evaluating is rewritten, because the parent's
+    caches do not distinguish tasks, nor environments that start an episode while others are in the middle of one.
 
     Arguments:
         config: ``cfg.model.world_model_cfg`` of the policy.
@@ -51,18 +51,18 @@ class MultitaskWorldModel(WorldModel):
         selection: the model's task selection.
 
     Raises:
-        ValueError: ``share_head`` with action spaces that differ.
+        ValueError: ``share_head`` with different action spaces.
     """
 
     def __init__(
         self, config: EasyDict, tokenizer: Tokenizer, tasks: Sequence[TaskSpec], selection: TaskSelection
     ) -> None:
         self._action_space_sizes = [task.action_space_size for task in tasks]
-        # Set before the parent's constructor runs: `action_space_size` below is read and written by it.
+        # Set first, because the parent's constructor reads and writes `action_space_size` below.
         self.selection = selection
         if config.share_head and len(set(self._action_space_sizes)) > 1:
             raise ValueError(
-                f'share_head=True needs one action space size for all tasks, got {self._action_space_sizes}'
+                f'share_head=True needs the same action space size for all tasks, got {self._action_space_sizes}'
             )
         super().__init__(config, tokenizer)
         self.inference = InferenceCache()
@@ -70,21 +70,21 @@ class MultitaskWorldModel(WorldModel):
         self._position_shift_is_current = False
         self.task_embedding = nn.Embedding(len(tasks), config.embed_dim)
         init_weights(self.task_embedding)
-        # The parent has built one head of each kind; putting the lists in their place leaves none of them behind.
+        # These replace the single heads that the parent has built, so that none of them is left behind.
         self.head_value = self._create_heads(self.value_policy_tokens_pattern, [self.support_size] * len(tasks))
         self.head_rewards = self._create_heads(self.act_tokens_pattern, [self.support_size] * len(tasks))
         self.head_policy = self._create_heads(self.value_policy_tokens_pattern, self._action_space_sizes)
         self.head_observations = self._create_heads(
             self.all_but_last_latent_state_pattern, [self.obs_per_embdding_dim] * len(tasks), sim_norm=True
         )
-        # Used by the parent's constructor only; the heads have their own, so that no module is listed twice.
+        # Only the parent's constructor uses it; the heads have their own, so that no module is listed twice.
         del self.sim_norm
         self.to(self.device)
 
     # The parent assigns one action space size and reads it to shape the labels of the policy loss.
     @property
     def action_space_size(self) -> int:
-        """Number of actions of the selected task; the largest of all tasks where none is selected."""
+        """Number of actions of the selected task; if none is selected, the largest of all tasks."""
         if self.selection.is_set:
             return self._action_space_sizes[self.selection.task_id]
         return max(self._action_space_sizes)
@@ -94,7 +94,7 @@ class MultitaskWorldModel(WorldModel):
         """Ignore what the parent's constructor assigns."""
 
     def _create_heads(self, block_mask: Tensor, output_sizes: Sequence[int], sim_norm: bool = False) -> PerTaskModules:
-        """Build the heads of one kind, one per task or one for all, initialised like the parent's: last layer zero."""
+        """Build the heads of one kind, one per task or one for all; as in the parent, their last layer starts at 0."""
         heads: list[Head] = []
         for output_size in output_sizes[:1] if self.config.share_head else output_sizes:
             norm = SimNorm(simnorm_dim=self.group_size) if sim_norm else None
@@ -113,11 +113,11 @@ class MultitaskWorldModel(WorldModel):
 
     @contextlib.contextmanager
     def bound(self, task_id: int, cache: InferenceCache | None = None) -> Iterator[None]:
-        """Work for a task inside the block.
+        """Select a task inside the block.
 
         Arguments:
             task_id: global task id.
-            cache: what inference for this task and mode remembers; an empty one by default.
+            cache: inference cache of this task and mode; a new one by default.
         """
         previous_task = self.selection.select(task_id)
         previous_cache, self.inference = self.inference, cache if cache is not None else InferenceCache()
@@ -131,7 +131,7 @@ class MultitaskWorldModel(WorldModel):
 
     @contextlib.contextmanager
     def keep_training_tensors(self) -> Iterator[TrainingTensors]:
-        """Keep the tensors of the training forward pass inside the block, and drop them at its end."""
+        """Keep the tensors of the training forward pass until the end of the block."""
         self._kept = kept = TrainingTensors()
         try:
             yield kept
@@ -140,7 +140,7 @@ class MultitaskWorldModel(WorldModel):
             kept.outputs = kept.obs_embeddings = None
 
     def forward(self, obs_embeddings_or_act_tokens: dict[str, Any], *args: Any, **kwargs: Any) -> WorldModelOutput:
-        """Run the parent's forward pass for the selected task; see there for arguments and result."""
+        """Run the parent's forward pass for the selected task, with its arguments and result."""
         outputs = super().forward(obs_embeddings_or_act_tokens, *args, **kwargs)
         if self._kept is not None:
             self._kept.outputs = outputs
@@ -163,7 +163,7 @@ class MultitaskWorldModel(WorldModel):
         Arguments:
             obs_act_dict: ``'obs'``, ``'action'`` and ``'current_obs'``. With ``'current_obs'`` (n, *shape): the
                 observations to act on, after the action (n integers, -1 at the first step of an episode) that was
-                taken on ``'obs'`` (n, *shape). Without: sequences, see the parent.
+                taken on ``'obs'`` (n, *shape). If it is None: sequences, see the parent.
             start_pos: first time step of each row; only for the parent.
 
         Returns:
@@ -185,7 +185,7 @@ class MultitaskWorldModel(WorldModel):
         ]
         missing = [row for row, context in enumerate(contexts) if context is None]
         if missing:
-            # The weights have changed since the history was computed: begin again at the observation before this one.
+            # The history was computed with older weights and dropped: start again from the previous observation.
             last = self.tokenizer.encode_to_obs_embeddings(obs_act_dict['obs'][missing])
             for row, context in zip(missing, self._begin(last), strict=True):
                 contexts[row] = context
@@ -217,8 +217,8 @@ class MultitaskWorldModel(WorldModel):
         """Expand one node per tree.
 
         Arguments:
-            state_action_history: its last entry holds the latent states (n, 1, E) of the nodes to leave and the
-                actions (n,) to take.
+            state_action_history: its last entry holds the latent states (n, 1, E) of the parent nodes and the actions
+                (n,) to take.
             simulation_index: not used.
             search_depth: not used.
             start_pos: not used.
@@ -230,7 +230,7 @@ class MultitaskWorldModel(WorldModel):
         contexts = self.inference.nodes.find(latent_states)
         missing = [row for row, context in enumerate(contexts) if context is None]
         if missing:
-            # Roots of a reanalysing search: their context is the one state itself.
+            # Roots of a reanalysing search: their context is just this one state.
             begun = self._begin(torch.from_numpy(latent_states[missing]).to(self.device))
             for row, context in zip(missing, begun, strict=True):
                 contexts[row] = context
@@ -257,7 +257,7 @@ class MultitaskWorldModel(WorldModel):
         return sequence, next_latent, reward, policy, value
 
     def _begin(self, latent_states: Tensor) -> list[Context]:
-        """Return the contexts that hold one latent state (n, 1, E) each."""
+        """Return one context for each latent state (n, 1, E), holding only that state."""
         keys_values = self.transformer.generate_empty_keys_values(len(latent_states), self.context_length)
         self.forward({'obs_embeddings': latent_states}, past_keys_values=keys_values, is_init_infer=True)
         return self._unpack(keys_values)
@@ -267,10 +267,10 @@ class MultitaskWorldModel(WorldModel):
         return pack([contexts[row] for row in rows], empty)
 
     def _unpack(self, keys_values: Any) -> list[Context]:
-        """Return the contexts, without their first time step where there is no room for another.
+        """Return the contexts; full ones lose their first time step, to make room for another.
 
-        What remains moves two positions to the front. LightZero corrects keys and values for that by the difference
-        that the position embeddings alone would make, an approximation since they pass a LayerNorm first.
+        The rest moves two positions to the front. LightZero corrects keys and values by the difference of the position
+        embeddings alone; this is an approximation, because they pass a LayerNorm first.
         """
         size = keys_values.size
         contexts = unpack(keys_values)
@@ -285,7 +285,7 @@ class MultitaskWorldModel(WorldModel):
         return contexts
 
     def _position_shift(self) -> Tensor:
-        """Return what is added to the kept keys and values when they move: (L, 2, H, C - 3, D)."""
+        """Return the correction of keys and values that move to the front: (L, 2, H, C - 3, D)."""
         if not self._position_shift_is_current:
             self.precompute_pos_emb_diff_kv()
             self._position_shift_is_current = True
@@ -298,6 +298,6 @@ class MultitaskWorldModel(WorldModel):
         )
 
     def clear_caches(self) -> None:
-        """Forget what depends on the weights; call it when they have changed."""
+        """Clear everything that depends on the weights; call it when they have changed."""
         self._position_shift_is_current = False
         self.inference.clear()

@@ -57,7 +57,7 @@ def test_without_a_record_it_hears_of_the_end_only() -> None:
 def test_a_destination_that_cannot_begin_is_offered_records_all_the_same() -> None:
     listener, lost_data = Listener(OSError('no')), LostData()
     worker = DestinationWorker(listener, lost_data)
-    worker.offer(Record(1))
+    worker.enqueue(Record(1))
     worker.close(timeout=5)
     assert listener.heard == [RunDescription(), 1, 'closed']
     assert lost_data.total == {'destination_Listener': 1}
@@ -80,7 +80,7 @@ def test_whatever_a_destination_raises_the_next_record_is_offered(error: type[Ba
     destination, lost_data = Leaving(), LostData()
     worker = DestinationWorker(destination, lost_data)
     for iteration in range(3):
-        worker.offer(Record(iteration))
+        worker.enqueue(Record(iteration))
     worker.close(timeout=5)
     assert destination.seen == [0, 1, 2]
     assert lost_data.total == {'destination_Leaving': 1}

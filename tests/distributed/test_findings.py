@@ -103,6 +103,7 @@ def test_all_ranks_act_before_the_same_learner_step(server: Any) -> None:
 
 
 @pytest.mark.distributed
+@pytest.mark.full
 def test_with_a_dead_rank_nothing_happens_and_a_note_says_why(server: Any) -> None:
     survivor, _ = run_ranks(judged_run, 2, server.port, 'dead', 'stop', True, 500, timeout=90, may_die={1})
     assert survivor['applied'] == []

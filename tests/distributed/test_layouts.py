@@ -95,7 +95,7 @@ def one_policy_step(num_tasks: int, layout: Layout, rank: int) -> Record | None:
     policy = tiny_policy(num_tasks, layout[rank])
     middleware = NormMonitor({'monitor_norm_freq': 1, 'setup_timeout': 60}, policy)
     # There is no event file in this test.
-    middleware.monitor._workers = []
+    middleware.monitor._base.workers = []
     middleware(OnlineRLContext())
     policy._forward_learn([random_batch(policy, task, seed=task, batch_size=2 + task) for task in layout[rank]])
     middleware.close()

@@ -131,7 +131,10 @@ def on_ranks(rank: int, layout: Layout, config: dict[str, Any]) -> list[Record]:
     return trained(layout(Heads()), shares[rank % len(shares)], **config)
 
 
-@pytest.mark.parametrize('layout', [sharded, partly_sharded, hybrid, tensor_parallel])
+@pytest.mark.parametrize(
+    'layout',
+    [sharded, *(pytest.param(layout, marks=pytest.mark.full) for layout in (partly_sharded, hybrid, tensor_parallel))],
+)
 def test_sharded_parameters_give_the_figures_of_the_unsharded_model(layout: Layout) -> None:
     # torch itself cannot clip sharded and plain parameters together.
     config = {'detail': 'parameter', 'top_k': 2, 'clips': layout in SHARES}

@@ -48,6 +48,7 @@ def test_the_exit_code_and_the_weights_are_those_without_a_monitor(tmp_path: Pat
 
 
 @pytest.mark.parametrize('end', ['raise', pytest.param('kill', marks=pytest.mark.slow)])
+@pytest.mark.full
 def test_a_failing_run_has_the_same_exit_code(tmp_path: Path, end: str) -> None:
     with_monitor, without = torchrun(end, tmp_path)
     assert with_monitor == without != 0

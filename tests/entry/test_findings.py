@@ -24,6 +24,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.full
 def test_all_ranks_stop_at_one_iteration_with_a_checkpoint_and_say_why(tmp_path: Path) -> None:
     folder = tmp_path / 'run'
     options = [f'--set={key}={value}' for key, value in SETTINGS.items()]

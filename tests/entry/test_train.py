@@ -80,6 +80,7 @@ def test_short_run_ends_with_equal_shared_parameters_and_a_whole_checkpoint(shor
     assert all(optimizer['state'][number]['step'] == 20 for number in numbers)
 
 
+@pytest.mark.full
 def test_resume_continues_iterations_curves_and_optimizer(short_run, tmp_path):
     folder = tmp_path / 'resumed'
     shutil.copytree(short_run, folder)
@@ -93,6 +94,7 @@ def test_resume_continues_iterations_curves_and_optimizer(short_run, tmp_path):
     assert [step for step, _ in curves[f'eval/{TASKS[0]}/return']] == [20, 30]
 
 
+@pytest.mark.full
 def test_a_killed_run_that_is_resumed_has_each_monitored_iteration_once(tmp_path):
     folder = tmp_path / 'killed'
     process = subprocess.Popen(
@@ -157,6 +159,7 @@ def test_one_process_trains_tasks_of_different_shapes(tmp_path):
     assert load(folder)['context']['train_iter'] == 0
 
 
+@pytest.mark.full
 def test_more_ranks_than_tasks(tmp_path):
     folder = tmp_path / 'three'
     train(3, folder, '--max-train-iter', '10', tasks=TASKS[:2])

@@ -499,6 +499,7 @@ def test_a_new_policy_is_measured_for_itself() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_two_hundred_rounds_leak_nothing() -> None:
     policy = ClippingInStep()
     data = batches(1)[0]

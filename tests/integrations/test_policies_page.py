@@ -8,6 +8,7 @@ from tests.integrations import policies_page
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_the_page_is_up_to_date() -> None:
     written = policies_page.PAGE.read_text(encoding='utf-8')
     assert written == policies_page.page(), 'run python -m tests.integrations.policies_page'

@@ -166,7 +166,7 @@ def test_copies_that_lag_behind_are_counted_and_recovered_from(monkeypatch: pyte
     monkeypatch.setattr(RowBuffer, 'first_capacity', 512, raising=False)
     model = SmallModel()
     monitor = small_monitor(model)
-    for slot in monitor._buffer._free:
+    for slot in monitor._prepared.buffer._free:
         slot.event = SlowEvent()  # type: ignore[assignment]
     measured = {}
     for iteration in range(12):

@@ -47,7 +47,7 @@ def test_the_deadline_begins_when_rank_0_gets_there(lost_data: LostData) -> None
     assert ready(collector, 110) == [(5, (2,))]
 
 
-def test_a_dead_rank_costs_one_deadline_and_is_waited_for_again_once_it_is_heard(lost_data: LostData) -> None:
+def test_a_dead_rank_costs_one_deadline_and_is_waited_for_again_once_it_is_back(lost_data: LostData) -> None:
     collector = Collector(2, 10, lost_data, alike(2))
     for iteration in range(3):
         add(collector, 0, iteration)

@@ -130,7 +130,7 @@ def test_every_flipped_bit_is_refused() -> None:
 
 
 def test_what_follows_a_message_is_refused() -> None:
-    with pytest.raises(MessageError, match='where the header announces'):
+    with pytest.raises(MessageError, match='according to its header'):
         decode(message_of() + b'\0', SESSION)
 
 
@@ -160,7 +160,7 @@ def test_a_header_that_announces_too_much_costs_nothing(count: int, schema: int,
     data = resealed(header + bytes(4))
     tracemalloc.start()
     try:
-        with pytest.raises(MessageError, match='where the header announces'):
+        with pytest.raises(MessageError, match='according to its header'):
             decode(data, SESSION)
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -221,9 +221,9 @@ def test_as_many_keys_as_rows() -> None:
 
 
 @pytest.mark.parametrize('note', [{'a b': 1}, {'late': 1.5}, {'late': -1}, {'late': True}, {'late': '1'}, {'': 1}])
-def test_losses_that_are_no_counts_are_refused(note: dict[str, int]) -> None:
+def test_a_note_that_holds_no_counts_is_refused(note: dict[str, int]) -> None:
     batch = Batch(0, (), rows_of(0))
-    with pytest.raises(MessageError, match='no count of losses'):
+    with pytest.raises(MessageError, match='not a count of lost data'):
         decode(encode(1, SESSION, batch, bytes(8), None, note), SESSION)
 
 
@@ -279,7 +279,7 @@ def test_every_truncation_of_vectors_is_refused() -> None:
 def test_vectors_of_another_size_are_refused(size: int) -> None:
     data, _ = with_vectors(schema=False)
     at = len(data) - 7 * 4 - 3 * 8 - 4
-    with pytest.raises(MessageError, match='where the header announces'):
+    with pytest.raises(MessageError, match='according to its header'):
         decode(resealed(data[:at] + message._SIZE.pack(size) + data[at + 4 :]), SESSION)
 
 
@@ -287,11 +287,11 @@ def test_vectors_that_do_not_fit_the_schema_are_refused() -> None:
     data, _ = with_vectors()
     schema = decode(data, SESSION).schema
     assert schema is not None
-    with pytest.raises(MessageError, match='48 bytes of vectors where the schema announces 52'):
+    with pytest.raises(MessageError, match='48 bytes of vectors, but 52 according to its schema'):
         schema.split(decode(data, SESSION).vectors[:-4])
     encoded = encode_schema(KEYS, VECTORS)
     batch = Batch(7, KEYS, rows_of(len(KEYS)))
-    with pytest.raises(MessageError, match='vectors of 52 bytes'):
+    with pytest.raises(MessageError, match='52 bytes of vectors'):
         decode(encode(3, SESSION, batch, schema_digest(encoded), encoded, {}), SESSION)
 
 

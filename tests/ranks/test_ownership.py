@@ -66,15 +66,15 @@ def test_every_rank_reports_its_part_of_a_sharded_group() -> None:
 @pytest.mark.parametrize(
     ('num_tasks', 'task_ids', 'message'),
     [
-        (0, None, 'num_tasks is the number of all tasks or None, got 0'),
+        (0, None, 'num_tasks must be the number of all tasks or None, got 0'),
         (True, None, 'got True'),
         (2.0, None, 'got 2.0'),
         (None, [1], 'need num_tasks'),
         (3, [3], 'task id 3 is out of range; with 3 tasks the nearest is 2'),
         (3, [-1], 'the nearest is 0'),
         (3, [1, 1], 'not unique'),
-        (3, ['Pong'], 'task_ids are global ids'),
-        (3, 5, 'task_ids are global ids'),
+        (3, ['Pong'], 'task_ids must be global ids'),
+        (3, 5, 'task_ids must be global ids'),
     ],
 )
 def test_what_is_no_division_is_refused(num_tasks: Any, task_ids: Any, message: str) -> None:

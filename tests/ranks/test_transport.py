@@ -65,7 +65,7 @@ def test_every_rank_gets_the_statement_of_every_rank(connect: Connect) -> None:
 def test_a_rank_that_says_nothing_is_named(connect: Connect) -> None:
     zero, one, _ = ranks(connect)
     one.state('tasks', {})
-    with pytest.raises(TransportError, match=r"ranks \[2\] said nothing about 'tasks' within 0.2 s"):
+    with pytest.raises(TransportError, match=r"ranks \[2\] sent nothing about 'tasks' within 0.2 s"):
         zero.agree('tasks', {}, timeout=0.2)
 
 
@@ -73,7 +73,7 @@ def test_a_statement_that_is_no_json_is_an_error_of_the_transport(connect: Conne
     zero, _, two = ranks(connect)
     two.state('tasks', {})
     dist.PrefixStore('test', connect()).set('tasks/1', 'no json')
-    with pytest.raises(TransportError, match='no JSON'):
+    with pytest.raises(TransportError, match='not JSON'):
         zero.agree('tasks', {}, timeout=5)
 
 
@@ -116,7 +116,7 @@ def test_a_broken_store_is_an_error_and_is_opened_again_later(monkeypatch: pytes
     entry._store = Broken()
     with pytest.raises(TransportError, match=r'^Broken pipe$'):
         entry.post(b'lost')
-    with pytest.raises(TransportError, match='tried every 10 s'):
+    with pytest.raises(TransportError, match='retrying every 10 s'):
         entry.post(b'lost')
     assert len(opened) == 1
     later = time.monotonic() + transport.RETRY_SECONDS

@@ -86,6 +86,7 @@ def broken_run(rank: int, folder: str) -> dict[str, Any]:
         return {'code': code, 'iteration': task.ctx.train_iter, 'printed': printed.getvalue()}
 
 
+@pytest.mark.full
 def test_nan_rewards_of_one_rank_stop_both_with_a_checkpoint_and_the_reason(tmp_path: Path) -> None:
     folder = tmp_path / 'run'
     first, second = run_ranks(broken_run, 2, str(folder), timeout=150)

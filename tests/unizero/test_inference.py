@@ -151,7 +151,7 @@ def test_the_number_of_actions_and_of_environments_has_to_fit() -> None:
     policy = tiny_policy(2)
     with pytest.raises(ValueError, match='2 observations, but 1 action masks'):
         policy._forward_eval(observations(policy, 0, 2, 0), [np.ones(3)], task_id=0)
-    with pytest.raises(ValueError, match='global id of the task'):
+    with pytest.raises(ValueError, match='global task id'):
         policy._forward_eval(observations(policy, 0, 1, 0), [np.ones(3)])
     with pytest.raises(ValueError, match='out of range'):
         policy._forward_eval(observations(policy, 0, 1, 0), [np.ones(3)], task_id=2)

@@ -139,7 +139,7 @@ def test_data_that_cannot_be() -> None:
         policy._forward_learn([])
     current, target, _ = random_batch(policy, 0, 0)
     target[2] = target[2][..., :2]
-    with pytest.raises(ValueError, match='3 actions, its batch has policies over 2'):
+    with pytest.raises(ValueError, match='3 actions, but its batch has policies over 2'):
         policy._forward_learn([(current, target, 0)])
 
 

@@ -168,7 +168,7 @@ def test_no_tensor_of_the_step_stays_alive() -> None:
     policy = tiny_policy(TASKS)
     seen: list[weakref.ref[torch.Tensor]] = []
     monitor = NormMonitor(EasyDict(monitor_norm_freq=1), policy, destinations=[])
-    measurement = monitor.monitor._measurement
+    measurement = monitor.monitor._prepared.measurement
     publish = measurement.on_publish
 
     def remember(name: str, tensor: torch.Tensor, *args: Any) -> None:
@@ -181,7 +181,7 @@ def test_no_tensor_of_the_step_stays_alive() -> None:
     gc.collect()
     assert len(seen) == 8 * TASKS
     assert not [reference for reference in seen if reference() is not None]
-    assert monitor.monitor._buffer.bytes < 64 * 1024 * TASKS
+    assert monitor.monitor._prepared.buffer.bytes < 64 * 1024 * TASKS
     monitor.close()
 
 

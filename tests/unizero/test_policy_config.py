@@ -44,7 +44,7 @@ def test_monitor_defaults_are_not_shared_between_configurations() -> None:
         ({'model': 3}, r'model: must be a mapping'),
         ({'model': {'world_model_cfg': {'context_length': 2}}}, r'context_length: .*at least 4.*got 2'),
         ({'model': {'world_model_cfg': {'context_length': 7}}}, r'context_length: .*even.*got 7'),
-        ({'model': {'world_model_cfg': {'max_tokens': 8}}}, r'max_tokens: .*follows from others'),
+        ({'model': {'world_model_cfg': {'max_tokens': 8}}}, r'max_tokens: .*derived from others'),
         ({'model': {'world_model_cfg': {'embed_dim': 30}}}, r'embed_dim: 30 must be a multiple'),
         ({'model': {'world_model_cfg': {'rotary_emb': True}}}, r'rotary_emb: .*supports False only'),
         ({'num_unroll_steps': 3}, r'num_unroll_steps: must be at least 4, got 3'),

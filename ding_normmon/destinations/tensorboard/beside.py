@@ -1,4 +1,4 @@
-"""What an event file has beside the figures: layout, tasks, findings and configuration."""
+"""Everything in an event file beside the figures: chart layout, task names, findings and configuration."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from tensorboardX.proto.summary_pb2 import Summary
 
 from ding_normmon.core.destination import RunDescription
+from ding_normmon.core.figures import Figures
 from ding_normmon.core.finding import Finding
 from ding_normmon.core.metric_names import of_all_tasks, task_in
 from ding_normmon.core.record import Record
@@ -23,21 +24,21 @@ __all__ = ['Dashboard']
 logger = logging.getLogger('ding_normmon')
 
 _MOST_LAYOUTS = 100
-"""Of one run: what appears after so many changes has no chart of its own, and can be looked at under *Scalars*."""
+"""Per run: figures that appear after this many layouts get no chart of their own; *Scalars* still shows them."""
 
 _ROW = ('norm/model/_total_norm', 'grad/model/_total_norm')
-"""Figures beside the configuration in the table of runs."""
+"""Figures shown next to the configuration in the table of runs."""
 
 
 class Dashboard:
-    """Prepares what goes into the event file with a record, beside its figures.
+    """Makes the summaries that a record's event carries in addition to the record's figures.
 
-    The layout is written with the first record, and again with one that has figures without a chart; the tasks and the
-    configuration are written once, findings in the record in which they were raised or cleared.
+    The layout is written with the first record, and again when a record has figures without a chart. Tasks and
+    configuration are written once, findings with the record in which they were raised or cleared.
 
     Arguments:
-        configuration: of the run, nested; by default the monitor's own.
-        written_elsewhere: gives the names that others write to the same file, which have charts too.
+        configuration: nested configuration of the run; by default the monitor's own.
+        written_elsewhere: returns the names that others write to the same file; they get charts too.
 
     Example:
         >>> dashboard = Dashboard()
@@ -66,19 +67,24 @@ class Dashboard:
         self._failed: set[str] = set()
 
     def begin(self, description: RunDescription, configuration: Mapping[str, Any] | None = None) -> None:
-        """Take the tasks' names and the monitor's configuration, and that of the run where it is known only now."""
+        """Set the tasks' names, the monitor's configuration and, if given, the run's configuration."""
         self._description = description
         if configuration is not None:
             self._configuration = configuration
 
-    def values(self, record: Record, shown: Collection[str]) -> list[Summary.Value]:
-        """Return what to write with a record.
+    @property
+    def figures(self) -> Figures:
+        """What is declared of the figures."""
+        return self._description.figures
 
-        Nothing of it is worth losing the record's figures: what cannot be made is logged once and left out.
+    def values(self, record: Record, shown: Collection[str]) -> list[Summary.Value]:
+        """Return the summaries to write with a record.
+
+        A summary that cannot be made is logged once and left out, so that the record's figures are written anyway.
 
         Arguments:
             record: the record.
-            shown: those of its figures that are written.
+            shown: names of its figures that are written.
         """
         first = not self._charted
         parts: list[tuple[str, Callable[[], list[Summary.Value]]]] = [('layout', lambda: self._layout(shown))]
@@ -94,14 +100,14 @@ class Dashboard:
                 if name not in self._failed:
                     self._failed.add(name)
                     logger.warning(
-                        'monitor: TensorBoard gets no %s (%s: %s); logged once', name, type(error).__name__, error
+                        'monitor: no %s in TensorBoard (%s: %s); logged once', name, type(error).__name__, error
                     )
         return values
 
     def _layout(self, shown: Collection[str]) -> list[Summary.Value]:
         if self._known.issuperset(shown):
             return []
-        # A chart takes every task, so that a figure is new where neither its kind nor its task was there before.
+        # Charts hold all tasks, so the layout changes only with a new kind of figure or a new task.
         self._known.update(shown)
         kinds = {kind for name in shown for kind in (of_all_tasks(name), task_in(name))}
         if kinds <= self._charted or self._layouts >= _MOST_LAYOUTS:
@@ -109,7 +115,8 @@ class Dashboard:
         self._charted |= kinds
         self._layouts += 1
         self._names.update(shown)
-        return [layout_value(arrange(self._names | set(self._written_elsewhere()), self._description.tasks))]
+        names = self._names | set(self._written_elsewhere())
+        return [layout_value(arrange(names, self._description.tasks, self._description.figures))]
 
     def _tasks(self) -> list[Summary.Value]:
         tasks = self._description.tasks

@@ -1,4 +1,4 @@
-"""Which figures stand in one chart, and which charts in one category: a dashboard, whatever draws it."""
+"""Arranges figures into charts and charts into categories, for any dashboard."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ding_normmon.core.figures import Figures
 from ding_normmon.core.metric_names import ANY_TASK, of_all_tasks, task_in, without_task
-from ding_normmon.destinations.tensorboard.chart_rules import RULES, TASK_RULES, Rule
 
 __all__ = ['Category', 'Chart', 'arrange', 'tag_of', 'title_of_task']
 
 _NAMES_LENGTH = 160
-"""Characters of tasks' names that a title may have."""
+"""Most characters of task names in a title."""
 
 _BANDS = (
     ('mean', 'min', 'max'),
     ('norm_mean', 'norm_min', 'norm_max'),
 )
-"""Statistics that a band is drawn from: the line, its lower and its upper edge."""
+"""Statistics that form a band: its line, lower edge and upper edge."""
 
 _RETURNS = re.compile(r'(collect|eval)/(.+)/return')
 
@@ -28,9 +28,9 @@ class Chart:
     """Curves on common axes.
 
     Arguments:
-        title: says which, with the tasks' names where they are few.
-        expression: regular expression of the figures, anchored at both ends; None where there is a band.
-        band: name of the line and of the band's lower and upper edge.
+        title: title, with the tasks' names if they are few.
+        expression: regular expression for the figures, anchored at both ends; None for a band.
+        band: names of the band's line, lower edge and upper edge.
     """
 
     title: str
@@ -40,11 +40,11 @@ class Chart:
 
 @dataclass(frozen=True)
 class Category:
-    """Charts that are looked at together.
+    """Charts under one heading.
 
     Arguments:
-        title: its heading.
-        charts: in the order in which they are read.
+        title: the heading.
+        charts: in reading order.
     """
 
     title: str
@@ -52,7 +52,7 @@ class Category:
 
 
 def tag_of(name: str) -> str:
-    """Return what tensorboardX makes of a name that it is given: other characters are replaced.
+    """Return the tag that tensorboardX makes of a name; it replaces characters that are not allowed.
 
     >>> tag_of('eval/Montezuma: revenge/return')
     'eval/Montezuma__revenge/return'
@@ -70,70 +70,79 @@ def title_of_task(task_id: int, name: str) -> str:
     return f'Task {task_id}' if name in ('', f'task {task_id}') else f'Task {task_id}: {name}'
 
 
-def arrange(names: Collection[str], tasks: Mapping[int, str] | None = None) -> list[Category]:
-    """Arrange figures into charts; there is none without a figure, and no figure without a chart.
+def arrange(names: Collection[str], tasks: Mapping[int, str], figures: Figures) -> list[Category]:
+    """Arrange figures into charts; every figure gets a chart, and no chart is empty.
 
-    First what is shared and the tasks side by side, then one category for each task.
+    The first categories show shared parts and the tasks side by side; then one category per task follows.
 
     Arguments:
-        names: of the figures that were measured.
-        tasks: what people call the tasks, by global task id.
+        names: names of the figures that were measured.
+        tasks: names of the tasks by global task id.
+        figures: declarations of the figures, with their charts.
 
     Example:
+        >>> from ding_normmon.core.figure import Chart as Place, Figure
+        >>> heads = Place('Heads across tasks', '{group}: gradient norm')
+        >>> figure = Figure('grad/{group}/_total_norm', '', '', task_chart=heads, of_task='Norms')
+        >>> figures = Figures([('norms', figure)])
         >>> names = [f'grad/head_value_task{task}/_total_norm' for task in (0, 1)]
-        >>> for category in arrange(names, {0: 'Pong', 1: 'Boxing'}):
+        >>> for category in arrange(names, {0: 'Pong', 1: 'Boxing'}, figures):
         ...     for chart in category.charts:
         ...         print(category.title, '|', chart.title, '|', chart.expression)
         Heads across tasks | head_value: gradient norm (0 Pong, 1 Boxing) | ^grad/head_value_task\\d+/_total_norm$
-        Task 0: Pong | Gradient norms of its modules | ^grad/head_value_task0/_total_norm$
-        Task 1: Boxing | Gradient norms of its modules | ^grad/head_value_task1/_total_norm$
+        Task 0: Pong | Norms | ^grad/head_value_task0/_total_norm$
+        Task 1: Boxing | Norms | ^grad/head_value_task1/_total_norm$
     """
-    tasks = {} if tasks is None else tasks
     of_task: dict[int | None, list[str]] = {}
     for name in sorted(names):
         of_task.setdefault(task_in(name), []).append(name)
     named = {task: tasks.get(task, f'task {task}') for task in sorted(task for task in of_task if task is not None)}
-    categories = list(_side_by_side(of_task, named))
+    categories = list(_side_by_side(of_task, named, figures))
     returns = {match.group(2) for name in names if (match := _RETURNS.fullmatch(name))}
     for task, name in named.items():
-        charts = tuple(_of_one_task(of_task[task], tag_of(name) if tag_of(name) in returns else None))
+        charts = tuple(_of_one_task(of_task[task], figures, tag_of(name) if tag_of(name) in returns else None))
         categories.append(Category(title_of_task(task, name), charts))
     return categories
 
 
-def _side_by_side(of_task: Mapping[int | None, list[str]], named: Mapping[int, str]) -> Iterator[Category]:
-    """Yield the categories of everything, tasks side by side."""
-    charts: dict[str, dict[tuple[int, str], list[str]]] = {rule.category: {} for rule in RULES}
-    for stem in dict.fromkeys(of_all_tasks(name) for of_one in of_task.values() for name in of_one):
-        for rank, rule in enumerate(RULES):
-            if (match := rule.expression.fullmatch(stem)) is not None:
-                title = _title(rule, match, named if ANY_TASK in stem else {})
-                charts[rule.category].setdefault((rank, title), []).append(stem)
-                break
+def _side_by_side(
+    of_task: Mapping[int | None, list[str]], named: Mapping[int, str], figures: Figures
+) -> Iterator[Category]:
+    """Yield the categories that show shared parts and the tasks side by side."""
+    stems = {of_all_tasks(name): name for of_one in of_task.values() for name in of_one}
+    ranks: dict[tuple[str, str], tuple[int, ...]] = {}
+    drawn: dict[tuple[str, str], list[str]] = {}
+    for stem, name in stems.items():
+        chart, rank = figures.place(name)
+        key = chart.category, _title(chart.title, named if ANY_TASK in stem else {})
+        drawn.setdefault(key, []).append(stem)
+        ranks[key] = min(rank, ranks.get(key, rank))
     bands: dict[str, list[Chart]] = {}
-    for chart in _bands(of_task.get(None, [])):
-        line = '' if chart.band is None else chart.band[0]
-        category = next(rule.category for rule in RULES if rule.expression.fullmatch(line))
-        bands.setdefault(category, []).append(chart)
-    for category, drawn in charts.items():
-        lines = [Chart(title, _expression(drawn[rank, title])) for rank, title in sorted(drawn)]
-        if lines:
-            yield Category(category, (*bands.get(category, []), *lines))
+    for band in _bands(of_task.get(None, [])):
+        assert band.band is not None
+        bands.setdefault(figures.place(band.band[0])[0].category, []).append(band)
+    ordered = sorted(drawn, key=lambda key: (ranks[key], key[1]))
+    for category in dict.fromkeys(category for category, _ in ordered):
+        lines = [Chart(key[1], _expression(drawn[key])) for key in ordered if key[0] == category]
+        yield Category(category, (*bands.get(category, []), *lines))
 
 
-def _of_one_task(own: list[str], name_with_return: str | None) -> Iterator[Chart]:
+def _of_one_task(own: list[str], figures: Figures, name_with_return: str | None) -> Iterator[Chart]:
     """Yield the charts of one task."""
     if name_with_return is not None:
         yield Chart('Return', rf'^(?:collect|eval)/{re.escape(name_with_return)}/return$')
-    for title, pattern in TASK_RULES:
-        chosen = [name for name in own if pattern.fullmatch(name)]
-        if chosen:
-            yield Chart(title, _expression(chosen))
+    charts: dict[str, list[str]] = {}
+    for name in sorted(own, key=figures.rank):
+        figure = figures.describe(name)
+        if figure is not None and figure.of_task:
+            charts.setdefault(figure.of_task, []).append(name)
+    for title, chosen in charts.items():
+        yield Chart(title, _expression(chosen))
     yield from _bands(own)
 
 
 def _bands(names: list[str]) -> Iterator[Chart]:
-    """Yield what has a mean, a minimum and a maximum."""
+    """Yield a band for every signal with a mean, a minimum and a maximum."""
     known = set(names)
     for name in names:
         stem, _, statistic = name.rpartition('/')
@@ -143,8 +152,7 @@ def _bands(names: list[str]) -> Iterator[Chart]:
                 yield Chart(f'{without_task(stem)}: mean, minimum and maximum', band=band)
 
 
-def _title(rule: Rule, match: re.Match[str], named: Mapping[int, str]) -> str:
-    title = rule.title.format(**match.groupdict())
+def _title(title: str, named: Mapping[int, str]) -> str:
     if not named:
         return title
     known = {task: ' '.join(name.split()) for task, name in named.items() if name != f'task {task}'}
@@ -155,6 +163,6 @@ def _title(rule: Rule, match: re.Match[str], named: Mapping[int, str]) -> str:
 
 
 def _expression(stems: Iterable[str]) -> str:
-    """Return the regular expression of exactly these figures, for any task where they have none of their own."""
+    """Return the regular expression that matches exactly these figures; ``_task{i}`` matches any task."""
     escaped = [re.escape(stem).replace(re.escape(ANY_TASK), r'_task\d+') for stem in stems]
     return f'^{escaped[0]}$' if len(escaped) == 1 else f'^(?:{"|".join(escaped)})$'

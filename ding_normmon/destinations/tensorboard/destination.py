@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from tensorboardX.proto.summary_pb2 import Summary
 
 from ding_normmon.core.destination import RunDescription
+from ding_normmon.core.figures import Figures
 from ding_normmon.core.record import Record
 from ding_normmon.destinations.selection import for_dashboard
 from ding_normmon.destinations.tensorboard.beside import Dashboard
@@ -24,38 +25,44 @@ __all__ = ['TensorBoard', 'write_record']
 logger = logging.getLogger('ding_normmon')
 
 _SHARE = 0.01
-"""Of the time that may be spent on drawing pictures."""
+"""Largest share of the time to spend on drawing pictures."""
+
+_NONE = Figures()
 
 _next_picture: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
 Beside = Callable[[Record, Collection[str]], list[Summary.Value]]
-"""Returns what goes into a record's event beside the figures of these names."""
+"""Returns the other summaries of a record's event, given the record and the names of the figures written."""
 
 
 def write_record(
-    file_writer: Any, record: Record, beside: Beside | None = None, summaries: FigureSummaries | None = None
+    file_writer: Any,
+    record: Record,
+    beside: Beside | None = None,
+    summaries: FigureSummaries | None = None,
+    figures: Figures = _NONE,
 ) -> None:
     """Write the scalars of a record, and its matrices of cosines as pictures, as one event.
 
-    One event that carries all values costs a twentieth of one ``add_scalar`` per value. Above 12 tasks the file gets
-    the main figures of each task, above 64 the figures over all tasks and those of the worst 16, see
+    One event with all values costs a twentieth of one ``add_scalar`` per value. Above 12 tasks the file gets only the
+    main figures of each task, above 64 the figures over all tasks and those of the worst 16, see
     :func:`~ding_normmon.destinations.selection.for_dashboard`.
-    Where Matplotlib is not installed there are no pictures, and where drawing would take more than 1% of the time, not
-    of every record.
+    Without Matplotlib there are no pictures. If drawing would take more than 1% of the time, some records get none.
 
     Arguments:
         file_writer: a ``tensorboardX.FileWriter``, such as ``SummaryWriter.file_writer``.
-        record: what to write, at step ``record.iteration``.
-        beside: what else to write in the same event, such as :meth:`Dashboard.values
+        record: the record to write, at step ``record.iteration``.
+        beside: makes the other summaries of the same event, such as :meth:`Dashboard.values
             <ding_normmon.destinations.tensorboard.beside.Dashboard.values>`.
-        summaries: those of the same destination's earlier records.
+        summaries: the summaries reused between records of the same destination.
+        figures: declarations of the figures; with many tasks, details of single tasks are left out.
 
     Raises:
-        OSError: the disk is full, the folder was removed, or the writer's own thread has died of something else.
+        OSError: the disk is full, the folder was removed, or the writer's own thread has died.
     """
-    # First, because what stands beside the figures is made once.
+    # Before anything is made: some of the summaries are made only once and would be lost.
     refuse_unwritable(file_writer)
-    shown = for_dashboard(record.scalars)
+    shown = for_dashboard(record.scalars, figures)
     values = _pictures(file_writer, record)
     if beside is not None:
         values += beside(record, shown)
@@ -69,16 +76,16 @@ def write_record(
 def _pictures(file_writer: Any, record: Record) -> list[Summary.Value]:
     """Draw the record's matrices, unless the last ones were drawn only a moment ago.
 
-    Drawing holds the interpreter lock: 0.1 s for 4 tasks and 0.25 s for 26, which a learner step of 60 ms would feel.
+    Drawing holds the interpreter lock for 0.1 s with 4 tasks and 0.25 s with 26, which would delay learner steps.
     """
     drawn = {name: matrix for name, matrix in record.matrices.items() if is_drawn(name)}
     if not drawn or time.monotonic() < _next_picture.get(file_writer, 0.0):
         return []
     try:
-        load_matplotlib()  # once, and no part of what a picture costs
+        load_matplotlib()  # before the clock starts: the first import is slow
     except ImportError as error:
         _next_picture[file_writer] = math.inf
-        logger.warning('monitor: Matplotlib cannot be imported (%s), so matrices are not drawn; install it', error)
+        logger.warning('monitor: matrices are not drawn because Matplotlib cannot be imported (%s)', error)
         return []
     values = []
     started = time.thread_time()
@@ -91,14 +98,14 @@ def _pictures(file_writer: Any, record: Record) -> list[Summary.Value]:
 
 
 class TensorBoard:
-    """A destination that writes through a ``tensorboardX.SummaryWriter`` of the user's.
+    """A destination that writes through the user's ``tensorboardX.SummaryWriter``.
 
-    Beside the figures the event file gets charts (under *Custom Scalars*), the tasks' names and the findings (*Text*)
-    and the configuration (*HParams*).
+    In addition to the figures, the event file gets charts (under *Custom Scalars*), the tasks' names and the findings
+    (*Text*) and the configuration (*HParams*).
 
     Arguments:
-        writer: the writer; it stays the user's to close.
-        configuration: of the run, nested; the monitor's own where there is none.
+        writer: the writer; the user closes it.
+        configuration: nested configuration of the run; by default the monitor's own.
     """
 
     def __init__(self, writer: Any, configuration: Mapping[str, Any] | None = None) -> None:
@@ -107,13 +114,16 @@ class TensorBoard:
         self._summaries = FigureSummaries()
 
     def begin(self, description: RunDescription) -> None:
-        """Take the tasks' names."""
+        """Set the tasks' names and the monitor's configuration."""
         self._dashboard.begin(description)
 
     def publish(self, record: Record) -> None:
         """Write the record's scalars under their own names at the record's iteration."""
-        write_record(self._writer._get_file_writer(), record, self._dashboard.values, self._summaries)
+        dashboard = self._dashboard
+        write_record(
+            self._writer._get_file_writer(), record, dashboard.values, self._summaries, dashboard.figures
+        )
 
     def close(self) -> None:
-        """Bring everything to the disk."""
+        """Flush everything to the disk."""
         flush_events(self._writer._get_file_writer())

@@ -12,7 +12,7 @@ _KEPT = 8
 
 
 class FigureSummaries:
-    """Makes summaries, and uses one again for the next record with the same figures: only numbers are new in it.
+    """Makes summaries and reuses them: for the next record with the same figures only the numbers are replaced.
 
     Example:
         >>> summaries = FigureSummaries()
@@ -25,13 +25,13 @@ class FigureSummaries:
         self._known: dict[tuple[str, ...], tuple[Summary, list[Summary.Value]]] = {}
 
     def of(self, figures: Mapping[str, float]) -> Summary:
-        """Return the summary of these figures, which holds them until the next call."""
+        """Return the summary of these figures; it is valid until the next call."""
         names = tuple(figures)
         found = self._known.get(names)
         if found is None:
             summary = Summary(value=[Summary.Value(tag=name) for name in names])
             found = summary, list(summary.value)
-            # Which figures a record has depends on what was measured in it; there are a few such sets in a run.
+            # Records of a run have only a few different sets of figures.
             if len(self._known) >= _KEPT:
                 del self._known[next(iter(self._known))]
             self._known[names] = found

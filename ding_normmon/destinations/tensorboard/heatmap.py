@@ -9,11 +9,11 @@ from ding_normmon.core.record import Matrix
 __all__ = ['draw_matrix', 'is_drawn', 'load_matplotlib']
 
 _NUMBERED = 12
-"""Up to this many tasks the cells are wide enough for their numbers."""
+"""Up to this many tasks, cells are wide enough to show numbers."""
 
 
 def is_drawn(name: str) -> bool:
-    """Tell whether a matrix is worth a picture; its standard errors are not.
+    """Return whether a matrix is drawn; standard errors are not.
 
     >>> is_drawn('conflict/encoder/cosine'), is_drawn('conflict/encoder/standard_error')
     (True, False)
@@ -22,7 +22,7 @@ def is_drawn(name: str) -> bool:
 
 
 def load_matplotlib() -> None:
-    """Import what :func:`draw_matrix` needs.
+    """Import Matplotlib for :func:`draw_matrix`.
 
     Raises:
         ImportError: Matplotlib is not installed.
@@ -35,13 +35,13 @@ def draw_matrix(title: str, matrix: Matrix) -> tuple[bytes, int, int]:
     """Return a matrix of figures between -1 and 1 as a PNG, with its height and width in pixels.
 
     Arguments:
-        title: stands above it.
-        matrix: the rows' and columns' labels stand on the axes, or the ids where there are none.
+        title: title of the picture.
+        matrix: its row and column labels, or the ids if it has none, are shown on the axes.
 
     Raises:
         ImportError: Matplotlib is not installed.
     """
-    # Not pyplot: it keeps global state, and this runs in a background thread.
+    # Not pyplot, which keeps global state: this runs in a background thread.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -14,11 +14,11 @@ from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 __all__ = ['flatten', 'hparams_values']
 
 _LONGEST = 200
-"""Characters of a value; a table shows no more."""
+"""Most characters of a value."""
 
 
 def flatten(configuration: Mapping[Any, Any], prefix: str = '') -> Iterator[tuple[str, bool | float | str]]:
-    """Yield nested values by their dotted names, each as a truth value, a number or a short text.
+    """Yield nested values by their dotted names, each as a bool, a number or a short text.
 
     Example:
         >>> dict(flatten({'policy': {'cuda': False, 'batch_size': 19, 'shape': (3, 64)}, 'seed': None}))
@@ -33,7 +33,7 @@ def flatten(configuration: Mapping[Any, Any], prefix: str = '') -> Iterator[tupl
         elif isinstance(value, numbers.Real) and math.isfinite(value):
             yield name, float(value)
         else:
-            # Also what is not finite: the plugin's tables are JSON, which has no such number.
+            # Non-finite numbers become text too, because the plugin's tables are JSON, which cannot hold them.
             text = value if isinstance(value, str) else repr(value)
             yield name, text if len(text) <= _LONGEST else f'{text[: _LONGEST - 1]}…'
 
@@ -41,13 +41,13 @@ def flatten(configuration: Mapping[Any, Any], prefix: str = '') -> Iterator[tupl
 def hparams_values(
     configuration: Mapping[str, Any], metrics: Iterable[str], started: float, group: str = ''
 ) -> list[Summary.Value]:
-    """Return the summaries that make a run a row of TensorBoard's *HParams*.
+    """Return the summaries that show a run as a row of TensorBoard's *HParams* table.
 
     Arguments:
-        configuration: of the run, nested.
-        metrics: names of the scalars that stand in the row beside it.
-        started: seconds since 1970 at which the run began.
-        group: rows of one group are shown as one; empty for a row of its own.
+        configuration: nested configuration of the run.
+        metrics: names of the scalars shown in the same row.
+        started: start of the run in seconds since 1970.
+        group: rows of one group are shown as one; empty for a separate row.
     """
     experiment = Experiment(time_created_secs=started)
     session = SessionStartInfo(start_time_secs=started, group_name=group)

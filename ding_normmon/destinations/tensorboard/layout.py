@@ -1,4 +1,4 @@
-"""Charts as TensorBoard's custom scalars: a dashboard that is there when the run is opened."""
+"""Charts as TensorBoard's custom scalars, so that a run opens with a ready dashboard."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ding_normmon.destinations.tensorboard.charts import Category
 __all__ = ['LAYOUT_TAG', 'layout_value']
 
 LAYOUT_TAG = 'custom_scalars__config__'
-"""Where TensorBoard looks for a layout; of several in one run the last one counts."""
+"""The tag under which TensorBoard looks for a layout; the last layout of a run counts."""
 
 _OPEN = 3
-"""So many categories are unfolded at first; every chart that is shown is a request to the server."""
+"""Number of categories that are open at first; every visible chart is a request to the server."""
 
 
 def layout_value(categories: Iterable[Category]) -> Summary.Value:

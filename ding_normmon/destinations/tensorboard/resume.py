@@ -1,4 +1,4 @@
-"""Event files of an earlier part of a run: taking out what the resumed run will measure again."""
+"""Removes the records from a run's event files that the resumed run will measure again."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ logger = logging.getLogger('ding_normmon')
 _LENGTH = struct.Struct('<Q')
 _CHECK = 4
 _MARK = 'monitor/cost/ms'
-"""Every record has this figure, and nothing else has it."""
+"""A figure in every record, by which events with a record are recognised."""
 
 
 def drop_records(folder: Path, iteration: int) -> int:
-    """Take the monitor's records of ``iteration`` and later out of all event files of a folder; how many there were.
+    """Remove the records of ``iteration`` and later from all event files of a folder; return their number.
 
-    Everything else stays as it is, byte for byte: one record is one event. A file is replaced in one move, and only if
-    there is something to take out.
+    All other events stay as they are, byte for byte. A file is replaced in one move, and only if it has such records.
 
     Arguments:
-        folder: of the event files, no longer written to.
-        iteration: at which the run is resumed.
+        folder: folder of the event files, which must not be open for writing.
+        iteration: iteration at which the run is resumed.
     """
     dropped = 0
     for path in sorted(folder.glob('events.out.tfevents.*')):
@@ -41,12 +40,12 @@ def drop_records(folder: Path, iteration: int) -> int:
         unfinished.write_bytes(b''.join(kept))
         os.replace(unfinished, path)
     if dropped:
-        logger.info('monitor: %d records of iteration %d and later taken out of %s', dropped, iteration, folder)
+        logger.info('monitor: %d records from iteration %d on were removed from %s', dropped, iteration, folder)
     return dropped
 
 
 def _frames(data: bytes) -> Iterator[bytes]:
-    """Yield the frames of a file; one that was cut short, as when a process is killed, is left out."""
+    """Yield the frames of a file, without an incomplete last one, as left by a killed process."""
     start = 0
     while start + _LENGTH.size <= len(data):
         (length,) = _LENGTH.unpack_from(data, start)

@@ -1,4 +1,4 @@
-"""Tasks and findings as Markdown, for TensorBoard's *Text*; whatever stands in a name is shown as it is."""
+"""Tasks and findings as Markdown for TensorBoard's *Text* tab; names are escaped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ENTITIES = str.maketrans({'&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;'
 
 
 def escape(text: str) -> str:
-    """Return a text that Markdown shows as it stands, on one line.
+    """Return a text escaped for Markdown, on one line.
 
     >>> escape('<b>Pong</b> *1*')
     '&lt;b&gt;Pong&lt;/b&gt; \\\\*1\\\\*'
@@ -38,12 +38,12 @@ def tasks_text(tasks: Mapping[int, str]) -> str:
 
 
 def findings_text(iteration: int, changed: Iterable[Finding], active: Iterable[Finding]) -> str:
-    """Return what was found and what has cleared in one record, and what else lasts.
+    """Return the findings raised and cleared in one record, and the others that are still active.
 
     Arguments:
-        iteration: of the record.
-        changed: raised or cleared in it.
-        active: everything that lasts, those raised in this record too.
+        iteration: iteration of the record.
+        changed: findings raised or cleared in it.
+        active: all active findings, including those raised in this record.
     """
     changed = list(changed)
     keys = {finding.key for finding in changed}
@@ -60,7 +60,7 @@ def findings_text(iteration: int, changed: Iterable[Finding], active: Iterable[F
             parts.append(_facts(finding))
     lasting = [finding for finding in sorted(active, key=_severity) if finding.key not in keys]
     if lasting:
-        parts.append('#### Still there')
+        parts.append('#### Still active')
         parts.append('\n'.join(f'- {escape(finding.sentence)} {_facts(finding)}' for finding in lasting))
     return '\n\n'.join(parts)
 

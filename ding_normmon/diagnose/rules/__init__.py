@@ -1,4 +1,4 @@
-"""The rules, one idea in one file; those that name a task beyond doubt come first."""
+"""The rules, one idea per file."""
 
 from ding_normmon.diagnose.rule import Rule
 from ding_normmon.diagnose.rules.always_clipped import AlwaysClipped
@@ -55,4 +55,4 @@ RULES: tuple[type[Rule], ...] = (
     AlwaysClipped,
     LosingPoints,
 )
-"""Every rule, in the order in which they are asked."""
+"""Every rule, in the order in which they run; those that name a task with certainty come first."""

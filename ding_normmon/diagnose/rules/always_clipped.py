@@ -1,4 +1,4 @@
-"""Clipping never stops."""
+"""Every gradient is clipped."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ['AlwaysClipped']
 
 @dataclass
 class AlwaysClipped(Rule):
-    """Every gradient of the last records was clipped, and to a small part of its length.
+    """Every gradient of the last records was clipped, and to a small fraction of its norm.
 
     Options:
-        coefficient: the median factor at which it is too much.
-        records: over how many records.
+        coefficient: threshold of the median clip coefficient.
+        records: number of records.
     """
 
     name: ClassVar[str] = 'always_clipped'

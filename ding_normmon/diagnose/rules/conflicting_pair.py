@@ -1,4 +1,4 @@
-"""Two tasks whose gradients point against each other, for long."""
+"""The gradients of two tasks point in opposite directions for a long time."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class ConflictingPair(Rule):
     """The median cosine of two tasks' gradients on a shared group is clearly below 0.
 
     Options:
-        cosine: how far below 0.
-        measurements: the median over how many measurements of the conflict.
+        cosine: the median cosine must be below minus this.
+        measurements: number of conflict measurements in the median.
     """
 
     name: ClassVar[str] = 'conflicting_pair'
@@ -40,7 +40,7 @@ class ConflictingPair(Rule):
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per pair, on the first group on which they conflict."""
-        told: set[tuple[int, ...]] = set()
+        reported: set[tuple[int, ...]] = set()
         for name, matrix in window.record.matrices.items():
             if name.endswith('/cosine'):
                 kept = self._recent.setdefault(name, deque(maxlen=self.measurements))
@@ -58,9 +58,9 @@ class ConflictingPair(Rule):
                 for second in range(first + 1, len(middle)):
                     strength = -float(middle[first, second]) / self.cosine
                     pair = (int(self._tasks[first]), int(self._tasks[second]))
-                    if not strength >= self.release or pair in told:
+                    if not strength >= self.release or pair in reported:
                         continue
-                    told.add(pair)
+                    reported.add(pair)
                     yield Sign(
                         f'{window.call(pair[0])} and {window.mention(pair[1])} pull the {group} in opposite '
                         f'directions: the cosine of their gradients is {middle[first, second]:.2f}.',

@@ -21,11 +21,11 @@ __all__ = ['ConstantData']
 class ConstantData(Rule):
     """The mean difference of successive observations of one task falls, and that of the others does not.
 
-    A replay buffer mixes what is collected now with what was collected before, so the fall is gradual.
+    A replay buffer mixes new data with older data, so the fall is gradual.
 
     Options:
         factor: fall against the past and against the other tasks.
-        records: the newest points, whose median is compared with that of those before.
+        records: number of newest points whose median is compared with the median before.
     """
 
     name: ClassVar[str] = 'constant_data'

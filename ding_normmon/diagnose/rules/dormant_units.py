@@ -1,4 +1,4 @@
-"""Units of a shared layer have gone silent."""
+"""Many units of a shared layer are dormant."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DormantUnits(Rule):
     """A large share of a shared group's units is dormant for all tasks together.
 
     Options:
-        share: of the units.
+        share: threshold of the share of dormant units.
     """
 
     name: ClassVar[str] = 'dormant_units'
@@ -34,7 +34,7 @@ class DormantUnits(Rule):
     share: float = 0.4
 
     def signs(self, window: Window) -> Iterable[Sign]:
-        """One sign per group, at the smallest threshold that says so."""
+        """One sign per group, at the smallest dormancy threshold that exceeds the limit."""
         told: set[str] = set()
         for name in window.points.names:
             found = _NAME.fullmatch(name)

@@ -1,4 +1,4 @@
-"""The gradients of one task's heads change all at once."""
+"""The gradient of one task's head changes suddenly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class GradientJump(Rule):
 
     Options:
         factor: change against the past and against the other tasks, in either direction.
-        spreads: the same change in spreads (robust standard deviations) of the past.
+        spreads: the same change in units of the past's spread (robust standard deviation).
     """
 
     name: ClassVar[str] = 'gradient_jump'
@@ -36,7 +36,7 @@ class GradientJump(Rule):
     spreads: float = 7.0
 
     def signs(self, window: Window) -> Iterable[Sign]:
-        """One sign per task: that of the head that has changed most, in spreads."""
+        """One sign per task, for the head that has changed most in units of its spread."""
         best: dict[int, tuple[float, Sign]] = {}
         families = [f'grad/{head}/_total_norm' for head in HEADS]
         for head, compared in zip(HEADS, contrasts(window, families), strict=True):

@@ -18,13 +18,13 @@ __all__ = ['GradientNoise']
 
 @dataclass
 class GradientNoise(Rule):
-    """From record to record the gradient norm of a shared group changes by a factor of about e, or more.
+    """The gradient norm of a shared group changes by a factor of about e or more from record to record.
 
     The figure is a robust coefficient of variation without trend: 1.4826 median(|Δ log g|) / √2.
 
     Options:
-        variation: the coefficient.
-        records: over how many records.
+        variation: threshold of this coefficient.
+        records: number of records.
     """
 
     name: ClassVar[str] = 'gradient_noise'
@@ -46,7 +46,7 @@ class GradientNoise(Rule):
                 continue
             points = window.points.last(rows, self.records)[0]
             middle = median(points)
-            # Differences of neighbours leave out the slow growth that gradients have while something is learnt.
+            # Differences of neighbours remove the slow trend of the gradient norm during training.
             steps = np.diff(np.log(np.maximum(points, 1e-30)))
             variation = SPREAD_OF_MAD * median(np.abs(steps)) / math.sqrt(2)
             if variation / self.variation >= self.release:

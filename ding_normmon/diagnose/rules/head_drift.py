@@ -1,4 +1,4 @@
-"""The weights of one task's head grow or shrink while those of the others stay."""
+"""The weights of one task's head grow or shrink while the other tasks' do not."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ['HeadDrift']
 
 @dataclass
 class HeadDrift(Rule):
-    """Within a few records the norm of a head has changed by a lot, and that of the other tasks' same head has not.
+    """Within a few records the norm of one task's head has changed a lot, and the other tasks' same head has not.
 
     Options:
         factor: change within ``records`` records against the other tasks' change.
-        records: over how many records.
+        records: number of records.
     """
 
     name: ClassVar[str] = 'head_drift'
@@ -36,7 +36,7 @@ class HeadDrift(Rule):
     records: int = 8
 
     def signs(self, window: Window) -> Iterable[Sign]:
-        """One sign per task: that of the head that has changed most."""
+        """One sign per task, for the head that has changed most."""
         best: dict[int, tuple[float, Sign]] = {}
         for head in HEADS:
             tasks, rows = window.ready(f'norm/{head}/_total_norm', self.records + 20)
@@ -49,7 +49,7 @@ class HeadDrift(Rule):
                 relative = float(change[index] - usual[index])
                 if abs(relative) < self.release * math.log(self.factor):
                     continue
-                # The others must agree with each other: at the beginning every head goes its own way.
+                # The other tasks must agree with each other: early in training every head moves differently.
                 apart = float(np.abs(np.delete(change, index) - usual[index]).max(initial=0.0))
                 own = float(change[index])
                 least = 0.0 if own * relative <= 0 else min(abs(own), abs(relative))

@@ -1,4 +1,4 @@
-"""Heads of different tasks that are far apart, for long."""
+"""Heads of different tasks stay far apart for a long time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _HeadGap(Rule):
     records: int = 40
 
     def signs(self, window: Window) -> Iterable[Sign]:
-        """One sign per head: that of the task that is furthest from the median of all."""
+        """One sign per head, for the task furthest from the median of all tasks."""
         for head in HEADS:
             tasks, rows = window.ready(f'{self.family}/{head}/_total_norm', self.records)
             if len(tasks) < 2:
@@ -64,11 +64,11 @@ class _HeadGap(Rule):
 class HeadGradientGap(_HeadGap):
     """The gradient norms of a head differ by more than 10 times between tasks, over many records.
 
-    It is information and no warning: a task that is solved, or whose rewards are rare, has a small gradient.
+    This is information, not a warning: a task that is solved, or whose rewards are rare, has a small gradient.
 
     Options:
-        factor: between the largest and the smallest median.
-        records: over how many records.
+        factor: ratio of the largest to the smallest median.
+        records: number of records.
     """
 
     name: ClassVar[str] = 'head_gradient_gap'
@@ -83,11 +83,11 @@ class HeadGradientGap(_HeadGap):
 
 @dataclass
 class HeadNormGap(_HeadGap):
-    """The parameter norms of a head differ by several times between tasks, over many records.
+    """The parameter norms of a head differ several-fold between tasks, over many records.
 
     Options:
-        factor: between the largest and the smallest median.
-        records: over how many records.
+        factor: ratio of the largest to the smallest median.
+        records: number of records.
     """
 
     name: ClassVar[str] = 'head_norm_gap'

@@ -1,4 +1,4 @@
-"""The head of one task keeps growing while the others stay."""
+"""The head of one task keeps growing while the other tasks' do not."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class HeadGrowth(Rule):
     """Over many records the norm of one task's head has grown far more than that of the others.
 
     Options:
-        factor: growth against the growth of the other tasks' same head.
-        records: over how many records.
+        factor: growth relative to the growth of the other tasks' same head.
+        records: number of records.
     """
 
     name: ClassVar[str] = 'head_growth'
@@ -43,7 +43,7 @@ class HeadGrowth(Rule):
                 continue
             points = np.log(np.maximum(window.points.last(rows, self.records), 1e-30))
             growth = points[:, -1] - points[:, 0]
-            # Growth that has come to an end is no longer growing.
+            # Skip heads whose growth has stopped.
             lately = points[:, -1] - points[:, -self.records // 4]
             usual = median_of_others(growth)
             for index, task_id in enumerate(tasks):

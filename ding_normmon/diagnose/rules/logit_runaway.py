@@ -16,14 +16,14 @@ __all__ = ['LogitRunaway']
 
 @dataclass
 class LogitRunaway(Rule):
-    """The largest logit of one task's head, in absolute value, has left its past and the other tasks'.
+    """The largest absolute logit of one task's head is far above its own past and the other tasks'.
 
-    For a policy it means that it has become certain; for a categorical value or reward, that its support is saturated
-    or its target far outside what it was.
+    For a policy this means that it is almost certain of its actions; for a categorical value or reward, that its
+    support is saturated or its target far outside the earlier range.
 
     Options:
         factor: rise against the past and against the other tasks.
-        spreads: the same in spreads of the past.
+        spreads: the same rise in units of the past's spread.
     """
 
     name: ClassVar[str] = 'logit_runaway'

@@ -18,7 +18,8 @@ class LosingPoints(Rule):
 
     name: ClassVar[str] = 'losing_points'
     advice: ClassVar[str] = (
-        'The log says once why. Ranks: look for a slow or dead one, or raise deadline. Destinations: look at the disk.'
+        'The log gives each reason once. Missing ranks: look for a slow or dead one, or raise deadline. Destinations: '
+        'look at the disk.'
     )
     reads: ClassVar[tuple[str, ...]] = ('monitor/',)
     follows: ClassVar[bool] = False
@@ -27,11 +28,11 @@ class LosingPoints(Rule):
     warmup: int = 2
 
     def signs(self, window: Window) -> Iterable[Sign]:
-        """One sign for ranks and one for each reason of a loss."""
+        """One sign for missing ranks and one per reason for lost data."""
         missing = window.record.scalars.get('monitor/missing_ranks', 0.0)
         if missing:
             sentence = f'{missing:g} ranks are missing from the records.'
             yield Sign(sentence, group='ranks', evidence={'monitor/missing_ranks': missing})
         for name, amount in window.matching(r'monitor/lost/.+').items():
             reason = name.removeprefix('monitor/lost/')
-            yield Sign(f'The monitor loses points: {amount:g} of {reason}.', group=reason, evidence={name: amount})
+            yield Sign(f'The monitor loses data: {amount:g} times {reason}.', group=reason, evidence={name: amount})

@@ -1,4 +1,4 @@
-"""A loss of one task goes up all at once and stays up."""
+"""A loss of one task jumps up and stays up."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _LOSSES = ('value', 'policy', 'reward', 'obs')
 class LossJump(Rule):
     """A loss of one task is suddenly far above what it was before, and above the other tasks'.
 
-    A task that first meets a reward has a rising loss too; it rises from next to nothing to what the others have.
+    The loss of a task that finds its first reward rises too, but from almost 0 to the level of the other tasks.
 
     Options:
         factor: rise against the median before.
-        spreads: the same rise in spreads of the past.
-        of_first: the loss must be at least this part of what it was at the beginning of the run.
+        spreads: the same rise in units of the past's spread.
+        of_first: the loss must be at least this fraction of its first value.
     """
 
     name: ClassVar[str] = 'loss_jump'

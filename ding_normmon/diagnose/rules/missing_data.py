@@ -16,9 +16,9 @@ _FAMILIES = ('noreduce_value_loss', 'noreduce_policy_loss', 'embeddings/obs/norm
 
 @dataclass
 class MissingData(Rule):
-    """A task that was in the batches is in none of the last records, while others are.
+    """A task that used to be in the batches is missing from the last records, while others are present.
 
-    A task that was solved and taken out of training on purpose looks the same; switch the rule off then.
+    A task that was removed from training on purpose looks the same; switch the rule off in that case.
     """
 
     name: ClassVar[str] = 'missing_data'
@@ -35,7 +35,7 @@ class MissingData(Rule):
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task."""
         if window.record.scalars.get('monitor/missing_ranks', 0.0):
-            # Whoever trains the task may just be slow.
+            # The rank that trains the task may just be slow.
             return
         last = window.points.records - 1
         for family in _FAMILIES:
@@ -46,6 +46,6 @@ class MissingData(Rule):
             for task_id, row in rows.items():
                 if task_id not in present and window.points.counts[row] >= 3:
                     since = last - int(window.points.latest[row])
-                    sentence = f'{window.call(task_id)}: no data of it has reached the learner for {since} records.'
+                    sentence = f'{window.call(task_id)}: none of its data has reached the learner for {since} records.'
                     yield Sign(sentence, 1.0, (task_id,), None, {'records without data': float(since)})
             return

@@ -1,4 +1,4 @@
-"""Something is no longer trained."""
+"""A group that was trained gets no gradient any more."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _GROUP = re.compile(r'(?:monitor/no_gradient|grad)/(.+?)(?:_task(\d+))?(?:/_tota
 
 @dataclass
 class NoGradient(Rule):
-    """A group that has been trained gets no gradient, or one of exactly 0, in every record.
+    """A group that has been trained gets no gradient, or a gradient of exactly 0, in every record.
 
-    Groups that never had a gradient are left alone: a model may carry parts that are not meant to be trained.
+    Groups that never had a gradient are ignored, because a model may have parts that are not meant to be trained.
     """
 
     name: ClassVar[str] = 'no_gradient'
@@ -36,7 +36,7 @@ class NoGradient(Rule):
     warmup: int = 10
 
     def signs(self, window: Window) -> Iterable[Sign]:
-        """One sign per task with all its groups, and one per shared group."""
+        """One sign per task, listing all its groups, and one per shared group."""
         absent = window.matching(r'monitor/no_gradient/.+')
         zero = {
             name: value

@@ -25,11 +25,11 @@ _KINDS = {
 
 @dataclass
 class NonFinite(Rule):
-    """Something is NaN or infinite that was not so from the beginning; the task is named whose own it is.
+    """Something became NaN or infinite; if it belongs to a task, the finding names the task.
 
-    NaN spreads from one task's loss to every shared parameter within the step, so what shared parts have is told only
-    where no task has any of its own. Minus infinity as the logit of an impossible action is how some policies mask it:
-    logits count from the second record on at which their number has changed.
+    NaN spreads from one task's loss to every shared parameter within the step, so shared parts are reported only if no
+    task has non-finite values of its own. Some policies mask impossible actions with logits of minus infinity, so
+    policy logits that are non-finite in the first record are taken for masked actions and ignored.
     """
 
     name: ClassVar[str] = 'non_finite'
@@ -48,7 +48,7 @@ class NonFinite(Rule):
         self._masked: dict[str, float] = {}
 
     def signs(self, window: Window) -> Iterable[Sign]:
-        """One sign per task with non-finite values of its own, else one for shared parts."""
+        """One sign per task with non-finite values of its own; if there is none, one for the shared parts."""
         of_tasks: dict[int, list[tuple[str, str, float]]] = {}
         of_shared: list[tuple[str, str, float]] = []
         for name, count in window.matching(r'monitor/nonfinite/.*').items():
@@ -73,7 +73,7 @@ class NonFinite(Rule):
             yield Sign(f'{count:g} entries of {what} are NaN or infinite.', group=of_shared[0][1], evidence=evidence)
 
     def _is_mask(self, window: Window, name: str, count: float) -> bool:
-        """Tell whether these are the impossible actions of a policy's logits: there from the first record on."""
+        """Return whether these are masked actions in a policy's logits, which are there from the first record on."""
         if '/logits/policy' not in name:
             return False
         if window.points.records <= 1 or name in self._masked:

@@ -1,4 +1,4 @@
-"""What the shared parts say of the observations has fewer dimensions than it had."""
+"""The shared representation has lost dimensions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ['RepresentationCollapse']
 
 @dataclass
 class RepresentationCollapse(Rule):
-    """The effective rank of tokens or embeddings, of all tasks or of one, is a fraction of what it was.
+    """The effective rank of tokens or embeddings, over all tasks or of one, has fallen to a fraction of its past.
 
     Options:
         factor: fall against the median of the past.
@@ -49,7 +49,7 @@ class RepresentationCollapse(Rule):
         points = window.points.last(rows, 12)[0]
         points = points[~np.isnan(points)]
         now, past = float(np.max(points[-2:])), median(points[:-2])
-        # One task's rank wavers with its batches more than that of all.
+        # The rank of one task fluctuates more from batch to batch than that of all tasks.
         factor = self.factor if task_id is None else 1.5 * self.factor
         strength = math.log(max(past / max(now, 1e-12), 1e-12)) / math.log(factor)
         if strength >= self.release:

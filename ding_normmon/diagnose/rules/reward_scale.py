@@ -1,4 +1,4 @@
-"""The rewards of one task are suddenly on another scale."""
+"""The rewards of one task suddenly have another scale."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ding_normmon.diagnose.window import Window
 __all__ = ['RewardScale']
 
 _NEW = 12
-"""The newest points, of which one may show the new scale: rewards are rare in many tasks."""
+"""Newest points that are searched for the new scale; one suffices, because rewards are rare in many tasks."""
 
 
 @dataclass
 class RewardScale(Rule):
-    """The largest reward of a batch is many times the largest there has been.
+    """The largest reward of a batch is many times the largest reward so far.
 
     Options:
-        factor: rise against the largest of the past.
+        factor: rise against the largest reward of the past.
     """
 
     name: ClassVar[str] = 'reward_scale'
@@ -45,7 +45,7 @@ class RewardScale(Rule):
         """One sign per task."""
         tasks, rows = window.ready('data/reward/abs_max', _NEW + 12)
         for task_id, points in zip(tasks, window.points.last(rows, KEPT), strict=True):
-            # What was usual when the scale changed: the new one does not become its own past.
+            # Keep the past from when the scale changed, so that the new scale does not become part of it.
             now = float(np.nanmax(points[-_NEW:]))
             past = self._before.get(task_id, float(np.nanmax(points[:-_NEW])))
             if past <= 0 or now <= past:

@@ -17,11 +17,11 @@ __all__ = ['SharedGrowth']
 
 @dataclass
 class SharedGrowth(Rule):
-    """The parameter norm of the encoder or the transformer has grown by half within 90 records, and grows faster.
+    """The parameter norm of the encoder or the transformer has grown by half within 90 records, and ever faster.
 
     Options:
         factor: growth over the records.
-        records: over how many records.
+        records: number of records.
     """
 
     name: ClassVar[str] = 'shared_growth'

@@ -28,7 +28,7 @@ class _SharedJump(Rule):
     spreads: float = 6.0
 
     def signs(self, window: Window) -> Iterable[Sign]:
-        """One sign, of the group that has changed most."""
+        """One sign, for the group that has changed most."""
         best: tuple[float, Sign] | None = None
         for group in _GROUPS:
             name = f'grad/{group}/_total_norm'
@@ -52,7 +52,7 @@ class ExplodingGradient(_SharedJump):
 
     Options:
         factor: rise against the median of the past.
-        spreads: the same in spreads of the past.
+        spreads: the same rise in units of the past's spread.
     """
 
     name: ClassVar[str] = 'exploding_gradient'
@@ -69,7 +69,7 @@ class VanishingGradient(_SharedJump):
 
     Options:
         factor: fall against the median of the past.
-        spreads: the same in spreads of the past.
+        spreads: the same fall in units of the past's spread.
     """
 
     name: ClassVar[str] = 'vanishing_gradient'

@@ -1,4 +1,4 @@
-"""One task dominates the shared gradient, or is not heard in it."""
+"""One task dominates the shared gradient, or hardly contributes to it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _TaskShare(Rule):
     measurements: int = 6
 
     def shares(self, window: Window, group: str) -> list[tuple[int, float, int]]:
-        """Return the tasks, their median share of a group's gradient norms, and how many tasks there are."""
+        """Return (task id, median share of a group's gradient norms, number of tasks) for each task."""
         tasks, rows = window.ready(f'conflict/{group}/share', self.measurements, age=64)
         if len(tasks) < 2:
             return []
@@ -37,8 +37,8 @@ class TaskDominates(_TaskShare):
     """The gradient of one task makes up nearly all of the tasks' gradient norms on a shared group.
 
     Options:
-        share: of the sum of the tasks' norms.
-        measurements: the median over how many.
+        share: threshold of the share of the sum of the tasks' norms.
+        measurements: number of measurements in the median.
     """
 
     name: ClassVar[str] = 'task_dominates'
@@ -50,7 +50,7 @@ class TaskDominates(_TaskShare):
         """One sign per task."""
         for group in _GROUPS:
             for task_id, share, number in self.shares(window, group):
-                # Of two tasks one may well have 90%; what matters is what the others have left.
+                # With two tasks a share of 90% is not unusual; what matters is how much the others have left.
                 strength = (share - 1 / number) / (self.share - 1 / number)
                 if strength >= self.release:
                     sentence = f'{window.call(task_id)} makes up {share:.0%} of the gradient of the {group}.'
@@ -61,17 +61,17 @@ class TaskDominates(_TaskShare):
 
 @dataclass
 class TaskStarves(_TaskShare):
-    """The gradient of one task is next to nothing beside those of the others, on every shared group.
+    """The gradient of one task is tiny beside those of the other tasks, on every shared group.
 
     Options:
-        part: of an equal share.
-        measurements: the median over how many.
+        part: threshold as a fraction of an equal share.
+        measurements: number of measurements in the median.
     """
 
     name: ClassVar[str] = 'task_starves'
     advice: ClassVar[str] = (
-        "Raise this task's loss weight if it is not solved; look at whether its data is still varied and its rewards "
-        'are met.'
+        "Raise this task's loss weight if it is not solved; check that its data still varies and that it still gets "
+        'rewards.'
     )
 
     severity: Severity = 'info'

@@ -1,4 +1,4 @@
-"""Two tasks whose figures are the same."""
+"""Two tasks are trained on the same data."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _FIGURES = ('norm_mean', 'norm_max', 'norm_min')
 
 @dataclass
 class TwinTasks(Rule):
-    """The embeddings of two tasks have the same mean, minimum and maximum: the encoder is shown the same data.
+    """The embeddings of two tasks have the same mean, minimum and maximum: the encoder gets the same data twice.
 
-    Batches of different environments never agree in all three, so this needs no threshold. Which of the two gets the
-    other's data is told by whose figures have changed more.
+    Batches of different environments never agree in all three, so this needs no threshold. The task whose figures have
+    changed more is the one that gets the other's data.
 
     Options:
-        tolerance: relative difference up to which two figures are the same.
+        tolerance: relative difference up to which two figures count as equal.
     """
 
     name: ClassVar[str] = 'twin_tasks'
-    advice: ClassVar[str] = "Look at how batches are given to tasks: one of the two is trained on the other's data."
+    advice: ClassVar[str] = "Look at how batches are assigned to tasks: one of the two is trained on the other's data."
     reads: ClassVar[tuple[str, ...]] = ('embeddings/obs_task',)
     follows: ClassVar[bool] = False
 
@@ -53,9 +53,9 @@ class TwinTasks(Rule):
             for second in tasks[position + 1 :]:
                 pairs = list(zip(figures[first], figures[second], strict=True))
                 same = all(abs(a - b) <= self.tolerance * max(abs(a), abs(b)) for a, b in pairs)
-                # Figures that do not differ at all say nothing: an encoder that gives a constant is another rule's.
+                # Skip constant embeddings: an encoder with a constant output is found by another rule.
                 if same and figures[first][1] > figures[first][2]:
-                    # Once both have been alike for a while, neither has changed any more.
+                    # Decide once: after a while neither task changes any more.
                     pair = (first, second)
                     odd, other = self._decided.setdefault(pair, self._stranger(window, first, second))
                     yield Sign(

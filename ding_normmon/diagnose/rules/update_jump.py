@@ -1,4 +1,4 @@
-"""One head suddenly moves much faster or slower than it did."""
+"""The steps of one head suddenly become much larger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class UpdateJump(Rule):
 
     Options:
         factor: rise against the past and against the other tasks.
-        spreads: the same in spreads of the past.
+        spreads: the same rise in units of the past's spread.
     """
 
     name: ClassVar[str] = 'update_jump'

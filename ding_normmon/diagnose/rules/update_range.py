@@ -24,9 +24,9 @@ class UpdateRange(Rule):
     Karpathy's rule of thumb (CS231n) is a thousandth; Adam's first steps are far above it.
 
     Options:
-        largest: median ratio of the step's norm to the weights'.
-        smallest: the same.
-        records: over how many measurements.
+        largest: upper limit of the median ratio of the step's norm to the weights' norm.
+        smallest: lower limit of the same ratio.
+        records: number of measurements in the median.
     """
 
     name: ClassVar[str] = 'update_range'

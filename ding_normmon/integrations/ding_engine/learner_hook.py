@@ -21,6 +21,7 @@ from ding_normmon.destinations.tensorboard.destination import TensorBoard
 from ding_normmon.integrations.attach import Attachment
 from ding_normmon.integrations.ding_engine.run_history import history_beside
 from ding_normmon.integrations.ding_engine.writer import DIEngineWriter
+from ding_normmon.metrics import Metric
 from ding_normmon.monitor.monitor import StepMonitor
 from ding_normmon.ranks.setup_agreement import refusals_told
 
@@ -43,6 +44,7 @@ class NormMonitorHook(LearnerHook):
         priority: order among the learner's hooks.
         position: ``before_iter``, the only one that makes sense.
         ext_args: the configuration, where DI-engine makes the hook from a configuration file.
+        metrics: what is measured; by default those of ``preset``, see :mod:`ding_normmon.metrics`.
         rules: further rules that judge records, the same on every rank.
         callback: called with every finding, see :class:`~ding_normmon.monitor.monitor.Monitor`.
 
@@ -59,6 +61,7 @@ class NormMonitorHook(LearnerHook):
         ext_args: Mapping[str, Any] | None = None,
         name: str = 'norm_monitor',
         *,
+        metrics: Sequence[Metric] | None = None,
         rules: Sequence[Any] = (),
         callback: Callable[[Finding], object] | None = None,
     ) -> None:
@@ -75,7 +78,7 @@ class NormMonitorHook(LearnerHook):
                     'monitor.merge_train_output: BaseLearner raises on names that are not in monitor_vars(); figures '
                     'are in its TensorBoard writer without it'
                 )
-        self._rules, self._callback = rules, callback
+        self._metrics, self._rules, self._callback = metrics, rules, callback
         self._attachment: Attachment | None = None
         self._engine: Any = None
         self._view: Any = None
@@ -119,6 +122,7 @@ class NormMonitorHook(LearnerHook):
             self._config,
             destinations=destinations,
             iteration=lambda: int(engine.last_iter.val),
+            metrics=self._metrics,
             rules=self._rules,
             callback=self._callback,
         )

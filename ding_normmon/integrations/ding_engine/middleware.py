@@ -20,6 +20,7 @@ from ding_normmon.integrations.ding_engine.finding_checkpoint import FindingChec
 from ding_normmon.integrations.ding_engine.policies_of_task import PoliciesOfTask
 from ding_normmon.integrations.ding_engine.run_history import history_beside
 from ding_normmon.integrations.ding_engine.writer import DIEngineWriter
+from ding_normmon.metrics import Metric
 from ding_normmon.monitor.monitor import StepMonitor
 from ding_normmon.ranks.decisions.decision import Decision
 from ding_normmon.ranks.setup_agreement import refusals_told
@@ -43,6 +44,7 @@ class NormMonitor:
             enough, and 0 turns everything off.
         policy: a policy that publishes through ``self.learner_step``, or any other that is seen from outside.
         destinations: where records go, on rank 0; by default DI-engine's writer, and the history file beside its own.
+        metrics: what is measured; by default those of ``preset``, see :mod:`ding_normmon.metrics`.
         rules: further rules that judge records, the same on every rank; see :mod:`ding_normmon.diagnose`.
         callback: called on rank 0, in a background thread, with every finding: raised, and again when it cleared.
         stop: called with the context on every rank, before the same learner step, where ``on_finding`` says
@@ -69,6 +71,7 @@ class NormMonitor:
         policy: Any,
         destinations: Sequence[Destination] | None = None,
         *,
+        metrics: Sequence[Metric] | None = None,
         rules: Sequence[Any] = (),
         callback: Callable[[Finding], object] | None = None,
         stop: Callable[[Any], object] | None = None,
@@ -101,6 +104,7 @@ class NormMonitor:
                     for entry in self._destinations
                 ],
                 iteration=self._iteration,
+                metrics=metrics,
                 rules=rules,
                 callback=callback,
             )

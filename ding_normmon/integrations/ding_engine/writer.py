@@ -105,13 +105,14 @@ class DIEngineWriter:
         if writer._in_parallel and not writer._is_writer:
             if self._sender is None:
                 self._sender = RecordSender(writer)
-            shown = for_dashboard(record.scalars)
+            shown = for_dashboard(record.scalars, self._dashboard.figures)
             beside = Summary(value=self._dashboard.values(record, shown))
             self._sender.send(shown, record.iteration, beside.SerializeToString())
             return
         if not writer._lazy_initialized:
             writer.initialize()
-        write_record(writer._get_file_writer(), record, self._dashboard.values, self._summaries)
+        dashboard = self._dashboard
+        write_record(writer._get_file_writer(), record, dashboard.values, self._summaries, dashboard.figures)
 
     def close(self) -> None:
         """Bring everything to the disk; the writer itself belongs to DI-engine."""

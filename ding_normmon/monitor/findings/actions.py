@@ -72,7 +72,7 @@ class FindingActions:
 
     def _ask(self, action: str) -> str | None:
         finding = self._wanted[action]
-        if not self._control.is_heard(action):
+        if not self._control.has_callback(action):
             del self._wanted[action]
             self._lost.count(
                 f'finding_{action}',

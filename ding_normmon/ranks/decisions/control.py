@@ -1,19 +1,20 @@
 """Rank 0's numbered decisions, which every rank applies at the same learner iteration.
 
-The one way back up: rank 0 posts, every rank's background thread reads, the learner thread compares two integers per
-step. A decision takes effect right before the learner step of its iteration. What happens when somebody is late:
+All other data flows from the ranks to rank 0; decisions are the only data that flows back. Rank 0 posts a decision,
+every rank's background thread reads it, and the learner thread compares two integers per step. A decision takes effect
+right before the learner step of its iteration. Late ranks are handled as follows:
 
-- A decision that a rank learns of too late is reported by that rank and posted again by rank 0, with twice the lead.
-- ``stop``, ``checkpoint`` and how much less often a metric is measured are two-phase. First every rank promises to
-  act at the iteration; only when all have, and early enough, does rank 0 commit. A rank that does not answer within the
-  deadline means that nothing happens, and a note in the next record says so. A rank that learns of a *commitment* too
-  late stops at its next step, because the others have stopped, and measures as often as they do, but does not write a
-  checkpoint, because its weights are those of another iteration.
+- A rank that reads a decision too late reports this, and rank 0 posts the decision again with twice the lead.
+- ``stop``, ``checkpoint`` and measuring a metric less often are two-phase. First every rank promises to act at the
+  iteration; only if all promise early enough does rank 0 commit. If a rank does not answer within the deadline, nothing
+  happens, and the next record has a note about it. A rank that reads a *commitment* too late stops at its next step,
+  because the others have stopped, and measures as often as they do, but writes no checkpoint, because its weights
+  are those of another iteration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ding_normmon.core.lost_data import LostData
@@ -31,14 +32,13 @@ class Control:
     Arguments:
         rank: this process.
         world_size: number of processes.
-        frequency: the configured measuring frequency; schedules are multiples of it. 0: the monitor is switched off,
-            and nothing can be posted.
+        frequency: the configured measuring frequency. 0: the monitor is switched off, and nothing can be posted.
         lost_data: where a failing callback is counted.
         deadline: seconds for which a two-phase decision waits for the promise of every rank.
 
     Attributes:
-        schedule: what is to come; the learner writes ``schedule.iteration`` and calls :meth:`reach` where
-            ``schedule.next_iteration`` says so.
+        schedule: pending decisions; the learner writes ``schedule.iteration`` and calls :meth:`reach` once
+            ``schedule.next_iteration`` is reached.
 
     Example:
         >>> control = Control(rank=0, world_size=1, frequency=10, lost_data=LostData(), deadline=60)
@@ -50,11 +50,10 @@ class Control:
         ...     if iteration >= control.schedule.next_iteration:
         ...         control.reach(iteration)
         stop at 7
-        >>> control.post(frequency=25)
+        >>> Control(rank=1, world_size=2, frequency=10, lost_data=LostData(), deadline=60).post('stop')
         Traceback (most recent call last):
             ...
-        ding_normmon.ranks.decisions.decision.ControlError: a schedule of 25 is no multiple of the configured
-        monitor_norm_freq, 10
+        ding_normmon.ranks.decisions.decision.ControlError: only rank 0 can post decisions; this is rank 1
     """
 
     def __init__(self, rank: int, world_size: int, frequency: int, lost_data: LostData, deadline: float) -> None:
@@ -72,79 +71,53 @@ class Control:
     def on(self, action: str, callback: Callable[[Decision], object]) -> None:
         """Call ``callback(decision)`` on this rank's learner thread when ``action`` takes effect.
 
-        ``'schedule'`` and ``'owners'`` are called for decisions that carry a schedule or a new division of tasks.
+        The name is the user's, but for ``'stop'`` and ``'checkpoint'``, which happen on all ranks or on none.
         """
         self._callbacks.setdefault(action, []).append(callback)
 
-    def is_heard(self, action: str) -> bool:
-        """Tell whether anything is registered for an action on this rank."""
+    def has_callback(self, action: str) -> bool:
+        """Return whether this rank has a callback for an action."""
         return bool(self._callbacks.get(action))
 
-    def post(
-        self,
-        action: str | None = None,
-        *,
-        frequency: int | None = None,
-        owners: Sequence[Sequence[int]] | None = None,
-        iteration: int | None = None,
-    ) -> int:
+    def post(self, action: str, *, iteration: int | None = None) -> int:
         """Post a decision on rank 0 and return its number; returns at once.
 
         Arguments:
             action: ``'stop'``, ``'checkpoint'`` (all ranks or none) or any other name that has callbacks.
-            frequency: measure every so many iterations from then on.
-            owners: the task ids of every rank from then on, by rank.
             iteration: when; by default far enough ahead for every rank to hear of it.
 
         Raises:
-            ControlError: not on rank 0, the monitor is switched off, nothing to decide, no multiple of the configured
-                frequency, too many open decisions.
+            ControlError: not on rank 0, the monitor is switched off, no action, too many open decisions.
         """
         if self._rank != 0:
-            raise ControlError(f'only rank 0 decides; this is rank {self._rank}')
+            raise ControlError(f'only rank 0 can post decisions; this is rank {self._rank}')
         if self._frequency == 0:
             raise ControlError('the monitor is switched off (monitor_norm_freq=0); no rank would hear of a decision')
-        if action is None and frequency is None and owners is None:
-            raise ControlError('a decision needs an action, a frequency or owners')
-        if frequency is not None and (frequency <= 0 or frequency % self._frequency):
-            raise ControlError(
-                f'a schedule of {frequency} is no multiple of the configured monitor_norm_freq, {self._frequency}'
-            )
-        if owners is not None and len(owners) != self._world_size:
-            raise ControlError(f'owners has {len(owners)} entries for {self._world_size} ranks')
-        decision = Decision(
-            number=0,
-            iteration=0,
-            frequency=frequency,
-            owners=None if owners is None else tuple(tuple(int(task) for task in tasks) for tasks in owners),
-            action=action,
-            committed=not is_two_phase(action) or self._world_size == 1,
-        )
-        return self._leader.post(decision, iteration)
+        if not isinstance(action, str) or not action:
+            raise ControlError(f'a decision needs an action, the name of its callbacks; got {action!r}')
+        committed = not is_two_phase(action) or self._world_size == 1
+        return self._leader.post(Decision(0, 0, action, committed), iteration)
 
     def take_notes(self) -> dict[str, str]:
-        """Return what could not be decided since the last call, as notes of a record."""
+        """Return the decisions that failed since the last call, as notes for a record."""
         return self._leader.take_notes()
 
     # -- the learner thread ----------------------------------------------------------------------------------------
 
     @property
     def iteration(self) -> int:
-        """The learner step that has begun last."""
+        """The newest learner step that has begun."""
         return self.schedule.iteration
 
     def reach(self, iteration: int) -> None:
-        """Apply what is due before the learner step of ``iteration``, as ``schedule.next_iteration`` announced."""
+        """Apply the decisions that are due before the learner step of ``iteration``."""
         for decision in self.schedule.take_due(iteration):
-            topics = [decision.action, decision.frequency and 'schedule', decision.owners and 'owners']
-            for topic in filter(None, topics):
-                for callback in self._callbacks.get(str(topic), []):
-                    try:
-                        callback(decision)
-                    except Exception as error:
-                        self._lost.count(
-                            'control', f'the callback for {topic!r} raised {type(error).__name__}: {error}'
-                        )
+            for callback in self._callbacks.get(decision.action, []):
+                try:
+                    callback(decision)
+                except Exception as error:
+                    what = f'the callback for {decision.action!r} raised {type(error).__name__}: {error}'
+                    self._lost.count('control', what)
 
     # -- the background thread -------------------------------------------------------------------------------------
 
@@ -154,17 +127,17 @@ class Control:
         return self._follower.closed
 
     def write_bulletin(self, now: float, closing: bool = False) -> bytes:
-        """Return what rank 0 posts at monotonic second ``now``."""
+        """Return the bulletin that rank 0 posts at monotonic time ``now``, in seconds."""
         return self._leader.write_bulletin(now, closing)
 
-    def hear(self, rank: int, iteration: int, answer: Mapping[str, Any]) -> None:
-        """Take, on rank 0, what a rank that was at ``iteration`` says to a decision."""
-        self._leader.hear(rank, iteration, answer)
+    def receive_answer(self, rank: int, iteration: int, answer: Mapping[str, Any]) -> None:
+        """Process, on rank 0, the answer to a decision from a rank whose learner was at ``iteration``."""
+        self._leader.receive_answer(rank, iteration, answer)
 
-    def read_bulletin(self, board: bytes) -> int:
-        """Take what rank 0 has posted; return the number of its sign of life, -1 for what is no board."""
-        return self._follower.read_bulletin(board)
+    def read_bulletin(self, bulletin: bytes) -> int:
+        """Process what rank 0 has posted; return its heartbeat count, or -1 for bytes that are not a bulletin."""
+        return self._follower.read_bulletin(bulletin)
 
     def take_answers(self) -> list[tuple[int, dict[str, Any]]]:
-        """Return what this rank answers, with the iteration its learner was in."""
+        """Return this rank's new answers, each with the iteration its learner was at."""
         return self._follower.take_answers()

@@ -1,4 +1,4 @@
-"""What rank 0 decides, as plain data that may come from another process."""
+"""A decision of rank 0, as plain data that can be sent between processes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ TWO_PHASE = frozenset({'stop', 'checkpoint'})
 """Actions that happen on all ranks or on none; those that begin with :data:`STRETCH` do too."""
 
 STRETCH = 'stretch '
-"""``'stretch plasticity 4'``: measure it four times less often than configured."""
+"""Prefix of an action: ``'stretch plasticity 4'`` measures plasticity four times less often than configured."""
 
 
-def is_two_phase(action: str | None) -> bool:
+def is_two_phase(action: str) -> bool:
     """Tell whether every rank has to promise before rank 0 commits."""
-    return action is not None and (action in TWO_PHASE or action.startswith(STRETCH))
+    return action in TWO_PHASE or action.startswith(STRETCH)
 
 
 class ControlError(ValueError):
@@ -26,41 +26,33 @@ class ControlError(ValueError):
 
 @dataclass(frozen=True)
 class Decision:
-    """What every rank does at one iteration.
+    """Something that every rank does at one iteration.
 
     Arguments:
-        number: ascending; a decision that is posted again has a new one.
+        number: ascending; a decision that is posted again gets a new number.
         iteration: it takes effect right before the learner step of this iteration.
-        frequency: new schedule, a multiple of the configured one; None leaves it.
-        owners: new task ids of every rank, by rank; None leaves them.
-        action: name under which callbacks are registered, such as ``'stop'``; None for none.
+        action: name under which callbacks are registered, such as ``'stop'``.
         committed: whether it may be acted upon; always true for what is not two-phase.
     """
 
     number: int
     iteration: int
-    frequency: int | None = None
-    owners: tuple[tuple[int, ...], ...] | None = None
-    action: str | None = None
+    action: str
     committed: bool = True
 
 
-def read_decision(entry: Mapping[str, Any]) -> Decision:
+def read_decision(fields: Mapping[str, Any]) -> Decision:
     """Return the decision that a mapping of plain values describes.
 
     Raises:
-        KeyError, TypeError, ValueError: a mapping that describes none.
+        KeyError, TypeError, ValueError: the mapping does not describe a decision.
 
-    >>> entry = {'number': 1, 'iteration': 50, 'frequency': 20, 'owners': None, 'action': None, 'committed': True}
-    >>> read_decision(entry).frequency
-    20
+    >>> read_decision({'number': 1, 'iteration': 50, 'action': 'stop', 'committed': True}).action
+    'stop'
     """
-    owners = entry['owners']
     return Decision(
-        number=int(entry['number']),
-        iteration=int(entry['iteration']),
-        frequency=None if entry['frequency'] is None else int(entry['frequency']),
-        owners=None if owners is None else tuple(tuple(int(task) for task in tasks) for tasks in owners),
-        action=None if entry['action'] is None else str(entry['action']),
-        committed=bool(entry['committed']),
+        number=int(fields['number']),
+        iteration=int(fields['iteration']),
+        action=str(fields['action']),
+        committed=bool(fields['committed']),
     )

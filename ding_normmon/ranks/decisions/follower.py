@@ -1,4 +1,4 @@
-"""The other ranks' part of :mod:`~ding_normmon.ranks.decisions.control`: read rank 0's board, schedule and answer."""
+"""The other ranks' part of :mod:`~ding_normmon.ranks.decisions.control`: read bulletins, schedule decisions, answer."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ logger = logging.getLogger('ding_normmon')
 
 
 class Follower:
-    """Takes every decision on the board once.
+    """Processes every decision of rank 0's bulletins once.
 
     Arguments:
-        schedule: of this rank's learner.
-        lost_data: where a board that is none is counted.
+        schedule: schedule of this rank's learner.
+        lost_data: counts bytes that are not a bulletin.
 
     Attributes:
         closed: whether rank 0 has closed its monitor.
@@ -35,16 +35,16 @@ class Follower:
         self._promised: set[int] = set()
         self._answers: list[tuple[int, dict[str, Any]]] = []
 
-    def read_bulletin(self, board: bytes) -> int:
-        """Take what rank 0 has posted and return the number of its sign of life; -1 for what is no board."""
+    def read_bulletin(self, bulletin: bytes) -> int:
+        """Process what rank 0 has posted; return its heartbeat count, or -1 for bytes that are not a bulletin."""
         try:
-            content = json.loads(board) if board else {}
-            decisions = [read_decision(entry) for entry in content.get('decisions', [])]
+            content = json.loads(bulletin) if bulletin else {}
+            decisions = [read_decision(fields) for fields in content.get('decisions', [])]
             withdrawn = {int(number) for number in content.get('withdrawn', [])}
             beat = int(content.get('beat', -1))
             self.closed = bool(content.get('closed', False))
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-            self._lost.count('foreign_board', f'what stands on the board is none of rank 0 ({error}); ignored')
+            self._lost.count('foreign_board', f'a bulletin that is not from rank 0 was ignored ({error})')
             return -1
         with self._schedule.lock:
             self._schedule.withdraw(withdrawn)
@@ -53,7 +53,7 @@ class Follower:
         return beat
 
     def take_answers(self) -> list[tuple[int, dict[str, Any]]]:
-        """Return what is to be answered, with the iteration of the learner at that time."""
+        """Return the new answers, each with the iteration its learner was at."""
         with self._schedule.lock:
             answers, self._answers = self._answers, []
         return answers
@@ -73,13 +73,13 @@ class Follower:
             return
         self._answer(number, 'late')
         logger.warning(
-            'monitor: decision %d for iteration %d arrived in iteration %d; rank 0 has been told',
+            'monitor: decision %d for iteration %d arrived late, at iteration %d; reported to rank 0',
             number,
             decision.iteration,
             self._schedule.iteration,
         )
-        if decision.action is not None and (decision.action == 'stop' or decision.action.startswith(STRETCH)):
+        if decision.action == 'stop' or decision.action.startswith(STRETCH):
             self._schedule.add(replace(decision, iteration=self._schedule.iteration + 1))
 
-    def _answer(self, number: int, said: str) -> None:
-        self._answers.append((self._schedule.iteration, {'number': number, 'said': said}))
+    def _answer(self, number: int, reply: str) -> None:
+        self._answers.append((self._schedule.iteration, {'number': number, 'reply': reply}))

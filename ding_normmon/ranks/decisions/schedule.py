@@ -12,19 +12,19 @@ __all__ = ['DecisionSchedule']
 
 
 class DecisionSchedule:
-    """What the learner has to apply, and how far it is.
+    """Pending decisions of one learner, and the iteration that the learner has reached.
 
     Attributes:
-        iteration: the learner step that has begun last; written by the learner thread.
-        next_iteration: where something is due; infinite while nothing is.
+        iteration: the newest learner step that has begun; written by the learner thread.
+        next_iteration: iteration of the next decision; infinite if there is none.
         lock: guards everything that the two threads share; reentrant.
 
     Example:
         >>> schedule = DecisionSchedule()
-        >>> schedule.add(Decision(number=1, iteration=7))
+        >>> schedule.add(Decision(1, 7, 'stop'))
         True
         >>> schedule.iteration = 7
-        >>> [decision.number for decision in schedule.take_due(7)], schedule.add(Decision(number=2, iteration=7))
+        >>> [decision.number for decision in schedule.take_due(7)], schedule.add(Decision(2, 7, 'stop'))
         ([1], False)
     """
 
@@ -35,11 +35,11 @@ class DecisionSchedule:
         self._scheduled: list[Decision] = []
 
     def add(self, decision: Decision) -> bool:
-        """Put a decision in; False, and nothing is changed, if its iteration has begun already."""
+        """Add a decision; return False, and change nothing, if its iteration has begun already."""
         with self.lock:
             self._scheduled.append(decision)
             self._set_next()
-            # The learner writes its iteration before it compares: either it sees the decision or we its iteration.
+            # The learner writes its iteration before it compares: either it sees the decision, or we its iteration.
             if self.iteration < decision.iteration or decision not in self._scheduled:
                 return True
             self._scheduled.remove(decision)
@@ -47,13 +47,13 @@ class DecisionSchedule:
             return False
 
     def withdraw(self, numbers: Collection[int]) -> None:
-        """Take decisions out that are not to be applied."""
+        """Remove decisions that must not be applied."""
         with self.lock:
             self._scheduled = [decision for decision in self._scheduled if decision.number not in numbers]
             self._set_next()
 
     def take_due(self, iteration: int) -> list[Decision]:
-        """Take out what takes effect before the learner step of ``iteration``."""
+        """Remove and return the decisions that take effect before the learner step of ``iteration``."""
         with self.lock:
             due = [decision for decision in self._scheduled if decision.iteration <= iteration]
             self._scheduled = [decision for decision in self._scheduled if decision.iteration > iteration]

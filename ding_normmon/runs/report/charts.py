@@ -1,16 +1,15 @@
-"""Which charts a page has: what a run holds, in the order in which people ask for it."""
+"""Which charts a page has: what a run holds, arranged as the figures declare it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ding_normmon.core.metric_names import task_in
+from ding_normmon.core.metric_names import of_all_tasks, task_in, without_task
+from ding_normmon.metrics import DECLARED
 from ding_normmon.runs import Run
 
 __all__ = ['Chart', 'Line', 'Section', 'lay_out']
-
 
 
 @dataclass(frozen=True)
@@ -61,17 +60,24 @@ class Section:
     charts: list[Chart] = field(default_factory=list)
 
 
-_HEADS = ('head_value', 'head_policy', 'head_reward', 'head_observation')
-_SHARED = (
-    'encoder',
-    'transformer',
-    'model',
-    'task_embedding',
-    'action_embedding',
-    'position_embedding',
-    'embeddings',
-    'other',
-)
+_SECTIONS = {
+    'Losses and returns': 'returns',
+    'Shared modules': 'shared',
+    'Heads across tasks': 'heads',
+    'Each task': 'each',
+    'Conflict': 'balance',
+    'Logits': 'signals',
+    'Embeddings': 'signals',
+    'Data': 'signals',
+    'Updates': 'updates',
+    'Plasticity': 'plasticity',
+    'Cost': 'cost',
+    'Health of the record': 'cost',
+    'Other figures': 'other',
+}
+"""Categories of charts, in the order in which people ask for them, and the key of their section."""
+
+_BANDS = {f'{prefix}{word}': (prefix, word) for prefix in ('', 'norm_') for word in ('mean', 'min', 'max', 'std')}
 
 
 def lay_out(runs: Sequence[Run]) -> list[Section]:
@@ -81,101 +87,75 @@ def lay_out(runs: Sequence[Run]) -> list[Section]:
         runs: the runs; charts are those of what any of them holds.
     """
     names = list(dict.fromkeys(name for run in runs for name in run.series))
-    tasks = sorted({task_id for run in runs for task_id in run.tasks})
     known = set(names)
-    used: set[str] = set()
-
-    def lines(metrics: Sequence[tuple[str, int | None, str]]) -> tuple[Line, ...]:
-        found = tuple(Line(name, task, label) for name, task, label in metrics if name in known)
-        used.update(line.metric for line in found)
-        return found
-
-    def of_tasks(family: str) -> tuple[Line, ...]:
-        before, _, after = family.partition('{}')
-        return lines([(f'{before}_task{task}{after}', task, f'task {task}') for task in tasks])
-
-    def band(signal: str, prefix: str = '') -> tuple[Line, ...]:
-        mean, low, high, spread = (f'{signal}/{prefix}{word}' for word in ('mean', 'min', 'max', 'std'))
-        if mean not in known:
-            return ()
-        used.update((mean, low, high, spread))
-        return (Line(mean, None, 'mean', *(name if name in known else None for name in (low, high, spread))),)
-
-    sections = {key: Section(key) for key in _SECTIONS}
-
-    def add(section: str, key: str, title: str, found: tuple[Line, ...], scale: str = '', small: bool = False) -> None:
-        if found:
-            sections[section].charts.append(Chart(key, title, found, scale, small))
-
-    called = {task_id: name for run in runs for task_id, name in run.tasks.items()}
-    for key, family, title in (('returns', 'collect', 'train return'), ('evaluations', 'eval', 'evaluation return')):
-        add('returns', key, title, lines([(f'{family}/{called[task]}/return', task, called[task]) for task in tasks]))
-    for loss in ('value', 'policy', 'reward', 'obs'):
-        add('returns', f'loss-{loss}', f'{loss} loss', of_tasks(f'noreduce_{loss}_loss{{}}'))
-
-    for kind, title in (('norm', 'parameter norm'), ('grad', 'gradient norm')):
-        shared = lines([(f'{kind}/{group}/_total_norm', None, group) for group in _SHARED])
-        add('shared', f'{kind}-shared', title, shared)
-    for name in sorted(known):
-        if name.startswith(('grad_local/', 'grad_synced/', 'clip/')) and name not in used:
-            add('shared', name, name, lines([(name, None, name.rsplit('/', 1)[-1])]))
-
-    for kind, title in (('grad', 'gradient norm'), ('norm', 'parameter norm')):
-        for head in _HEADS:
-            add('heads', f'{kind}-{head}', f'{head}: {title}', of_tasks(f'{kind}/{head}{{}}/_total_norm'))
-    for task in tasks:
-        of_task = [(f'grad/{head}_task{task}/_total_norm', task, head) for head in _HEADS]
-        add('each', f'task-{task}', f'{{task {task}}}', lines(of_task), 'heads', small=True)
-
-    for group in ('encoder', 'transformer', 'embeddings'):
-        add('balance', f'share-{group}', f'{group}: share of the gradient', of_tasks(f'conflict/{group}{{}}/share'))
-    figures = ('imbalance', 'effective_tasks', 'rate', 'mean_cosine', 'min_cosine')
-    for figure in figures:
-        groups = [(f'conflict/{group}/{figure}', None, group) for group in ('encoder', 'transformer', 'embeddings')]
-        add('balance', f'conflict-{figure}', figure.replace('_', ' '), lines(groups))
-
-    for head in ('value', 'policy', 'reward'):
-        add('signals', f'logits-{head}', f'{head} logits', band(f'logits/{head}'))
-        add('signals', f'abs-{head}', f'{head} logits: largest', of_tasks(f'logits/{head}{{}}/abs_max'))
-    add('signals', 'x-token', 'norm of x_token', band('norm/x_token'))
-    add('signals', 'x-token-tasks', 'norm of x_token: mean', of_tasks('norm/x_token{}/mean'))
-    add('signals', 'embeddings', 'norm of observation embeddings', band('embeddings/obs', 'norm_'))
-    add('signals', 'embeddings-tasks', 'norm of observation embeddings: mean', of_tasks('embeddings/obs{}/norm_mean'))
-    add('signals', 'rewards', 'largest reward of a batch', of_tasks('data/reward{}/abs_max'))
-    add('signals', 'change', 'change of observations', of_tasks('data/observation_change{}/mean'))
-
-    shared = lines([(f'update/{group}/relative', None, group) for group in _SHARED])
-    add('updates', 'update-shared', 'step relative to weights', shared)
-    for head in _HEADS:
-        add('updates', f'update-{head}', f'{head}: step relative to weights', of_tasks(f'update/{head}{{}}/relative'))
-    for group in ('encoder', 'transformer'):
-        add(
-            'updates',
-            f'served-{group}',
-            f'{group}: cosine of step and gradient',
-            of_tasks(f'update/{group}{{}}/cosine'),
-        )
-
-    for name in sorted(known):
-        if name.startswith('plasticity/') and task_in(name) is None and not name.endswith('weight_rms'):
-            label = name.removeprefix('plasticity/')
-            add('plasticity', label, label, lines([(name, None, 'all')]))
-    for signal in ('x_token', 'embeddings/obs'):
-        family = f'plasticity/{signal}{{}}/effective_rank'
-        add('plasticity', f'rank-{signal}', f'{signal}: effective rank by task', of_tasks(family))
-
-    costs = [name for name in names if re.fullmatch(r'monitor/cost/.+/ms|monitor/cost/ms\w*', name)]
-    add('cost', 'cost', 'milliseconds per record', lines([(name, None, name[13:]) for name in costs]))
-    for name in sorted(known):
-        if name.startswith(('monitor/lost/', 'monitor/missing', 'monitor/nonfinite/', 'monitor/no_gradient/')):
-            add('cost', name, name, lines([(name, None, name.removeprefix('monitor/'))]))
-
-    # What is none of ours, and figures that no chart above shows, at the end.
-    mine = ('norm/', 'grad/', 'logits/', 'embeddings/', 'conflict/', 'update/', 'plasticity/', 'monitor/', 'data/')
-    for name in names:
-        if name not in used and not name.startswith(mine) and task_in(name) is None:
-            add('other', name, name, lines([(name, None, name)]), small=True)
+    called = {name: task_id for run in runs for task_id, name in run.tasks.items()}
+    sections = {key: Section(key) for key in _SECTIONS.values()}
+    lines: dict[tuple[str, str], list[Line]] = {}
+    small: dict[int, list[Line]] = {}
+    keys: set[str] = set()
+    for name in sorted(names, key=_order):
+        figure, task = DECLARED.describe(name), task_in(name)
+        place = DECLARED.place(name)[0]
+        if figure is not None and '{path}' in figure.pattern and not name.endswith('/return'):
+            # Single parameters, of which there are hundreds.
+            continue
+        if (stem := _band_of(name, known)) is not None:
+            if name in (f'{stem}mean', f'{stem}norm_mean'):
+                _add_band(name, stem, known, task, lines, place.category)
+            continue
+        if task is not None:
+            if figure is None or not figure.of_task:
+                continue
+            if figure.prominence == 'headline':
+                small.setdefault(task, []).append(Line(name, task, _label(name)))
+        of_task = called.get(name.partition('/')[2].rpartition('/')[0]) if name.endswith('/return') else task
+        label = _label(name) if of_task is None else f'task {of_task}'
+        lines.setdefault((place.category, place.title), []).append(Line(name, of_task, label))
+    for (category, title), found in lines.items():
+        section = sections[_SECTIONS.get(category, 'other')]
+        key = without_task(found[0].metric).removesuffix('/_total_norm').replace('/', '-')
+        key = f'{key}-tasks' if key in keys else key
+        keys.add(key)
+        section.charts.append(Chart(key, title, tuple(found), is_small=section.key == 'other'))
+    for task, found in sorted(small.items()):
+        sections['each'].charts.append(Chart(f'task-{task}', f'{{task {task}}}', tuple(found), 'heads', is_small=True))
     return [section for section in sections.values() if section.charts]
 
 
-_SECTIONS = ('returns', 'shared', 'heads', 'each', 'balance', 'signals', 'updates', 'plasticity', 'cost', 'other')
+def _order(name: str) -> tuple[tuple[int, int, int], str, int]:
+    """Sort by place, and the figures of one chart by task."""
+    task = task_in(name)
+    return DECLARED.place(name)[1], of_all_tasks(name), -1 if task is None else task
+
+
+def _band_of(name: str, known: set[str]) -> str | None:
+    """Return the beginning of the names that a figure makes a band with; None where there is none."""
+    stem, slash, statistic = name.rpartition('/')
+    if statistic not in _BANDS:
+        return None
+    prefix, _ = _BANDS[statistic]
+    found = all(f'{stem}{slash}{prefix}{word}' in known for word in ('mean', 'min', 'max'))
+    return f'{stem}{slash}' if found else None
+
+
+def _add_band(
+    mean: str, stem: str, known: set[str], task: int | None, lines: dict[tuple[str, str], list[Line]], category: str
+) -> None:
+    """Draw what has a mean, a minimum and a maximum; of single tasks the means side by side."""
+    title = without_task(stem).rstrip('/')
+    if task is not None:
+        lines.setdefault((category, f'{title}: mean'), []).append(Line(mean, task, f'task {task}'))
+        return
+    low, high, spread = (mean.removesuffix('mean') + word for word in ('min', 'max', 'std'))
+    band = Line(mean, None, 'mean', low, high, spread if spread in known else None)
+    lines.setdefault((category, title), []).append(band)
+
+
+def _label(name: str) -> str:
+    """Return what a legend calls one of several figures of a chart: the part in which they differ.
+
+    >>> _label('norm/encoder/_total_norm'), _label('plasticity/encoder/dormant_tau0.1'), _label('agreement/rate')
+    ('encoder', 'encoder dormant_tau0.1', 'rate')
+    """
+    family, _, rest = without_task(name).partition('/')
+    return (rest or family).replace('/_total_norm', '').replace('/', ' ')

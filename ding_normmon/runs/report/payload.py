@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ding_normmon.core.finding import Finding
-from ding_normmon.metrics.reference import describe
+from ding_normmon.metrics import DECLARED
 from ding_normmon.runs import Run, Series
 from ding_normmon.runs.report.charts import Section
 
@@ -121,7 +121,7 @@ def pack(payload: Any) -> str:
 
 
 def _about(metric: str) -> str:
-    row = describe(metric)
+    row = DECLARED.describe(metric)
     return '' if row is None else f'{row.pattern}: {row.definition} ({row.unit})'
 
 

@@ -1,6 +1,6 @@
 """Environments of the multi-task runs: one class per family, all with the same interface.
 
-``make_environment(name, seed)`` builds one by the name of its task, ``environment_spec(name)`` tells its shapes.
+``make_environment(name, seed)`` builds one by the name of its task, ``environment_spec(name)`` returns its shapes.
 """
 
 from ding_normmon.unizero.environments.base import Observation, TaskEnvironment

@@ -41,7 +41,7 @@ def _games() -> dict[str, str]:
 
 
 class AtariEnvironment(TaskEnvironment):
-    """One Atari game; observation (3, 64, 64) in [0, 1], all 18 actions so that every game's heads are alike.
+    """One Atari game; observation (3, 64, 64) in [0, 1], all 18 actions so that every game's heads have one size.
 
     Arguments:
         name: such as ``'PongNoFrameskip-v4'``.
@@ -51,7 +51,7 @@ class AtariEnvironment(TaskEnvironment):
         full_action_space: all 18 actions, or only those that the game uses.
         maximum_steps: actions after which an episode ends.
         clip_reward: whether the learner sees the sign of the reward; reported returns are never clipped.
-        noop_maximum: at most so many idle frames at the start of an episode.
+        noop_maximum: largest number of no-op frames at the start of an episode.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class AtariEnvironment(TaskEnvironment):
         super().__init__(name, (3, IMAGE_SIZE, IMAGE_SIZE), len(self._actions), seed)
 
     def seed(self, seed: int, dynamic_seed: bool = True) -> None:
-        """Start the sequence of episodes anew; the emulator takes its seed when a ROM is loaded, so load it again."""
+        """Restart the sequence of episodes; reloads the ROM, because the emulator takes its seed only then."""
         super().seed(seed, dynamic_seed)
         self._ale.setInt('random_seed', int(seed) % (2**31 - 1))
         self._ale.loadROM(self._rom)

@@ -1,4 +1,4 @@
-"""What every environment of a multi-task run has in common: observation dictionaries, returns, seeds."""
+"""Base class of the environments of a multi-task run: observation dictionaries, returns, seeds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ['Observation', 'TaskEnvironment']
 
 
 class Observation(TypedDict):
-    """What an environment shows before an action is chosen."""
+    """LightZero's observation dictionary."""
 
     observation: NDArray[Any]
     action_mask: NDArray[Any]
@@ -52,7 +52,7 @@ class TaskEnvironment(BaseEnv):
         self.seed(seed)
 
     def seed(self, seed: int, dynamic_seed: bool = True) -> None:
-        """Start the sequence of episodes anew; ``dynamic_seed=False`` makes every episode use the same seed."""
+        """Restart the sequence of episodes; with ``dynamic_seed=False`` every episode uses the same seed."""
         self._seed = int(seed)
         self._dynamic_seed = dynamic_seed
         self._seed_generator = np.random.default_rng(self._seed)
@@ -84,7 +84,7 @@ class TaskEnvironment(BaseEnv):
         return BaseEnvTimestep(self._observe(image), np.float32(self._training_reward(reward)), done, info)
 
     def close(self) -> None:
-        """Release what the environment holds."""
+        """Release the environment's resources."""
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.name!r}, {self.observation_shape}, {self.action_space_size} actions)'
@@ -98,7 +98,7 @@ class TaskEnvironment(BaseEnv):
         )
 
     def _training_reward(self, reward: float) -> float:
-        """Return what the learner sees in place of ``reward``."""
+        """Return the reward that the learner sees."""
         return reward
 
     @abstractmethod

@@ -30,7 +30,7 @@ class ClassicControlEnvironment(TaskEnvironment):
 
     def __init__(self, name: str, seed: int = 0) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # CartPole-v0 is 'out of date', and is what LightZero's results are on
+            warnings.simplefilter('ignore')  # CartPole-v0 is 'out of date', but LightZero reports its results on it
             self._environment = import_quietly('gymnasium').make(name, disable_env_checker=True)
         size = self._environment.observation_space.shape
         super().__init__(name, size, self._environment.action_space.n, seed)

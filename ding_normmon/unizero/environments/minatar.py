@@ -15,7 +15,7 @@ PREFIX = 'MinAtar-'
 PACKAGE = 'MinAtar'
 GAMES = ('asterix', 'breakout', 'freeway', 'seaquest', 'space_invaders')
 MAXIMUM_STEPS = 2500
-"""Freeway ends after 2,500 frames by itself; the others need an end that does not depend on the player."""
+"""Freeway ends by itself after 2,500 frames; the other games need a limit that does not depend on the player."""
 
 
 def names() -> tuple[str, ...]:

@@ -18,12 +18,12 @@ PREFIX = 'MiniGrid-'
 PACKAGE = 'minigrid'
 
 CHANNELS = ('unseen', 'wall', 'door', 'key', 'ball', 'box', 'goal', 'lava')
-"""One channel per kind of object; an empty cell is zero in all of them. Colours are left out: in the tasks that a
-run of minutes can learn they say nothing that the kind does not."""
+"""One channel per kind of object; an empty cell is zero in all of them. Colours are left out: in the tasks that can
+be learnt within minutes they add nothing to the kind of object."""
 
 NAVIGATION = ('Empty', 'LavaGap', 'LavaCrossing', 'SimpleCrossing', 'FourRooms', 'DistShift', 'Dynamic-Obstacles')
-"""Families in which only turning and walking do anything. Three actions in place of seven make the search twice as
-deep for the same number of simulations, and give all of them heads of one size."""
+"""Families in which only turning and walking have an effect. With three actions instead of seven the search is twice
+as deep for the same number of simulations, and all these tasks have heads of one size."""
 
 NAVIGATION_ACTIONS = 3
 ALL_ACTIONS = 7

@@ -1,4 +1,4 @@
-"""Importing the package of a family of environments, or saying which one to install."""
+"""Imports the package of a family of environments, or raises an error that says which one to install."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def require_package(module: str, package: str, needed_for: str) -> Any:
     """Import ``module``.
 
     Arguments:
-        module: what to import.
-        package: the name under which pip knows it.
-        needed_for: who needs it, for the message.
+        module: name of the module.
+        package: its name for pip.
+        needed_for: what needs it, for the message.
 
     Raises:
-        ModuleNotFoundError: with a sentence that names the package to install.
+        ModuleNotFoundError: it is not installed; the message names the package to install.
     """
     import_quietly('gymnasium')  # first: ale-py and minigrid register themselves in a fully loaded gymnasium
     try:

@@ -1,4 +1,4 @@
-"""From the name of a task to its environment, its shapes, or a message that names the nearest valid name."""
+"""Looks up environments by the name of their task; an unknown name raises an error with the nearest valid one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ['environment_spec', 'make_environment', 'valid_environment_names']
 
 
 class Family(NamedTuple):
-    """Where one family of environments lives; its module is imported only when it is used."""
+    """Where to find one family of environments; its module is imported only when it is used."""
 
     module: str
     class_name: str
@@ -43,8 +43,8 @@ def make_environment(name: str, seed: int = 0, **options: Any) -> TaskEnvironmen
         options: keyword arguments of the family's class, such as ``sticky_action_probability``.
 
     Raises:
-        ValueError: no environment has this name; the message has the nearest one that exists.
-        ModuleNotFoundError: the family's package is not installed; the message has its name.
+        ValueError: no environment has this name; the message gives the nearest valid name.
+        ModuleNotFoundError: the family's package is not installed; the message names it.
     """
     family = _family_of(name)
     environment: TaskEnvironment = getattr(family.load(), family.class_name)(name, seed=seed, **options)
@@ -74,7 +74,7 @@ def valid_environment_names() -> list[str]:
 
 def _family_of(name: str) -> Family:
     if not isinstance(name, str):
-        raise ValueError(f'an environment is given by its name, not by {name!r}')
+        raise ValueError(f'expected the name of an environment, got {name!r}')
     for family in FAMILIES:
         if name.startswith(family.prefix) and name.endswith(family.suffix) and name in family.load().names():
             return family

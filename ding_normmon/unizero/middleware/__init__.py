@@ -1,11 +1,11 @@
-"""Task-pipeline middleware of a multi-task run; each of them can be used by itself with ``task.use(...)``.
+"""Middleware of a multi-task run for DI-engine's task pipeline; each can be used alone with ``task.use(...)``.
 
 In the order of one loop: :class:`MultiTaskCollector`, :class:`MultiTaskPusher`, (a monitor,)
 :class:`MultiTaskLearner` = :class:`MultiTaskSampler` + :class:`MultiTaskTrainer`, :class:`StopAgreement`,
 :class:`MultiTaskEvaluator`, :class:`ReturnTracker`, :class:`ReturnWriter`, (a logger,)
 :class:`MultiTaskCheckpointer`, :class:`Progress`, :class:`FinishWhenAgreed`.
 
-A rank without tasks runs all of them: they do nothing there but join the collectives.
+A rank without tasks runs all of them too; there they only join the collectives.
 """
 
 from ding_normmon.unizero.middleware.checkpointer import MultiTaskCheckpointer

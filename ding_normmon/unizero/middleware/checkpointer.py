@@ -1,4 +1,4 @@
-"""Middleware that saves a checkpoint now and then, and when the run stops."""
+"""Middleware that saves checkpoints, periodically and when the run stops."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ KEPT = ('train_iter', 'env_step', 'env_episode', 'total_step', 'last_eval_iter',
 
 
 class MultiTaskCheckpointer:
-    """Save every ``frequency`` iterations, when ``ctx.stop_reason`` says that the run ends, and when asked to.
+    """Save every ``frequency`` iterations, when ``ctx.stop_reason`` ends the run, and on request.
 
-    Rank 0 writes one file, ``{folder}/ckpt/latest.pth.tar``, after the policy has gathered what the other ranks own.
-    What is saved because of a finding may be spoiled already, so it is a file of its own,
-    ``{folder}/ckpt/finding_{iteration}.pth.tar``; the latest one, from which ``--resume`` goes on, stays what it is.
+    Rank 0 writes one file, ``{folder}/ckpt/latest.pth.tar``, after the policy has gathered the other ranks' heads and
+    encoders. A checkpoint saved because of a finding may already be damaged, so it gets a file of its own,
+    ``{folder}/ckpt/finding_{iteration}.pth.tar``, and ``--resume`` does not use it.
 
     Arguments:
         policy: has ``gather_private_parameters``, ``_state_dict_learn`` and ``_load_state_dict_learn``.
         folder: the run's folder.
         frequency: in learner iterations; 0 saves at the end only.
         returns: the tracker whose figures are kept in the checkpoint.
-        task_names: the tasks of the run, by which a checkpoint of another run is told apart.
+        task_names: the tasks of the run; a checkpoint with other tasks is refused.
 
     Attributes:
-        path: the file from which ``--resume`` goes on.
-        newest: the file that was saved last; ``path`` before there is one.
+        path: the file that ``--resume`` loads.
+        newest: the file that was saved last; ``path`` if none was.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class MultiTaskCheckpointer:
         self._is_asked = False
 
     def ask(self, ctx: OnlineRLContext) -> None:
-        """Save at the end of the loop, because of what the monitor has found; one rank is enough."""
+        """Request a checkpoint at the end of this loop because of a finding; one rank is enough."""
         self._is_asked = True
 
     def keep(self, monitor: StepMonitor) -> None:
-        """Keep the schedule and the history of a monitor in the checkpoints as well."""
+        """Save the monitor's schedule and history in the checkpoints too."""
         self._monitor = monitor
 
     def __call__(self, ctx: OnlineRLContext) -> None:
@@ -93,7 +93,7 @@ class MultiTaskCheckpointer:
                     'policy': self._policy._state_dict_learn(),
                     'context': {name: getattr(ctx, name) for name in KEPT},
                     'random_states': states,
-                    'shared_digests': shared_digests,  # of every rank: they must be one and the same
+                    'shared_digests': shared_digests,  # one per rank; they must all be equal
                     'returns': self._returns.state_dict(),
                     'task_names': self._task_names,
                     'monitor': None if self._monitor is None else self._monitor.state_dict(),
@@ -105,8 +105,8 @@ class MultiTaskCheckpointer:
     def resume(self, ctx: OnlineRLContext) -> None:
         """Load the newest checkpoint into the policy, the context, the returns and the generators; a collective.
 
-        The monitor's records of iterations that the checkpoint does not know are taken out of the event files, because
-        those iterations are trained, and measured, again.
+        Records of iterations after the checkpoint are removed from the event files, because those iterations are
+        trained, and measured, again.
 
         Raises:
             ConfigurationError: there is no checkpoint in the run's folder, or it was made with other tasks.
@@ -123,7 +123,7 @@ class MultiTaskCheckpointer:
         if self._monitor is not None and state.get('monitor') is not None:
             self._monitor.load_state_dict(state['monitor'])
         if rank() == 0:
-            # A run that did not end by itself went on after its last checkpoint; that part is trained again.
+            # A run that was killed had gone on after its last checkpoint; that part is trained again.
             drop_records(self._folder, ctx.train_iter)
         if rank() < len(state['random_states']):
             restore_random_states(state['random_states'][rank()])

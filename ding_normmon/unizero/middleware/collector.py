@@ -1,4 +1,4 @@
-"""Middleware that collects game segments of this rank's tasks and tells every rank how all tasks fared."""
+"""Middleware that collects game segments of this rank's tasks and shares all tasks' returns with every rank."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ['CollectSummary', 'MultiTaskCollector']
 
 @dataclass
 class CollectSummary:
-    """What one collection of one task amounted to: its steps, and the returns of the episodes that ended."""
+    """Summary of one collection of one task: its steps, and the returns of the episodes that ended."""
 
     steps: int
     returns: list[float]
@@ -34,8 +34,8 @@ class MultiTaskCollector:
         policy: has ``_forward_collect``, ``_reset_collect`` and ``task_cfg``.
         environments: the environments of each local task, by global task id; empty on a rank without tasks.
         steps_per_environment: steps of each environment per loop.
-        temperature: from the learner iteration to the temperature of the search's visit counts.
-        epsilon: probability of a random action where the policy's configuration asks for epsilon-greedy collection.
+        temperature: function from the learner iteration to the temperature of the search's visit counts.
+        epsilon: probability of a random action, if the policy is configured for epsilon-greedy collection.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Middleware that evaluates every task now and then, each on the rank that trains it."""
+"""Middleware that evaluates every task periodically, each on the rank that trains it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ['MultiTaskEvaluator', 'evaluate_task']
 def evaluate_task(
     policy: Any, task_id: int, environments: Sequence[TaskEnvironment], episodes: int, maximum_steps: int = 30_000
 ) -> list[float]:
-    """Return the returns of ``episodes`` episodes of one task, actions chosen greedily.
+    """Return the returns of ``episodes`` episodes of one task with greedy actions.
 
-    Every environment contributes the same number of its first episodes (rounded up), so that short episodes are not
-    over-represented; environments that are through keep stepping, because the policy's context is per position.
+    Every environment contributes the same number of first episodes (rounded up), so that short episodes are not
+    over-represented. Finished environments keep stepping, because the policy's context is per position.
 
     Arguments:
         policy: has ``_forward_eval``, ``_reset_eval`` and ``task_cfg``.
         task_id: global id of the task.
         environments: stepped as one batch, at most the policy's ``evaluator_env_num``.
         episodes: how many episodes.
-        maximum_steps: end of the evaluation even if an episode goes on.
+        maximum_steps: steps after which evaluation ends even if an episode has not.
     """
     device = policy.task_cfg(task_id).device
     share = -(-episodes // len(environments))
@@ -75,7 +75,7 @@ class MultiTaskEvaluator:
         environments: evaluation environments of each local task, by global task id.
         frequency: in learner iterations; 0 evaluates at the end only.
         episodes: episodes per task.
-        max_train_iter: the iteration at which training ends, which is evaluated too; None for no end.
+        max_train_iter: the iteration at which training ends, which is evaluated too; None if it has no end.
     """
 
     def __init__(

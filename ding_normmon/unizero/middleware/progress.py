@@ -18,12 +18,12 @@ __all__ = ['Progress']
 
 
 class Progress:
-    """A bar on a terminal, a plain line every ``seconds`` elsewhere: iteration, learner steps per second, returns.
+    """Show iteration, learner steps per second and returns: a bar on a terminal, else a line every ``seconds``.
 
     Arguments:
         returns: the tracker whose figures are shown.
         max_train_iter: the iteration at which training ends; None if it has no end.
-        seconds: between two plain lines.
+        seconds: time between two plain lines.
     """
 
     def __init__(self, returns: ReturnTracker, max_train_iter: int | None, seconds: float = 10.0) -> None:
@@ -69,13 +69,13 @@ class Progress:
             print(f'iteration {ctx.train_iter}{of}  {self._speed:.1f} steps/s  return: {returns}', flush=True)
 
     def close(self) -> None:
-        """Take the bar off the terminal's last line."""
+        """Remove the bar from the terminal."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
     def _measure_speed(self, iteration: int) -> None:
-        """Learner steps per second of wall clock, collection included, over the last ten seconds or so."""
+        """Learner steps per second of wall clock, collection included, over about the last ten seconds."""
         now = time.monotonic()
         if self._mark is None:
             self._mark = (now, iteration)

@@ -12,7 +12,7 @@ __all__ = ['MultiTaskPusher']
 
 
 class MultiTaskPusher:
-    """Move ``ctx.trajectories`` into the buffers and let the oldest segments go where a buffer is full.
+    """Move ``ctx.trajectories`` into the buffers and drop the oldest segments of a full buffer.
 
     Arguments:
         buffers: the replay buffer of each local task, by global task id.

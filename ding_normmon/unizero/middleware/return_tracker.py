@@ -1,4 +1,4 @@
-"""Middleware that remembers how every task fares: the figures of the progress line, the checkpoint and the table."""
+"""Middleware that keeps the returns of every task for the progress line, the checkpoint and the final table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TaskReturns:
 
     Arguments:
         name: the task's name.
-        window: how many training episodes count.
+        window: number of training episodes in a mean.
     """
 
     def __init__(self, name: str, window: int) -> None:
@@ -38,7 +38,7 @@ class ReturnTracker:
 
     Arguments:
         task_names: the name of every task of the run, by global task id.
-        window: how many training episodes a mean covers.
+        window: number of training episodes in a mean.
     """
 
     def __init__(self, task_names: Sequence[str], window: int = 20) -> None:
@@ -52,7 +52,7 @@ class ReturnTracker:
             self.tasks[task_id].evaluated = value
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
-        """Return everything that a checkpoint has to keep, by task name."""
+        """Return the returns of every task, by task name, for a checkpoint."""
         return {
             task.name: {
                 'recent': list(task.recent),
@@ -64,7 +64,7 @@ class ReturnTracker:
         }
 
     def load_state_dict(self, state: dict[str, dict[str, Any]]) -> None:
-        """Take over what :meth:`state_dict` returned; tasks that it does not know are left as they are."""
+        """Restore what :meth:`state_dict` returned; tasks that are not in it stay unchanged."""
         for task in self.tasks:
             if task.name in state:
                 saved = state[task.name]

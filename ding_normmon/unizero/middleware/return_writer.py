@@ -17,11 +17,11 @@ __all__ = ['ReturnWriter']
 class ReturnWriter:
     """Write ``collect/{task}/return``, ``collect/{task}/episode_length`` and ``eval/{task}/return``.
 
-    A point is the mean over the episodes that ended in this loop, at the learner iteration reached by then; a loop in
-    which no episode ended has no point, nor has one without a learner step, which would fall on the previous one's.
+    A point is the mean over the episodes that ended in this loop, at the current learner iteration. A loop in which no
+    episode ended has no point; neither has one without a learner step, whose point would fall on the previous one.
 
     Arguments:
-        writer: has ``add_scalar(tag, value, step)``; DI-engine's own one, which writes on rank 0 only.
+        writer: has ``add_scalar(tag, value, step)``, such as DI-engine's, which writes on rank 0 only.
         task_names: the name of every task of the run, by global task id.
     """
 

@@ -14,11 +14,11 @@ __all__ = ['MultiTaskSampler']
 
 
 class MultiTaskSampler:
-    """Put a list of (current_batch, target_batch, task_id) into ``ctx.train_data``, or None while data is short.
+    """Put a list of (current_batch, target_batch, task_id) into ``ctx.train_data``, or None if data is short.
 
-    Whether there is enough is decided by all ranks together, because a learner step is a collective: either every
-    rank gets a list (an empty one on a rank without tasks) or none does. Waiting for every task also lets the first
-    learner step, iteration 0, cover all of them.
+    All ranks decide this together, because a learner step is a collective: either every rank gets a list (an empty one
+    on a rank without tasks) or none does. Waiting for every task also lets the first learner step, iteration 0, cover
+    all of them.
 
     Arguments:
         policy: has ``task_cfg`` and ``task_view``.

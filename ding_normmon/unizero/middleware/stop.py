@@ -1,4 +1,4 @@
-"""Middleware by which all ranks stop at the same loop: at the last iteration, on time, on a signal or a finding."""
+"""Middleware that stops all ranks in the same loop: at the last iteration, a time limit, a signal or a finding."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ding_normmon.unizero.ranks import gather_objects
 __all__ = ['FinishWhenAgreed', 'InterruptFlag', 'StopAgreement']
 
 FORCE_AFTER_SECONDS = 2.0
-"""A signal this long after the first one means it: torchrun and the terminal may both deliver the first Ctrl-C."""
+"""Seconds after which another signal counts as the second: torchrun and the terminal may both deliver one Ctrl-C."""
 
 
 class InterruptFlag:
-    """A flag raised by SIGINT and SIGTERM, so that a loop ends where it stands well rather than anywhere.
+    """A flag set by SIGINT and SIGTERM, so that a loop can end at a safe point.
 
-    The second Ctrl-C, a moment after the first, interrupts at once.
+    A second Ctrl-C, a moment after the first, interrupts at once.
     """
 
     def __init__(self) -> None:
@@ -34,13 +34,13 @@ class InterruptFlag:
         return self._since is not None
 
     def install(self) -> None:
-        """Take over both signals; outside the main thread, where that is impossible, do nothing."""
+        """Handle both signals; does nothing outside the main thread, where that is impossible."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._raise)
 
     def uninstall(self) -> None:
-        """Give both signals back."""
+        """Restore the previous handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
@@ -54,16 +54,16 @@ class InterruptFlag:
 
 
 class StopAgreement:
-    """Set ``ctx.stop_reason`` on every rank as soon as one rank has a reason; '' means to go on.
+    """Set ``ctx.stop_reason`` on every rank as soon as one rank has a reason; '' means continue.
 
     One exchange per loop. Reasons: ``'finished'`` (the last iteration is done), ``'time'``, ``'interrupted'``,
     ``'finding'`` (the monitor asked for it).
 
     Arguments:
-        max_train_iter: learner iteration to stop at; None for no such end.
+        max_train_iter: learner iteration to stop at; None for no limit.
         max_minutes: minutes after which to stop; 0 for no limit.
-        is_interrupted: tells whether this rank has been asked to stop.
-        start: when the minutes began, in ``time.monotonic()``; None for now.
+        is_interrupted: returns whether this rank has been asked to stop.
+        start: start of the minutes, as from ``time.monotonic()``; None for now.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class StopAgreement:
         self._is_asked = False
 
     def ask(self, ctx: OnlineRLContext) -> None:
-        """Stop at the end of the loop, because of what the monitor has found; one rank is enough."""
+        """Request a stop at the end of this loop because of a finding; one rank is enough."""
         self._is_asked = True
 
     def __call__(self, ctx: OnlineRLContext) -> None:
@@ -103,8 +103,8 @@ class StopAgreement:
 class FinishWhenAgreed:
     """Finish the task when there is a ``ctx.stop_reason``.
 
-    The last middleware of a loop, because DI-engine's logger closes its writer as soon as the task is finished, and
-    what is written after that would open a second event file.
+    It must be the last middleware of a loop: DI-engine's logger closes its writer as soon as the task is finished, and
+    a later write would open a second event file.
     """
 
     def __call__(self, ctx: OnlineRLContext) -> None:

@@ -10,7 +10,7 @@ __all__ = ['MultiTaskTrainer']
 
 
 class MultiTaskTrainer:
-    """Train on ``ctx.train_data`` once; every rank must have some, if only an empty list.
+    """Train on ``ctx.train_data`` once; every rank must have it, even if the list is empty.
 
     Output of ctx: ``train_output``, the list of this loop's outputs, the newest last; ``train_iter``, increased by 1.
 

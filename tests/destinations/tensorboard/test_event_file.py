@@ -83,7 +83,7 @@ def test_a_file_that_is_gone_is_an_error(tmp_path: Path) -> None:
     (file,) = tmp_path.iterdir()
     refuse_unwritable(writer.file_writer)
     file.unlink()
-    with pytest.raises(OSError, match='no longer there'):
+    with pytest.raises(OSError, match='no longer exists'):
         refuse_unwritable(writer.file_writer)
     writer.close()
 
@@ -91,7 +91,7 @@ def test_a_file_that_is_gone_is_an_error(tmp_path: Path) -> None:
 def test_a_writer_whose_thread_has_died_is_an_error(tmp_path: Path) -> None:
     writer = SummaryWriter(str(tmp_path))
     writer.file_writer.event_writer._worker.stop()
-    with pytest.raises(OSError, match='thread has died'):
+    with pytest.raises(OSError, match='writer has died'):
         refuse_unwritable(writer.file_writer)
 
 

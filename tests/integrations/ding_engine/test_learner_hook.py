@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from easydict import EasyDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ding_normmon import ConfigurationError, NormMonitorHook, attach
+from tests.integrations.ding_engine.learners import make_learner
 from tests.integrations.ding_engine.policies import CASES
 
 
@@ -23,13 +23,6 @@ from tests.integrations.ding_engine.policies import CASES
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def make_learner(policy: Any, rank: tuple[int, int] = (0, 1), **hooks: Any) -> BaseLearner:
-    config = copy.deepcopy(BaseLearner.default_config())
-    config.hook = EasyDict(log_show_after_iter=1, **hooks)
-    # DI-engine keeps one writer for each name in a process.
-    return BaseLearner(config, policy.learn_mode, dist_info=rank, exp_name=Path.cwd().name)
 
 
 def train(learner: BaseLearner, name: str, calls: int) -> None:

@@ -35,7 +35,7 @@ def compile_part(policy: Any, part: str, how: Callable[[nn.Module], Any]) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('how', [wrapped, in_place])
+@pytest.mark.parametrize('how', [pytest.param(wrapped, marks=pytest.mark.full), in_place])
 @pytest.mark.parametrize('part', ['transformer', 'head_value_multi_task', 'encoder'])
 def test_compiled_parts_have_the_same_figures(part: str, how: Callable[[nn.Module], Any]) -> None:
     found = []

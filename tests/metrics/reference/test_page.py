@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from ding_normmon import attach
-from ding_normmon.metrics.reference import SECTIONS, Figure, describe, render_page
+from ding_normmon.core.common_figures import COMMON_FIGURES
+from ding_normmon.core.figure import Figure
+from ding_normmon.metrics import DECLARED, Metric, preset_metrics
+from ding_normmon.metrics.reference import render_page
 from tests.unizero.builders import random_batch, tiny_policy
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -30,6 +33,7 @@ ELSEWHERE = {
     'monitor/no_gradient/{group}',
     'monitor/without_gradient/{group}',
     'monitor/nonfinite/{norm,grad}/{group}',
+    'monitor/nonfinite/{grad_local,grad_synced}/{group}',
     'monitor/nonfinite/conflict/{group}_task{i}',
     'monitor/nonfinite/update/{group}',
     'monitor/nonfinite/{signal}[_task{i}]',
@@ -56,17 +60,57 @@ def names() -> set[str]:
 
 def test_the_page_is_what_the_code_says() -> None:
     page = (ROOT / 'docs' / 'metrics.md').read_text(encoding='utf-8')
-    assert page == render_page(SECTIONS), 'run: python -m ding_normmon.metrics.reference > docs/metrics.md'
+    assert page == render_page(DECLARED), 'run: python -m ding_normmon.metrics.reference > docs/metrics.md'
+
+
+def test_every_name_on_the_page_comes_from_a_declaration() -> None:
+    page = (ROOT / 'docs' / 'metrics.md').read_text(encoding='utf-8')
+    rows = [line.split('`')[1] for line in page.splitlines() if line.startswith('| `')]
+    classes = {cls for cls in _subclasses(Metric) if cls.__module__.startswith('ding_normmon.')}
+    declared = {figure.pattern for cls in classes for figure in cls.figures}
+    declared |= {figure.pattern for _, figure in COMMON_FIGURES}
+    assert len(rows) > 60
+    assert [pattern for pattern in rows if pattern not in declared] == []
+
+
+def _subclasses(cls: type[Metric]) -> set[type[Metric]]:
+    return {cls}.union(*(_subclasses(derived) for derived in cls.__subclasses__()))
+
+
+def test_every_metric_declares_the_names_that_it_yields(names: set[str]) -> None:
+    yielded: dict[str, set[str]] = {}
+    for name in names:
+        owner = DECLARED.owner(name)
+        if owner is not None:
+            yielded.setdefault(owner, set()).add(name)
+    of_every_preset = {metric.name for metric in preset_metrics('full')}
+    assert of_every_preset - set(yielded) <= {'rank_agreement'}
+    assert {name for name in names if DECLARED.owner(name) is None} == set()
+
+
+@pytest.mark.parametrize('figure', list(DECLARED), ids=lambda figure: figure.pattern)
+def test_a_declaration_says_what_kind_of_number_it_is(figure: Figure) -> None:
+    assert figure.definition
+    assert figure.unit
+    if figure.kind in ('share', 'rate', 'count', 'flag', 'cost', 'ratio'):
+        assert not figure.signed
+    if figure.kind == 'cosine':
+        assert figure.signed
+    if figure.scale == 'log':
+        assert not figure.signed
+    for name in figure.samples():
+        assert figure.matches(name)
+        assert figure.place(name).title
 
 
 def test_every_name_of_a_real_policy_is_on_the_page(names: set[str]) -> None:
     assert len(names) > 300
-    assert [name for name in sorted(names) if describe(name) is None] == []
+    assert [name for name in sorted(names) if DECLARED.describe(name) is None] == []
 
 
 def test_every_row_of_the_page_is_a_name_of_a_real_policy(names: set[str]) -> None:
-    described = {describe(name) for name in names}
-    rows = [metric for section in SECTIONS for metric in section.metrics]
+    described = {DECLARED.describe(name) for name in names}
+    rows = [figure for figure in dict.fromkeys(DECLARED) if figure.is_listed]
     assert len({metric.pattern for metric in rows}) == len(rows)
     never = {metric.pattern for metric in rows if metric not in described}
     assert never <= ELSEWHERE
@@ -80,7 +124,7 @@ def test_every_row_of_the_page_is_a_name_of_a_real_policy(names: set[str]) -> No
         ('grad/head_value_all_tasks/std', 'grad/{head}_all_tasks/{mean,std}'),
         ('norm/encoder/net.0.weight', 'norm/{group}/{path}'),
         ('norm/x_token/mean', 'norm/x_token[_task{i}]/{mean,std,max,min}'),
-        ('logits/policy_task25/abs_max', 'logits/{value,policy,reward}[_task{i}]/{mean,std,max,min,abs_max}'),
+        ('logits/policy_task25/abs_max', 'logits/{value,policy,reward}[_task{i}]/abs_max'),
         ('monitor/nonfinite/embeddings/obs_task2', 'monitor/nonfinite/{signal}[_task{i}]'),
         ('monitor/nonfinite/grad/encoder', 'monitor/nonfinite/{norm,grad}/{group}'),
         ('plasticity/encoder_task1/dormant_tau0.025', 'plasticity/{group}[_task{i}]/dormant_tau{t}'),
@@ -88,11 +132,11 @@ def test_every_row_of_the_page_is_a_name_of_a_real_policy(names: set[str]) -> No
     ],
 )
 def test_a_name_belongs_to_the_row_that_is_most_about_it(name: str, pattern: str) -> None:
-    metric = describe(name)
+    metric = DECLARED.describe(name)
     assert metric is not None
     assert metric.pattern == pattern
 
 
 def test_a_name_of_a_users_own_is_nobodys() -> None:
-    assert describe('episodes') is None
+    assert DECLARED.describe('episodes') is None
     assert not Figure('grad/{group}/_total_norm', '', '').matches('grad/a/b/_total_norm')

@@ -69,6 +69,7 @@ def test_nothing_but_nan() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_ten_million_points(tmp_path: Path) -> None:
     names = [f'norm/group{number}/_total_norm' for number in range(500)]
     file = HistoryFile(tmp_path / 'history.arrows')

@@ -137,9 +137,10 @@ def test_it_can_be_walked_with_the_keyboard_and_read_aloud(browser: Any, tmp_pat
 
 @in_browser
 def test_a_link_opens_at_its_chart(browser: Any, tmp_path: Path) -> None:
-    opened = Opened(browser, written(tmp_path, sample_run()), '#chart-update-head_policy')
-    opened.page.wait_for_function("document.querySelector('#chart-update-head_policy .plot').dataset.drawn")
-    top = opened.page.evaluate("document.getElementById('chart-update-head_policy').getBoundingClientRect().top")
+    chart = 'chart-update-head_policy-relative'
+    opened = Opened(browser, written(tmp_path, sample_run()), f'#{chart}')
+    opened.page.wait_for_function(f"document.querySelector('#{chart} .plot').dataset.drawn")
+    top = opened.page.evaluate(f"document.getElementById('{chart}').getBoundingClientRect().top")
     assert 0 <= top < 450
     assert opened.page.evaluate("document.querySelector('#chart-grad-head_value .plot').dataset.drawn") is None
 

@@ -1,0 +1,58 @@
+"""Steps whose rows are on their way to the host, until they are handed to the reduction."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ding_normmon.core.record import Record
+from ding_normmon.monitor.foundation import Foundation
+from ding_normmon.monitor.prepared import Prepared
+from ding_normmon.ranks.reducer import Reducer
+from ding_normmon.rows.table import Pending, RowTable
+from ding_normmon.rows.waiting_batch import WaitingBatch
+
+__all__ = ['Arrivals']
+
+
+class Arrivals:
+    """Takes measured steps in their order, and waits for the device only where it is told to.
+
+    Arguments:
+        base: says which groups are sharded, and whether this rank's own figures are wanted.
+        reducer: where batches go.
+
+    Attributes:
+        pending: steps whose rows may still be on their way.
+        last_local: this rank's own figures of the last step, with ``merge_train_output``.
+    """
+
+    def __init__(self, base: Foundation, reducer: Reducer) -> None:
+        self.pending: deque[Pending] = deque()
+        self.last_local: Record | None = None
+        self._base = base
+        self._reducer = reducer
+        self._waiting: deque[WaitingBatch] = deque()
+
+    def collect(self, prepared: Prepared, wait: bool = False) -> None:
+        """Hand on every step whose rows have arrived; with ``wait``, all of them."""
+        while self.pending:
+            pending = self.pending[0]
+            if wait:
+                pending.wait()
+            elif not pending.arrived():
+                return
+            self.pending.popleft()
+            waiting = prepared.batches.take(pending)
+            if self._base.config.merge_train_output:
+                local = RowTable(self._base.sharded.whole([waiting.get()]), final=False)
+                self.last_local = prepared.records.derive(local, pending.iteration)
+            while self._waiting and self._waiting[0].is_made:
+                self._waiting.popleft()
+            self._waiting.append(waiting)
+            self._reducer.submit(waiting)
+
+    def settle(self, prepared: Prepared) -> None:
+        """Hand on everything, with names and rows made: the metrics are about to forget their groups."""
+        self.collect(prepared, wait=True)
+        for waiting in self._waiting:
+            waiting.get()
