@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from ding_normmon.core.parameter_groups import Group
 from ding_normmon.core.sharding import counted_part, is_sharded
-from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.kernels.squares import SquareSums
+from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.rows.moments import COUNT, EMPTY, M2, NONFINITE, Row, norm, norms, spread, square_sum_row
 from ding_normmon.rows.table import Label, RowKey, RowTable
 
@@ -57,7 +58,7 @@ class _Plan:
 _plan_of = functools.lru_cache(maxsize=8)(_Plan)
 
 
-class SquareNorms(Metric):
+class SquareNorms(DeviceCells):
     """Base of parameter and gradient norms: which tensor of a parameter is squared is all they differ in.
 
     Attributes:
@@ -68,7 +69,7 @@ class SquareNorms(Metric):
     owner_only: ClassVar[bool] = True
     family: str
 
-    def prepare(self, setup: Setup) -> int:
+    def prepare(self, setup: Setup) -> None:
         """Lay the parameters of the owned groups out in one list."""
         self.setup = setup
         self.parameters: list[nn.Parameter] = []
@@ -90,7 +91,7 @@ class SquareNorms(Metric):
         self._keys = tuple(RowKey(self.name, span.group.name, span.group.task_id) for span in self.spans)
         self._empty = np.tile(EMPTY, (len(self.spans), 1))
         self._all_groups = frozenset((group.name, group.task_id) for group in setup.groups)
-        return 2 * len(self.parameters)
+        self.num_cells = 2 * len(self.parameters)
 
     def bind(self, cells: Tensor) -> None:
         """Split the raw cells into sums of squares and counts of non-finite entries."""

@@ -15,6 +15,7 @@ from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.kernels import native
+from ding_normmon.metrics.mixins import takes_graph
 from ding_normmon.metrics.presence import Presence
 from ding_normmon.metrics.sections import NONFINITE_CHART
 from ding_normmon.rows import moments
@@ -241,13 +242,13 @@ class TensorStatistics(Metric):
         ),
     )
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
-    detaches: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._presence = Presence()
         self._keys: dict[tuple[str, int | None], RowKey] = {}
         self._usual: tuple[Label, ...] = ()
 
+    @takes_graph
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
         """Write the row of the valid entries, or of their norms.
 
