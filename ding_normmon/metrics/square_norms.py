@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -53,9 +52,6 @@ class _Plan:
         for index, (name, task_id) in enumerate(labels):
             if task_id is not None:
                 self.of_tasks.setdefault(name, []).append(index)
-
-
-_plan_of = functools.lru_cache(maxsize=8)(_Plan)
 
 
 class SquareNorms(DeviceCells):
@@ -160,7 +156,7 @@ class SquareNorms(DeviceCells):
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the norms of groups, of single parameters where asked for, across tasks and of the whole model."""
         labels, rows = table.block(self.name)
-        plan = _plan_of(labels)
+        plan = _Plan(labels)
         absent = self.absent(table)
         lengths = norms(rows).tolist()
         present = [index for index, label in enumerate(labels) if label not in absent]

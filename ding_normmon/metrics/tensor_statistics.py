@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import ClassVar, cast
 
@@ -110,9 +109,6 @@ def _names(name: str, suffix: str) -> list[str | None]:
     family, prefix = NORM_SIGNALS.get(name, (name, ''))
     told = STATISTICS[:-1] if name in NORM_SIGNALS else STATISTICS
     return [f'{family}{suffix}/{prefix}{statistic}' if statistic in told else None for statistic in STATISTICS]
-
-
-_plan_of = functools.lru_cache(maxsize=8)(_Plan)
 
 
 class TensorStatistics(Metric):
@@ -312,7 +308,7 @@ class TensorStatistics(Metric):
             yield from self._presences(labels, rows, table)
         if not labels:
             return
-        plan = _plan_of(labels)
+        plan = _Plan(labels)
         rows = np.concatenate((moments.merge_sets(rows, plan.lengths), rows[plan.of_tasks]))
         told = plan.told
         if not table.complete:
