@@ -133,17 +133,18 @@ def measure(size: str, num_tasks: int, args: argparse.Namespace) -> dict[str, An
 
     monitor = NormMonitor(EasyDict(monitor_norm_freq=1), policy, destinations=[])
     core = monitor.monitor
+    prepared = core._prepared
     norms = [q for q in core.metrics if isinstance(q, (ParameterNorms, GradientNorms))]
     wait()
 
     def our_norms() -> None:
         step = LearnerStep(0, recorder)
         step.fired = ['backward_end']
-        core._buffer.begin(0)
+        prepared.buffer.begin(0)
         for metric in norms:
-            metric.measure(metric.hook_points[0], step, core._buffer)
-        cells = core._buffer.storage.cpu().numpy()
-        for metric, span in zip(core.metrics, core._batches._spans, strict=True):
+            metric.measure(metric.hook_points[0], step, prepared.buffer)
+        cells = prepared.buffer.storage.cpu().numpy()
+        for metric, span in prepared.batches._spans:
             if metric in norms:
                 metric.unpack_rows(cells[span])
 

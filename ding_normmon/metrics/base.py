@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -15,9 +13,8 @@ from ding_normmon.core.config import MonitorConfig
 from ding_normmon.core.figure import Figure
 from ding_normmon.core.parameter_groups import Group
 from ding_normmon.core.record import Matrix
-from ding_normmon.core.step import Clip, LearnerStep
-from ding_normmon.rows.moments import Row
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
+from ding_normmon.core.step import LearnerStep
+from ding_normmon.rows.table import RowBuffer, RowTable
 
 __all__ = ['Metric', 'Setup']
 
@@ -62,7 +59,8 @@ class Metric:
     """Base of all metrics; a new one overrides what it needs.
 
     Measuring happens on the learner's thread and must not wait for the device: read tensors, write rows, keep nothing.
-    RecordBuilder happens in the background on rank 0, from rows of all ranks that were merged by key.
+    Deriving happens in the background on rank 0, from rows of all ranks that were merged by key. What only some metrics
+    need, such as cells on the device or clippings, is in :mod:`ding_normmon.metrics.mixins`.
 
     Attributes:
         name: unique name; the first part of the metric's row keys.
@@ -72,15 +70,9 @@ class Metric:
         owner_only: whether its rows are those of parameter groups, which only the rank that owns a group may report
             (``Setup.owned_groups``).
         stretchable: whether the monitor may measure it less often to stay under ``budget``.
-        reads_parts: whether it reads ``step.parts``, the terms of the losses, which policies make for nobody else.
-        detaches: whether :meth:`on_publish` and :meth:`on_publish_loss` take tensors as the policy has them, with their
-            graph, and see themselves to it that nothing of that is kept; what is read once, in C, needs no detaching.
-            It holds for the methods of the class that says it, not for those that override them.
-        every_step: whether it has to hear of every learner step, monitored or not (:meth:`on_clip_of_any_step`).
         frequency: learner iterations between two measurements, a multiple of ``monitor_norm_freq``; 0 for every
             monitored iteration. Set in :meth:`prepare`.
         extra_backward: backward passes that it has added to the step; set while measuring.
-        hook_milliseconds: time spent in hooks of its own, which the monitor does not see; set while measuring.
     """
 
     name: ClassVar[str]
@@ -88,74 +80,31 @@ class Metric:
     hook_points: ClassVar[tuple[str, ...]] = ()
     owner_only: ClassVar[bool] = False
     stretchable: ClassVar[bool] = False
-    every_step: bool = False
-    reads_parts: bool = False
-    detaches: ClassVar[bool] = False
     frequency: int = 0
     extra_backward: int = 0
-    hook_milliseconds: float = 0.0
 
-    def prepare(self, setup: Setup) -> int:
-        """Read the set-up; return how many raw float64 cells on the device :meth:`measure` needs (see ``unpack``)."""
+    def prepare(self, setup: Setup) -> None:
+        """Read the set-up; called again where modules of the model are replaced or tasks move."""
         self.setup = setup
-        return 0
-
-    def bind(self, cells: Tensor) -> None:
-        """Receive the view of the raw cells that ``prepare`` asked for."""
-
-    def state_bytes(self) -> int:
-        """Return the size of what it keeps between steps beside its raw cells."""
-        return 0
-
-    def begin_any_step(self) -> None:
-        """Take note that a learner step begins, monitored or not; only with ``every_step``."""
 
     def begin(self, step: LearnerStep) -> None:
         """Prepare for one step in which it is measured; whatever is attached here, :meth:`release` takes off."""
-
-    def release(self) -> None:
-        """Take off every hook and drop every tensor of the step; called however the step ended."""
 
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
         """Measure one published tensor, detached; called without gradients for every ``publish`` of a due step."""
 
     def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None, rows: RowBuffer) -> None:
-        """Measure one published scalar."""
-
-    def on_clip(self, clip: Clip, rows: RowBuffer) -> None:
-        """Measure one clipping of gradients."""
-
-    def on_clip_of_any_step(self, clip: Clip) -> None:
-        """Take note of a clipping in a step that is not measured; only with ``every_step``."""
+        """Measure one published scalar, detached."""
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Measure at one of ``hook_points``."""
 
-    def finish(self, rows: RowBuffer) -> None:
-        """Write what is known only when the step has ended; called if one of ``hook_points`` fired."""
+    def release(self) -> None:
+        """Take off every hook and drop every tensor of the step; called however the step ended."""
 
-    def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
-        """Yield rows made from the raw cells after they have reached the host; only if measured in this step.
-
-        In a background thread, while the next step may be under way: only ``cells`` and what :meth:`prepare` has made
-        may be read.
-        """
-        yield from ()
-
-    def unpack_rows(self, cells: npt.NDArray[np.float64]) -> tuple[Sequence[RowKey], Row]:
-        """Return what :meth:`unpack` yields, as keys and a table of shape (len(keys), 6).
-
-        A metric with hundreds of rows may have them as a table already.
-        """
-        pairs = list(self.unpack(cells))
-        return [key for key, _ in pairs], np.array([row for _, row in pairs], dtype=np.float64).reshape(-1, 6)
-
-    def unpack_vectors(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Vector]]:
-        """Yield vectors made from the raw cells: copies, of one dimension, float32 or float64, not empty.
-
-        The vectors that several ranks send under one key are added up on rank 0.
-        """
-        yield from ()
+    def state_bytes(self) -> int:
+        """Return the size of what it keeps between steps beside cells of the device."""
+        return 0
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield metric names and values from the merged rows of all ranks.

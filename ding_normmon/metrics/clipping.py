@@ -12,8 +12,9 @@ from torch import Tensor
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import is_sharded, replicated_value
 from ding_normmon.core.step import Clip, LearnerStep
-from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.kernels import native
+from ding_normmon.metrics.mixins import ClipListener, Finishing
 from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, NONFINITE, constant_numbers, device_row_of
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
@@ -66,7 +67,7 @@ def _whole(value: Tensor) -> Tensor:
     return whole.detach().reshape(()).to(torch.float64)
 
 
-class Clipping(Metric):
+class Clipping(ClipListener, Finishing):
     r"""``clip/{model}/coefficient``: :math:`\min(1, c / (\lVert g \rVert + 10^{-6}))` for a limit :math:`c`, the factor
     that ``clip_grad_norm_`` applies; 1 means that clipping did nothing.
 
@@ -162,10 +163,10 @@ class Clipping(Metric):
         # Of all steps since the last record: those in which clipping did something, and how many there were.
         self._clipped: dict[str, tuple[Tensor | float, int]] = {}
 
-    def prepare(self, setup: Setup) -> int:
+    def prepare(self, setup: Setup) -> None:
         """Read from the configuration whether every step counts."""
         self.every_step = self._always or setup.config.clip_fraction
-        return super().prepare(setup)
+        super().prepare(setup)
 
     def begin_any_step(self) -> None:
         """Count the last step."""

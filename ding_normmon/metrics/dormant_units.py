@@ -18,8 +18,9 @@ from ding_normmon.core.compiled import compiled_parts, is_compiling
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.record import Matrix
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.maths.dormancy import Mask, activity, dormant, jaccard, sample_mask
+from ding_normmon.metrics.mixins import OwnHooks
 from ding_normmon.metrics.sections import PLASTICITY_SECTION
 from ding_normmon.metrics.shared_layers import Layer, shared_layers
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
@@ -41,7 +42,7 @@ class _Output(NamedTuple):
     version: int
 
 
-class DormantUnits(Metric):
+class DormantUnits(OwnHooks):
     """``plasticity/{group}[_task{i}]/{dormant,gradient_dormant}_tau{t}``: share of a shared group's units whose
     activity is at most ``t`` times the mean of their layer; see :mod:`ding_normmon.metrics.maths.dormancy`.
 
@@ -136,7 +137,7 @@ class DormantUnits(Metric):
         self._unmatched: dict[str, str] = {}
         self._previous: dict[str, dict[str, Mask]] = {}
 
-    def prepare(self, setup: Setup) -> int:
+    def prepare(self, setup: Setup) -> None:
         """Find the layers."""
         self.frequency = setup.config.plasticity_freq or 0
         inside = compiled_parts([setup.model])
@@ -151,7 +152,7 @@ class DormantUnits(Metric):
             )
         positive = [tau for tau in setup.config.dormant_taus if tau > 0]
         self._overlap_tau = min(positive, default=0.0)
-        return super().prepare(setup)
+        super().prepare(setup)
 
     def state_bytes(self) -> int:
         """Return the size of the last dormant sets."""

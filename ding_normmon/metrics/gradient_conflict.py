@@ -18,10 +18,11 @@ from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.record import Matrix
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.explained_gradient import sketch_gradients, unexplained_part
 from ding_normmon.metrics.extra_backward import extra_backward
 from ding_normmon.metrics.maths.conflict_geometry import TaskGeometry, geometry_of
+from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.metrics.sections import NONFINITE_CHART, TASKS_SECTION
 from ding_normmon.metrics.shared_parameters import shared_parameters
 from ding_normmon.rows.moments import COUNT, M2, MEAN, NONFINITE, Row, constant_row, square_sum_row
@@ -50,7 +51,7 @@ def refuse_sharded_models(setup: Setup) -> None:
         )
 
 
-class GradientConflict(Metric):
+class GradientConflict(DeviceCells):
     r"""Cosines, shares and norms of the tasks' gradients on every shared group, at ``forward_end``.
 
     For tasks :math:`i, j` with loss gradients :math:`g_i` on a group (as they enter the training gradient, the sum of
@@ -180,13 +181,14 @@ class GradientConflict(Metric):
     def __init__(self) -> None:
         self._listening = False
 
-    def prepare(self, setup: Setup) -> int:
+    def prepare(self, setup: Setup) -> None:
         """Lay out the cells: squared norms, exact inner products if asked for, sketches."""
         super().prepare(setup)
         self._off = setup.config.conflict_freq == 0 or (setup.num_tasks or 1) < 2
         self.frequency = setup.config.conflict_freq or 0
+        self.num_cells = 0
         if self._off:
-            return 0
+            return
         refuse_sharded_models(setup)
         self.shared = shared_parameters(setup)
         self.exact = setup.config.conflict_exact == 'rank'
@@ -201,9 +203,8 @@ class GradientConflict(Metric):
         self._sketches_at = self._dots_at + (tasks * tasks * groups if self.exact else 0)
         # Two float32 numbers share the bits of a float64 cell.
         self._sizes = [-(-group.sketch.size // 2) for group in self.shared.groups]
-        cells = self._sketches_at + tasks * sum(self._sizes)
-        self._announce(cells)
-        return cells
+        self.num_cells = self._sketches_at + tasks * sum(self._sizes)
+        self._announce(self.num_cells)
 
     def _announce(self, cells: int) -> None:
         setup, tasks = self.setup, len(self.setup.task_ids)

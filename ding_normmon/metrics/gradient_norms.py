@@ -13,6 +13,7 @@ from ding_normmon.core.common_figures import MONITOR_SECTION
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.step import COMPARE_GRADIENTS, READ_GRADIENTS, LearnerStep
 from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.mixins import Finishing
 from ding_normmon.metrics.sections import NO_GRADIENT, NONFINITE_NORMS, PARAMETERS_SECTION
 from ding_normmon.metrics.square_norms import SquareNorms
 from ding_normmon.rows.moments import COUNT, MAXIMUM, constant_row
@@ -60,7 +61,7 @@ def _runs(chosen: Sequence[bool]) -> Iterator[slice]:
         start = stop
 
 
-class GradientNorms(SquareNorms):
+class GradientNorms(Finishing, SquareNorms):
     """``grad/{group}/_total_norm`` at ``backward_end``.
 
     A group none of whose parameters has a gradient has no figure but ``monitor/no_gradient/{group}`` = 1; where only
@@ -131,13 +132,13 @@ class GradientNorms(SquareNorms):
     hook_points: ClassVar[tuple[str, ...]] = ('backward_end', READ_GRADIENTS, COMPARE_GRADIENTS)
     family = 'grad'
 
-    def prepare(self, setup: Setup) -> int:
+    def prepare(self, setup: Setup) -> None:
         """Lay the parameters out."""
         self._measured: list[bool] = []
         self._reached: list[bool] = []
         self._awaited: Collection[int] = ()
         self._read: Readings | None = None
-        return super().prepare(setup)
+        super().prepare(setup)
 
     def state_bytes(self) -> int:
         """Return the size of what was read at the end of a backward pass."""

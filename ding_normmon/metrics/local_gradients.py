@@ -23,6 +23,7 @@ from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import COMPARE_GRADIENTS, READ_GRADIENTS, LearnerStep
 from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.gradient_norms import GradientNorms
+from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.metrics.sections import NO_GRADIENT, NONFINITE_LOCAL, PARAMETERS_SECTION
 from ding_normmon.metrics.square_norms import SquareNorms
 from ding_normmon.rows.moments import MAXIMUM, MEAN, MINIMUM, Row, constant_row
@@ -56,10 +57,10 @@ def _shared(setup: Setup) -> Setup:
 class HeadGradientNorms(GradientNorms):
     """``grad/{group}_task{i}/_total_norm`` alone: the gradients of what one task has for itself."""
 
-    def prepare(self, setup: Setup) -> int:
+    def prepare(self, setup: Setup) -> None:
         """Lay out the parameters of the tasks whose groups this rank reports."""
         own = tuple(group for group in setup.owned_groups if group.task_id is not None)
-        return super().prepare(replace(setup, owned_groups=own))
+        super().prepare(replace(setup, owned_groups=own))
 
 
 class LocalGradients(GradientNorms):
@@ -90,7 +91,7 @@ class LocalGradients(GradientNorms):
     owner_only: ClassVar[bool] = False
     family = 'grad_local'
 
-    def prepare(self, setup: Setup) -> int:
+    def prepare(self, setup: Setup) -> None:
         """Lay out the parameters of every shared group, on every rank.
 
         Raises:
@@ -103,7 +104,7 @@ class LocalGradients(GradientNorms):
                     f'{group.name} has sharded parameters (DTensor), whose gradients are synchronised in the backward '
                     f'pass; it has to clip after it'
                 )
-        return super().prepare(_shared(setup))
+        super().prepare(_shared(setup))
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Square the gradients; mark the groups that have none."""
@@ -119,7 +120,7 @@ class LocalGradients(GradientNorms):
     def finish(self, rows: RowBuffer) -> None:
         """Write nothing further: what was missing is in the cells."""
 
-    unpack_rows = Metric.unpack_rows
+    unpack_rows = DeviceCells.unpack_rows
 
     def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
         """Yield this rank's norm of every group as one number."""
@@ -174,9 +175,9 @@ class SynchronisedGradientNorms(GradientNorms):
     hook_points: ClassVar[tuple[str, ...]] = ('step_end',)
     family = 'grad_synced'
 
-    def prepare(self, setup: Setup) -> int:
+    def prepare(self, setup: Setup) -> None:
         """Lay out the parameters of every shared group, on rank 0."""
-        return super().prepare(_shared(setup) if setup.rank == 0 else replace(setup, owned_groups=()))
+        super().prepare(_shared(setup) if setup.rank == 0 else replace(setup, owned_groups=()))
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Square the gradients that were used; with several optimizers, after the last."""

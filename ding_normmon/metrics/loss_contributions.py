@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.extra_backward import extra_backward
 from ding_normmon.metrics.gradient_conflict import refuse_sharded_models
+from ding_normmon.metrics.mixins import LossParts
 from ding_normmon.metrics.sections import TASKS_SECTION
 from ding_normmon.metrics.shared_parameters import shared_parameters
 from ding_normmon.rows.moments import MEAN, NONFINITE
@@ -25,7 +26,7 @@ __all__ = ['LossContributions']
 logger = logging.getLogger('ding_normmon')
 
 
-class LossContributions(Metric):
+class LossContributions(LossParts):
     """``conflict/{group}_task{i}/{loss}/{norm,share,cosine}``, at ``forward_end``, with ``conflict_by_loss=True``.
 
     ``norm`` is the exact L2 norm of the gradient of one weighted term of the task's loss, ``share`` its part of the sum
@@ -76,7 +77,7 @@ class LossContributions(Metric):
     def __init__(self) -> None:
         self._listening = False
 
-    def prepare(self, setup: Setup) -> int:
+    def prepare(self, setup: Setup) -> None:
         """Find the shared parameters."""
         super().prepare(setup)
         config = setup.config
@@ -92,7 +93,6 @@ class LossContributions(Metric):
                 'iterations',
                 self.frequency or config.monitor_norm_freq,
             )
-        return 0
 
     def begin(self, step: LearnerStep) -> None:
         """Note what is hung on the graph of the step's forward pass."""

@@ -79,9 +79,6 @@ class OwnCost(Metric):
         ),
     )
 
-    def __init__(self) -> None:
-        self._keys: dict[tuple[str, ...], tuple[RowKey, ...]] = {}
-
     def table_of(
         self,
         totals: tuple[float, int, int],
@@ -99,16 +96,12 @@ class OwnCost(Metric):
         """
         names = tuple(name for name in extra_backward if name != self.name)
         adding = tuple(name for name in names if extra_backward[name])
-        what = (*names, '+', *adding)
-        keys = self._keys.get(what)
-        if keys is None:
-            keys = (
-                *(RowKey(self.name, part) for part in ('ms', 'bytes', 'messages')),
-                *(RowKey(self.name, name, part='ms') for name in names),
-                *(RowKey(self.name, name, part='bytes') for name in names),
-                *(RowKey(self.name, name, part='extra_backward') for name in adding),
-            )
-            self._keys[what] = keys
+        keys = (
+            *(RowKey(self.name, part) for part in ('ms', 'bytes', 'messages')),
+            *(RowKey(self.name, name, part='ms') for name in names),
+            *(RowKey(self.name, name, part='bytes') for name in names),
+            *(RowKey(self.name, name, part='extra_backward') for name in adding),
+        )
         values = [
             *totals,
             *(milliseconds.get(name, 0.0) for name in names),

@@ -13,8 +13,9 @@ from torch import Tensor
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.kernels.squares import SquareSums
+from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.metrics.sections import TASKS_SECTION
 from ding_normmon.rows.moments import COUNT, M2, MAXIMUM, NONFINITE, Row, constant_row, square_sum_row
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
@@ -41,7 +42,7 @@ def agreement_of(square_of_sum: float, sum_of_squares: float, ranks: int) -> tup
     return dot, dot / (sum_of_squares / ranks)
 
 
-class RankAgreement(Metric):
+class RankAgreement(DeviceCells):
     """``agreement/{group}/{mean_dot,cosine,ranks}`` of shared groups.
 
     A policy that fires ``local_backward_end`` shows every rank's gradients before they are added up; the norm of the
@@ -88,7 +89,7 @@ class RankAgreement(Metric):
     )
     hook_points: ClassVar[tuple[str, ...]] = ('local_backward_end',)
 
-    def prepare(self, setup: Setup) -> int:
+    def prepare(self, setup: Setup) -> None:
         """Lay out one squared norm and one count of non-finite entries per shared parameter."""
         super().prepare(setup)
         # Gradients of sharded parameters are added up within the backward pass, as those of DDP are.
@@ -97,7 +98,7 @@ class RankAgreement(Metric):
         self._groups = whole if setup.world_size > 1 else []
         self._parameters = [parameter for group in self._groups for parameter in group.parameters]
         self._squares = SquareSums([parameter.detach() for parameter in self._parameters]) if self._groups else None
-        return 2 * len(self._parameters)
+        self.num_cells = 2 * len(self._parameters)
 
     def bind(self, cells: Tensor) -> None:
         """Split the cells."""

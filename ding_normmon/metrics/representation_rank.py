@@ -102,12 +102,12 @@ class RepresentationRank(Metric):
         self._matrices: dict[int, Tensor] = {}
         self._features: dict[str, int] = {}
 
-    def prepare(self, setup: Setup) -> int:
+    def prepare(self, setup: Setup) -> None:
         """Read how large a second moment may be."""
         self.frequency = setup.config.plasticity_freq or 0
         share = setup.config.memory_budget // (2 * 8 * len(SIGNALS) * max(1, setup.num_tasks or 1))
         self._limit = min(_MOST_DIMENSIONS, spectral.size_under(share))
-        return super().prepare(setup)
+        super().prepare(setup)
 
     def state_bytes(self) -> int:
         """Return the size of the projections."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 
 from ding_normmon.core.parameter_groups import Group
 from ding_normmon.core.sharding import counted_part, is_sharded
-from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.kernels.squares import SquareSums
+from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.rows.moments import COUNT, EMPTY, M2, NONFINITE, Row, norm, norms, spread, square_sum_row
 from ding_normmon.rows.table import Label, RowKey, RowTable
 
@@ -54,10 +54,7 @@ class _Plan:
                 self.of_tasks.setdefault(name, []).append(index)
 
 
-_plan_of = functools.lru_cache(maxsize=8)(_Plan)
-
-
-class SquareNorms(Metric):
+class SquareNorms(DeviceCells):
     """Base of parameter and gradient norms: which tensor of a parameter is squared is all they differ in.
 
     Attributes:
@@ -68,7 +65,7 @@ class SquareNorms(Metric):
     owner_only: ClassVar[bool] = True
     family: str
 
-    def prepare(self, setup: Setup) -> int:
+    def prepare(self, setup: Setup) -> None:
         """Lay the parameters of the owned groups out in one list."""
         self.setup = setup
         self.parameters: list[nn.Parameter] = []
@@ -90,7 +87,7 @@ class SquareNorms(Metric):
         self._keys = tuple(RowKey(self.name, span.group.name, span.group.task_id) for span in self.spans)
         self._empty = np.tile(EMPTY, (len(self.spans), 1))
         self._all_groups = frozenset((group.name, group.task_id) for group in setup.groups)
-        return 2 * len(self.parameters)
+        self.num_cells = 2 * len(self.parameters)
 
     def bind(self, cells: Tensor) -> None:
         """Split the raw cells into sums of squares and counts of non-finite entries."""
@@ -159,7 +156,7 @@ class SquareNorms(Metric):
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the norms of groups, of single parameters where asked for, across tasks and of the whole model."""
         labels, rows = table.block(self.name)
-        plan = _plan_of(labels)
+        plan = _Plan(labels)
         absent = self.absent(table)
         lengths = norms(rows).tolist()
         present = [index for index, label in enumerate(labels) if label not in absent]

@@ -10,6 +10,7 @@ from torch import Tensor
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.kernels import native
+from ding_normmon.metrics.mixins import takes_graph
 from ding_normmon.rows.moments import MEAN, constant_numbers, device_row_of
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
@@ -58,11 +59,11 @@ class TaskLosses(Metric):
         ),
     )
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
-    detaches: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._keys: dict[tuple[str, int | None], RowKey] = {}
 
+    @takes_graph
     def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None, rows: RowBuffer) -> None:
         """Write its row."""
         key = self._keys.get((name, task_id))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import ClassVar, cast
 
@@ -15,6 +14,7 @@ from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.kernels import native
+from ding_normmon.metrics.mixins import takes_graph
 from ding_normmon.metrics.presence import Presence
 from ding_normmon.metrics.sections import NONFINITE_CHART
 from ding_normmon.rows import moments
@@ -109,9 +109,6 @@ def _names(name: str, suffix: str) -> list[str | None]:
     family, prefix = NORM_SIGNALS.get(name, (name, ''))
     told = STATISTICS[:-1] if name in NORM_SIGNALS else STATISTICS
     return [f'{family}{suffix}/{prefix}{statistic}' if statistic in told else None for statistic in STATISTICS]
-
-
-_plan_of = functools.lru_cache(maxsize=8)(_Plan)
 
 
 class TensorStatistics(Metric):
@@ -241,13 +238,13 @@ class TensorStatistics(Metric):
         ),
     )
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
-    detaches: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._presence = Presence()
         self._keys: dict[tuple[str, int | None], RowKey] = {}
         self._usual: tuple[Label, ...] = ()
 
+    @takes_graph
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
         """Write the row of the valid entries, or of their norms.
 
@@ -311,7 +308,7 @@ class TensorStatistics(Metric):
             yield from self._presences(labels, rows, table)
         if not labels:
             return
-        plan = _plan_of(labels)
+        plan = _Plan(labels)
         rows = np.concatenate((moments.merge_sets(rows, plan.lengths), rows[plan.of_tasks]))
         told = plan.told
         if not table.complete:

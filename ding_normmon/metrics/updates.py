@@ -17,9 +17,10 @@ from ding_normmon.core.common_figures import MONITOR_SECTION
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import counted_part, is_sharded
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.maths.conflict_geometry import cosine_of
 from ding_normmon.metrics.maths.sketch import ChunkTable, Sketch
+from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.metrics.sections import NONFINITE_CHART, TASKS_SECTION
 from ding_normmon.metrics.shared_parameters import shared_parameters
 from ding_normmon.rows.moments import COUNT, M2, NONFINITE, Row, constant_row, square_sum_row
@@ -50,7 +51,7 @@ class _Moving:
         return _counted(self.parameters)
 
 
-class Updates(Metric):
+class Updates(DeviceCells):
     r"""``update/{group}/relative`` and ``update/{group}_task{i}/cosine``: the weights before and after a step.
 
     .. math:: relative = \frac{\|w' - w\|}{\|w\|}, \qquad
@@ -113,15 +114,16 @@ class Updates(Metric):
     owner_only: ClassVar[bool] = True
     stretchable: ClassVar[bool] = True
 
-    def prepare(self, setup: Setup) -> int:
+    def prepare(self, setup: Setup) -> None:
         """Choose what is copied; lay out two squares per group and a sketch per shared one."""
         super().prepare(setup)
         self.frequency = setup.config.update_freq or 0
         self._moving: list[_Moving] = []
         self._begun = False
         self._tables: dict[int, ChunkTable] = {}
+        self.num_cells = 0
         if setup.config.update_freq == 0:
-            return 0
+            return
         size, device = setup.config.sketch_size, setup.device
         # Of a sharded model there are no gradients by task to compare a step with, hence no sketches.
         sharded = any(map(is_sharded, setup.model.parameters()))
@@ -139,7 +141,7 @@ class Updates(Metric):
             self._moving.append(_Moving(plan.name, None, parameters, plan.sketch, True, [], None))
         self._state_bytes = self._allocate(setup.config.memory_budget)
         self._squares_at = 2 * len(self._moving)
-        return self._squares_at + sum(group.sketch.size for group in self._moving if group.travels)
+        self.num_cells = self._squares_at + sum(group.sketch.size for group in self._moving if group.travels)
 
     def _allocate(self, budget: int) -> int:
         used, sketched = 0, []

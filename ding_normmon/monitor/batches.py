@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ding_normmon.metrics import Metric, OwnCost
+from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.monitor.metric_calls import MetricCalls
 from ding_normmon.rows.moments import Row
 from ding_normmon.rows.table import Batch, Pending, RowBuffer, RowKey, Vector
@@ -24,7 +25,7 @@ class BatchBuilder:
 
     Arguments:
         metrics: all metrics, prepared.
-        spans: the raw cells of each.
+        spans: where the raw cells of those that have any stand.
         buffer: where they and the rows of a step are written.
         calls: keeps what a metric raises from whoever asks.
         messages: that this rank sends for a record.
@@ -33,12 +34,12 @@ class BatchBuilder:
     def __init__(
         self,
         metrics: Sequence[Metric],
-        spans: Sequence[slice],
+        spans: Sequence[tuple[DeviceCells, slice]],
         buffer: RowBuffer,
         calls: MetricCalls,
         messages: int,
     ) -> None:
-        self._metrics = metrics
+        self._own_costs = [metric for metric in metrics if isinstance(metric, OwnCost)]
         self._spans = spans
         self._buffer = buffer
         self._calls = calls
@@ -73,13 +74,12 @@ class BatchBuilder:
         table = np.concatenate(tables)
         if not self._all_known(keys):
             keys, table = self._known(keys, table)
-        for metric in self._metrics:
-            if isinstance(metric, OwnCost):
-                totals = (pending.milliseconds, self._buffer.bytes, self._messages)
-                sizes = self._bytes(held, keys, vectors)
-                own_keys, own_rows = metric.table_of(totals, pending.spent, sizes, pending.active)
-                keys.extend(own_keys)
-                table = np.concatenate((table, own_rows))
+        for cost in self._own_costs:
+            totals = (pending.milliseconds, self._buffer.bytes, self._messages)
+            sizes = self._bytes(held, keys, vectors)
+            own_keys, own_rows = cost.table_of(totals, pending.spent, sizes, pending.active)
+            keys.extend(own_keys)
+            table = np.concatenate((table, own_rows))
         return Batch(pending.iteration, tuple(keys), table, vectors)
 
     def _all_known(self, keys: Sequence[RowKey]) -> bool:
@@ -112,15 +112,15 @@ class BatchBuilder:
         )
         return False
 
-    def _measured(self, pending: Pending, cells: Row) -> Iterator[tuple[Metric, Row]]:
-        for metric, span in zip(self._metrics, self._spans, strict=True):
+    def _measured(self, pending: Pending, cells: Row) -> Iterator[tuple[DeviceCells, Row]]:
+        for metric, span in self._spans:
             if metric.name in pending.active and any(point in pending.fired for point in metric.hook_points):
                 yield metric, cells[span]
 
     def _bytes(self, held: dict[str, int], keys: Sequence[RowKey], vectors: dict[RowKey, Vector]) -> dict[str, int]:
         """Return what every metric holds between steps and sends for one record."""
         sizes = dict(held)
-        for metric, span in zip(self._metrics, self._spans, strict=True):
+        for metric, span in self._spans:
             sizes[metric.name] += 8 * (span.stop - span.start)
         for name, count in Counter(map(operator.itemgetter(0), keys)).items():
             sizes[name] += 48 * count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -140,8 +140,8 @@ class Foundation:
             task_names=self._task_names,
         )
 
-    def prepare_metrics(self, setup: Setup, fail: Callable[[Metric, str, Exception], None] | None) -> Iterator[int]:
-        """Prepare every metric and yield how many cells it needs.
+    def prepare_metrics(self, setup: Setup, fail: Callable[[Metric, str, Exception], None] | None) -> None:
+        """Prepare every metric.
 
         Arguments:
             setup: what it is told.
@@ -152,7 +152,7 @@ class Foundation:
         """
         for metric in list(self.metrics):
             try:
-                size = metric.prepare(setup)
+                metric.prepare(setup)
             except Exception as error:
                 if fail is None:
                     raise
@@ -164,7 +164,6 @@ class Foundation:
                     f'monitor: {metric.name} every {metric.frequency} iterations is no multiple of '
                     f'monitor_norm_freq, {self.config.monitor_norm_freq}'
                 )
-            yield size
 
     def find_groups_again(self) -> None:
         """Find the groups of a model in which modules or parameters were replaced.

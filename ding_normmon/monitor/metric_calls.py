@@ -13,6 +13,7 @@ from torch import Tensor
 from ding_normmon.core.lost_data import LostData
 from ding_normmon.core.step import COMPARE_GRADIENTS, HOOK_POINTS, READ_GRADIENTS, Clip, LearnerStep
 from ding_normmon.metrics import Metric
+from ding_normmon.metrics.mixins import ClipListener, Finishing, LossParts, OwnHooks
 from ding_normmon.metrics.tensor_statistics import SignalError
 from ding_normmon.rows.table import RowBuffer
 
@@ -29,10 +30,9 @@ def overriding(metrics: Sequence[Metric], method: str) -> list[Metric]:
     return [metric for metric in metrics if getattr(type(metric), method) is not getattr(Metric, method)]
 
 
-def _detaches(metric: Metric, method: str) -> bool:
-    """Tell whether a method takes tensors with their graph: what its class says, not what others derive from that."""
-    owner = next(kind for kind in type(metric).__mro__ if method in vars(kind))
-    return bool(vars(owner).get('detaches', False))
+def _takes_graph(metric: Metric, method: str) -> bool:
+    """Tell whether a method takes tensors with their graph."""
+    return getattr(getattr(type(metric), method), 'takes_graph', False) is True
 
 
 def _detached(value: Any) -> Any:
@@ -60,7 +60,7 @@ class MetricCalls:
     def __init__(self, metrics: Sequence[Metric], lost_data: LostData, complain: Callable[[str], None]) -> None:
         self.lost_data = lost_data
         self._complain = complain
-        self._watching = [metric for metric in metrics if metric.every_step]
+        self._watching = [metric for metric in metrics if isinstance(metric, ClipListener) and metric.every_step]
         self._keeping = overriding(metrics, 'state_bytes')
         self._names = [metric.name for metric in metrics]
         self._activate(metrics)
@@ -74,10 +74,11 @@ class MetricCalls:
             for point in (*HOOK_POINTS, READ_GRADIENTS, COMPARE_GRADIENTS)
         }
         self._at_begin = overriding(metrics, 'begin')
-        self._at_signals = [(q, _detaches(q, 'on_publish')) for q in overriding(metrics, 'on_publish')]
-        self._at_losses = [(q, _detaches(q, 'on_publish_loss')) for q in overriding(metrics, 'on_publish_loss')]
-        self._at_clips = overriding(metrics, 'on_clip')
-        self._at_finish = overriding(metrics, 'finish')
+        self._at_signals = [(q, _takes_graph(q, 'on_publish')) for q in overriding(metrics, 'on_publish')]
+        self._at_losses = [(q, _takes_graph(q, 'on_publish_loss')) for q in overriding(metrics, 'on_publish_loss')]
+        self._at_clips = [metric for metric in metrics if isinstance(metric, ClipListener)]
+        self._at_finish = [metric for metric in metrics if isinstance(metric, Finishing)]
+        self._with_hooks = [metric for metric in metrics if isinstance(metric, OwnHooks)]
         self._at_release = overriding(metrics, 'release')
 
     def start(self, metrics: Sequence[Metric] | None) -> None:
@@ -89,8 +90,8 @@ class MetricCalls:
 
     @property
     def reads_parts(self) -> bool:
-        """Whether a metric of this step reads the terms of the lost_data."""
-        return any(metric.reads_parts for metric in self.active)
+        """Whether a metric of this step reads the terms of the losses."""
+        return any(isinstance(metric, LossParts) and metric.reads_parts for metric in self.active)
 
     def begin(self, step: LearnerStep) -> None:
         """Have metrics prepare for the step."""
@@ -169,11 +170,10 @@ class MetricCalls:
         for metric in self._at_release:
             self._call(metric, 'release', False, metric.release)
         milliseconds = 0.0
-        for metric in self.active:
-            if metric.hook_milliseconds:
-                self.spent[metric.name] += metric.hook_milliseconds
-                milliseconds += metric.hook_milliseconds
-                metric.hook_milliseconds = 0.0
+        for timed in self._with_hooks:
+            self.spent[timed.name] += timed.hook_milliseconds
+            milliseconds += timed.hook_milliseconds
+            timed.hook_milliseconds = 0.0
         return milliseconds
 
     def _call(self, metric: Metric, where: str, measuring: bool, function: Callable[..., None], *args: Any) -> None:

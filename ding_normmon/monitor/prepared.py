@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from ding_normmon.core.step import INERT, InertLearnerStep, WatchedStep
+from ding_normmon.metrics.mixins import ClipListener, DeviceCells
 from ding_normmon.monitor.batches import BatchBuilder
 from ding_normmon.monitor.derive import RecordBuilder
 from ding_normmon.monitor.foundation import Foundation
@@ -41,18 +42,20 @@ class Prepared:
         earlier: Prepared | None = None,
     ) -> None:
         setup = base.setup()
-        sizes = list(base.prepare_metrics(setup, None if earlier is None else earlier.calls.fail))
+        base.prepare_metrics(setup, None if earlier is None else earlier.calls.fail)
         metrics = tuple(base.metrics)
+        with_cells = [metric for metric in metrics if isinstance(metric, DeviceCells)]
+        sizes = [metric.num_cells for metric in with_cells]
         self.calls: MetricCalls = MetricCalls(metrics, base.lost_data, publish_errors.complain)
         self.records = RecordBuilder(metrics, self.calls, base.figures)
         self.buffer = RowBuffer(setup.device, cells=sum(sizes))
         edges = itertools.pairwise(itertools.accumulate(sizes, initial=0))
-        spans = [slice(start, stop) for start, stop in edges]
-        for metric, span in zip(metrics, spans, strict=True):
+        spans = [(metric, slice(*edge)) for metric, edge in zip(with_cells, edges, strict=True)]
+        for metric, span in spans:
             metric.bind(self.buffer.cells(span.start, span.stop))
         messages = int(base.transport.rank > 0)
         self.batches = BatchBuilder(metrics, spans, self.buffer, self.calls, messages)
-        self.watches_every_step = any(metric.every_step for metric in metrics)
+        self.watches_every_step = any(isinstance(metric, ClipListener) and metric.every_step for metric in metrics)
         watched = WatchedStep(self.calls.clip_of_any_step)
         self.off_step: InertLearnerStep = watched if self.watches_every_step else INERT
         self.measurement = StepMeasurement(

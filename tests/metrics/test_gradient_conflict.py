@@ -272,11 +272,11 @@ def test_26_tasks_of_50_million_shared_parameters_keep_less_than_8_megabytes() -
         model, MonitorConfig(), groups, groups, 26, tuple(range(26)), torch.device('cpu'), rank=0, world_size=1
     )
     metric = GradientConflict()
-    cells = metric.prepare(setup)
+    metric.prepare(setup)
     from ding_normmon.rows.table import RowBuffer
 
     # On an accelerator the cells are there once more for every copy that may be under way.
-    assert 8 * cells * (1 + RowBuffer.SLOTS) + metric.state_bytes() < 8 * 2**20
+    assert 8 * metric.num_cells * (1 + RowBuffer.SLOTS) + metric.state_bytes() < 8 * 2**20
 
 
 def test_shares_are_not_those_of_the_ranks_that_happened_to_measure() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ding_normmon import ConfigurationError, Monitor
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics import GradientNorms, Metric, ParameterNorms, TaskLosses, default_metrics
+from ding_normmon.metrics.mixins import ClipListener, DeviceCells, Finishing
 from ding_normmon.rows.moments import constant_row, row_of
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 from tests.models import SmallModel, assert_same, finished, reference, small_monitor
@@ -154,7 +155,7 @@ def test_two_quantities_of_one_name_are_refused() -> None:
         Monitor(SmallModel(), {'monitor_norm_freq': 1}, num_tasks=3, metrics=[ParameterNorms(), ParameterNorms()])
 
 
-class Failing(Metric):
+class Failing(DeviceCells, Finishing):
     """Fails wherever it is told to."""
 
     name: ClassVar[str] = 'failing'
@@ -214,7 +215,7 @@ def test_a_quantity_that_fails_is_said_once_and_counted(where: str, caplog: pyte
         assert_same(scalars, reference(model, one))
 
 
-class Odd(Metric):
+class Odd(ClipListener):
     """Does what a new metric might, once it has been prepared."""
 
     name: ClassVar[str] = 'odd'

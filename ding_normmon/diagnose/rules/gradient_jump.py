@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ding_normmon.diagnose.contrast import HEADS, contrasts
-from ding_normmon.diagnose.rule import Rule, Sign
+from ding_normmon.diagnose.contrast import HEADS, Contrast
+from ding_normmon.diagnose.head_rule import HeadRule, strongest_of_tasks
+from ding_normmon.diagnose.rule import Sign
 from ding_normmon.diagnose.window import Window
 
 __all__ = ['GradientJump']
 
 
 @dataclass
-class GradientJump(Rule):
+class GradientJump(HeadRule):
     """The gradient norm of a task's head is far from its own past, and the other tasks' are not.
 
     Something has changed what this task asks of the model: its loss weight, its rewards, its targets, its data.
@@ -32,26 +34,24 @@ class GradientJump(Rule):
     )
     reads: ClassVar[tuple[str, ...]] = ('grad/',)
 
-    factor: float = 5.0
+    family: ClassVar[str] = 'grad/{}/_total_norm'
+
     spreads: float = 7.0
+
+    def strength(self, compared: Contrast, index: int) -> float:
+        """A gradient that has vanished is as strong a sign as one that has grown."""
+        change = abs(compared.least_change(index))
+        return min(change / math.log(self.factor), change / float(compared.spread[index]) / self.spreads)
+
+    def sentence(self, head: str, compared: Contrast, index: int) -> str:
+        """Return which head's gradient has changed, and by how much."""
+        change = compared.least_change(index)
+        times = math.exp(abs(change))
+        amount = f'{times:.3g} times' if change > 0 else f'1/{times:.3g} of'
+        return f"the gradient norm of its {head} is {amount} its usual level; the other tasks' are not."
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task, for the head that has changed most in units of its spread."""
-        best: dict[int, tuple[float, Sign]] = {}
-        families = [f'grad/{head}/_total_norm' for head in HEADS]
-        for head, compared in zip(HEADS, contrasts(window, families), strict=True):
-            for index, task_id in enumerate(compared.tasks):
-                change = compared.least_change(index)
-                strength = min(abs(change) / math.log(self.factor), abs(change) / compared.spread[index] / self.spreads)
-                if strength < self.release or strength <= best.get(task_id, (0.0,))[0]:
-                    continue
-                times = math.exp(abs(change))
-                amount = f'{times:.3g} times' if change > 0 else f'1/{times:.3g} of'
-                sentence = (
-                    f'{window.call(task_id)}: the gradient norm of its {head} is {amount} its usual level; the other '
-                    f"tasks' are not."
-                )
-                evidence = {compared.names[index]: compared.level[index], 'usual level': compared.past[index]}
-                names = tuple(f'grad/{each}_task{task_id}/_total_norm' for each in HEADS)
-                best[task_id] = strength, Sign(sentence, strength, (task_id,), None, evidence, names)
-        return [sign for _, sign in best.values()]
+        for sign in strongest_of_tasks(super().signs(window)):
+            names = tuple(f'grad/{head}_task{sign.tasks[0]}/_total_norm' for head in HEADS)
+            yield dataclasses.replace(sign, group=None, metrics=names)

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ding_normmon.diagnose.contrast import HEADS, median_of_others
+from ding_normmon.diagnose.contrast import median_of_others
+from ding_normmon.diagnose.head_rule import of_heads, strongest_of_tasks
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 
@@ -37,11 +38,10 @@ class HeadDrift(Rule):
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task, for the head that has changed most."""
-        best: dict[int, tuple[float, Sign]] = {}
-        for head in HEADS:
-            tasks, rows = window.ready(f'norm/{head}/_total_norm', self.records + 20)
-            if len(tasks) < 2:
-                continue
+        yield from strongest_of_tasks(self._of_every_head(window))
+
+    def _of_every_head(self, window: Window) -> Iterable[Sign]:
+        for head, tasks, rows in of_heads(window, 'norm/{}/_total_norm', self.records + 20):
             points = np.log(np.maximum(window.points.last(rows, self.records + 1), 1e-30))
             change = points[:, -1] - points[:, 0]
             usual = median_of_others(change)
@@ -54,7 +54,7 @@ class HeadDrift(Rule):
                 own = float(change[index])
                 least = 0.0 if own * relative <= 0 else min(abs(own), abs(relative))
                 strength = min(least / math.log(self.factor), least / max(3 * apart, 1e-12))
-                if strength < self.release or strength <= best.get(task_id, (0.0,))[0]:
+                if strength < self.release:
                     continue
                 now = math.exp(points[index, -1])
                 verb = 'grown' if own > 0 else 'shrunk'
@@ -66,5 +66,4 @@ class HeadDrift(Rule):
                     f'norm/{head}_task{task_id}/_total_norm': now,
                     'change of the others': math.exp(usual[index]),
                 }
-                best[task_id] = strength, Sign(sentence, strength, (task_id,), None, evidence)
-        return [sign for _, sign in best.values()]
+                yield Sign(sentence, strength, (task_id,), None, evidence)

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from ding_normmon.core.finding import Severity
-from ding_normmon.diagnose.contrast import HEADS
+from ding_normmon.diagnose.head_rule import of_heads
 from ding_normmon.diagnose.points import median, median_of_rows
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
@@ -31,10 +31,7 @@ class _HeadGap(Rule):
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per head, for the task furthest from the median of all tasks."""
-        for head in HEADS:
-            tasks, rows = window.ready(f'{self.family}/{head}/_total_norm', self.records)
-            if len(tasks) < 2:
-                continue
+        for head, tasks, rows in of_heads(window, f'{self.family}/{{}}/_total_norm', self.records):
             levels = np.log(np.maximum(median_of_rows(window.points.last(rows, self.records)), 1e-30))
             apart = float(levels.max() - levels.min())
             strength = apart / math.log(self.factor)

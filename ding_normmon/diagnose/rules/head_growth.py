@@ -9,7 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ding_normmon.diagnose.contrast import HEADS, median_of_others
+from ding_normmon.diagnose.contrast import median_of_others
+from ding_normmon.diagnose.head_rule import of_heads
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
 
@@ -37,10 +38,7 @@ class HeadGrowth(Rule):
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task and head."""
-        for head in HEADS:
-            tasks, rows = window.ready(f'norm/{head}/_total_norm', self.records + 10)
-            if len(tasks) < 2:
-                continue
+        for head, tasks, rows in of_heads(window, 'norm/{}/_total_norm', self.records + 10):
             points = np.log(np.maximum(window.points.last(rows, self.records), 1e-30))
             growth = points[:, -1] - points[:, 0]
             # Skip heads whose growth has stopped.

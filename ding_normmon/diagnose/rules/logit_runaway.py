@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ding_normmon.diagnose.contrast import contrasts
-from ding_normmon.diagnose.rule import Rule, Sign
-from ding_normmon.diagnose.window import Window
+from ding_normmon.diagnose.contrast import Contrast
+from ding_normmon.diagnose.head_rule import HeadRule
 
 __all__ = ['LogitRunaway']
 
 
 @dataclass
-class LogitRunaway(Rule):
+class LogitRunaway(HeadRule):
     """The largest absolute logit of one task's head is far above its own past and the other tasks'.
 
     For a policy this means that it is almost certain of its actions; for a categorical value or reward, that its
@@ -33,24 +30,16 @@ class LogitRunaway(Rule):
     )
     reads: ClassVar[tuple[str, ...]] = ('logits/',)
 
-    factor: float = 2.0
-    spreads: float = 5.0
+    family: ClassVar[str] = 'logits/{}/abs_max'
+    heads: ClassVar[tuple[str, ...]] = ('policy', 'value', 'reward')
+    group: ClassVar[str] = 'logits/{}'
+    floor: ClassVar[float] = 0.08
 
-    def signs(self, window: Window) -> Iterable[Sign]:
-        """One sign per task and head."""
-        heads = ('policy', 'value', 'reward')
-        families = [f'logits/{head}/abs_max' for head in heads]
-        for head, compared in zip(heads, contrasts(window, families, baseline=40, floor=0.08), strict=True):
-            for index, task_id in enumerate(compared.tasks):
-                change = compared.least_change(index)
-                strength = min(change / math.log(self.factor), change / compared.spread[index] / self.spreads)
-                if strength >= self.release:
-                    yield Sign(
-                        f'{window.call(task_id)}: the largest {head} logit has gone from {compared.past[index]:.3g} to '
-                        f"{compared.level[index]:.3g}; the other tasks' have not.",
-                        strength,
-                        (task_id,),
-                        f'logits/{head}',
-                        {compared.names[index]: compared.level[index], 'usual level': compared.past[index]},
-                        (compared.names[index],),
-                    )
+    factor: float = 2.0
+
+    def sentence(self, head: str, compared: Contrast, index: int) -> str:
+        """Return which logits run away."""
+        return (
+            f'the largest {head} logit has gone from {compared.past[index]:.3g} to {compared.level[index]:.3g}; the '
+            f"other tasks' have not."
+        )

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from ding_normmon.diagnose.contrast import contrasts
-from ding_normmon.diagnose.rule import Rule, Sign
-from ding_normmon.diagnose.window import Window
+from ding_normmon.diagnose.contrast import Contrast
+from ding_normmon.diagnose.head_rule import HeadRule
 
 __all__ = ['LossJump']
 
-_LOSSES = ('value', 'policy', 'reward', 'obs')
-
-
 @dataclass
-class LossJump(Rule):
+class LossJump(HeadRule):
     """A loss of one task is suddenly far above what it was before, and above the other tasks'.
 
     The loss of a task that finds its first reward rises too, but from almost 0 to the level of the other tasks.
@@ -37,30 +31,24 @@ class LossJump(Rule):
     )
     reads: ClassVar[tuple[str, ...]] = ('noreduce_',)
 
+    family: ClassVar[str] = 'noreduce_{}_loss'
+    heads: ClassVar[tuple[str, ...]] = ('value', 'policy', 'reward', 'obs')
+    group: ClassVar[str] = '{} loss'
+    baseline: ClassVar[int] = 24
+    floor: ClassVar[float] = 0.1
+
     factor: float = 1.6
-    spreads: float = 5.0
     of_first: float = 0.1
 
-    def signs(self, window: Window) -> Iterable[Sign]:
-        """One sign per task and loss."""
-        families = [f'noreduce_{loss}_loss' for loss in _LOSSES]
-        for loss, compared in zip(_LOSSES, contrasts(window, families, baseline=24, floor=0.1), strict=True):
-            for index, task_id in enumerate(compared.tasks):
-                change = compared.least_change(index)
-                if change <= 0:
-                    continue
-                above_past = change / math.log(self.factor)
-                above_others = compared.level[index] / max(np.delete(compared.level, index).max(initial=0.0), 1e-30)
-                back = compared.level[index] / max(compared.first[index], 1e-30) / self.of_first
-                strength = min(above_past, above_others, back, change / compared.spread[index] / self.spreads)
-                if strength < self.release:
-                    continue
-                yield Sign(
-                    f'{window.call(task_id)}: its {loss} loss has risen from {compared.past[index]:.3g} to '
-                    f'{compared.level[index]:.3g} within a few steps and stays there.',
-                    strength,
-                    (task_id,),
-                    f'{loss} loss',
-                    {compared.names[index]: compared.level[index], 'usual level': compared.past[index]},
-                    (compared.names[index],),
-                )
+    def strength(self, compared: Contrast, index: int) -> float:
+        """The loss must also be above the other tasks' losses, and back near its first value."""
+        above_others = compared.level[index] / max(np.delete(compared.level, index).max(initial=0.0), 1e-30)
+        back = compared.level[index] / max(compared.first[index], 1e-30) / self.of_first
+        return float(min(super().strength(compared, index), above_others, back))
+
+    def sentence(self, head: str, compared: Contrast, index: int) -> str:
+        """Return which loss has risen."""
+        return (
+            f'its {head} loss has risen from {compared.past[index]:.3g} to {compared.level[index]:.3g} within a few '
+            f'steps and stays there.'
+        )

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ding_normmon.diagnose.contrast import HEADS, contrasts
-from ding_normmon.diagnose.rule import Rule, Sign
-from ding_normmon.diagnose.window import Window
+from ding_normmon.diagnose.contrast import Contrast
+from ding_normmon.diagnose.head_rule import HeadRule
 
 __all__ = ['UpdateJump']
 
 
 @dataclass
-class UpdateJump(Rule):
+class UpdateJump(HeadRule):
     """The step of one task's head relative to its weights is far above its past, and the other tasks' are not.
 
     Options:
@@ -30,23 +28,11 @@ class UpdateJump(Rule):
     )
     reads: ClassVar[tuple[str, ...]] = ('update/',)
 
-    factor: float = 5.0
-    spreads: float = 5.0
+    family: ClassVar[str] = 'update/{}/relative'
+    floor: ClassVar[float] = 0.2
 
-    def signs(self, window: Window) -> Iterable[Sign]:
-        """One sign per task and head."""
-        families = [f'update/{head}/relative' for head in HEADS]
-        for head, compared in zip(HEADS, contrasts(window, families, floor=0.2), strict=True):
-            for index, task_id in enumerate(compared.tasks):
-                change = compared.least_change(index)
-                strength = min(change / math.log(self.factor), change / compared.spread[index] / self.spreads)
-                if strength >= self.release:
-                    yield Sign(
-                        f'{window.call(task_id)}: each step moves its {head} by {compared.level[index]:.2g} of its '
-                        f'norm, {math.exp(change):.3g} times as much as before.',
-                        strength,
-                        (task_id,),
-                        head,
-                        {compared.names[index]: compared.level[index], 'usual level': compared.past[index]},
-                        (compared.names[index],),
-                    )
+    def sentence(self, head: str, compared: Contrast, index: int) -> str:
+        """Return which head is moved, and by how much."""
+        times = math.exp(compared.least_change(index))
+        level = f'{compared.level[index]:.2g}'
+        return f'each step moves its {head} by {level} of its norm, {times:.3g} times as much as before.'

@@ -290,8 +290,8 @@ class TestWithoutThem:
             for _ in range(2):
                 Monitor(torch.nn.Linear(2, 1), {'monitor_norm_freq': 1}).close()
         assert [record.message for record in caplog.records if 'compiled part' in record.message] == [
-            'monitor: without its compiled part () measuring takes several times as long; '
-            'install a C compiler, then install ding_normmon again'
+            'monitor: its compiled part is missing (), so that measuring takes longer, with the same figures; '
+            'pip install ding_normmon, or pip install . in a checkout, makes it and needs a C compiler'
         ]
 
     def test_rows_of_numpy_agree(self) -> None:

@@ -375,3 +375,29 @@ def test_careful_sum_takes_any_layout() -> None:
     expected, nonfinite = reference(tensor)
     total, count = careful_sum_of_squares(tensor.expand(2, 300, 200))
     assert (total, count) == (pytest.approx(2 * expected, rel=1e-12), 2 * nonfinite)
+
+
+def test_without_a_compiler_small_tensors_are_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, 'kernels', None)
+    slowly: list[int] = []
+    careful = host.sum_of_squares
+    monkeypatch.setattr(host, 'sum_of_squares', lambda tensor: (slowly.append(tensor.numel()), careful(tensor))[1])
+    tensors: list[torch.Tensor | None] = [torch.randn(3, 5, dtype=dtype) * 1e3 for dtype in FLOATS for _ in range(20)]
+    tensors += [torch.nn.Parameter(torch.randn(7, 2)).t(), torch.randn(1, 4).expand(5, 4), torch.zeros(0), None]
+    broken = [torch.tensor([3.0, math.nan, -4.0]), torch.tensor([1e200, 1e200], dtype=torch.float64)]
+    large = torch.randn(300, 300)
+    sums, bad = measured([*tensors, *broken, large])
+    exact = [0.0 if tensor is None else tensor.detach().double().square().sum().item() for tensor in tensors]
+    assert sums[: len(tensors)] == pytest.approx(exact, rel=1e-12)
+    assert sums[len(tensors)] == 25.0
+    assert bad == [0.0] * len(tensors) + [1.0, 0.0, 0.0]
+    assert sorted(slowly) == [2, 3, 90_000]
+
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def measured(tensors: list[torch.Tensor | None]) -> tuple[list[float], list[float]]:
+    sums, bad = torch.zeros(len(tensors), dtype=torch.float64), torch.zeros(len(tensors), dtype=torch.float64)
+    SquareSums([torch.zeros(0) if tensor is None else tensor for tensor in tensors])(tensors, sums, bad)
+    return sums.tolist(), bad.tolist()

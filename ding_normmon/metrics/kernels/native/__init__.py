@@ -64,7 +64,7 @@ def say_if_missing() -> None:
     if kernels is None and not _said:
         _said = True
         logger.warning(
-            'monitor: without its compiled part (%s) measuring takes several times as long; '
-            'install a C compiler, then install ding_normmon again',
+            'monitor: its compiled part is missing (%s), so that measuring takes longer, with the same figures; '
+            'pip install ding_normmon, or pip install . in a checkout, makes it and needs a C compiler',
             _reason,
         )

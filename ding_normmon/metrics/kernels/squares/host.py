@@ -6,13 +6,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.squares.careful import sum_of_squares
 from ding_normmon.metrics.kernels.squares.layout import check_numel
 
 __all__ = ['HostSums']
+
+_SMALL = 1 << 14
+"""Up to so many elements torch's norm in float64, all tensors in one call, is faster than blocks of each tensor."""
 
 _THREADED = 1 << 23
 """From this many elements on, as many threads as torch uses share them."""
@@ -56,7 +59,7 @@ class HostSums:
         """Measure in C and return the indices of the tensors that are left."""
         kernels, count = native.kernels, len(tensors)
         if kernels is None or not count:
-            return range(count)
+            return self._measure_small(tensors, sums, nonfinite)
         threads = min(torch.get_num_threads(), _MOST_THREADS) if self._shares else 1
         if threads < 2:
             left: list[int] = kernels.squares(tensors, self._numels, sums, nonfinite, 0, count)
@@ -78,6 +81,33 @@ class HostSums:
             if not helper.cancel():
                 helper.result()
         return sorted(left)
+
+
+    def _measure_small(self, tensors: list[Tensor | None], sums: Tensor, nonfinite: Tensor) -> Sequence[int]:
+        """Measure what is small and plain in one call of torch's, where there is no C; return the others' indices."""
+        small = {index: tensor for index, tensor in enumerate(tensors) if tensor is not None and _is_small(tensor)}
+        for index, tensor in small.items():
+            check_numel(index, tensor, self._numels[index])
+        if not small:
+            return range(len(tensors))
+        with torch.no_grad():
+            norms = torch.stack(torch._foreach_norm(list(small.values()), 2, torch.float64))
+            places = torch.tensor(list(small))
+            sums[places], nonfinite[places] = norms.square(), torch.zeros_like(norms)
+        # A norm that is not finite says neither which entries are to blame nor what the others add up to.
+        done = {index for index, good in zip(small, torch.isfinite(norms).tolist(), strict=True) if good}
+        return [index for index in range(len(tensors)) if index not in done]
+
+
+def _is_small(tensor: Tensor) -> bool:
+    return (
+        tensor.numel() <= _SMALL
+        and type(tensor) in (Tensor, nn.Parameter)
+        and tensor.device.type == 'cpu'
+        and tensor.layout == torch.strided
+        and tensor.dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+        and not (tensor._is_zerotensor() or torch._is_functional_tensor(tensor))
+    )
 
 
 def _shares(numels: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,111 @@
+"""What only some metrics need: a metric derives from one or several of these, each of which is a metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from ding_normmon.core.step import Clip
+from ding_normmon.metrics.base import Metric
+from ding_normmon.rows.moments import Row
+from ding_normmon.rows.table import RowBuffer, RowKey, Vector
+
+__all__ = ['ClipListener', 'DeviceCells', 'Finishing', 'LossParts', 'OwnHooks', 'takes_graph']
+
+_Method = TypeVar('_Method', bound=Callable[..., Any])
+
+
+def takes_graph(method: _Method) -> _Method:
+    """Mark an ``on_publish`` or ``on_publish_loss`` that takes tensors as the policy has them, with their graph.
+
+    It sees itself to it that nothing of that is kept; what is read once, in C, needs no detaching. The mark is on the
+    method, so one that overrides it is given detached tensors again.
+    """
+    method.takes_graph = True  # type: ignore[attr-defined]
+    return method
+
+
+class DeviceCells(Metric):
+    """Raw float64 cells on the device, which travel to the host with the rows of the step.
+
+    Attributes:
+        num_cells: how many; set in ``prepare``.
+    """
+
+    num_cells: int = 0
+
+    def bind(self, cells: Tensor) -> None:
+        """Receive the view of the cells, shape (num_cells,), after ``prepare``."""
+
+    def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
+        """Yield rows made from the raw cells after they have reached the host; only if measured in this step.
+
+        In a background thread, while the next step may be under way: only ``cells`` and what ``prepare`` has made may
+        be read.
+        """
+        yield from ()
+
+    def unpack_rows(self, cells: npt.NDArray[np.float64]) -> tuple[Sequence[RowKey], Row]:
+        """Return what :meth:`unpack` yields, as keys and a table of shape (len(keys), 6).
+
+        A metric with hundreds of rows may have them as a table already.
+        """
+        pairs = list(self.unpack(cells))
+        return [key for key, _ in pairs], np.array([row for _, row in pairs], dtype=np.float64).reshape(-1, 6)
+
+    def unpack_vectors(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Vector]]:
+        """Yield vectors made from the raw cells: copies, of one dimension, float32 or float64, not empty.
+
+        The vectors that several ranks send under one key are added up on rank 0.
+        """
+        yield from ()
+
+
+class Finishing(Metric):
+    """Something to write that is known only when the step has ended."""
+
+    def finish(self, rows: RowBuffer) -> None:
+        """Write it; called if one of ``hook_points`` fired."""
+
+
+class ClipListener(Metric):
+    """Clippings of gradients, in measured steps and, with ``every_step``, in all others.
+
+    Attributes:
+        every_step: whether it has to hear of every learner step, monitored or not; set in ``prepare`` at the latest.
+    """
+
+    every_step: bool = False
+
+    def begin_any_step(self) -> None:
+        """Take note that a learner step begins, monitored or not; only with ``every_step``."""
+
+    def on_clip(self, clip: Clip, rows: RowBuffer) -> None:
+        """Measure one clipping of gradients."""
+
+    def on_clip_of_any_step(self, clip: Clip) -> None:
+        """Take note of a clipping in a step that is not measured; only with ``every_step``."""
+
+
+class LossParts(Metric):
+    """The terms of the losses, ``step.parts``, which policies make for nobody else.
+
+    Attributes:
+        reads_parts: whether they are read; set in ``prepare``.
+    """
+
+    reads_parts: bool = False
+
+
+class OwnHooks(Metric):
+    """Hooks of its own, whose time the monitor does not see.
+
+    Attributes:
+        hook_milliseconds: time spent in them in this step; the monitor takes it when the step ends.
+    """
+
+    hook_milliseconds: float = 0.0
