@@ -12,6 +12,7 @@ from ding_normmon.core.finding import Finding
 from ding_normmon.core.metric_names import task_in
 from ding_normmon.core.record import Record
 from ding_normmon.diagnose import Diagnosis, Rule
+from ding_normmon.diagnose.rules import RULES
 from ding_normmon.runs.rules import rules_of_today
 from ding_normmon.runs.run import Run
 
@@ -56,17 +57,21 @@ def judge(run: Run, options: Mapping[str, Mapping[str, Any] | bool] | None = Non
         ConfigurationError: a rule or an option that does not exist.
     """
     diagnosis = Diagnosis(run.tasks, options=options)
-    if not options and not again and run.rules == rules_of_today() and _JUDGED in run.series:
-        judged = len(run.series[_JUDGED].values)
-        records = len(run.series['monitor/cost/ms'].values) if 'monitor/cost/ms' in run.series else judged
-        missing = diagnosis.lacking(run.series)
+    was_judged = run.rules == rules_of_today() and (_JUDGED in run.series or bool(run.findings))
+    if was_judged and not options and not again:
+        records = max((len(series.values) for series in run.series.values()), default=0)
+        judged = len(run.series[_JUDGED].values) if _JUDGED in run.series else records
         findings = [*run.findings, *non_finite_curves(run, run.findings)]
-        return Judgement(findings, max(records, judged), judged, True, missing)
+        return Judgement(findings, max(records, judged), judged, True, diagnosis.lacking(run.series))
     records = 0
     for record in measured_records(run):
         diagnosis.observe(record)
         records += 1
     findings = list(diagnosis.findings)
+    if not options:
+        # Rules of the user's are not known here: what they found stays.
+        known = {rule.name for rule in RULES}
+        findings += [finding for finding in run.findings if finding.rule not in known]
     if any(rule.name == _NON_FINITE for rule in diagnosis.rules):
         findings += non_finite_curves(run, findings)
     return Judgement(findings, records, records, False, diagnosis.not_judged)
