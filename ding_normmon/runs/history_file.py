@@ -129,6 +129,11 @@ class HistoryFile:
         finally:
             self._release()
 
+    def __del__(self) -> None:
+        # One that nobody closed must not keep the file from the next.
+        if getattr(self, '_file', -1) >= 0:
+            os.close(self._file)
+
     # -- the bytes -------------------------------------------------------------------------------------------------
 
     def _write(self) -> None:

@@ -15,8 +15,8 @@ from google.protobuf.message import DecodeError
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from ding_normmon.core.metric_names import task_in
-from ding_normmon.metrics import DECLARED
 from ding_normmon.destinations.tensorboard.frames import read_frames
+from ding_normmon.metrics import DECLARED
 from ding_normmon.runs.header import LARGEST_TASK
 from ding_normmon.runs.read_history import series_of_rows
 from ding_normmon.runs.run import Run, RunError, Series
