@@ -49,8 +49,9 @@ def check_run(path: Path) -> list[Checked]:
         histories = sorted(file for file in path.iterdir() if is_history_name(file.name) and file.is_file())
         events = event_files(path)
     else:
-        histories, events = ([path], []) if path.suffix == '.arrows' else ([], [path])
-    if not path.exists() or not histories + events:
+        histories = [path] if path.suffix == '.arrows' and path.is_file() else []
+        events = [path] if 'tfevents' in path.name and path.is_file() else []
+    if not histories + events:
         raise RunError(f'{path} holds neither a history file (history.arrows) nor event files: it is no run')
     found = [_history(file) for file in histories] + [_events(file) for file in events]
     for checked in found[1 : len(histories)]:

@@ -72,7 +72,7 @@ class Stream:
         names: name by code; None where it is lost.
         rows: what was written.
         session: of sealed streams.
-        records: how many intact chunks it has.
+        records: how many intact records it has.
         lost: how many of its records are damaged, as far as the numbers of the others tell.
         odd: rows that are none, such as one without a name.
     """
@@ -183,14 +183,12 @@ def _sealed_stream(data: bytes, runs: Sequence[list[Chunk]], damages: list[Damag
     schema, tables = SCHEMA, []
     names: dict[int, str] = {}
     header: Header | None = None
-    broken = 0
     for run in runs:
         try:
             table = _read(data, run, schema)
             tables.append(table)
         except _UNREADABLE as error:
             # Sealed all the same: made to be so, or by another version.
-            broken += len(run)
             damages.append(Damage(run[0].start, run[-1].stop, f'{len(run)} records cannot be read: {_said(error)}'))
             continue
         if run[0].number == 0:
@@ -207,7 +205,9 @@ def _sealed_stream(data: bytes, runs: Sequence[list[Chunk]], damages: list[Damag
                     names.setdefault(code, name)
     listed = [names.get(code) for code in range(max(names, default=-1) + 1)]
     rows, odd = _rows(tables, [_codes(table) for table in tables])
-    stream = Stream(chunks[0].start, header, listed, rows, chunks[0].session, len(chunks) - broken, odd=odd)
+    # What ends a stream is a chunk without rows.
+    records = sum(len(batch) > 0 for table in tables for batch in table.column(0).chunks)
+    stream = Stream(chunks[0].start, header, listed, rows, chunks[0].session, records, odd=odd)
     stream.lost = chunks[-1].number + 1 - len(chunks)
     return stream
 
