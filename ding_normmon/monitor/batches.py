@@ -46,7 +46,7 @@ class BatchBuilder:
         self._messages = messages
         self._names = frozenset(metric.name for metric in metrics)
         self._good: set[RowKey] = set()
-        self._cell_bytes = sum(8 * (span.stop - span.start) for span in spans)
+        self._cell_bytes = sum(8 * (span.stop - span.start) for _, span in spans)
 
     def take(self, pending: Pending) -> WaitingBatch:
         """Take the numbers of a step that has arrived on the host; nothing of them is in the buffer afterwards."""
