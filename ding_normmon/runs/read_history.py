@@ -170,7 +170,8 @@ def series_of_rows(
         >>> {name: series.values.tolist() for name, series in series_of_rows(['a', 'b'], *columns).items()}
         {'a': [4.0, 3.0], 'b': [2.0]}
     """
-    order = np.lexsort((np.arange(len(codes)), iterations, codes))
+    # Stable: of two rows of one iteration the later one stays behind.
+    order = np.lexsort((iterations, codes))
     codes, iterations, values, times = codes[order], iterations[order], values[order], times[order]
     last = np.ones(len(codes), bool)
     last[:-1] = (codes[1:] != codes[:-1]) | (iterations[1:] != iterations[:-1])
@@ -180,7 +181,9 @@ def series_of_rows(
     stops = [*starts[1:], len(codes)][: len(starts)]
     return {
         names[codes[start]]: Series(
-            iterations[start:stop].astype(np.int64), values[start:stop].astype(np.float64), times[start:stop]
+            iterations[start:stop].astype(np.int64, copy=False),
+            values[start:stop].astype(np.float64, copy=False),
+            times[start:stop],
         )
         for start, stop in zip(starts, stops, strict=True)
     }

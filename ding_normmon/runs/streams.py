@@ -418,11 +418,11 @@ def _rows(tables: Sequence[pa.Table], codes: Sequence[npt.NDArray[Any]]) -> tupl
         times, values = times[whole], values[whole]
     return (
         Rows(
-            iterations.astype(np.int64),
-            times.astype(np.float64),
-            kinds.astype(np.int64),
-            numbers.astype(np.int64),
-            values.astype(np.float64),
+            iterations.astype(np.int64, copy=False),
+            times.astype(np.float64, copy=False),
+            kinds.astype(np.int64, copy=False),
+            numbers.astype(np.int64, copy=False),
+            values.astype(np.float64, copy=False),
             texts,
         ),
         odd,

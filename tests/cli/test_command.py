@@ -29,7 +29,12 @@ def normmon(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
     program = 'import sys; from ding_normmon.cli.main import main; sys.argv[0] = "normmon"; main()'
     environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])}
     return subprocess.run(
-        [sys.executable, '-c', program, *arguments], capture_output=True, text=True, cwd=cwd, env=environment, check=False
+        [sys.executable, '-c', program, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        check=False,
     )
 
 
@@ -104,7 +109,10 @@ def hostile_run(folder: Path) -> Path:
     file = HistoryFile(folder / FILE_NAME)
     file.begin(RunDescription({0: f'Pong{evil}', 1: '[red]'}, {'x': evil}))
     for iteration in range(6):
-        finding = Finding(f'odd{evil}', 'warning', 0, iteration, f'Bad {evil}', f'Do {evil}', (0,), (evil,), evil, {evil: 1.0})
+        texts = {'rule': f'odd{evil}', 'sentence': f'Bad {evil}', 'advice': f'Do {evil}', 'group': evil}
+        finding = Finding(
+            severity='warning', since=0, found=iteration, tasks=(0,), task_names=(evil,), evidence={evil: 1.0}, **texts
+        )
         scalars = {'grad/model/_total_norm': 1.0, f'name{evil}': math.nan, 'noreduce_value_loss_task0': 2.0}
         file.publish(Record(iteration, scalars, notes={evil: evil}, findings=(finding,)))
     file.close()
@@ -123,7 +131,8 @@ def test_nothing_in_a_file_reaches_the_terminal(tmp_path: Path, name: str) -> No
         'compare': [str(folder), str(folder), '--output', str(tmp_path / 'c.html'), '--fail-if', 'name* > 1'],
     }.get(name, [str(folder)])
     reading, writing = pty.openpty()
-    environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2]), 'TERM': 'xterm-256color', 'COLUMNS': '200'}
+    terminal = {'TERM': 'xterm-256color', 'COLUMNS': '200'}
+    environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2]), **terminal}
     program = 'import sys; from ding_normmon.cli.main import main; sys.argv[0] = "normmon"; main()'
     child = subprocess.Popen(
         [sys.executable, '-c', program, name, *arguments], stdout=writing, stderr=writing, env=environment

@@ -118,7 +118,7 @@ def test_a_history_without_seals_is_read_and_gone_on_with(tmp_path: Path) -> Non
     names = pa.array(['a']).dictionary_encode()
     with pa.OSFile(str(path), 'wb') as sink, pa.ipc.new_stream(sink, schema) as stream:
         for number in range(3):
-            columns = [pa.array([value], kind) for value, kind in ((number, pa.int64()), (0.0, pa.float64()), (0, pa.int8()))]
+            columns = [pa.array([number]), pa.array([0.0]), pa.array([0], pa.int8())]
             values = [pa.array([float(number)]), pa.array([None], pa.string())]
             stream.write_batch(pa.record_batch([*columns, names, *values], schema=schema))
     run = read_run(path)
@@ -176,12 +176,14 @@ def test_a_second_writer_has_a_file_of_its_own(tmp_path: Path, caplog: pytest.Lo
 def test_a_child_that_lives_on_does_not_hold_the_file(tmp_path: Path) -> None:
     path = tmp_path / FILE_NAME
     file = write(path, [Record(0, {'a': 0.0})], close=False)
-    reading, writing = os.pipe()
+    (reading, writing), (hearing, telling) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
         os.close(writing)
+        os.write(telling, b'.')
         os.read(reading, 1)
         os._exit(0)
+    os.read(hearing, 1)
     file._release()  # as a kill does
     write(path, [Record(1, {'a': 1.0})])
     os.close(writing)

@@ -17,6 +17,7 @@ from ding_normmon.runs.judge import non_finite_curves
 from ding_normmon.runs.report.tolerance import Tolerance
 from tests.runs.histories import write
 
+
 def judged(iteration: int, **scalars: float) -> Record:
     return Record(iteration, {'monitor/cost/ms': 1.0, 'monitor/cost/ms_diagnosis': 0.1, **scalars})
 
