@@ -48,8 +48,11 @@ class Judge(Protocol):
         """Rules that raised an exception and are not asked again, and what it was."""
         ...
 
-    def observe(self, record: Record) -> Sequence[Finding]:
-        """Return the findings that were raised or have cleared in this record."""
+    def observe(self, record: Record, everything: bool = True) -> Sequence[Finding]:
+        """Return the findings that were raised or have cleared in this record.
+
+        Without ``everything`` only the rules are asked that judge every record.
+        """
         ...
 
 
@@ -63,18 +66,19 @@ class DiagnosisStage:
         lost_data: where it is counted that records could not be judged.
         actions: what findings lead to besides being told.
         share: of the time that judging may take, in the background of a training that also needs the interpreter;
-            records are left out to stay under it, those with non-finite values never. None for no limit.
+            to stay under it some records are judged by the invariants alone, those with non-finite values never. None
+            for no limit.
 
     Attributes:
         active: the findings that lasted at the last record.
         findings: every finding of the run, in its latest state.
-        judged: number of records that were judged.
+        judged: number of records that all rules have judged.
 
     Example:
         >>> class Judge:
         ...     active = findings = (Finding('odd', 'warning', since=3, found=5, sentence='Odd.', advice='Wait.'),)
         ...     switched_off = {}
-        ...     def observe(self, record):
+        ...     def observe(self, record, everything=True):
         ...         return self.active
         >>> stage = DiagnosisStage(Judge(), LostData())
         >>> record = stage.judge(Record(5))
@@ -140,12 +144,11 @@ class DiagnosisStage:
         if self._judge is None:
             return record
         begin = time.perf_counter()
-        if not self._has_time(begin) and not any(name.startswith('monitor/nonfinite/') for name in record.scalars):
-            return record
+        everything = self._has_time(begin) or any(name.startswith('monitor/nonfinite/') for name in record.scalars)
         found: tuple[Finding, ...] = ()
         try:
-            found = tuple(self._judge.observe(record))
-            self.judged += 1
+            found = tuple(self._judge.observe(record, everything))
+            self.judged += everything
             self.active, self.findings = tuple(self._judge.active), tuple(self._judge.findings)
         except Exception as error:
             self._lost.count('diagnosis', f'a record could not be judged: {type(error).__name__}: {error}')
@@ -159,7 +162,7 @@ class DiagnosisStage:
             record.notes.update(self._actions.take(found))
         spent = time.perf_counter() - begin
         record.scalars['monitor/cost/ms_diagnosis'] = spent * 1e3
-        if self._time_share is not None:
+        if self._time_share is not None and everything:
             self._time_share.spend(spent)
         return dataclasses.replace(record, findings=found)
 
