@@ -83,19 +83,19 @@ class Diagnosis:
                 missing[rule.name] = ', '.join(f'{family}*' for family in rule.reads)
         return missing
 
-    def observe(self, record: Record, everything: bool = True) -> tuple[Finding, ...]:
-        """Judge one record; return the findings that were raised or have cleared in it.
+    def observe(self, record: Record) -> tuple[Finding, ...]:
+        """Judge one record; return the findings that were raised or have cleared in it."""
+        self._window.add(record)
+        return self._judge(everything=True)
 
-        Arguments:
-            record: the newest one.
-            everything: False where there is time for the rules alone that judge every record.
-        """
-        window = self._window
+    def check(self, record: Record) -> tuple[Finding, ...]:
+        """Judge one record by the invariants alone, where there is no time for the other rules."""
+        self._window.record = record
+        return self._judge(everything=False)
+
+    def _judge(self, everything: bool) -> tuple[Finding, ...]:
+        window, record = self._window, self._window.record
         self._records += 1
-        if everything:
-            window.add(record)
-        else:
-            window.record = record
         found: list[Finding] = []
         for tracker in list(self._trackers):
             rule = tracker.rule

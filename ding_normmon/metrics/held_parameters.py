@@ -26,10 +26,10 @@ __all__ = ['HeldParameters']
 class HeldParameters(Metric):
     """``broken/unheld/{group}``, ``broken/orphaned/{group}``, ``learning_rate/{group}``, ``step/optimizer_steps``.
 
-    A parameter is **unheld** in a step in which it has a gradient that is not zero and does not move, while no optimizer
-    of the process holds it and some optimizer has stepped. It is **orphaned** if it was trained as a part of the model,
-    is one no longer (a head made anew, ``load_state_dict(assign=True)``), and an optimizer that steps still holds it.
-    Both figures are numbers of parameter tensors, and there only where there are some.
+    A parameter is **unheld** in a step in which it has a gradient that is not zero and does not move, while no
+    optimizer of the process holds it and some optimizer has stepped. It is **orphaned** if it was trained as a part of
+    the model, is one no longer (a head made anew, ``load_state_dict(assign=True)``), and an optimizer that steps still
+    holds it. Both figures are numbers of parameter tensors, and there only where there are some.
     """
 
     name: ClassVar[str] = 'held_parameters'

@@ -6,13 +6,14 @@ from ding_normmon.diagnose.invariants.invariant import ExpectedInvariant, Invari
 from ding_normmon.diagnose.invariants.keeps_value import InputChanges, ModeChanges, OptimizerStepsChange
 from ding_normmon.diagnose.invariants.optimizer_holds import OrphanedParameter, UnheldParameter
 from ding_normmon.diagnose.invariants.optimizer_moves import FrozenParameterMoves, ParameterStandsStill
+from ding_normmon.diagnose.invariants.outside_support import OutsideSupport
 from ding_normmon.diagnose.invariants.replicas_differ import ReplicasDiffer
 from ding_normmon.diagnose.invariants.same_batch import BatchRepeats, RanksShareBatch
 from ding_normmon.diagnose.rule import Rule
 
 __all__ = ['EXACT', 'EXPECTED', 'ExpectedInvariant', 'Invariant']
 
-EXACT: tuple[type[Rule], ...] = (ReplicasDiffer, UnheldParameter, OrphanedParameter)
+EXACT: tuple[type[Rule], ...] = (ReplicasDiffer, UnheldParameter, OrphanedParameter, OutsideSupport)
 """Without threshold and without warm-up."""
 
 EXPECTED: tuple[type[Rule], ...] = (

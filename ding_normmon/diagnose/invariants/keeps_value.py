@@ -95,7 +95,7 @@ class OptimizerStepsChange(KeepsValue):
     """Optimizers step more or less often in a learner step than they always did."""
 
     name: ClassVar[str] = 'optimizer_steps_change'
-    advice: ClassVar[str] = 'Look at what calls step(): twice in one learner step, or no longer for one of the optimizers.'
+    advice: ClassVar[str] = 'Look at what calls step(): twice in a learner step, or no longer of one optimizer.'
     reads: ClassVar[tuple[str, ...]] = ('step/optimizer_steps',)
     figures: ClassVar[str] = r'step/optimizer_steps'
 

@@ -45,7 +45,7 @@ class BatchRepeats(ExpectedInvariant):
 
     name: ClassVar[str] = 'batch_repeats'
     advice: ClassVar[str] = (
-        'Look at what draws the batch: an iterator that is made anew in every step, a generator that is seeded again, a '
+        'Look at what draws the batch: an iterator made anew in every step, a generator seeded again, a '
         'replay buffer that is no longer filled.'
     )
     reads: ClassVar[tuple[str, ...]] = ('inputs/', 'data/')

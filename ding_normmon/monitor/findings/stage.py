@@ -48,11 +48,12 @@ class Judge(Protocol):
         """Rules that raised an exception and are not asked again, and what it was."""
         ...
 
-    def observe(self, record: Record, everything: bool = True) -> Sequence[Finding]:
-        """Return the findings that were raised or have cleared in this record.
+    def observe(self, record: Record) -> Sequence[Finding]:
+        """Return the findings that were raised or have cleared in this record."""
+        ...
 
-        Without ``everything`` only the rules are asked that judge every record.
-        """
+    def check(self, record: Record) -> Sequence[Finding]:
+        """Do the same with the invariants alone, for which there is always time."""
         ...
 
 
@@ -78,8 +79,9 @@ class DiagnosisStage:
         >>> class Judge:
         ...     active = findings = (Finding('odd', 'warning', since=3, found=5, sentence='Odd.', advice='Wait.'),)
         ...     switched_off = {}
-        ...     def observe(self, record, everything=True):
+        ...     def observe(self, record):
         ...         return self.active
+        ...     check = observe
         >>> stage = DiagnosisStage(Judge(), LostData())
         >>> record = stage.judge(Record(5))
         >>> [finding.rule for finding in record.findings], list(record.scalars)
@@ -147,7 +149,7 @@ class DiagnosisStage:
         everything = self._has_time(begin) or any(name.startswith('monitor/nonfinite/') for name in record.scalars)
         found: tuple[Finding, ...] = ()
         try:
-            found = tuple(self._judge.observe(record, everything))
+            found = tuple(self._judge.observe(record) if everything else self._judge.check(record))
             self.judged += everything
             self.active, self.findings = tuple(self._judge.active), tuple(self._judge.findings)
         except Exception as error:

@@ -111,9 +111,12 @@ class Slow:
     def __init__(self) -> None:
         self.seen: list[int] = []
 
-    def observe(self, record: Record, everything: bool = True) -> tuple[Finding, ...]:
+    def observe(self, record: Record) -> tuple[Finding, ...]:
         self.seen.append(record.iteration)
         time.sleep(0.02)
+        return ()
+
+    def check(self, record: Record) -> tuple[Finding, ...]:
         return ()
 
 
@@ -138,7 +141,7 @@ def test_records_that_come_together_are_judged_together(monkeypatch: pytest.Monk
     monkeypatch.setattr('ding_normmon.monitor.findings.stage.time.perf_counter', lambda: clock[0])
 
     class Usually(Slow):
-        def observe(self, record: Record, everything: bool = True) -> tuple[Finding, ...]:
+        def observe(self, record: Record) -> tuple[Finding, ...]:
             self.seen.append(record.iteration)
             clock[0] += 0.001
             return ()
@@ -158,7 +161,7 @@ def test_one_slow_record_is_not_paid_for_with_many(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr('ding_normmon.monitor.findings.stage.time.perf_counter', lambda: clock[0])
 
     class Usually(Slow):
-        def observe(self, record: Record, everything: bool = True) -> tuple[Finding, ...]:
+        def observe(self, record: Record) -> tuple[Finding, ...]:
             self.seen.append(record.iteration)
             clock[0] += 0.5 if record.iteration == 10 else 0.001
             return ()
@@ -175,7 +178,7 @@ def test_one_slow_record_is_not_paid_for_with_many(monkeypatch: pytest.MonkeyPat
 
 def test_a_judge_that_fails_costs_a_count_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
     class Failing(Slow):
-        def observe(self, record: Record, everything: bool = True) -> tuple[Finding, ...]:
+        def observe(self, record: Record) -> tuple[Finding, ...]:
             raise KeyError('nonsense')
 
     lost_data = LostData()
