@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.kernels import native
+from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
 from ding_normmon.metrics.stepping import SteppingOptimizers
 from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, NONFINITE, constant_numbers, device_row_of
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
@@ -77,6 +79,34 @@ class BackwardCalls(Metric):
     """
 
     name: ClassVar[str] = 'backward_calls'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='loss/{backward}[_{n}]',
+            definition=(
+                'what `backward` was called on, as it was (with the scale of a `GradScaler`); the second call of a '
+                'learner step is `backward_1`, and so on up to eight; mean over the ranks'
+            ),
+            unit='loss',
+            hook_point='`torch.autograd.backward`',
+            bad_value='not finite, or far from before',
+            section='Learner steps',
+            signed=True,
+            chart=Chart('Losses and returns', 'What backward was called on'),
+        ),
+        Figure(
+            pattern='broken/leftover_gradient',
+            definition=(
+                'of eight parameters that the optimizers of this step hold, those whose gradient was never zero when a '
+                'backward pass of the step began; there only above 0'
+            ),
+            unit='tensors',
+            hook_point='`torch.autograd.backward`',
+            bad_value="this step's gradient contains the last one's",
+            section=INVARIANTS_SECTION,
+            kind='count',
+            chart=BROKEN_CHART,
+        ),
+    )
     hook_points: ClassVar[tuple[str, ...]] = ('backward_end',)
 
     def __init__(self) -> None:

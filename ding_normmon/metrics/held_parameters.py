@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.model_snapshot import ModelSnapshot
 from ding_normmon.core.parameter_groups import Group, find_groups
 from ding_normmon.core.sharding import is_sharded
@@ -16,6 +17,7 @@ from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.broken import broken_counts, broken_notes, group_key
 from ding_normmon.metrics.kernels.bit_sums import bit_sums
+from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
 from ding_normmon.metrics.stepping import SteppingOptimizers
 from ding_normmon.rows.moments import COUNT, MAXIMUM, constant_numbers, device_row_of
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
@@ -33,6 +35,53 @@ class HeldParameters(Metric):
     """
 
     name: ClassVar[str] = 'held_parameters'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='broken/unheld/{group}',
+            definition=(
+                'parameter tensors that have a gradient, are held by no optimizer, and do not move in a step of one; '
+                'there only where there are some, with a note that names them'
+            ),
+            unit='tensors',
+            hook_point='`backward_end`, end of the step',
+            bad_value='they are not trained',
+            section=INVARIANTS_SECTION,
+            kind='count',
+            chart=BROKEN_CHART,
+        ),
+        Figure(
+            pattern='broken/orphaned/{group}',
+            definition='parameter tensors that were trained, are no part of the model any more, and are still stepped',
+            unit='tensors',
+            hook_point='end of the step',
+            bad_value='what took their place is not trained',
+            section=INVARIANTS_SECTION,
+            kind='count',
+            chart=BROKEN_CHART,
+        ),
+        Figure(
+            pattern='learning_rate/{group}',
+            definition='largest learning rate with which an optimizer that has stepped holds parameters of the group',
+            unit='rate',
+            hook_point='`step_end`',
+            bad_value='not what the schedule says',
+            section='Learner steps',
+            scale='log',
+            chart=Chart('Updates', 'Learning rates'),
+            task_chart=Chart('Updates', 'Learning rates: {group}'),
+            prominence='detail',
+        ),
+        Figure(
+            pattern='step/optimizer_steps',
+            definition='steps of optimizers that hold parameters of the model, in this learner step; most of any rank',
+            unit='steps',
+            hook_point='optimizer step',
+            bad_value='another number than always',
+            section='Learner steps',
+            kind='count',
+            chart=Chart('Updates', 'Optimizer steps'),
+        ),
+    )
     hook_points: ClassVar[tuple[str, ...]] = ('backward_end', 'step_end')
 
     def __init__(self) -> None:

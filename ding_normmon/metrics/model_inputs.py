@@ -10,12 +10,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ding_normmon.core.common_figures import MONITOR_SECTION
 from ding_normmon.core.compiled import compiled_parts, is_compiling
+from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.bit_sums import FOLD, bit_sums, combined, folded
+from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION, NONFINITE_CHART
 from ding_normmon.rows import moments
 from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, NONFINITE, constant_numbers, device_row_of
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
@@ -42,6 +45,88 @@ class ModelInputs(Metric):
     """
 
     name: ClassVar[str] = 'model_inputs'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='inputs/{signal}/{mean,std,max,min}',
+            definition=(
+                'of a floating-point tensor that the model is called with, by position, keyword or key: of the first '
+                'call in training mode with gradients; all ranks together'
+            ),
+            unit='its own',
+            hook_point='forward pass',
+            bad_value='another range than before: scaled twice, or not at all',
+            section='Learner steps',
+            signed=True,
+            chart=Chart('Data', 'inputs: {signal}'),
+        ),
+        Figure(
+            pattern='inputs/{signal}/features',
+            definition='numbers of one sample of an input',
+            unit='numbers',
+            hook_point='forward pass',
+            bad_value='another shape than before',
+            section='Learner steps',
+            kind='count',
+            chart=Chart('Data', 'Shape of the inputs'),
+        ),
+        Figure(
+            pattern='inputs/batch_size',
+            definition='samples of the first input, of all ranks',
+            unit='samples',
+            hook_point='forward pass',
+            section='Learner steps',
+            kind='count',
+            chart=Chart('Data', 'Batch size'),
+        ),
+        Figure(
+            pattern='inputs/fingerprint',
+            definition='a number that two batches have in common only if all inputs are the same, to the last bit',
+            unit='none',
+            hook_point='forward pass',
+            bad_value='the same again and again',
+            section=INVARIANTS_SECTION,
+            chart=Chart('Health of the record', 'Fingerprint of the inputs'),
+        ),
+        Figure(
+            pattern='mode/{input_bits,output_bits}',
+            definition="bits of an element of the model's first input, and of its first output",
+            unit='bits',
+            hook_point='forward pass',
+            bad_value='another number than before: autocast was lost',
+            section=INVARIANTS_SECTION,
+            kind='count',
+            chart=Chart('Health of the record', 'Mode of the model'),
+        ),
+        Figure(
+            pattern='mode/evaluating',
+            definition='dropout and batch normalisation modules that are in evaluation mode',
+            unit='modules',
+            hook_point='`forward_end`',
+            bad_value='more than before: train() was not called after an evaluation',
+            section=INVARIANTS_SECTION,
+            kind='count',
+            chart=Chart('Health of the record', 'Mode of the model'),
+        ),
+        Figure(
+            pattern='broken/same_batch',
+            definition='ranks whose inputs are, to the last bit, those of another rank; there only above 0',
+            unit='ranks',
+            hook_point='forward pass',
+            bad_value='ranks do the same work twice',
+            section=INVARIANTS_SECTION,
+            kind='count',
+            chart=BROKEN_CHART,
+        ),
+        Figure(
+            pattern='monitor/nonfinite/{inputs,loss}/{signal}',
+            definition='NaN and infinite entries of an input, or of what `backward` was called on',
+            unit='count',
+            bad_value='data or loss are broken',
+            section=MONITOR_SECTION,
+            kind='count',
+            chart=NONFINITE_CHART,
+        ),
+    )
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end', 'backward_end')
 
     def __init__(self) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ding_normmon.core.figure import Figure
 from ding_normmon.core.parameter_groups import Group
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
@@ -18,6 +19,7 @@ from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.broken import broken_counts, broken_notes
 from ding_normmon.metrics.kernels.bit_sums import bit_sums, folded
 from ding_normmon.metrics.kernels.squares import SquareSums
+from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
 from ding_normmon.metrics.stepping import SteppingOptimizers
 from ding_normmon.rows.moments import Row, constant_row
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
@@ -49,6 +51,31 @@ class ParameterMoves(Metric):
     """
 
     name: ClassVar[str] = 'parameter_moves'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='broken/still/{group}',
+            definition=(
+                'parameter tensors of which a step has changed not one bit, although they moved in the eight measured '
+                'steps before, with a gradient and a rate like those of now; a note names them'
+            ),
+            unit='tensors',
+            hook_point='`backward_end`, `step_end`',
+            bad_value='steps are lost',
+            section=INVARIANTS_SECTION,
+            kind='count',
+            chart=BROKEN_CHART,
+        ),
+        Figure(
+            pattern='broken/frozen/{group}',
+            definition='parameter tensors with `requires_grad=False` that the step of their optimizer has changed',
+            unit='tensors',
+            hook_point='`backward_end`, `step_end`',
+            bad_value='an old gradient, or a weight decay, goes on moving them',
+            section=INVARIANTS_SECTION,
+            kind='count',
+            chart=BROKEN_CHART,
+        ),
+    )
     hook_points: ClassVar[tuple[str, ...]] = ('backward_end', 'step_end')
     owner_only: ClassVar[bool] = True
     stretchable: ClassVar[bool] = True

@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.kernels.bit_sums import bit_sums, combined, folded
+from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
 from ding_normmon.metrics.stepping import SteppingOptimizers
 from ding_normmon.rows.moments import MEAN, constant_numbers, device_row_of
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
@@ -48,6 +50,31 @@ class Replicas(Metric):
     """
 
     name: ClassVar[str] = 'replicas'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='broken/replicas/{group}/{parameters,optimizer_state,gradient}',
+            definition=(
+                'ranks whose parameters, optimizer state or used gradient of a shared group are not, to the last bit, '
+                'those of most ranks; there only where they differ, with a note that names the ranks'
+            ),
+            unit='ranks',
+            hook_point='`step_end`',
+            bad_value='the ranks train different models',
+            section=INVARIANTS_SECTION,
+            kind='count',
+            chart=BROKEN_CHART,
+        ),
+        Figure(
+            pattern='replicas/compared',
+            definition='shared groups of which at least two ranks were compared (several ranks only)',
+            unit='groups',
+            hook_point='`step_end`',
+            bad_value='falling: gradients are missing',
+            section=INVARIANTS_SECTION,
+            kind='count',
+            chart=Chart('Health of the record', 'Compared and checked'),
+        ),
+    )
     hook_points: ClassVar[tuple[str, ...]] = ('backward_end', 'step_end')
 
     def __init__(self) -> None:

@@ -24,7 +24,9 @@ class InputRange(ExpectedInvariant):
     """
 
     name: ClassVar[str] = 'input_range'
-    advice: ClassVar[str] = 'Look at how observations are scaled on their way to the model: perhaps not at all any more, or twice.'
+    advice: ClassVar[str] = (
+        'Look at how observations are scaled on their way to the model: not at all any more, or twice.'
+    )
     reads: ClassVar[tuple[str, ...]] = ('inputs/',)
 
     confirm: int = 2
