@@ -80,7 +80,7 @@ class InputChanges(KeepsValue):
     name: ClassVar[str] = 'input_changes'
     advice: ClassVar[str] = 'Look at what prepares observations for the model.'
     reads: ClassVar[tuple[str, ...]] = ('inputs/',)
-    figures: ClassVar[str] = r'inputs/.+/features'
+    figures: ClassVar[str] = r'inputs/.+/features|inputs/batch_size|data/batch_size(?:_task\d+)?'
 
     settled: int = 20
 
