@@ -27,9 +27,8 @@ class Loop:
     def __init__(self, planted: int = PLANTED) -> None:
         self.planted = planted
         torch.manual_seed(0)
-        self.model = nn.Sequential(
-            nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)
-        )
+        body = (nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.1))
+        self.model = nn.Sequential(*body, nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
         self.optimizer = self.make_optimizer(self.model.parameters())
         self.generator = torch.Generator().manual_seed(1)
 

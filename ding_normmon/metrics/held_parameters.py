@@ -61,7 +61,10 @@ class HeldParameters(Metric):
         ),
         Figure(
             pattern='learning_rate/{group}',
-            definition='largest learning rate with which an optimizer that has stepped holds parameters of the group',
+            definition=(
+                'largest learning rate with which an optimizer that has stepped holds parameters of the group; '
+                "`model`: of all; of a task's group only where it is not that one"
+            ),
             unit='rate',
             hook_point='`step_end`',
             bad_value='not what the schedule says',
@@ -204,10 +207,15 @@ class HeldParameters(Metric):
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the learning rates and the numbers of what is not as it must be."""
-        for name, tasks in table.of(self.name, 'learning_rate').items():
-            for task_id, row in tasks.items():
-                if row[COUNT] > 0:
-                    yield f'learning_rate/{group_key(name, task_id)}', float(row[MAXIMUM])
+        labels, rows = table.block(self.name, 'learning_rate')
+        rates = [(label, float(row[MAXIMUM])) for label, row in zip(labels, rows, strict=True) if row[COUNT] > 0]
+        if rates:
+            largest = max(rate for _, rate in rates)
+            yield 'learning_rate/model', largest
+            # A hundred heads with one rate need no hundred curves.
+            for (name, task_id), rate in rates:
+                if task_id is None or rate != largest:
+                    yield f'learning_rate/{group_key(name, task_id)}', rate
         if (key := RowKey(self.name, 'all', None, 'steps')) in table:
             yield 'step/optimizer_steps', float(table[key][MAXIMUM])
         yield from broken_counts(table, self.name, ('unheld', 'orphaned'))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ding_normmon.core.metric_names import task_in
 from ding_normmon.diagnose.invariants.invariant import ExpectedInvariant
 from ding_normmon.diagnose.rule import Sign
 from ding_normmon.diagnose.window import Window
@@ -44,7 +45,10 @@ class KeepsValue(ExpectedInvariant):
                 # It was not always the same, so nothing is expected of it.
                 self._usual[name] = value, -(10**9)
             else:
-                yield Sign(self.sentence(name, value, usual), group=name, evidence={name: value, 'before': usual})
+                task_id = task_in(name)
+                evidence = {name: value, 'before': usual}
+                tasks = () if task_id is None else (task_id,)
+                yield Sign(self.sentence(name, value, usual), tasks=tasks, group=name, evidence=evidence)
 
 
 @dataclass
@@ -75,7 +79,10 @@ class ModeChanges(KeepsValue):
 
 @dataclass
 class InputChanges(KeepsValue):
-    """The model's inputs have another shape than before, beside the size of the batch."""
+    """The model's inputs have another shape than before, or the batches, of a task or of all, another size.
+
+    A batch that is smaller once, as the last of an epoch, is none.
+    """
 
     name: ClassVar[str] = 'input_changes'
     advice: ClassVar[str] = 'Look at what prepares observations for the model.'
@@ -86,6 +93,10 @@ class InputChanges(KeepsValue):
 
     def sentence(self, name: str, now: float, usual: float) -> str:
         """Return what has changed."""
+        if 'batch_size' in name:
+            task_id = task_in(name)
+            whose = 'A batch has' if task_id is None else f'The batch of task {task_id} has'
+            return f'{whose} {now:g} samples; before it was {usual:g}.'
         which = name.removeprefix('inputs/').removesuffix('/features')
         return f'A sample of the input {which} has {now:g} numbers; before it was {usual:g}.'
 
