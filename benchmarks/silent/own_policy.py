@@ -91,6 +91,24 @@ def _other_tasks_data(batches: list[Any], iteration: int) -> list[Any]:
     return batches
 
 
+def _run_without_updates() -> list[Record]:
+    update = UniZeroMultitaskPolicy._update_target
+    steps = 0
+
+    def stopped(policy: UniZeroMultitaskPolicy) -> None:
+        nonlocal steps
+        steps += 1
+        # That of iteration PLANTED - 1 is seen in the next one.
+        if steps < PLANTED:
+            update(policy)
+
+    UniZeroMultitaskPolicy._update_target = stopped  # type: ignore[method-assign]
+    try:
+        return run_policy(lambda batches, iteration: batches)
+    finally:
+        UniZeroMultitaskPolicy._update_target = update  # type: ignore[method-assign]
+
+
 _SUPPORT = frozenset({'outside_support'})
 _ERRORS: tuple[tuple[str, frozenset[str], bool, Callable[[list[Any], int], list[Any]], int], ...] = (
     ('rewards beyond the support', _SUPPORT, True, _rewards_too_large, PLANTED),
@@ -102,8 +120,13 @@ _ERRORS: tuple[tuple[str, frozenset[str], bool, Callable[[list[Any], int], list[
     ("a task that is trained on another one's data", frozenset({'twin_tasks'}), False, _other_tasks_data, PLANTED),
 )
 
-OWN_POLICY: tuple[SilentError, ...] = tuple(
-    SilentError(name, '', rules, exact, partial(run_policy, spoil), planted)
-    for name, rules, exact, spoil, planted in _ERRORS
+OWN_POLICY: tuple[SilentError, ...] = (
+    *(
+        SilentError(name, '', rules, exact, partial(run_policy, spoil), planted)
+        for name, rules, exact, spoil, planted in _ERRORS
+    ),
+    SilentError(
+        'a target network that no longer follows', '', frozenset({'target_network'}), False, _run_without_updates
+    ),
 )
-"""Errors of what a multi-task policy is given."""
+"""Errors of what a multi-task policy is given, and of what it leaves undone."""

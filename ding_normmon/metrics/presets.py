@@ -22,6 +22,7 @@ from ding_normmon.metrics.own_cost import OwnCost
 from ding_normmon.metrics.parameter_moves import ParameterMoves
 from ding_normmon.metrics.parameter_norms import ParameterNorms
 from ding_normmon.metrics.rank_agreement import RankAgreement
+from ding_normmon.metrics.rank_norms import RankNorms
 from ding_normmon.metrics.replicas import Replicas
 from ding_normmon.metrics.representation_rank import RepresentationRank
 from ding_normmon.metrics.task_losses import TaskLosses
@@ -44,7 +45,7 @@ _MULTITASK = (
     DormantUnits,
     RepresentationRank,
 )
-_INVARIANTS = (Replicas, HeldParameters, ParameterMoves, BackwardCalls, ModelInputs)
+_INVARIANTS = (RankNorms, Replicas, HeldParameters, ParameterMoves, BackwardCalls, ModelInputs)
 _METRICS: tuple[type[Metric], ...] = (
     *_BASIC,
     LocalGradients,

@@ -70,6 +70,25 @@ class TaskLosses(Metric):
             prominence='detail',
         ),
         Figure(
+            pattern='target/distance',
+            definition='L2 norm of the difference of the model and its target network, over that of the model',
+            unit='ratio',
+            hook_point='`publish_loss`',
+            bad_value='growing without end: the target no longer follows; 0: it is the model itself',
+            section='Learner steps',
+            scale='log',
+            chart=Chart('Updates', 'Distance of the target network'),
+        ),
+        Figure(
+            pattern='target/fingerprint',
+            definition='a number that stays the same only as long as the target network does, to the last bit',
+            unit='none',
+            hook_point='`publish_loss`',
+            bad_value='the same again and again',
+            section=INVARIANTS_SECTION,
+            chart=Chart('Health of the record', 'Fingerprint of the target network'),
+        ),
+        Figure(
             pattern='data/outside/{part}[_task{i}]',
             definition=(
                 'entries of the rewards, value or policy targets, actions or masks of a batch that are not finite, or '

@@ -48,6 +48,8 @@ ELSEWHERE = {
     'broken/same_batch',
     'data/outside/{part}[_task{i}]',
     'replicas/compared',  # several ranks
+    'norm_rank/{group}/rank{n}',
+    'norm_rank/{group}/spread',
     'inputs/{signal}/{mean,std,max,min}',  # models that are called by `__call__`, in loops of one's own
     'inputs/{signal}/features',
     'inputs/batch_size',
@@ -99,7 +101,8 @@ def test_every_metric_declares_the_names_that_it_yields(names: set[str]) -> None
         if owner is not None:
             yielded.setdefault(owner, set()).add(name)
     of_every_preset = {metric.name for metric in preset_metrics('full')}
-    assert of_every_preset - set(yielded) <= {'rank_agreement', 'replicas', 'parameter_moves'}  # several ranks, or something broken
+    # Several ranks, or something broken.
+    assert of_every_preset - set(yielded) <= {'rank_agreement', 'rank_norms', 'replicas', 'parameter_moves'}
     assert {name for name in names if DECLARED.owner(name) is None} == set()
 
 
