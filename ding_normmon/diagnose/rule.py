@@ -55,8 +55,8 @@ class Rule:
         follows: whether its findings are only information if another rule has just named a task: a fault of one task
             also affects shared parts and other tasks.
         release: a finding stays active while there are signs of at least this strength.
-        judges_all: whether it judges every record, even when there is no time for the other rules; it may then read only
-            the newest record (``window.record``).
+        judges_all: whether it judges every record, even when there is no time for the other rules; it may then read
+            only the newest record (``window.record``).
 
     Options of every rule:
         severity: replaces the rule's own severity.

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.kernels import native
+from ding_normmon.metrics.mixins import Finishing, OwnHooks
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
 from ding_normmon.metrics.stepping import SteppingOptimizers
 from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, NONFINITE, constant_numbers, device_row_of
@@ -66,7 +67,7 @@ class _Watch:
 _watch = _Watch()
 
 
-class BackwardCalls(Metric):
+class BackwardCalls(Finishing, OwnHooks):
     """``loss/backward``: what ``backward`` was called on. ``broken/leftover_gradient``: it did not begin at zero.
 
     In measured steps ``torch.autograd.backward`` is watched, through which ``Tensor.backward`` goes too. A second call
@@ -114,14 +115,13 @@ class BackwardCalls(Metric):
         self._left: list[Tensor | bool] = []
         self._stepping = SteppingOptimizers()
 
-    def prepare(self, setup: Setup) -> int:
+    def prepare(self, setup: Setup) -> None:
         """Choose the parameters whose gradients are looked at."""
         super().prepare(setup)
         self._stepping.follow(setup.model.parameters())
         trained = [p for p in setup.model.parameters() if p.requires_grad and not is_sharded(p)]
         stride = max(1, len(trained) // _LOOKED_AT)
         self._looked_at: list[nn.Parameter] = trained[::stride][:_LOOKED_AT]
-        return 0
 
     def begin(self, step: LearnerStep) -> None:
         """Watch ``torch.autograd.backward``."""

@@ -14,9 +14,10 @@ from ding_normmon.core.model_snapshot import ModelSnapshot
 from ding_normmon.core.parameter_groups import Group, find_groups
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.broken import broken_counts, broken_notes, group_key
 from ding_normmon.metrics.kernels.bit_sums import bit_sums
+from ding_normmon.metrics.mixins import Finishing
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
 from ding_normmon.metrics.stepping import SteppingOptimizers
 from ding_normmon.rows.moments import COUNT, MAXIMUM, constant_numbers, device_row_of
@@ -25,7 +26,7 @@ from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 __all__ = ['HeldParameters']
 
 
-class HeldParameters(Metric):
+class HeldParameters(Finishing):
     """``broken/unheld/{group}``, ``broken/orphaned/{group}``, ``learning_rate/{group}``, ``step/optimizer_steps``.
 
     A parameter is **unheld** in a step in which it has a gradient that is not zero and does not move, while no
@@ -94,11 +95,10 @@ class HeldParameters(Metric):
         self._looked_for: frozenset[int] = frozenset()
         self._before: dict[int, tuple[int | Tensor, bool | Tensor]] = {}
 
-    def prepare(self, setup: Setup) -> int:
+    def prepare(self, setup: Setup) -> None:
         """Choose the parameters of the tasks that this rank trains; find which trained ones have left the model."""
         super().prepare(setup)
         self._follow(setup.groups)
-        return 0
 
     def _follow(self, groups: Sequence[Group]) -> None:
         setup = self.setup

@@ -15,9 +15,10 @@ from ding_normmon.core.compiled import compiled_parts, is_compiling
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.bit_sums import FOLD, bit_sums, combined, folded
+from ding_normmon.metrics.mixins import Finishing, OwnHooks
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION, NONFINITE_CHART
 from ding_normmon.rows import moments
 from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, NONFINITE, constant_numbers, device_row_of
@@ -30,7 +31,7 @@ _BOTH_WAYS = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 """What works differently in training and in evaluation."""
 
 
-class ModelInputs(Metric):
+class ModelInputs(Finishing, OwnHooks):
     """``inputs/{name}/{mean,std,max,min}``: the tensors that the model is called with, seen from outside.
 
     Of every measured step the first call in training mode with gradients counts. ``name`` is the position of an
@@ -133,14 +134,13 @@ class ModelInputs(Metric):
         self._handles: list[Any] = []
         self._taken: dict[RowKey, tuple[float, ...] | Tensor] = {}
 
-    def prepare(self, setup: Setup) -> int:
+    def prepare(self, setup: Setup) -> None:
         """Choose the modules that are looked at."""
         super().prepare(setup)
         self._is_open = not compiled_parts([setup.model])
         self._both_ways = [module for module in setup.model.modules() if isinstance(module, _BOTH_WAYS)]
         # Ranks that share one replica are given the same batch.
         self._compares = not any(map(is_sharded, setup.model.parameters()))
-        return 0
 
     def begin(self, step: LearnerStep) -> None:
         """Listen to the model."""

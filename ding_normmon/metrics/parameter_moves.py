@@ -15,10 +15,11 @@ from ding_normmon.core.figure import Figure
 from ding_normmon.core.parameter_groups import Group
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.broken import broken_counts, broken_notes
 from ding_normmon.metrics.kernels.bit_sums import bit_sums, folded
 from ding_normmon.metrics.kernels.squares import SquareSums
+from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
 from ding_normmon.metrics.stepping import SteppingOptimizers
 from ding_normmon.rows.moments import Row, constant_row
@@ -39,7 +40,7 @@ _FLATTER = 0.01
 """The same of the largest gradient."""
 
 
-class ParameterMoves(Metric):
+class ParameterMoves(DeviceCells):
     """``broken/still/{group}`` and ``broken/frozen/{group}``: parameter tensors that a step did not move, or did.
 
     A parameter is **still** if not one bit of it has changed in a step of the optimizer that holds it, although it has
@@ -83,7 +84,7 @@ class ParameterMoves(Metric):
     def __init__(self) -> None:
         self._stepping = SteppingOptimizers()
 
-    def prepare(self, setup: Setup) -> int:
+    def prepare(self, setup: Setup) -> None:
         """Lay out four numbers for each parameter: its bits before and after, the gradient's square, and the rate."""
         super().prepare(setup)
         self._stepping.follow(setup.model.parameters())
@@ -99,7 +100,7 @@ class ParameterMoves(Metric):
         count = len(self._parameters)
         # By parameter: steps in a row in which it has moved, its largest rate and the largest square of its gradient.
         self._moved = np.zeros((count, 3))
-        return 5 * count
+        self.num_cells = 5 * count
 
     def bind(self, cells: Tensor) -> None:
         """Split the cells."""

@@ -13,8 +13,8 @@ from ding_normmon.metrics.clipping import Clipping
 from ding_normmon.metrics.dormant_units import DormantUnits
 from ding_normmon.metrics.gradient_conflict import GradientConflict
 from ding_normmon.metrics.gradient_norms import GradientNorms
-from ding_normmon.metrics.learner_steps import LearnerSteps
 from ding_normmon.metrics.held_parameters import HeldParameters
+from ding_normmon.metrics.learner_steps import LearnerSteps
 from ding_normmon.metrics.local_gradients import LocalGradients, SynchronisedGradientNorms
 from ding_normmon.metrics.loss_contributions import LossContributions
 from ding_normmon.metrics.model_inputs import ModelInputs

@@ -14,8 +14,9 @@ from torch import Tensor
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.kernels.squares import SquareSums
+from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.metrics.sections import PARAMETERS_SECTION
 from ding_normmon.rows.moments import MEAN, NONFINITE, Row, constant_row
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
@@ -23,7 +24,7 @@ from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 __all__ = ['RankNorms']
 
 
-class RankNorms(Metric):
+class RankNorms(DeviceCells):
     """``norm_rank/{group}/rank{n}`` and ``norm_rank/{group}/spread``: the weights of each rank before the step.
 
     Where replicas are equal every rank has the same norm and the spread, largest minus smallest, is exactly 0. How it
@@ -54,14 +55,14 @@ class RankNorms(Metric):
     )
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
 
-    def prepare(self, setup: Setup) -> int:
+    def prepare(self, setup: Setup) -> None:
         """Lay out the shared parameters that every rank has whole."""
         super().prepare(setup)
         shared = [group for group in setup.groups if group.task_id is None] if setup.world_size > 1 else []
         self._groups = [group for group in shared if not any(map(is_sharded, group.parameters))]
         self._parameters = [parameter.detach() for group in self._groups for parameter in group.parameters]
         self._squares = SquareSums(self._parameters) if self._parameters else None
-        return 2 * len(self._parameters)
+        self.num_cells = 2 * len(self._parameters)
 
     def bind(self, cells: Tensor) -> None:
         """Split the cells."""

@@ -80,13 +80,12 @@ class Replicas(Metric):
     def __init__(self) -> None:
         self._stepping = SteppingOptimizers()
 
-    def prepare(self, setup: Setup) -> int:
+    def prepare(self, setup: Setup) -> None:
         """Choose the groups that every rank has whole."""
         super().prepare(setup)
         shared = [group for group in setup.groups if group.task_id is None] if setup.world_size > 1 else []
         self._groups = [group for group in shared if not any(map(is_sharded, group.parameters))]
         self._stepping.follow(setup.model.parameters())
-        return 0
 
     def begin(self, step: LearnerStep) -> None:
         """See which optimizers step."""
