@@ -2,11 +2,11 @@
 
     python -m benchmarks.silent_errors            # train with all of them, print the table
     python -m benchmarks.silent_errors --only clip
+    python -m benchmarks.silent_errors --write    # also put the table into docs/diagnosis.md
 
 TrainCheck (Jiang et al., OSDI 2025) has collected silent training errors that happened to somebody. Those that can
 occur in a training loop here are planted in code of our own: in plain loops, on two ranks, and in the batches of the
-multi-task policy; with them some more of the same kinds. ``docs/make_diagnosis_page.py`` writes the table into the
-page on diagnosis.
+multi-task policy; with them some more of the same kinds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 from tabulate import tabulate
@@ -25,7 +26,11 @@ from benchmarks.silent.plain_loops import PLAIN_LOOPS
 from benchmarks.silent.two_ranks import TWO_RANKS
 from ding_normmon.diagnose.invariants import EXACT, EXPECTED
 
-__all__ = ['ERRORS', 'render']
+__all__ = ['BEGIN', 'END', 'ERRORS', 'PAGE', 'render']
+
+PAGE = Path(__file__).resolve().parent.parent / 'docs' / 'diagnosis.md'
+BEGIN, END = '<!-- silent errors -->', '<!-- end of silent errors -->'
+"""Between them the table stands on the page."""
 
 ERRORS: dict[str, tuple[SilentError, ...]] = {
     'plain loop': PLAIN_LOOPS,
@@ -68,7 +73,8 @@ def render(results: Sequence[tuple[str, Verdict]]) -> str:
 
 @click.command(context_settings={'show_default': True})
 @click.option('--only', default='', help='Only errors whose name or source contains this.')
-def main(only: str) -> None:
+@click.option('--write', is_flag=True, help='Put the table into docs/diagnosis.md.')
+def main(only: str, write: bool) -> None:
     """Train with every error and print what was said."""
     logging.getLogger('ding_normmon').setLevel(logging.ERROR + 1)
     results = verdicts(only)
@@ -76,6 +82,10 @@ def main(only: str) -> None:
     for _, verdict in results:
         for finding in verdict.early:
             click.echo(f'{verdict.error.name}: too early at iteration {finding.found}: {finding.sentence}')
+    if write:
+        page = PAGE.read_text(encoding='utf-8')
+        before, _, rest = page.partition(BEGIN)
+        PAGE.write_text(f'{before}{BEGIN}\n\n{render(results)}\n\n{END}{rest.partition(END)[2]}', encoding='utf-8')
 
 
 if __name__ == '__main__':

@@ -103,6 +103,7 @@ class DiagnosisStage:
         self.findings: tuple[Finding, ...] = ()
         self.judged = 0
         self._failed: set[str] = set()
+        self._unseen: Callable[[], dict[str, str]] = dict
 
     @classmethod
     def of(
@@ -129,7 +130,14 @@ class DiagnosisStage:
         if rank != 0:
             return cls()
         share = None if config.budget is None else _SHARE_OF_BUDGET * config.budget
-        return cls(judge, lost_data, FindingActions(config.on_finding, control, lost_data), share)
+        stage = cls(judge, lost_data, FindingActions(config.on_finding, control, lost_data), share)
+        stage._unseen = lambda: judge.not_judged
+        return stage
+
+    @property
+    def not_judged(self) -> dict[str, str]:
+        """Rules whose figures are in no record so far, and which those are; empty where records are not judged."""
+        return self._unseen()
 
     @property
     def is_on(self) -> bool:
