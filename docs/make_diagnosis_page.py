@@ -24,6 +24,7 @@ sys.path.insert(0, str(DOCS.parent))
 from benchmarks.faults.scenarios import Scenario  # noqa: E402
 from benchmarks.faults.storage import load_run  # noqa: E402
 from benchmarks.planted_faults import DATA, print_table  # noqa: E402
+from benchmarks.silent_errors import BEGIN, END, PAGE  # noqa: E402
 from ding_normmon.core.finding import Finding  # noqa: E402
 from ding_normmon.diagnose import Rule  # noqa: E402
 from ding_normmon.diagnose.rules import RULES  # noqa: E402
@@ -89,6 +90,30 @@ and wrong rewards are found late.
 The planted weight decay is 1,000 times the usual 0.01. The NaN reward is planted behind LightZero's own check of its
 targets, which would end the run with an error. FourRooms, the task of `make train` that is not learnt, is not a fault:
 it hardly ever gets a reward, so its value head has a small gradient, which `head_gradient_gap` reports as information.
+
+## What must hold
+
+Before the rules about figures, **invariants** are checked. Each record is enough for them, and they check every record,
+also when there is no time for the other rules. What is compared are bits, numbers of things and names, so the exact
+ones have no threshold, no first records without findings, and no false alarms; they are errors. The others expect what
+the run itself has done from its beginning; each says below what it takes for granted, and they are warnings.
+
+TrainCheck (Jiang et al., OSDI 2025) has collected silent training errors that happened to somebody. Those that can
+occur in a training loop here, and some more, are planted in plain loops, on two ranks and in the multi-task policy by
+`python -m benchmarks.silent_errors --write`, which also writes this table. Record 1 is the first that could show the
+error. Left out are errors of inference and of set-up (`pytorch-51800`, `transformers-17877`, `transformers-23723`) and
+of mixtures of experts (`deepspeed-5794`).
+
+SILENT_ERRORS
+
+They say nothing in the same loops without an error, nor with gradient accumulation, a `GradScaler` that skips steps,
+warm-up from 0, decay to 0, layers that freeze or thaw, adapters (LoRA), bfloat16, autocast, evaluations in between, a
+head that is made anew together with its optimizer, or the same batch from the start
+(`tests/diagnose/invariants/test_plain_loops.py`); nor in DI-engine's DQN, PPO, SAC, TD3, DDPG, R2D2 and IMPALA.
+
+What cannot be seen is not checked: replicas of sharded parameters (there are none), gradients of ranks where several
+optimizers share the model, inputs of a model that is compiled or called past `__call__`, and everything about
+optimizers that are no `torch.optim.Optimizer`. A rule whose figures never come is listed by `normmon diagnose`.
 
 ## The rules
 
@@ -178,6 +203,12 @@ def section(rule: type[Rule], example: tuple[Scenario, Run, Finding] | None) -> 
     return '\n'.join(lines)
 
 
+def _silent_errors() -> str:
+    """Return the table that the page has: to make it anew takes two ranks and minutes."""
+    page = PAGE.read_text(encoding='utf-8')
+    return f'{BEGIN}{page.partition(BEGIN)[2].partition(END)[0]}{END}'
+
+
 def main() -> None:
     """Write the page."""
     table = io.StringIO()
@@ -185,7 +216,8 @@ def main() -> None:
         print_table(DATA)
     examples = find_examples()
     sections = [section(rule, examples.get(rule.name)) for rule in RULES]
-    page = INTRODUCTION + table.getvalue().strip() + '\n' + AFTER_TABLE + '\n' + '\n'.join(sections)
+    after = AFTER_TABLE.replace('SILENT_ERRORS', _silent_errors())
+    page = INTRODUCTION + table.getvalue().strip() + '\n' + after + '\n' + '\n'.join(sections)
     (DOCS / 'diagnosis.md').write_text(page.rstrip() + '\n', encoding='utf-8')
 
 

@@ -54,6 +54,7 @@ class Diagnosis:
         self._window = Window(tasks)
         self._trackers = [FindingTracker(rule) for rule in _configured(rules, options or {})]
         self._findings: dict[tuple[Any, ...], Finding] = {}
+        self._records = 0
         self._named_at = -ECHO - 1
         self.switched_off: dict[str, str] = {}
 
@@ -87,18 +88,28 @@ class Diagnosis:
         return missing
 
     def observe(self, record: Record) -> tuple[Finding, ...]:
-        """Run the rules on one record; return the findings that it raised or cleared."""
-        window = self._window
-        window.add(record)
-        number = window.points.records
+        """Judge one record; return the findings that were raised or have cleared in it."""
+        self._window.add(record)
+        return self._judge(everything=True)
+
+    def check(self, record: Record) -> tuple[Finding, ...]:
+        """Judge one record by the invariants alone, where there is no time for the other rules."""
+        self._window.record = record
+        return self._judge(everything=False)
+
+    def _judge(self, everything: bool) -> tuple[Finding, ...]:
+        window, record = self._window, self._window.record
+        self._records += 1
         found: list[Finding] = []
         for tracker in list(self._trackers):
             rule = tracker.rule
-            if number <= rule.warmup:
+            number = self._records if rule.judges_all else window.points.records
+            if number <= rule.warmup or not (everything or rule.judges_all):
                 continue
             try:
                 signs = [_checked(sign) for sign in rule.signs(window)]
-                judged = tracker.observe(window, signs, is_echo=number - self._named_at <= ECHO)
+                is_echo = window.points.records - self._named_at <= ECHO
+                judged = tracker.observe(window, signs, is_echo, number)
             except (Exception, SystemExit) as error:
                 self.switched_off[rule.name] = f'{type(error).__name__}: {error}'
                 logger.warning(
@@ -114,7 +125,7 @@ class Diagnosis:
                 self._findings[finding.key, finding.found] = finding
                 # Rules that name a task with certainty run first, so their findings count in the same record too.
                 if finding.is_active and finding.severity != 'info' and (finding.tasks or not rule.follows):
-                    self._named_at = number
+                    self._named_at = window.points.records
         return tuple(found)
 
 

@@ -40,15 +40,15 @@ class FindingTracker:
         self.rule = rule
         self._entries: dict[Any, _Entry] = {}
 
-    def observe(self, window: Window, signs: list[Sign], is_echo: bool) -> list[Finding]:
+    def observe(self, window: Window, signs: list[Sign], is_echo: bool, number: int) -> list[Finding]:
         """Process the signs of one record; return the findings that they raise or clear.
 
         Arguments:
             window: the run.
             signs: the rule's signs in this record.
             is_echo: whether another rule has just named a task; a new finding here is then only information.
+            number: number of records that the rule has judged, this one included.
         """
-        number = window.points.records
         by_key = {sign.key: sign for sign in signs if sign.strength >= self.rule.release}
         found = []
         for key, sign in by_key.items():
@@ -68,7 +68,7 @@ class FindingTracker:
             if entry.finding is not None:
                 entry.unseen += 1
                 if entry.unseen >= max(1, self.rule.clear):
-                    found.append(self._clear(window, entry))
+                    found.append(self._clear(window, entry, number))
             elif number >= entry.rest_until:
                 del self._entries[key]
         return found
@@ -94,10 +94,10 @@ class FindingTracker:
         window.points.freeze(sign.metrics, _PAST, before=RECENT + self.rule.confirm)
         return entry.finding
 
-    def _clear(self, window: Window, entry: _Entry) -> Finding:
+    def _clear(self, window: Window, entry: _Entry, number: int) -> Finding:
         assert entry.finding is not None
         finding = dataclasses.replace(entry.finding, cleared=window.iteration)
         window.points.thaw(entry.metrics)
         entry.finding, entry.unseen = None, 0
-        entry.rest_until = window.points.records + COOL_DOWN
+        entry.rest_until = number + COOL_DOWN
         return finding

@@ -55,6 +55,8 @@ class Rule:
         follows: whether its findings are only information if another rule has just named a task: a fault of one task
             also affects shared parts and other tasks.
         release: a finding stays active while there are signs of at least this strength.
+        judges_all: whether it judges every record, even when there is no time for the other rules; it may then read
+            only the newest record (``window.record``).
 
     Options of every rule:
         severity: replaces the rule's own severity.
@@ -85,6 +87,7 @@ limit
     reads: ClassVar[tuple[str, ...]] = ()
     follows: ClassVar[bool] = True
     release: ClassVar[float] = 0.5
+    judges_all: ClassVar[bool] = False
 
     severity: Severity = 'warning'
     confirm: int = 3

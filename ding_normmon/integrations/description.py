@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ding_normmon.diagnose.invariants import EXACT, EXPECTED
 from ding_normmon.integrations.adapter import Adapter
 from ding_normmon.integrations.observe.hook_points import EVIDENCE, NO_OPTIMIZER, Holder, HookPoints
 from ding_normmon.integrations.publishing_policy import PublishingAdapter
@@ -120,6 +121,9 @@ class Description:
             f'clip/{name}/coefficient is the ratio of the norms'
             for name in changed
         ]
+        if measured:
+            unseen, invariants = monitor.diagnosis.not_judged, {rule.name for rule in (*EXACT, *EXPECTED)}
+            remarks += [f'the invariant {name}: no {figures}' for name, figures in unseen.items() if name in invariants]
         optimizers = tuple(_optimizer(holder, points, found, adapter, remarks) for holder in holders) if points else ()
         if points is not None and not holders and points.evidence:
             keys = tuple(group.key for group in found)

@@ -7,17 +7,23 @@ from functools import partial
 
 from ding_normmon.core.common_figures import COMMON_FIGURES
 from ding_normmon.core.figures import Figures
+from ding_normmon.metrics.backward_calls import BackwardCalls
 from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.clipping import Clipping
 from ding_normmon.metrics.dormant_units import DormantUnits
 from ding_normmon.metrics.gradient_conflict import GradientConflict
 from ding_normmon.metrics.gradient_norms import GradientNorms
+from ding_normmon.metrics.held_parameters import HeldParameters
 from ding_normmon.metrics.learner_steps import LearnerSteps
 from ding_normmon.metrics.local_gradients import LocalGradients, SynchronisedGradientNorms
 from ding_normmon.metrics.loss_contributions import LossContributions
+from ding_normmon.metrics.model_inputs import ModelInputs
 from ding_normmon.metrics.own_cost import OwnCost
+from ding_normmon.metrics.parameter_moves import ParameterMoves
 from ding_normmon.metrics.parameter_norms import ParameterNorms
 from ding_normmon.metrics.rank_agreement import RankAgreement
+from ding_normmon.metrics.rank_norms import RankNorms
+from ding_normmon.metrics.replicas import Replicas
 from ding_normmon.metrics.representation_rank import RepresentationRank
 from ding_normmon.metrics.task_losses import TaskLosses
 from ding_normmon.metrics.tensor_statistics import TensorStatistics
@@ -39,6 +45,7 @@ _MULTITASK = (
     DormantUnits,
     RepresentationRank,
 )
+_INVARIANTS = (RankNorms, Replicas, HeldParameters, ParameterMoves, BackwardCalls, ModelInputs)
 _METRICS: tuple[type[Metric], ...] = (
     *_BASIC,
     LocalGradients,
@@ -46,13 +53,14 @@ _METRICS: tuple[type[Metric], ...] = (
     Clipping,
     LearnerSteps,
     *_MULTITASK,
+    *_INVARIANTS,
     OwnCost,
 )
 
 PRESETS: dict[str, _Makers] = {
-    'basic': (*_BASIC, Clipping, LearnerSteps, OwnCost),
-    'multitask': (*_BASIC, Clipping, LearnerSteps, *_MULTITASK, OwnCost),
-    'full': (*_BASIC, partial(Clipping, fraction=True), LearnerSteps, *_MULTITASK, OwnCost),
+    'basic': (*_BASIC, Clipping, LearnerSteps, *_INVARIANTS, OwnCost),
+    'multitask': (*_BASIC, Clipping, LearnerSteps, *_MULTITASK, *_INVARIANTS, OwnCost),
+    'full': (*_BASIC, partial(Clipping, fraction=True), LearnerSteps, *_MULTITASK, *_INVARIANTS, OwnCost),
 }
 """``basic``: what costs next to nothing. ``multitask``: what sees tasks work against each other. ``full``: everything,
 also what needs every step or further backward passes."""

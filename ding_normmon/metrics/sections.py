@@ -8,6 +8,8 @@ from ding_normmon.core.common_figures import MONITOR_SECTION
 from ding_normmon.core.figure import Chart, Figure
 
 __all__ = [
+    'BROKEN_CHART',
+    'INVARIANTS_SECTION',
     'NONFINITE_CHART',
     'NONFINITE_LOCAL',
     'NONFINITE_NORMS',
@@ -19,6 +21,7 @@ __all__ = [
     'Section',
 ]
 
+INVARIANTS_SECTION = 'What must hold'
 PARAMETERS_SECTION = 'Parameters and gradients'
 PLASTICITY_SECTION = 'Plasticity'
 TASKS_SECTION = 'What tasks do to each other'
@@ -97,6 +100,16 @@ information, COLT 2006. [4] Hill, Diversity and evenness, Ecology 54(2), 1973. [
 Karpathy's, CS231n.""",
     ),
     Section(
+        'Learner steps',
+        introduction='Seen from outside, in whatever trains the model; absent where it cannot be seen.',
+    ),
+    Section(
+        INVARIANTS_SECTION,
+        introduction="""\
+Figures under `broken/` are there only in records in which something that must hold does not; [Diagnosis](diagnosis.md)
+says what becomes of them. What they compare are sums of bit patterns, so there is no threshold.""",
+    ),
+    Section(
         MONITOR_SECTION,
         remarks="""\
 `monitor/*` and `agreement/*` are about ranks by definition and differ between layouts of tasks over ranks; everything
@@ -104,6 +117,8 @@ else does not.""",
     ),
 )
 """In the order of the page; what a figure names beside these comes behind them."""
+
+BROKEN_CHART = Chart('Health of the record', 'What must hold and does not')
 
 NONFINITE_CHART = Chart('Health of the record', 'Entries that are not finite')
 

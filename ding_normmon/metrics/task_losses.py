@@ -11,6 +11,7 @@ from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.mixins import takes_graph
+from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
 from ding_normmon.rows.moments import MEAN, constant_numbers, device_row_of
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
@@ -56,6 +57,49 @@ class TaskLosses(Metric):
             signed=True,
             task_chart=Chart('Losses and returns', '{statistic}'),
             prominence='detail',
+        ),
+        Figure(
+            pattern='data/{batch_size,valid_steps}_task{i}',
+            definition="sequences of a task's batch, and steps in them that are data and not padding",
+            unit='count',
+            hook_point='`publish_loss`',
+            bad_value='another size than the configured one; few valid steps: episodes are short',
+            section='Signals',
+            kind='count',
+            task_chart=Chart('Data', '{statistic}'),
+            prominence='detail',
+        ),
+        Figure(
+            pattern='target/distance',
+            definition='L2 norm of the difference of the model and its target network, over that of the model',
+            unit='ratio',
+            hook_point='`publish_loss`',
+            bad_value='growing without end: the target no longer follows; 0: it is the model itself',
+            section='Learner steps',
+            scale='log',
+            chart=Chart('Updates', 'Distance of the target network'),
+        ),
+        Figure(
+            pattern='target/fingerprint',
+            definition='a number that stays the same only as long as the target network does, to the last bit',
+            unit='none',
+            hook_point='`publish_loss`',
+            bad_value='the same again and again',
+            section=INVARIANTS_SECTION,
+            chart=Chart('Health of the record', 'Fingerprint of the target network'),
+        ),
+        Figure(
+            pattern='data/outside/{part}[_task{i}]',
+            definition=(
+                'entries of the rewards, value or policy targets, actions or masks of a batch that are not finite, or '
+                'outside of what the policy declares; there only above 0'
+            ),
+            unit='count',
+            hook_point='`publish_loss`',
+            bad_value='data that cannot be; values beyond the support are cut off in silence',
+            section=INVARIANTS_SECTION,
+            kind='count',
+            chart=BROKEN_CHART,
         ),
     )
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ding_normmon.core.step import INERT, InertLearnerStep
 from ding_normmon.unizero.acting_policy import ActingPolicy
+from ding_normmon.unizero.batch_checks import publish_checks
 from ding_normmon.unizero.data_signals import publish_data
 from ding_normmon.unizero.dropout_stream import DropoutStream
 from ding_normmon.unizero.gradient_synchronisation import (
@@ -38,6 +39,7 @@ from ding_normmon.unizero.lightzero_classes import (
 from ding_normmon.unizero.model import BoundModel, UniZeroMultitaskModel
 from ding_normmon.unizero.policy_config import DEFAULTS, single_task_config, validate_policy_config
 from ding_normmon.unizero.private_state import gather_private_state
+from ding_normmon.unizero.target_network import publish_target
 from ding_normmon.unizero.task_batch import TaskBatch, prepare_task_batch
 from ding_normmon.unizero.task_metrics import (
     SHARED_METRICS,
@@ -205,6 +207,9 @@ class UniZeroMultitaskPolicy(ActingPolicy):
             # After all forward passes: between them it would cost four times as much.
             for current_batch, target_batch, task_id in data:
                 publish_data(step, current_batch, target_batch, masks[task_id], task_id)
+                self._publish_checks(step, current_batch, target_batch, masks[task_id], task_id)
+        if step.due:
+            publish_target(step, self._learn_model, self._target_model)
         step.forward_end(losses, parts)
         parts.clear()
         if losses:
@@ -272,6 +277,17 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         weight_of_task = 1.0 if weights is None else weights[task_id]
         terms = {name: term * weight_of_task for name, term in loss_terms(result).items()} if step.reads_parts else {}
         return _TaskLoss(result.loss_total * weight_of_task, metrics, terms, batch['mask_padding'])
+
+    def _publish_checks(
+        self,
+        step: InertLearnerStep,
+        current_batch: Sequence[NDArray[Any]],
+        target_batch: Sequence[NDArray[Any]],
+        mask: Tensor,
+        task_id: int,
+    ) -> None:
+        actions, scale = self.tasks[task_id].action_space_size, float(self._cfg.model.support_scale)
+        publish_checks(step, current_batch, target_batch, mask.cpu().numpy(), actions, scale, task_id)
 
     def _count_skipped_step(self, norm: float) -> None:
         if not self.skipped_steps:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import optimizer as optimizers
 
+from tests.models import ELSEWHERE
+
 
 @dataclass
 class Step:
@@ -125,5 +127,5 @@ def assert_step(scalars: Mapping[str, float], step: Step, model: nn.Module, grou
         for statistic, value in expected.items():
             assert scalars[f'{name}/{statistic}'] == pytest.approx(float(value), rel=1e-6, abs=1e-9), name
             known.add(f'{name}/{statistic}')
-    elsewhere = ('monitor/cost/', 'monitor/late/', 'monitor/absent/', 'clip/')
+    elsewhere = (*ELSEWHERE, 'monitor/late/', 'monitor/absent/', 'clip/', 'data/')
     assert {name for name in scalars if not name.startswith(elsewhere)} - known == set()

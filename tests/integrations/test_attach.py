@@ -241,7 +241,7 @@ def test_an_off_step_hangs_on_nothing() -> None:
     for data in batches(6):
         policy._forward_learn(data)
     attachment.detach()
-    assert seen == [(False, 2)] + [(True, 0)] * 4 + [(False, 2)]
+    assert seen == [(False, 3)] + [(True, 0)] * 4 + [(False, 3)]
     assert code == [function.__code__ for function in observed_functions(policy)]
     assert not policy._optimizer._optimizer_step_pre_hooks
 

@@ -1,5 +1,6 @@
 """The rules, one idea per file."""
 
+from ding_normmon.diagnose.invariants import EXACT, EXPECTED
 from ding_normmon.diagnose.rule import Rule
 from ding_normmon.diagnose.rules.always_clipped import AlwaysClipped
 from ding_normmon.diagnose.rules.conflicting_pair import ConflictingPair
@@ -28,6 +29,8 @@ from ding_normmon.diagnose.rules.update_range import UpdateRange
 __all__ = ['RULES']
 
 RULES: tuple[type[Rule], ...] = (
+    *EXACT,
+    *EXPECTED,
     NonFinite,
     NoGradient,
     TwinTasks,

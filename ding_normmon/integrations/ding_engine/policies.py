@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ding_normmon.core.compiled import compiled_parts, is_compiling
 from ding_normmon.core.parameter_groups import OTHER
 from ding_normmon.core.step import LearnerStep
+from ding_normmon.integrations.batch_signals import publish_batch
 from ding_normmon.integrations.policy_model import find_models, model_of
 
 __all__ = ['DingAdapter', 'ding_adapter', 'find_heads', 'groups_of_children']
@@ -58,6 +59,7 @@ class DingAdapter:
     def observe(self, step: LearnerStep, data: Any = None) -> Iterator[None]:
         """Publish the heads' outputs. Where the loss is known cannot be seen, so ``forward_end`` is left alone."""
         seen: set[str] = set()
+        publish_batch(step, data)
         with contextlib.ExitStack() as undo:
             for name, head in self._heads.items():
                 undo.callback(head.register_forward_hook(_publisher(step, f'outputs/{name}', seen)).remove)

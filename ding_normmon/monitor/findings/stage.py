@@ -52,6 +52,10 @@ class Judge(Protocol):
         """Return the findings that were raised or have cleared in this record."""
         ...
 
+    def check(self, record: Record) -> Sequence[Finding]:
+        """Do the same with the invariants alone, for which there is always time."""
+        ...
+
 
 class DiagnosisStage:
     """Judges the records of a run in the order of iterations; without a judge it hands them on untouched.
@@ -63,12 +67,13 @@ class DiagnosisStage:
         lost_data: where it is counted that records could not be judged.
         actions: what findings lead to besides being told.
         share: of the time that judging may take, in the background of a training that also needs the interpreter;
-            records are left out to stay under it, those with non-finite values never. None for no limit.
+            to stay under it some records are judged by the invariants alone, those with non-finite values never. None
+            for no limit.
 
     Attributes:
         active: the findings that lasted at the last record.
         findings: every finding of the run, in its latest state.
-        judged: number of records that were judged.
+        judged: number of records that all rules have judged.
 
     Example:
         >>> class Judge:
@@ -76,6 +81,7 @@ class DiagnosisStage:
         ...     switched_off = {}
         ...     def observe(self, record):
         ...         return self.active
+        ...     check = observe
         >>> stage = DiagnosisStage(Judge(), LostData())
         >>> record = stage.judge(Record(5))
         >>> [finding.rule for finding in record.findings], list(record.scalars)
@@ -97,6 +103,7 @@ class DiagnosisStage:
         self.findings: tuple[Finding, ...] = ()
         self.judged = 0
         self._failed: set[str] = set()
+        self._unseen: Callable[[], dict[str, str]] = dict
 
     @classmethod
     def of(
@@ -123,7 +130,14 @@ class DiagnosisStage:
         if rank != 0:
             return cls()
         share = None if config.budget is None else _SHARE_OF_BUDGET * config.budget
-        return cls(judge, lost_data, FindingActions(config.on_finding, control, lost_data), share)
+        stage = cls(judge, lost_data, FindingActions(config.on_finding, control, lost_data), share)
+        stage._unseen = lambda: judge.not_judged
+        return stage
+
+    @property
+    def not_judged(self) -> dict[str, str]:
+        """Rules whose figures are in no record so far, and which those are; empty where records are not judged."""
+        return self._unseen()
 
     @property
     def is_on(self) -> bool:
@@ -140,12 +154,11 @@ class DiagnosisStage:
         if self._judge is None:
             return record
         begin = time.perf_counter()
-        if not self._has_time(begin) and not any(name.startswith('monitor/nonfinite/') for name in record.scalars):
-            return record
+        everything = self._has_time(begin) or any(name.startswith('monitor/nonfinite/') for name in record.scalars)
         found: tuple[Finding, ...] = ()
         try:
-            found = tuple(self._judge.observe(record))
-            self.judged += 1
+            found = tuple(self._judge.observe(record) if everything else self._judge.check(record))
+            self.judged += everything
             self.active, self.findings = tuple(self._judge.active), tuple(self._judge.findings)
         except Exception as error:
             self._lost.count('diagnosis', f'a record could not be judged: {type(error).__name__}: {error}')
@@ -159,7 +172,7 @@ class DiagnosisStage:
             record.notes.update(self._actions.take(found))
         spent = time.perf_counter() - begin
         record.scalars['monitor/cost/ms_diagnosis'] = spent * 1e3
-        if self._time_share is not None:
+        if self._time_share is not None and everything:
             self._time_share.spend(spent)
         return dataclasses.replace(record, findings=found)
 

@@ -9,6 +9,7 @@ function                 what it does
 ``squares``              sum of squares and number of non-finite entries of each tensor of a list
 ``row``                  the row (:mod:`ding_normmon.rows.moments`) of a tensor's valid entries, or of their norms
 ``number``               the one number of a tensor
+``bit_sums``             sum of the bit patterns of each tensor of a list, modulo 2**64
 ======================== ==========================================================================================
 
 None of them raises for a tensor that it cannot read (another device, sparse, a subclass, gaps): it says so, and whoever

@@ -1,0 +1,1 @@
+"""Silent training errors that others have published, planted in loops of our own."""

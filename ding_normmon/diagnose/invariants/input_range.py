@@ -1,0 +1,55 @@
+"""The model's inputs leave the range that they had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ding_normmon.diagnose.invariants.invariant import ExpectedInvariant
+from ding_normmon.diagnose.rule import Sign
+from ding_normmon.diagnose.window import Window
+
+__all__ = ['InputRange']
+
+
+@dataclass
+class InputRange(ExpectedInvariant):
+    """The largest absolute value of an input is many times the largest that there was, or a tiny part of the smallest.
+
+    Pixels that are no longer divided by 255 are the usual case, and that they are divided twice is the other.
+
+    Options:
+        factor: how many times.
+    """
+
+    name: ClassVar[str] = 'input_range'
+    advice: ClassVar[str] = (
+        'Look at how observations are scaled on their way to the model: not at all any more, or twice.'
+    )
+    reads: ClassVar[tuple[str, ...]] = ('inputs/',)
+
+    confirm: int = 2
+    settled: int = 10
+    factor: float = 30.0
+
+    def __post_init__(self) -> None:
+        self._known: dict[str, tuple[int, float, float]] = {}
+
+    def signs(self, window: Window) -> Iterable[Sign]:
+        """One sign per input."""
+        scalars = window.record.scalars
+        for name, high in scalars.items():
+            if not (name.startswith('inputs/') and name.endswith('/max')):
+                continue
+            which = name.removeprefix('inputs/').removesuffix('/max')
+            size = max(abs(high), abs(scalars.get(f'inputs/{which}/min', high)))
+            times, low, usual = self._known.get(which, (0, size, size))
+            if times >= self.settled and usual > 0 and (size > self.factor * usual or size < low / self.factor):
+                yield Sign(
+                    f'The input {which} is up to {size:.3g} in size; before it was from {low:.3g} to {usual:.3g}.',
+                    group=f'inputs/{which}',
+                    evidence={name: high},
+                )
+                continue
+            self._known[which] = times + 1, min(low, size), max(usual, size)

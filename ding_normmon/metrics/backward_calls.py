@@ -1,0 +1,194 @@
+"""The losses that are differentiated, and whether gradients begin at zero: seen at the calls of ``backward``."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ding_normmon.core.figure import Chart, Figure
+from ding_normmon.core.sharding import is_sharded
+from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.kernels import native
+from ding_normmon.metrics.mixins import Finishing, OwnHooks
+from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
+from ding_normmon.metrics.stepping import SteppingOptimizers
+from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, NONFINITE, constant_numbers, device_row_of
+from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
+
+__all__ = ['BackwardCalls']
+
+_LOOKED_AT = 8
+"""Parameters whose gradients are looked at, from all over the model."""
+
+_MOST_CALLS = 8
+"""Backward passes of one step whose losses are told."""
+
+
+class _Watch:
+    """The one function in the place of ``torch.autograd.backward``, while anybody listens."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[Any], None]] = []
+        self._original: Any = None
+        self._watched: Any = None
+
+    def add(self, listener: Callable[[Any], None]) -> None:
+        """Call a function with the losses before each backward pass."""
+        if listener in self._listeners:
+            return
+        self._listeners.append(listener)
+        if self._original is None:
+            self._original = original = torch.autograd.backward
+
+            @functools.wraps(original)
+            def watched(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+                for listening in list(self._listeners):
+                    listening(tensors)
+                return original(tensors, *args, **kwargs)
+
+            self._watched = torch.autograd.backward = watched
+
+    def remove(self, listener: Callable[[Any], None]) -> None:
+        """Call it no more."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+        # Whoever has put something else in its place since keeps that.
+        if not self._listeners and self._original is not None and torch.autograd.backward is self._watched:
+            torch.autograd.backward = self._original
+            self._original = self._watched = None
+
+
+_watch = _Watch()
+
+
+class BackwardCalls(Finishing, OwnHooks):
+    """``loss/backward``: what ``backward`` was called on. ``broken/leftover_gradient``: it did not begin at zero.
+
+    In measured steps ``torch.autograd.backward`` is watched, through which ``Tensor.backward`` goes too. A second call
+    in one learner step has its loss in ``loss/backward_1``, and so on; losses are as they are differentiated, with a
+    ``GradScaler``'s scale and divided where they are accumulated.
+
+    A gradient is left over if it was not zero whenever a backward pass of the step began: between two learner steps
+    nobody has set it to zero. Eight parameters from all over the model are looked at, as far as the optimizers hold
+    them that have stepped; the figure is their number.
+    """
+
+    name: ClassVar[str] = 'backward_calls'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='loss/{backward}[_{n}]',
+            definition=(
+                'what `backward` was called on, as it was (with the scale of a `GradScaler`); the second call of a '
+                'learner step is `backward_1`, and so on up to eight; mean over the ranks'
+            ),
+            unit='loss',
+            hook_point='`torch.autograd.backward`',
+            bad_value='not finite, or far from before',
+            section='Learner steps',
+            signed=True,
+            chart=Chart('Losses and returns', 'What backward was called on'),
+        ),
+        Figure(
+            pattern='broken/leftover_gradient',
+            definition=(
+                'of eight parameters that the optimizers of this step hold, those whose gradient was never zero when a '
+                'backward pass of the step began; there only above 0'
+            ),
+            unit='tensors',
+            hook_point='`torch.autograd.backward`',
+            bad_value="this step's gradient contains the last one's",
+            section=INVARIANTS_SECTION,
+            kind='count',
+            chart=BROKEN_CHART,
+        ),
+    )
+    hook_points: ClassVar[tuple[str, ...]] = ('backward_end',)
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+        self._left: list[Tensor | bool] = []
+        self._stepping = SteppingOptimizers()
+
+    def prepare(self, setup: Setup) -> None:
+        """Choose the parameters whose gradients are looked at."""
+        super().prepare(setup)
+        self._stepping.follow(setup.model.parameters())
+        trained = [p for p in setup.model.parameters() if p.requires_grad and not is_sharded(p)]
+        stride = max(1, len(trained) // _LOOKED_AT)
+        self._looked_at: list[nn.Parameter] = trained[::stride][:_LOOKED_AT]
+
+    def begin(self, step: LearnerStep) -> None:
+        """Watch ``torch.autograd.backward``."""
+        self._losses, self._left = [], []
+        self._stepping.watch()
+        _watch.add(self._note)
+
+    def release(self) -> None:
+        """Watch it no more."""
+        self._stepping.release()
+        _watch.remove(self._note)
+
+    @torch.no_grad()
+    def _note(self, tensors: Tensor | Sequence[Tensor]) -> None:
+        started = time.perf_counter()
+        single = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+        if len(self._losses) < _MOST_CALLS and single and all(entry.numel() == 1 for entry in single):
+            values = [entry.detach().reshape(()) for entry in single]
+            self._losses.append(values[0].clone() if len(values) == 1 else torch.stack(values).sum())
+        flags = [_is_left(parameter.grad) for parameter in self._looked_at]
+        self._left = flags if not self._left else [first & now for first, now in zip(self._left, flags, strict=True)]
+        self.hook_milliseconds += (time.perf_counter() - started) * 1e3
+
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        """Wait for the end of the step."""
+
+    @torch.no_grad()
+    def finish(self, rows: RowBuffer) -> None:
+        """Write the losses and the number of gradients that were left over."""
+        losses, self._losses, left, self._left = self._losses, [], self._left, []
+        for place, loss in enumerate(losses):
+            key = RowKey(self.name, 'backward' if place == 0 else f'backward_{place}')
+            if rows.on_host and loss.device.type == 'cpu':
+                rows.write_numbers(key, constant_numbers(native.number_of(loss)))
+            elif loss.device.type == rows.device.type:
+                rows.write(key, device_row_of(loss.reshape(1)))
+        # What the optimizers that step do not hold is not theirs to set to zero.
+        holders, stepped = self._stepping.holders(), {id(optimizer) for optimizer in self._stepping.stepped}
+        pairs = zip(self._looked_at, left, strict=False)
+        left = [flag for p, flag in pairs if (held := holders.get(id(p))) is not None and id(held[0]) in stepped]
+        if left:
+            key = RowKey(self.name, 'leftover_gradient')
+            if any(isinstance(flag, Tensor) for flag in left):
+                flags = [torch.as_tensor(flag, device=rows.device) for flag in left]
+                rows.write(key, device_row_of(torch.stack(flags).sum().double().reshape(1)))
+            else:
+                rows.write_numbers(key, constant_numbers(float(sum(map(bool, left)))))
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield the losses, as the mean over the ranks, and the most gradients that were left over on a rank."""
+        for name, tasks in table.of(self.name).items():
+            row = tasks[None]
+            if name == 'leftover_gradient':
+                if row[MAXIMUM] > 0:
+                    yield 'broken/leftover_gradient', float(row[MAXIMUM])
+                continue
+            if row[COUNT] > 0:
+                yield f'loss/{name}', float(row[MEAN])
+            if row[NONFINITE] > 0:
+                yield f'monitor/nonfinite/loss/{name}', float(row[NONFINITE])
+
+
+def _is_left(gradient: Tensor | None) -> bool | Tensor:
+    if gradient is None:
+        return False
+    if gradient.layout != torch.strided:
+        return False
+    # On an accelerator nobody waits for the answer.
+    found = gradient.any()
+    return bool(found) if gradient.device.type == 'cpu' else found

@@ -1,0 +1,231 @@
+"""Who trains which parameter: what no optimizer holds, what one holds in vain, and learning rates."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ding_normmon.core.figure import Chart, Figure
+from ding_normmon.core.model_snapshot import ModelSnapshot
+from ding_normmon.core.parameter_groups import Group, find_groups
+from ding_normmon.core.sharding import is_sharded
+from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.broken import broken_counts, broken_notes, group_key
+from ding_normmon.metrics.kernels.bit_sums import bit_sums
+from ding_normmon.metrics.mixins import Finishing
+from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
+from ding_normmon.metrics.stepping import SteppingOptimizers
+from ding_normmon.rows.moments import COUNT, MAXIMUM, constant_numbers, device_row_of
+from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
+
+__all__ = ['HeldParameters']
+
+
+class HeldParameters(Finishing):
+    """``broken/unheld/{group}``, ``broken/orphaned/{group}``, ``learning_rate/{group}``, ``step/optimizer_steps``.
+
+    A parameter is **unheld** in a step in which it has a gradient that is not zero and does not move, while no
+    optimizer of the process holds it and some optimizer has stepped. It is **orphaned** if it was trained as a part of
+    the model, is one no longer (a head made anew, ``load_state_dict(assign=True)``), and an optimizer that steps still
+    holds it. Both figures are numbers of parameter tensors, and there only where there are some.
+    """
+
+    name: ClassVar[str] = 'held_parameters'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='broken/unheld/{group}',
+            definition=(
+                'parameter tensors that have a gradient, are held by no optimizer, and do not move in a step of one; '
+                'there only where there are some, with a note that names them'
+            ),
+            unit='tensors',
+            hook_point='`backward_end`, end of the step',
+            bad_value='they are not trained',
+            section=INVARIANTS_SECTION,
+            kind='count',
+            chart=BROKEN_CHART,
+        ),
+        Figure(
+            pattern='broken/orphaned/{group}',
+            definition='parameter tensors that were trained, are no part of the model any more, and are still stepped',
+            unit='tensors',
+            hook_point='end of the step',
+            bad_value='what took their place is not trained',
+            section=INVARIANTS_SECTION,
+            kind='count',
+            chart=BROKEN_CHART,
+        ),
+        Figure(
+            pattern='learning_rate/{group}',
+            definition=(
+                'largest learning rate with which an optimizer that has stepped holds parameters of the group; '
+                "`model`: of all; of a task's group only where it is not that one"
+            ),
+            unit='rate',
+            hook_point='`step_end`',
+            bad_value='not what the schedule says',
+            section='Learner steps',
+            scale='log',
+            chart=Chart('Updates', 'Learning rates'),
+            task_chart=Chart('Updates', 'Learning rates: {group}'),
+            prominence='detail',
+        ),
+        Figure(
+            pattern='step/optimizer_steps',
+            definition='steps of optimizers that hold parameters of the model, in this learner step; most of any rank',
+            unit='steps',
+            hook_point='optimizer step',
+            bad_value='another number than always',
+            section='Learner steps',
+            kind='count',
+            chart=Chart('Updates', 'Optimizer steps'),
+        ),
+    )
+    hook_points: ClassVar[tuple[str, ...]] = ('backward_end', 'step_end')
+
+    def __init__(self) -> None:
+        self._stepping = SteppingOptimizers()
+        self._trained: dict[int, tuple[str, int | None, str, weakref.ref[nn.Parameter]]] = {}
+        self._gone: list[tuple[str, int | None, str, weakref.ref[nn.Parameter]]] = []
+        self._looked_for: frozenset[int] = frozenset()
+        self._before: dict[int, tuple[int | Tensor, bool | Tensor]] = {}
+
+    def prepare(self, setup: Setup) -> None:
+        """Choose the parameters of the tasks that this rank trains; find which trained ones have left the model."""
+        super().prepare(setup)
+        self._follow(setup.groups)
+
+    def _follow(self, groups: Sequence[Group]) -> None:
+        setup = self.setup
+        self._snapshot = ModelSnapshot(setup.model)
+        self._stepping.follow(setup.model.parameters())
+        self._places: dict[int, tuple[Group, str, nn.Parameter]] = {
+            id(parameter): (group, path, parameter)
+            for group in groups
+            if group.task_id is None or group.task_id in setup.task_ids
+            for path, parameter in zip(group.paths, group.parameters, strict=True)
+            if not is_sharded(parameter)
+        }
+        present = {id(parameter) for parameter in setup.model.parameters()}
+        self._gone += [entry for key, entry in self._trained.items() if key not in present]
+        self._gone = [entry for entry in self._gone if (left := entry[3]()) is not None and id(left) not in present]
+        self._trained = {key: entry for key, entry in self._trained.items() if key in present}
+        self._before = {}
+
+    def begin(self, step: LearnerStep) -> None:
+        """See which optimizers step."""
+        self._before = {}
+        self._stepping.watch()
+
+    def release(self) -> None:
+        """See no more of it."""
+        self._stepping.release()
+
+    @torch.no_grad()
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        """Take note of what has a gradient and no holder; write the learning rates."""
+        if hook_point == 'backward_end':
+            self._stepping.watch()
+            if self._snapshot.has_changed():
+                # In a loop of one's own a step begins where the last has ended, before anybody can change the model.
+                setup = self.setup
+                self._follow(find_groups(setup.model, setup.num_tasks, setup.config.module_groups))
+            held = self._stepping.holders().keys()
+            new = {
+                key: parameter
+                for key, (_, _, parameter) in self._places.items()
+                if parameter.grad is not None and parameter.requires_grad and key not in held | self._before.keys()
+            }
+            sums = bit_sums(list(new.values()))
+            for (key, parameter), before in zip(new.items(), sums, strict=True):
+                assert parameter.grad is not None
+                self._before[key] = before, (parameter.grad != 0).any() if parameter.is_cuda else _any(parameter.grad)
+            return
+        holders = self._stepping.holders()
+        for key, (group, path, parameter) in self._places.items():
+            if key not in self._trained and parameter.grad is not None and key in holders:
+                self._trained[key] = group.name, group.task_id, path, weakref.ref(parameter)
+        self._write_rates(holders, rows)
+
+    def _write_rates(self, holders: dict[int, tuple[Any, dict[str, Any]]], rows: RowBuffer) -> None:
+        for group in self.setup.owned_groups:
+            # Parameters of one group nearly always stand in one or two of the optimizer's.
+            options = {id(found[1]): found[1] for p in group.parameters if (found := holders.get(id(p))) is not None}
+            for rate in {id(rate): rate for rate in (entry.get('lr') for entry in options.values())}.values():
+                key = RowKey(self.name, group.name, group.task_id, 'learning_rate')
+                if isinstance(rate, Tensor) and not rows.on_host:
+                    rows.write(key, device_row_of(rate.detach().reshape(1).to(rows.device)))
+                elif isinstance(rate, (int, float, Tensor)):
+                    rows.write_numbers(key, constant_numbers(float(rate)))
+
+    @torch.no_grad()
+    def finish(self, rows: RowBuffer) -> None:
+        """Write what was not held and has not moved, and what is held in vain."""
+        before, self._before = self._before, {}
+        holders = self._stepping.holders()
+        candidates = {key: entry for key, entry in before.items() if key not in holders}
+        if candidates and self._stepping.any_stepped:
+            keys = frozenset(candidates)
+            if not keys <= self._looked_for:
+                held = self._stepping.look_for_holders(keys)
+                candidates = {key: entry for key, entry in candidates.items() if key not in held}
+                self._looked_for = frozenset(candidates)
+            self._write_unheld(candidates, rows)
+        if self._stepping.steps:
+            rows.write_numbers(RowKey(self.name, 'all', None, 'steps'), constant_numbers(float(self._stepping.steps)))
+        stepped = {id(optimizer) for optimizer in self._stepping.stepped}
+        for name, task_id, path, reference in self._gone:
+            parameter = reference()
+            optimizer, _ = holders.get(id(parameter), (None, None))
+            if parameter is not None and id(optimizer) in stepped:
+                self._write(rows, 'orphaned', name, task_id, path, 1.0)
+
+    def _write_unheld(self, candidates: dict[int, tuple[int | Tensor, bool | Tensor]], rows: RowBuffer) -> None:
+        sums = bit_sums([self._places[key][2] for key in candidates])
+        for (key, (before, has_gradient)), after in zip(candidates.items(), sums, strict=True):
+            group, path, _ = self._places[key]
+            if isinstance(after, Tensor) or isinstance(before, Tensor):
+                # On an accelerator nobody knows yet.
+                unheld = ((torch.as_tensor(after) == before) & has_gradient).double()
+                self._write(rows, 'unheld', group.name, group.task_id, path, unheld)
+            elif after == before and has_gradient:
+                self._write(rows, 'unheld', group.name, group.task_id, path, 1.0)
+
+    def _write(
+        self, rows: RowBuffer, what: str, name: str, task_id: int | None, path: str, value: float | Tensor
+    ) -> None:
+        key = RowKey(self.name, name, task_id, f'{what}/{path}')
+        if isinstance(value, Tensor):
+            rows.write(key, device_row_of(value.reshape(1)))
+        else:
+            rows.write_numbers(key, constant_numbers(value))
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield the learning rates and the numbers of what is not as it must be."""
+        labels, rows = table.block(self.name, 'learning_rate')
+        rates = [(label, float(row[MAXIMUM])) for label, row in zip(labels, rows, strict=True) if row[COUNT] > 0]
+        if rates:
+            largest = max(rate for _, rate in rates)
+            yield 'learning_rate/model', largest
+            # A hundred heads with one rate need no hundred curves.
+            for (name, task_id), rate in rates:
+                if task_id is None or rate != largest:
+                    yield f'learning_rate/{group_key(name, task_id)}', rate
+        if (key := RowKey(self.name, 'all', None, 'steps')) in table:
+            yield 'step/optimizer_steps', float(table[key][MAXIMUM])
+        yield from broken_counts(table, self.name, ('unheld', 'orphaned'))
+
+    def notes(self, table: RowTable) -> Iterator[tuple[str, str]]:
+        """Yield which parameters those are."""
+        return broken_notes(table, self.name, ('unheld', 'orphaned'))
+
+
+def _any(gradient: Tensor) -> bool:
+    if gradient.layout != torch.strided:
+        gradient = gradient.coalesce().values() if gradient.layout == torch.sparse_coo else gradient.to_dense()
+    return bool(gradient.any())

@@ -1,0 +1,253 @@
+"""What the model is given, and how it is used: inputs, their number of bits, and modules that evaluate."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ding_normmon.core.common_figures import MONITOR_SECTION
+from ding_normmon.core.compiled import compiled_parts, is_compiling
+from ding_normmon.core.figure import Chart, Figure
+from ding_normmon.core.sharding import is_sharded
+from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.kernels import native
+from ding_normmon.metrics.kernels.bit_sums import FOLD, bit_sums, combined, folded
+from ding_normmon.metrics.mixins import Finishing, OwnHooks
+from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION, NONFINITE_CHART
+from ding_normmon.rows import moments
+from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, NONFINITE, constant_numbers, device_row_of
+from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
+
+__all__ = ['ModelInputs']
+
+_MOST_INPUTS = 8
+_BOTH_WAYS = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+"""What works differently in training and in evaluation."""
+
+
+class ModelInputs(Finishing, OwnHooks):
+    """``inputs/{name}/{mean,std,max,min}``: the tensors that the model is called with, seen from outside.
+
+    Of every measured step the first call in training mode with gradients counts. ``name`` is the position of an
+    argument, or its keyword, and for what is inside of it the key. A model whose ``forward`` is called past
+    ``__call__``, and a compiled one, show nothing. Beside the statistics of floating-point tensors:
+
+    - ``inputs/{name}/features``: elements of one sample, ``inputs/batch_size``: samples of the first tensor,
+    - ``mode/input_bits`` and ``mode/output_bits``: bits of an element of the first input and output,
+    - ``mode/evaluating``: dropout and batch normalisation modules that are in evaluation mode at ``forward_end``,
+    - ``inputs/fingerprint``: a number that two batches have in common only if they are the same to the last bit,
+    - ``broken/same_batch``: ranks whose whole input is, to the last bit, that of another rank.
+    """
+
+    name: ClassVar[str] = 'model_inputs'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='inputs/{signal}/{mean,std,max,min}',
+            definition=(
+                'of a floating-point tensor that the model is called with, by position, keyword or key: of the first '
+                'call in training mode with gradients; all ranks together'
+            ),
+            unit='its own',
+            hook_point='forward pass',
+            bad_value='another range than before: scaled twice, or not at all',
+            section='Learner steps',
+            signed=True,
+            chart=Chart('Data', 'inputs: {signal}'),
+        ),
+        Figure(
+            pattern='inputs/{signal}/features',
+            definition='numbers of one sample of an input',
+            unit='numbers',
+            hook_point='forward pass',
+            bad_value='another shape than before',
+            section='Learner steps',
+            kind='count',
+            chart=Chart('Data', 'Shape of the inputs'),
+        ),
+        Figure(
+            pattern='inputs/batch_size',
+            definition='samples of the first input, of all ranks',
+            unit='samples',
+            hook_point='forward pass',
+            section='Learner steps',
+            kind='count',
+            chart=Chart('Data', 'Batch size'),
+        ),
+        Figure(
+            pattern='inputs/fingerprint',
+            definition='a number that two batches have in common only if all inputs are the same, to the last bit',
+            unit='none',
+            hook_point='forward pass',
+            bad_value='the same again and again',
+            section=INVARIANTS_SECTION,
+            chart=Chart('Health of the record', 'Fingerprint of the inputs'),
+        ),
+        Figure(
+            pattern='mode/{input_bits,output_bits}',
+            definition="bits of an element of the model's first input, and of its first output",
+            unit='bits',
+            hook_point='forward pass',
+            bad_value='another number than before: autocast was lost',
+            section=INVARIANTS_SECTION,
+            kind='count',
+            chart=Chart('Health of the record', 'Mode of the model'),
+        ),
+        Figure(
+            pattern='mode/evaluating',
+            definition='dropout and batch normalisation modules that are in evaluation mode',
+            unit='modules',
+            hook_point='`forward_end`',
+            bad_value='more than before: train() was not called after an evaluation',
+            section=INVARIANTS_SECTION,
+            kind='count',
+            chart=Chart('Health of the record', 'Mode of the model'),
+        ),
+        Figure(
+            pattern='broken/same_batch',
+            definition='ranks whose inputs are, to the last bit, those of another rank; there only above 0',
+            unit='ranks',
+            hook_point='forward pass',
+            bad_value='ranks do the same work twice',
+            section=INVARIANTS_SECTION,
+            kind='count',
+            chart=BROKEN_CHART,
+        ),
+        Figure(
+            pattern='monitor/nonfinite/{inputs,loss}/{signal}',
+            definition='NaN and infinite entries of an input, or of what `backward` was called on',
+            unit='count',
+            bad_value='data or loss are broken',
+            section=MONITOR_SECTION,
+            kind='count',
+            chart=NONFINITE_CHART,
+        ),
+    )
+    hook_points: ClassVar[tuple[str, ...]] = ('forward_end', 'backward_end')
+
+    def __init__(self) -> None:
+        self._handles: list[Any] = []
+        self._taken: dict[RowKey, tuple[float, ...] | Tensor] = {}
+
+    def prepare(self, setup: Setup) -> None:
+        """Choose the modules that are looked at."""
+        super().prepare(setup)
+        self._is_open = not compiled_parts([setup.model])
+        self._both_ways = [module for module in setup.model.modules() if isinstance(module, _BOTH_WAYS)]
+        # Ranks that share one replica are given the same batch.
+        self._compares = not any(map(is_sharded, setup.model.parameters()))
+
+    def begin(self, step: LearnerStep) -> None:
+        """Listen to the model."""
+        self._taken = {}
+        if self._is_open and not self._handles:
+            model = self.setup.model
+            self._handles = [
+                model.register_forward_pre_hook(self._enter, with_kwargs=True),
+                model.register_forward_hook(self._leave),
+            ]
+
+    def release(self) -> None:
+        """Listen no more."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._taken or is_compiling() or not torch.is_grad_enabled() or not module.training:
+            return
+        started = time.perf_counter()
+        with torch.no_grad():
+            self._take(dict(_named('', [*args, *kwargs.items()])))
+        self.hook_milliseconds += (time.perf_counter() - started) * 1e3
+
+    def _take(self, tensors: dict[str, Tensor]) -> None:
+        for place, (name, tensor) in enumerate(list(tensors.items())[:_MOST_INPUTS]):
+            samples = tensor.shape[0] if tensor.ndim else 1
+            self._note(f'{name}/features', float(tensor.numel() // max(samples, 1)))
+            if place == 0:
+                self._note('batch_size', float(samples))
+                self._note('input_bits', 8.0 * tensor.element_size(), 'mode')
+            if tensor.is_floating_point():
+                row = native.kernels.row(tensor, None, False) if native.kernels is not None else None
+                if row is None and tensor.device.type == 'cpu':
+                    row = tuple(moments.row_of(tensor.detach()).tolist())
+                self._taken[RowKey(self.name, name)] = device_row_of(tensor) if row is None else row
+        if tensors:
+            value = folded(combined(bit_sums(list(tensors.values())[:_MOST_INPUTS])))
+            key = RowKey(self.name, 'bits', None, f'rank/{self.setup.rank}')
+            self._taken[key] = device_row_of(value.reshape(1)) if isinstance(value, Tensor) else constant_numbers(value)
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        key = RowKey(self.name, 'output_bits', None, 'mode')
+        if self._taken and key not in self._taken and not is_compiling():
+            found = next((tensor for _, tensor in _named('', [output]) if tensor.is_floating_point()), None)
+            if found is not None:
+                self._taken[key] = constant_numbers(8.0 * found.element_size())
+
+    def _note(self, name: str, value: float, part: str = 'number') -> None:
+        self._taken[RowKey(self.name, name, None, part)] = constant_numbers(value)
+
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        """Look at the mode of the modules, before anything is evaluated in between."""
+        if hook_point == 'forward_end' and self._both_ways:
+            evaluating = sum(not module.training for module in self._both_ways)
+            rows.write_numbers(RowKey(self.name, 'evaluating', None, 'mode'), constant_numbers(float(evaluating)))
+
+    def finish(self, rows: RowBuffer) -> None:
+        """Write what was seen."""
+        taken, self._taken = self._taken, {}
+        for key, row in taken.items():
+            if isinstance(row, Tensor):
+                if row.device.type == rows.device.type:
+                    rows.write(key, row)
+            else:
+                rows.write_numbers(key, row)  # type: ignore[arg-type]
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield the figures of all ranks together, and how many ranks have drawn another one's batch."""
+        for name, tasks in table.of(self.name).items():
+            row = tasks[None]
+            if row[NONFINITE] > 0:
+                yield f'monitor/nonfinite/inputs/{name}', float(row[NONFINITE])
+            if row[COUNT] > 0:
+                yield f'inputs/{name}/mean', float(row[MEAN])
+                yield f'inputs/{name}/max', float(row[MAXIMUM])
+                yield f'inputs/{name}/min', float(row[MINIMUM])
+            if row[COUNT] > 1:
+                yield f'inputs/{name}/std', moments.std(row)
+        for name, tasks in table.of(self.name, 'number').items():
+            total = tasks[None][MEAN] * (tasks[None][COUNT] if name == 'batch_size' else 1)
+            yield f'inputs/{name}', float(total)
+        for name, tasks in table.of(self.name, 'mode').items():
+            yield f'mode/{name}', float(tasks[None][MAXIMUM])
+        sums = [
+            float(found['bits'][None][MEAN])
+            for rank in range(self.setup.world_size)
+            if (found := table.of(self.name, f'rank/{rank}'))
+        ]
+        if sums:
+            yield 'inputs/fingerprint', math.fsum(sums) % FOLD
+        if self._compares and len(set(sums)) < len(sums):
+            yield 'broken/same_batch', float(sum(sums.count(value) > 1 for value in sums))
+
+
+def _named(name: str, thing: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a call's arguments, by position, keyword or key."""
+    if isinstance(thing, Tensor):
+        if thing.layout == torch.strided and not thing.is_nested and not is_sharded(thing):
+            yield name or '0', thing
+    elif isinstance(thing, Mapping):
+        for key, value in thing.items():
+            yield from _named(f'{name}/{key}' if name else str(key), value)
+    elif isinstance(thing, (list, tuple)):
+        for place, value in enumerate(thing):
+            if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
+                yield from _named(value[0], value[1])
+            else:
+                yield from _named(f'{name}/{place}' if name else str(place), value)

@@ -1,0 +1,103 @@
+"""The norms of shared parameters on every rank: ranks that drift apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ding_normmon.core.figure import Chart, Figure
+from ding_normmon.core.sharding import is_sharded
+from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.kernels.squares import SquareSums
+from ding_normmon.metrics.mixins import DeviceCells
+from ding_normmon.metrics.sections import PARAMETERS_SECTION
+from ding_normmon.rows.moments import MEAN, NONFINITE, Row, constant_row
+from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
+
+__all__ = ['RankNorms']
+
+
+class RankNorms(DeviceCells):
+    """``norm_rank/{group}/rank{n}`` and ``norm_rank/{group}/spread``: the weights of each rank before the step.
+
+    Where replicas are equal every rank has the same norm and the spread, largest minus smallest, is exactly 0. How it
+    grows tells how fast they part, which :class:`~ding_normmon.metrics.replicas.Replicas` does not.
+    """
+
+    name: ClassVar[str] = 'rank_norms'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='norm_rank/{group}/rank{n}',
+            definition="L2 norm of a shared group's parameters on one rank (several ranks only)",
+            unit='weight',
+            hook_point='`forward_end`',
+            bad_value='not the same on all ranks',
+            section=PARAMETERS_SECTION,
+            scale='log',
+            chart=Chart('Shared modules', '{group}: norms on the ranks'),
+        ),
+        Figure(
+            pattern='norm_rank/{group}/spread',
+            definition='the largest of them minus the smallest; absent where a rank is missing',
+            unit='weight',
+            hook_point='`forward_end`',
+            bad_value='above 0: ranks train different models, and drift apart as it grows',
+            section=PARAMETERS_SECTION,
+            chart=Chart('Shared modules', 'Norms of shared modules: largest minus smallest of the ranks'),
+        ),
+    )
+    hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
+
+    def prepare(self, setup: Setup) -> None:
+        """Lay out the shared parameters that every rank has whole."""
+        super().prepare(setup)
+        shared = [group for group in setup.groups if group.task_id is None] if setup.world_size > 1 else []
+        self._groups = [group for group in shared if not any(map(is_sharded, group.parameters))]
+        self._parameters = [parameter.detach() for group in self._groups for parameter in group.parameters]
+        self._squares = SquareSums(self._parameters) if self._parameters else None
+        self.num_cells = 2 * len(self._parameters)
+
+    def bind(self, cells: Tensor) -> None:
+        """Split the cells."""
+        self._sums, self._nonfinite = cells.view(2, -1).unbind() if self._parameters else (cells, cells)
+
+    def state_bytes(self) -> int:
+        """Return the size of the scratch."""
+        return 0 if self._squares is None else self._squares.scratch_bytes
+
+    @torch.no_grad()
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        """Square this rank's parameters."""
+        if self._squares is not None:
+            # Not those of set-up: a parameter may have been given new storage since.
+            parameters = [parameter for group in self._groups for parameter in group.parameters]
+            self._squares(parameters, self._sums, self._nonfinite)
+
+    def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
+        """Yield this rank's norm of every group; counted as non-finite where an entry is."""
+        sums, nonfinite = cells.reshape(2, -1) if self._parameters else (cells, cells)
+        start = 0
+        for group in self._groups:
+            stop = start + len(group.parameters)
+            norm = math.nan if nonfinite[start:stop].any() else math.sqrt(float(sums[start:stop].sum()))
+            yield RowKey(self.name, group.name, None, f'rank{self.setup.rank}'), constant_row(norm)
+            start = stop
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield the norms of the ranks that have reported, and the spread where all have."""
+        norms: dict[str, list[float]] = {}
+        for rank in range(self.setup.world_size if self._groups else 0):
+            for name, tasks in table.of(self.name, f'rank{rank}').items():
+                if not tasks[None][NONFINITE]:
+                    norms.setdefault(name, []).append(float(tasks[None][MEAN]))
+                    yield f'norm_rank/{name}/rank{rank}', norms[name][-1]
+        for name, values in norms.items():
+            if table.complete and len(values) == self.setup.world_size:
+                yield f'norm_rank/{name}/spread', max(values) - min(values)
