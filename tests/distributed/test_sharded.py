@@ -246,4 +246,4 @@ def test_what_cannot_be_measured_of_a_sharded_model_is_refused_at_set_up() -> No
         assert 'encoder has sharded parameters' in said['local']
         assert 'call its reshard() before' in said['gathered']
         assert 'logits_value: a DTensor; publish what this rank has of it' in said['signal']
-        assert 'not known before they have been added up' in said['partial']
+        assert 'unknown until they are summed' in said['partial']
