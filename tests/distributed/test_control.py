@@ -182,7 +182,7 @@ def test_only_rank_0_decides_and_a_decision_has_a_name() -> None:
     with pytest.raises(ControlError, match='only rank 0'):
         ranks[1].post('stop')
     for action in (None, '', 5):
-        with pytest.raises(ControlError, match='needs an action'):
+        with pytest.raises(ControlError, match='must be the name of its callbacks'):
             ranks[0].post(action)  # type: ignore[arg-type]
 
 
