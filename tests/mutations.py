@@ -530,7 +530,7 @@ MUTATIONS = (
         'monitor/batches.py',
         'if not self._all_known(keys):',
         'if False:',
-        (*MONITOR, '-k', 'costs_only_its_own'),
+        (*MONITOR, '-k', 'only_its_own'),
     ),
     Mutation(
         'moments: signs that are to be turned are not',

@@ -90,7 +90,7 @@ def test_a_group_with_plain_and_sharded_parameters_is_shared_between_its_owner_a
             assert sharded.keys == {('encoder', None)}
 
 
-def test_rows_of_a_sharded_group_count_only_when_every_rank_has_said_something() -> None:
+def test_rows_of_a_sharded_group_count_only_if_every_rank_sent_some() -> None:
     sharded = ShardedGroups([], {'gradient_norms'}, world_size=2)
     sharded.keys = frozenset({('encoder', None)})
     main = RowKey('gradient_norms', 'encoder')
@@ -124,7 +124,7 @@ class FullyShardedDataParallel(nn.Module):
         self.inner = nn.Linear(2, 2)
 
 
-def test_parameters_that_do_not_say_what_they_are_a_part_of_are_refused() -> None:
+def test_flat_sharded_parameters_are_refused() -> None:
     with pytest.raises(ConfigurationError, match=r'FullyShardedDataParallel.*fully_shard.*monitor_norm_freq=0'):
         refuse_unreadable(FullyShardedDataParallel())
     model = nn.Linear(2, 2)

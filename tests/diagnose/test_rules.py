@@ -102,7 +102,7 @@ def test_every_rule_has_a_pattern() -> None:
 
 
 @pytest.mark.parametrize(('name', 'change', 'tasks'), PATTERNS, ids=[f'{name}-{tasks}' for name, _, tasks in PATTERNS])
-def test_a_rule_speaks_on_its_pattern_and_names_the_task(
+def test_a_rule_finds_its_pattern_and_names_the_task(
     name: str, change: Change, tasks: tuple[int, ...] | None
 ) -> None:
     found = [

@@ -249,7 +249,7 @@ def test_a_monitored_iteration_may_fall_together_with_a_collective(outcomes: lis
 
 
 @pytest.mark.parametrize('fault', ['nothing', 'a_little_slow'])
-def test_what_is_in_time_is_complete(outcomes: list[dict[str, Outcome]], fault: str) -> None:
+def test_rows_in_time_give_complete_records(outcomes: list[dict[str, Outcome]], fault: str) -> None:
     outcome = outcomes[0][fault]
     assert [record.iteration for record in outcome.records] == MEASURED
     assert {record.scalars['monitor/missing_ranks'] for record in outcome.records} == {0}
@@ -320,7 +320,7 @@ def test_foreign_and_truncated_messages_are_refused(outcomes: list[dict[str, Out
     assert {record.scalars['monitor/missing_ranks'] for record in outcome.records} == {0}
 
 
-def test_a_failing_destination_costs_its_own_records_only(outcomes: list[dict[str, Outcome]]) -> None:
+def test_a_failing_destination_loses_only_its_own_records(outcomes: list[dict[str, Outcome]]) -> None:
     outcome = outcomes[0]['failing_destinations']
     assert [record.iteration for record in outcome.records] == MEASURED
     assert outcome.lost['destination_Raising'] == len(MEASURED) + 1
@@ -330,7 +330,7 @@ def test_a_failing_destination_costs_its_own_records_only(outcomes: list[dict[st
     assert outcome.closing < 8
 
 
-def test_a_failing_quantity_costs_its_own_figures_only(outcomes: list[dict[str, Outcome]]) -> None:
+def test_a_failing_metric_loses_only_its_own_figures(outcomes: list[dict[str, Outcome]]) -> None:
     outcome = outcomes[0]['failing_quantities']
     assert [record.iteration for record in outcome.records] == MEASURED
     said_once(outcomes[2]['failing_quantities'], 'probe failed at forward_end with ZeroDivisionError')
@@ -344,7 +344,7 @@ def test_a_failing_quantity_costs_its_own_figures_only(outcomes: list[dict[str, 
         assert mine == {name: value for name, value in theirs if not name.startswith(exempt)}
 
 
-def test_a_full_disk_is_said_once(outcomes: list[dict[str, Outcome]]) -> None:
+def test_a_full_disk_is_logged_once(outcomes: list[dict[str, Outcome]]) -> None:
     if 'disk_full' not in outcomes[0]:
         pytest.skip('needs the right to mount a small tmpfs')
     outcome = outcomes[0]['disk_full']
@@ -355,7 +355,7 @@ def test_a_full_disk_is_said_once(outcomes: list[dict[str, Outcome]]) -> None:
     assert outcome.closing < 8
 
 
-def test_a_removed_folder_is_said_once(outcomes: list[dict[str, Outcome]]) -> None:
+def test_a_removed_folder_is_logged_once(outcomes: list[dict[str, Outcome]]) -> None:
     outcome = outcomes[0]['folder_removed']
     assert_same_weights(outcome, 0)
     assert [record.iteration for record in outcome.records] == MEASURED
@@ -412,7 +412,7 @@ def test_nothing_stops_without_the_acknowledgement_of_every_rank(survivors: list
     assert 'did not happen: ranks [2] did not acknowledge' in notes[0]
 
 
-def test_a_rank_that_is_killed_is_missing_and_nobody_waits_twice(survivors: list[Outcome]) -> None:
+def test_a_killed_rank_is_missing_and_waited_for_once(survivors: list[Outcome]) -> None:
     outcomes = survivors
     for rank in (0, 1):
         assert_same_weights(outcomes[rank], rank, LONG)
@@ -429,7 +429,7 @@ def test_a_rank_that_is_killed_is_missing_and_nobody_waits_twice(survivors: list
     assert outcomes[0].closing < 8
 
 
-def test_without_rank_0_the_others_train_on_and_fill_no_memory(server: Any) -> None:
+def test_without_rank_0_the_others_train_on_in_bounded_memory(server: Any) -> None:
     arguments = (server.port, 0, 'killed 0')
     outcomes = run_ranks(killed_between_forward_and_report, 3, *arguments, may_die=[0], timeout=90)
     for rank in (1, 2):
@@ -465,7 +465,7 @@ def every_start(rank: int, port: int) -> list[str]:
     ]
 
 
-def test_another_configuration_is_refused_on_all_ranks(outcomes: list[dict[str, Any]]) -> None:
+def test_different_configurations_are_refused_on_all_ranks(outcomes: list[dict[str, Any]]) -> None:
     another, off, wrong, right = zip(*(said['starts'] for said in outcomes), strict=True)
     assert set(another) == {'monitor: ranks disagree on monitor.monitor_norm_freq: 5 on rank 0, 10 on rank 1'}
     assert set(off[:2]) == {'monitor: ranks disagree on monitor.monitor_norm_freq: 5 on rank 0, 0 on rank 2'}

@@ -87,7 +87,7 @@ def results() -> list[dict[str, tuple[str, float]]]:
         ('alike', 'started', 'started'),
     ],
 )
-def test_the_other_rank_is_told_at_once(
+def test_the_other_rank_fails_at_once(
     results: list[dict[str, tuple[str, float]]], way: str, name: str, on_rank_0: str, on_rank_1: str
 ) -> None:
     for rank, expected in enumerate((on_rank_0, on_rank_1)):

@@ -236,7 +236,7 @@ def refusals(rank: int) -> dict[str, str]:
     return said
 
 
-def test_what_cannot_be_measured_of_a_sharded_model_is_refused_at_set_up() -> None:
+def test_unsupported_sharding_is_refused_at_set_up() -> None:
     first, second = run_ranks(refusals, 2)
     assert (first.pop('repeated'), second.pop('repeated')) == ('counted', 'left to another')
     for said in (first, second):
