@@ -1,4 +1,4 @@
-"""Every key of the configuration: its default, what is taken and what is refused, by name."""
+"""Every key of the configuration: its default, and which values are accepted or refused."""
 
 from __future__ import annotations
 

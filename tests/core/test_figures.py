@@ -1,4 +1,4 @@
-"""Declarations together: which one a name is about, and who else has declared it."""
+"""Looking up the declaration of a name, and names that are declared twice."""
 
 from __future__ import annotations
 

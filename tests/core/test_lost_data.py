@@ -1,4 +1,4 @@
-"""What is lost is counted by reason and logged once."""
+"""Lost data is counted by reason, and each reason is logged once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one rank counts of a DTensor, for every rank of a mesh, without any other process."""
+"""Which elements of a DTensor each rank of a mesh counts, tested without other processes."""
 
 from __future__ import annotations
 
@@ -96,15 +96,15 @@ def test_rows_of_a_sharded_group_count_only_if_every_rank_sent_some() -> None:
     main = RowKey('gradient_norms', 'encoder')
     silent = main._replace(part='no_gradient')
     other = RowKey('gradient_norms', 'head_value', 1)
-    of_another_quantity = RowKey('tensor_statistics', 'encoder')
+    of_another_metric = RowKey('tensor_statistics', 'encoder')
 
     def batch(*keys: RowKey) -> Batch:
         return Batch(0, keys, np.arange(6.0 * len(keys)).reshape(-1, 6))
 
     both = [batch(main, other), batch(main, silent)]
     assert sharded.whole(both) is both
-    (kept,) = sharded.whole([batch(main, other, silent, of_another_quantity)])
-    assert kept.keys == (other, of_another_quantity)
+    (kept,) = sharded.whole([batch(main, other, silent, of_another_metric)])
+    assert kept.keys == (other, of_another_metric)
     assert kept.rows[:, 0].tolist() == [6.0, 18.0]
     assert [one.keys for one in sharded.whole([batch(main), batch(other)])] == [(), (other,)]
 

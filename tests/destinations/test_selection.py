@@ -1,4 +1,4 @@
-"""What a dashboard gets when there are many tasks."""
+"""The selection of figures for a dashboard when there are many tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A destination hears of the tasks' names before its first record, and only if there is one."""
+"""A destination gets the tasks' names before its first record, and only if there is one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine: options, rules of a user's, rules that fail, and what is only a consequence."""
+"""The engine: options, user-defined rules, rules that fail, and findings that are only consequences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every rule: it speaks on its pattern, names the task, is quiet on healthy noise, and clears."""
+"""Every rule finds its pattern, names the task, reports nothing on healthy noise, and clears."""
 
 from __future__ import annotations
 

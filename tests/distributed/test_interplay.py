@@ -1,4 +1,4 @@
-"""What tasks do to each other, measured over ranks: the same as on one rank, and agreement against all pairs."""
+"""Interactions of tasks measured over several ranks equal those on one rank; agreement is compared with all pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rank 0's table: matched by iteration, ascending, one deadline per dead rank."""
+"""Rank 0's table: batches are matched by iteration, in ascending order, and a dead rank costs one deadline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What travels between ranks: exact both ways, and nothing else is taken for a message."""
+"""Messages between ranks: encoding and decoding are exact, and other bytes are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rank may report which rows, however tasks are divided and moved."""
+"""Which rank may report which rows, for any division of tasks and after tasks have moved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes from every rank to rank 0, through the stores that torch.distributed is started with."""
+"""Bytes from every rank to rank 0, through every kind of store of torch.distributed."""
 
 from __future__ import annotations
 

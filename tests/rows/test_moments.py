@@ -1,4 +1,4 @@
-"""Rows: any split, order and grouping gives what float64 gives on the concatenation."""
+"""Rows: any split, order and grouping gives the float64 result of the concatenated data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Row buffers and tables: what is written is read, rows of one key meet, on both paths."""
+"""Row buffers and tables, on CPU and accelerator paths: rows are read as written, rows of one key are merged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is typed wrongly gets one message that says what, where and what would be right, and a non-zero exit."""
+"""Wrong options get one message that says what, where and the nearest valid value, and a non-zero exit code."""
 
 from __future__ import annotations
 

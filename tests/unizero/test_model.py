@@ -1,4 +1,4 @@
-"""What the model is made of."""
+"""The modules and parameters of the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An event goes into the file of a tensorboardX writer, among those that others write through it."""
+"""Events are appended to the file of a tensorboardX writer, among events that others write through it."""
 
 from __future__ import annotations
 

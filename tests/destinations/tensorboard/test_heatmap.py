@@ -1,4 +1,4 @@
-"""Matrices reach the event file as pictures that name the tasks."""
+"""Matrices are drawn into the event file as pictures with the tasks' names."""
 
 from __future__ import annotations
 

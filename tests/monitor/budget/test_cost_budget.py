@@ -1,4 +1,4 @@
-"""Expensive metrics are measured less often, the cheap ones never, and it is said."""
+"""Expensive metrics are measured less often, which is logged; cheap ones keep their frequency."""
 
 from __future__ import annotations
 
@@ -110,12 +110,12 @@ def test_a_metric_has_its_own_frequency_and_reports_its_cost() -> None:
         if measured:
             assert record.scalars['monitor/cost/slow/ms'] >= 10
             assert record.scalars['monitor/cost/slow/extra_backward'] == 2
-        per_quantity = sum(
+        per_metric = sum(
             value for name, value in record.scalars.items() if name.count('/') == 3 and name.endswith('/ms')
         )
         # What is left is the monitor's own, most of the cost where metrics have next to nothing to do.
-        assert (0.9 if measured else 0.0) * record.scalars['monitor/cost/ms'] < per_quantity
-        assert per_quantity <= 1.01 * record.scalars['monitor/cost/ms']
+        assert (0.9 if measured else 0.0) * record.scalars['monitor/cost/ms'] < per_metric
+        assert per_metric <= 1.01 * record.scalars['monitor/cost/ms']
 
 
 def test_a_frequency_that_is_no_multiple_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Between a record and its destinations: judged once, told once, acted upon, within the budget."""
+"""Findings between a record and its destinations: each is found once, logged once and acted upon, within the budget."""
 
 from __future__ import annotations
 
