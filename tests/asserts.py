@@ -1,4 +1,4 @@
-"""Assertions that several tests share."""
+"""Assertions shared by several tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every test shares: one thread, fixed seeds, and the rule that one multi-rank test runs at a time."""
+"""Set-up of all tests: one thread, fixed seeds, and only one multi-rank test at a time."""
 
 from __future__ import annotations
 

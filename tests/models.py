@@ -1,7 +1,7 @@
-"""A small multi-task model, one learner step of it, and every metric of the step computed plainly in float64.
+"""A small multi-task model, one learner step of it, and every metric of the step computed directly in float64.
 
-The reference knows nothing of groups, rows or merges: it takes the same tensors, picks the valid steps one by one,
-puts them end to end and asks torch.
+The reference uses no groups, rows or merges: it takes the same tensors, selects the valid steps one by one,
+concatenates them and calls torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Figures that come of no metric: what the monitor says of a record, and what entries log beside it."""
+"""Declarations of figures that are not from a metric: those of the monitor itself and of the training program."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ MONITOR_SECTION = 'The monitor itself'
 """Heading of the metric reference."""
 
 MONITOR = 'the monitor'
-"""Stands in the place of a metric's name as the source of a figure."""
+"""Source of the monitor's own figures, in place of a metric's name."""
 
 ENTRY = 'the entry'
-"""The same for what the training program logs."""
+"""Source of figures that the training program logs."""
 
 _HEALTH = 'Health of the record'
 _RETURNS = 'Losses and returns'
@@ -23,7 +23,7 @@ COMMON_FIGURES: tuple[tuple[str, Figure], ...] = (
         MONITOR,
         Figure(
             pattern='monitor/missing_ranks',
-            definition='ranks whose rows are not in this record (several ranks only)',
+            definition='number of ranks whose rows are missing from this record (several ranks only)',
             unit='count',
             bad_value='a slow or dead rank',
             section=MONITOR_SECTION,
@@ -35,9 +35,9 @@ COMMON_FIGURES: tuple[tuple[str, Figure], ...] = (
         MONITOR,
         Figure(
             pattern='monitor/lost/{reason}',
-            definition='what was lost since the last record, by reason; the log says why, once',
+            definition='amount of data lost since the last record, by reason; each reason is logged once',
             unit='count',
-            bad_value='points are missing',
+            bad_value='above 0: points are missing',
             section=MONITOR_SECTION,
             kind='count',
             chart=Chart(_HEALTH, 'Lost'),
@@ -47,7 +47,7 @@ COMMON_FIGURES: tuple[tuple[str, Figure], ...] = (
         MONITOR,
         Figure(
             pattern='monitor/cost/ms_diagnosis',
-            definition='milliseconds that the rules took for this record, in the background, on rank 0',
+            definition='milliseconds of the rules for this record, in the background, on rank 0',
             unit='ms',
             section=MONITOR_SECTION,
             kind='cost',

@@ -1,4 +1,4 @@
-"""What runs inside a compiled module, where a forward hook is compiled with it, or compiles it once more."""
+"""Finds modules inside compiled ones, where a forward hook would be compiled too or cause a recompilation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 __all__ = ['compiled_parts', 'is_compiling']
 
 is_compiling: Callable[[], bool] = getattr(getattr(torch, 'compiler', None), 'is_compiling', lambda: False)
-"""Whether what runs is being traced by a compiler; before torch 2.1 nobody can tell."""
+"""Returns whether a compiler is tracing; always False before torch 2.1, which cannot tell."""
 
 
 def compiled_parts(roots: Iterable[nn.Module]) -> set[int]:
@@ -27,5 +27,5 @@ def compiled_parts(roots: Iterable[nn.Module]) -> set[int]:
         for module in root.modules()
         if '_orig_mod' in module._modules or getattr(module, '_compiled_call_impl', None) is not None
     ]
-    # A hook on the compiled module itself is called outside of what was compiled.
+    # A hook on the compiled module itself runs outside the compiled code.
     return {id(part) for module in compiled for part in module.modules() if part is not module}

@@ -1,4 +1,4 @@
-"""The monitor's configuration: every key, its default, and what is refused."""
+"""The monitor's configuration: every key, its default, and its check."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 __all__ = ['ON_FINDING', 'ConfigurationError', 'MonitorConfig']
 
 ON_FINDING = ('warn', 'checkpoint', 'stop')
-"""What a finding may lead to."""
+"""Actions of a finding."""
 
 
 class ConfigurationError(ValueError):
-    """A key that does not exist, or a value that cannot be; the message names the key and the nearest valid one."""
+    """An unknown key or an invalid value; the message names the key and the nearest valid one."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ monitor_norm_freq
                     f'{-(-frequency // base) * base}'
                 )
         if result.top_k is not None and result.detail != 'parameter':
-            raise ConfigurationError("monitor.top_k: has a meaning only with detail='parameter'")
+            raise ConfigurationError("monitor.top_k: only allowed with detail='parameter'")
         return result
 
 
@@ -177,7 +177,7 @@ def _boolean(value: object) -> str | None:
 
 
 _LONGEST = 1e9
-"""Seconds that the clocks of all systems can wait for."""
+"""Longest time, in seconds, that every system can wait for."""
 
 
 def _seconds(value: Any) -> str | None:
@@ -212,7 +212,7 @@ def _on_finding(value: object) -> str | None:
 
 
 def _sorted(value: Mapping[str, Any]) -> dict[str, Any]:
-    # Ranks compare configurations as text.
+    # Sorted, because ranks compare configurations as text.
     entries = sorted(value.items(), key=lambda entry: str(entry[0]))
     return {key: _sorted(entry) if isinstance(entry, Mapping) else entry for key, entry in entries}
 

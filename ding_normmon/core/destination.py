@@ -1,4 +1,4 @@
-"""What a destination of records is."""
+"""The interface of destinations, which receive finished records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ['Destination', 'RunDescription']
 
 @dataclass(frozen=True)
 class RunDescription:
-    """What the monitor knows of a run before its first record.
+    """Properties of a run that are known before its first record.
 
     Arguments:
         tasks: global task id to name (``task 3`` where nobody said); empty for a single-task policy.
@@ -39,17 +39,16 @@ class RunDescription:
 
 
 class Destination(Protocol):
-    """Receives every finished record, on rank 0, in the monitor's background thread, in the order of iterations.
+    """Receives every finished record, on rank 0, in a background thread, in the order of iterations.
 
-    A destination that wants to know the tasks' names also has ``begin(description: RunDescription)``, which is called
-    once, in the same thread, before the first record. An exception is logged once and counted; the next record is
-    offered again.
+    A destination that needs the tasks' names also has ``begin(description: RunDescription)``, which is called once, in
+    the same thread, before the first record. An exception is logged once and counted; later records still arrive.
     """
 
     def publish(self, record: Record) -> None:
-        """Take one record."""
+        """Receive one record."""
         ...
 
     def close(self) -> None:
-        """Flush; nothing will come after."""
+        """Flush; called once, after the last record."""
         ...

@@ -1,4 +1,4 @@
-"""What a rule has to say about a run."""
+"""A finding: something that a rule found wrong in a run."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ SEVERITIES: tuple[Severity, ...] = ('info', 'warning', 'error')
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that goes wrong in a run: what, with which task, since when, and what to try.
+    """One thing that goes wrong in a run: what, in which task, since when, and what to try.
 
-    A finding is published in the record in which it was found and, with ``cleared`` set, once more in the record in
-    which the pattern had gone.
+    A finding is published with the record in which it was found, and again, with ``cleared`` set, with the record in
+    which the pattern was gone.
 
     Arguments:
         rule: name of the rule, such as ``head_growth``.
         severity: ``info``, ``warning`` or ``error``.
         since: iteration at which the pattern began.
-        found: iteration of the record in which the rule spoke.
+        found: iteration of the record in which the finding was raised.
         sentence: what is wrong, in plain words, with the task's name.
         advice: what to try.
-        tasks: global ids of the tasks at fault; empty where shared parts are.
-        task_names: what people call them, in the same order.
-        group: parameter group or signal at fault, such as ``head_value``; None where there is no one.
-        evidence: the figures that led there, by a short description or metric name.
-        cleared: iteration of the record in which the pattern had gone; None while it lasts.
+        tasks: global ids of the tasks at fault; empty if shared parts are at fault.
+        task_names: their names, in the same order.
+        group: parameter group or signal at fault, such as ``head_value``; None if there is no single one.
+        evidence: figures behind the finding, by a short description or metric name.
+        cleared: iteration of the record in which the pattern was gone; None while it is active.
 
     Example:
         >>> finding = Finding('no_gradient', 'error', 40, 60, 'Task 1 (Pong): head_value gets no gradient.', 'Look ...',
@@ -59,12 +59,12 @@ class Finding:
 
     @property
     def key(self) -> tuple[str, tuple[int, ...], str | None]:
-        """What makes two findings the same one at different times."""
+        """Identity of the finding: findings with the same key are the same one at different times."""
         return (self.rule, self.tasks, self.group)
 
     @property
     def is_active(self) -> bool:
-        """Whether the pattern lasted at the last record."""
+        """Whether the finding has not cleared."""
         return self.cleared is None
 
 

@@ -1,4 +1,4 @@
-"""Counts of what the monitor loses; the reason is logged once."""
+"""Counts data that the monitor loses; each reason is logged once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger('ding_normmon')
 
 
 class LostData:
-    """Counts what is lost, by reason. The first loss of each reason is logged, with what to do about it.
+    """Counts lost data by reason. The first loss for each reason is logged, with advice.
 
     Example:
         >>> lost_data = LostData()
@@ -40,9 +40,9 @@ class LostData:
         Arguments:
             reason: becomes ``monitor/lost/{reason}``.
             message: what happened and what to do about it.
-            amount: how much was lost, in the unit that the reason implies.
-            level: of the log message.
-            about: what was lost, where each such thing has a log message of its own.
+            amount: how much was lost, in the unit implied by the reason.
+            level: level of the log message.
+            about: what was lost; with it, the message is logged once per reason and ``about``.
         """
         with self._lock:
             self._new[reason] += amount
@@ -53,7 +53,7 @@ class LostData:
             logger.log(level, 'monitor: %s (logged once; counted as monitor/lost/%s)', message, reason)
 
     def take(self) -> dict[str, int]:
-        """Return what was lost since the last call."""
+        """Return the counts since the last call."""
         with self._lock:
             new, self._new = dict(self._new), Counter()
         return new
@@ -64,7 +64,7 @@ class LostData:
             self._new.update(counts)
 
     def absorb(self, counts: Mapping[str, int]) -> None:
-        """Add what another rank lost. The reason is in that rank's own log.
+        """Add the counts of another rank, which has logged the reasons itself.
 
         >>> lost_data = LostData()
         >>> lost_data.absorb({'send': 2})

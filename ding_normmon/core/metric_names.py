@@ -1,6 +1,6 @@
-"""Which task a metric's name is about.
+"""Finds the task in a metric's name.
 
-Names come back with every record, so what is known of one is remembered.
+The same names come with every record, so results are cached.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ __all__ = ['ANY_TASK', 'of_all_tasks', 'task_in', 'without_task']
 _TASK = re.compile(r'_task(\d+)(?=/|$)')
 
 ANY_TASK = '_task{i}'
-"""What stands for a task in names of figures."""
+"""Placeholder for any task in the names of figures."""
 
 _MOST = 1 << 18
-"""Names that are remembered: those of some thousand tasks."""
+"""Size of the caches, enough for some thousand tasks."""
 
 
 @functools.lru_cache(_MOST)
 def task_in(name: str) -> int | None:
-    """Return the task that a figure is about.
+    """Return the global task id in a figure's name, or None.
 
     >>> task_in('grad/head_value_task3/_total_norm'), task_in('grad/head_value_all_tasks/mean')
     (3, None)
@@ -32,7 +32,7 @@ def task_in(name: str) -> int | None:
 
 @functools.lru_cache(_MOST)
 def of_all_tasks(name: str) -> str:
-    """Return what a figure is called whichever task it is about.
+    """Return a figure's name with its task replaced by a placeholder.
 
     >>> of_all_tasks('grad/head_value_task3/_total_norm')
     'grad/head_value_task{i}/_total_norm'

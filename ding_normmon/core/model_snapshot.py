@@ -1,4 +1,4 @@
-"""Whether a model still consists of the modules and parameters that were found in it."""
+"""Detects when modules or parameters of a model are added, removed or replaced."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ['ModelSnapshot']
 
 
 class ModelSnapshot:
-    """The modules and parameters that a model had when this was made.
+    """The modules and parameters of a model at one time.
 
-    Training goes on in the same parameters, unless somebody puts others in their place: ``load_state_dict(...,
-    assign=True)``, a head that is made anew, a layer that is added. A change of values, of ``requires_grad``, of dtype
-    or device does not count. ``DTensor`` parameters are left out: FSDP puts others in their place for a forward pass.
+    Training keeps the same parameters unless user code replaces them: ``load_state_dict(..., assign=True)``, a new
+    head, an added layer. Changes of values, ``requires_grad``, dtype or device do not count. ``DTensor`` parameters are
+    left out, because FSDP replaces them during a forward pass.
 
     Arguments:
         model: the model.
@@ -34,7 +34,7 @@ class ModelSnapshot:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        # A scripted module keeps them in something else, and nobody changes them there.
+        # A scripted module stores them elsewhere, where they cannot be replaced.
         modules = [module for module in model.modules() if isinstance(module._parameters, dict)]
         self._tables = [table for module in modules for table in (module._parameters, module._modules)]
         self._lengths = [len(table) for table in self._tables]
@@ -49,8 +49,8 @@ class ModelSnapshot:
         self._entries: list[Any] = [entry for _, _, entry in places]
 
     def has_changed(self) -> bool:
-        """Tell whether a module or parameter was added, removed or replaced."""
-        # Asked in every measured step, so nothing here is a loop in Python.
+        """Return whether a module or parameter was added, removed or replaced."""
+        # Called in every measured step, so it avoids Python loops.
         return [*map(len, self._tables)] != self._lengths or not all(
             map(operator.is_, map(dict.get, self._owners, self._names), self._entries)
         )

@@ -1,4 +1,4 @@
-"""What one monitored iteration looks like when it is finished."""
+"""The finished record of one monitored iteration."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Matrix:
 
     Arguments:
         values: shape (len(rows), len(columns)).
-        rows: what stands on the first axis, such as task ids.
-        columns: what stands on the second axis.
-        labels: what people call the entries of both axes, such as the tasks' names; not all need one.
+        rows: ids on the first axis, such as task ids.
+        columns: ids on the second axis.
+        labels: names of the ids on both axes, such as the tasks' names; ids without a name may be missing.
     """
 
     values: npt.NDArray[Any]
@@ -36,10 +36,10 @@ class Record:
 
     Arguments:
         iteration: the 0-based learner iteration whose step was measured.
-        scalars: metric name to value; a name is there exactly when it was measured.
+        scalars: metric name to value; only names that were measured.
         matrices: figures per pair; they never become tags.
         notes: short texts, such as where a non-finite value was first seen.
-        findings: what was found, or found to have cleared, in this record.
+        findings: findings raised or cleared in this record.
 
     Example:
         >>> Record(10, {'norm/encoder/_total_norm': 3.5}).scalars['norm/encoder/_total_norm']

@@ -1,8 +1,8 @@
-"""Parameters that are spread over ranks: what this rank counts of them, and when the sum over the ranks is whole.
+"""Parameters that are sharded over ranks: which of their elements this rank counts.
 
-A ``DTensor`` (FSDP2, hybrid sharding, tensor parallelism) is split over the ranks of a mesh, or repeated on them, along
-each dimension of the mesh. A sum of squares needs no gathering: every rank adds up the elements it holds, and rank 0
-adds up the sums. An element that is repeated is counted by the first rank that holds it.
+A ``DTensor`` (FSDP2, hybrid sharding, tensor parallelism) is split over the ranks of a mesh, or replicated on them,
+along each dimension of the mesh. A sum of squares needs no gathering: every rank adds up the elements it holds, and
+rank 0 adds up the sums. A replicated element is counted by the first rank that holds it.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ __all__ = [
 
 
 def is_sharded(tensor: object) -> bool:
-    """Tell whether a tensor is a ``DTensor``.
+    """Return whether a tensor is a ``DTensor``.
 
     >>> is_sharded(torch.zeros(2))
     False
     """
-    # Whoever has a DTensor has imported its module, which takes long.
+    # If a DTensor exists, its module has been imported; importing it here would be slow.
     module = sys.modules.get('torch.distributed.tensor')
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def counted_part(tensor: Tensor) -> Tensor | None:
-    """Return the elements of a tensor that this rank counts: its shard; None where another rank counts them.
+    """Return the elements of a tensor that this rank counts: its shard; None if another rank counts them.
 
-    Nothing is communicated. A tensor that is no ``DTensor`` is returned as it is.
+    Nothing is communicated. A tensor that is not a ``DTensor`` is returned unchanged.
 
     Raises:
-        ValueError: a ``DTensor`` whose values are sums that are still to be made.
+        ValueError: a ``DTensor`` with partial sums, which have not been reduced yet.
     """
     if not is_sharded(tensor):
         return tensor
@@ -55,8 +55,8 @@ def counted_part(tensor: Tensor) -> Tensor | None:
     for placement, position in zip(sharded.placements, coordinate, strict=True):
         if placement.is_partial():
             raise ValueError(
-                f'a DTensor of shape {tuple(tensor.shape)} is laid out as {sharded.placements}: its values are not '
-                f'known before they have been added up over the ranks'
+                f'a DTensor of shape {tuple(tensor.shape)} has the placements {sharded.placements}: its values are '
+                f'unknown until they are summed over the ranks'
             )
         if placement.is_replicate() and position > 0:
             return None
@@ -65,7 +65,7 @@ def counted_part(tensor: Tensor) -> Tensor | None:
 
 
 def replicated_value(tensor: Tensor) -> Tensor | None:
-    """Return a tensor that every rank holds whole; None of a ``DTensor`` of which this rank holds only a part."""
+    """Return a tensor that every rank holds completely; None for a ``DTensor`` of which this rank holds a part."""
     if not is_sharded(tensor):
         return tensor
     if not all(placement.is_replicate() for placement in cast(Any, tensor).placements):
@@ -81,11 +81,11 @@ def counted_elements(group: Group) -> int:
 
 
 def local_share(group: Group, owns: bool) -> Group | None:
-    """Return the part of a group that this rank reports; None where that is nothing.
+    """Return the part of a group that this rank reports; None if there is none.
 
     Arguments:
         group: a parameter group.
-        owns: whether this rank is the one that reports the group's whole parameters.
+        owns: whether this rank reports the group's unsharded parameters.
     """
     if owns:
         return group
@@ -96,17 +96,17 @@ def local_share(group: Group, owns: bool) -> Group | None:
 
 
 def refuse_unreadable(model: nn.Module) -> None:
-    """Refuse a model of which this process holds a part that cannot be told apart, or not measured.
+    """Refuse a model whose parameters cannot be measured on this rank.
 
-    ``DistributedDataParallel`` keeps whole parameters and whole gradients on every rank, and of a ``DTensor`` every
-    rank knows its shard. The flat parameters of FSDP's first version and DeepSpeed ZeRO-3 do not say which elements of
-    which parameter a rank holds. A module of FSDP2 that is gathered at the moment shows temporary parameters.
+    ``DistributedDataParallel`` keeps whole parameters and gradients on every rank, and every rank knows its shard of a
+    ``DTensor``. But the flat parameters of FSDP's first version and DeepSpeed ZeRO-3 do not show which elements of
+    which parameter a rank holds, and an FSDP2 module that is currently gathered shows temporary parameters.
 
-    So is a model with parameters of which there is nothing to measure: complex ones, those without a shape yet and
-    those on the ``meta`` device; and one on several devices, because a record is one copy from one device.
+    Complex parameters, parameters without a shape yet and parameters on the ``meta`` device are refused too, and so are
+    models on several devices, because a record is one copy from one device.
 
     Raises:
-        ConfigurationError: such a model; it names the first such part.
+        ConfigurationError: such a model; the message names its first such part.
 
     >>> refuse_unreadable(nn.Linear(2, 2))
     """
@@ -115,8 +115,8 @@ def refuse_unreadable(model: nn.Module) -> None:
             raise ConfigurationError(_refusal('FullyShardedDataParallel'))
         if _is_gathered(module):
             raise ConfigurationError(
-                f'monitor: the parameters of {name or type(module).__name__} are gathered at the moment (a forward '
-                f'pass without a backward pass leaves them so); call its reshard() before the monitor is constructed'
+                f'monitor: the parameters of {name or type(module).__name__} are currently gathered (after a forward '
+                f'pass without a backward pass); call its reshard() before the monitor is constructed'
             )
     first: tuple[str, torch.device] | None = None
     for name, parameter in model.named_parameters():
@@ -128,8 +128,8 @@ def refuse_unreadable(model: nn.Module) -> None:
             )
         if parameter.is_complex():
             raise ConfigurationError(
-                f'monitor: {name} is complex ({parameter.dtype}), of which no norm is taken; keep its real and '
-                f'imaginary parts as two parameters (torch.view_as_real)'
+                f'monitor: {name} is complex ({parameter.dtype}), which is not supported; keep its real and imaginary '
+                f'parts as two parameters (torch.view_as_real)'
             )
         if parameter.device.type == 'meta':
             raise ConfigurationError(
@@ -155,6 +155,6 @@ def _is_gathered(module: nn.Module) -> bool:
 
 def _refusal(what: str) -> str:
     return (
-        f'monitor: {what}: its parameters are not supported, because norms of one shard would be shown as norms of the '
+        f'monitor: {what}: its parameters are not supported, because norms of one shard would pass for norms of the '
         f'whole. Use FSDP2 (fully_shard) or DistributedDataParallel, or set monitor.monitor_norm_freq=0'
     )

@@ -1,7 +1,7 @@
-"""The context object of one learner step: what a policy publishes, and the points at which it may be measured.
+"""The context object of one learner step: a policy publishes tensors to it and fires its hook points.
 
-A policy owns an attribute ``learner_step``. It holds :data:`INERT` until a monitor swaps a live
-:class:`LearnerStep` in for one due step, so an unmonitored step pays one attribute look-up and an empty call.
+A policy has an attribute ``learner_step``. It is :data:`INERT` until a monitor replaces it by a :class:`LearnerStep`
+for one measured step, so an unmonitored step costs one attribute look-up and an empty call.
 
 A policy that can be measured looks like this::
 
@@ -20,8 +20,8 @@ A policy that can be measured looks like this::
         optimizer.step()
         step.step_end()               # the weights have moved
 
-Three hook points (``forward_end``, ``backward_end``, ``step_end``) and, where gradients are synchronised over ranks, a
-fourth (``local_backward_end``) are all there is; what happens at each is the business of whoever listens.
+There are three hook points (``forward_end``, ``backward_end``, ``step_end``) and, if gradients are synchronised over
+ranks, a fourth (``local_backward_end``). The listener decides what happens at each.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Clip(NamedTuple):
     Arguments:
         norm: the norm before clipping, on any device.
         max_norm: the limit.
-        model: which gradients, where a policy clips several sets of them.
+        model: name of the clipped gradients, for policies that clip several sets.
         local: whether every rank clips its own gradients before they are synchronised.
     """
 
@@ -71,10 +71,10 @@ class Clip(NamedTuple):
 
 
 class LearnerStepListener(Protocol):
-    """What a monitor implements to hear of a learner step.
+    """The interface of a monitor that measures a learner step.
 
-    Published tensors are detached, and gradients are switched off, unless the listener has an attribute ``detaches``
-    that is true: then it sees to that itself, which is cheaper for what is read once.
+    Published tensors are detached, and gradients are switched off, unless the listener's attribute ``detaches`` is
+    true: then the listener does so itself, which is cheaper for tensors that are read once.
     """
 
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None) -> None: ...
@@ -87,7 +87,7 @@ class LearnerStepListener(Protocol):
 
 
 class InertLearnerStep:
-    """The learner step of a policy that nobody measures: every method returns at once.
+    """The learner step of a policy that is not measured: every method returns at once.
 
     Example:
         >>> INERT.publish('logits/value', None)
@@ -101,7 +101,7 @@ class InertLearnerStep:
     iteration = -1
 
     def __reduce__(self) -> tuple[Callable[[], InertLearnerStep], tuple[()]]:
-        # A copy of a policy is not being measured, whatever step the policy is in.
+        # A copy of a policy is never measured, even if the policy is.
         return _inert, ()
 
     def publish(self, name: str, tensor: Tensor | None, task_id: int | None = None, mask: Tensor | None = None) -> None:
@@ -145,10 +145,10 @@ INERT = InertLearnerStep()
 
 
 class WatchedStep(InertLearnerStep):
-    """A learner step that is not measured, in which only clipping is counted: the price of asking for every step.
+    """A learner step that is not measured, except that its clipping is counted.
 
     Arguments:
-        on_clip: whoever counts.
+        on_clip: called at every clipping.
     """
 
     __slots__ = ('_on_clip',)
@@ -165,12 +165,12 @@ class WatchedStep(InertLearnerStep):
 class LearnerStep(InertLearnerStep):
     """One learner step that is being measured.
 
-    Tensors are handed to the listener at the call and are not kept: once a method returns, this object holds no
-    tensor of the step except ``losses`` and ``parts`` between ``forward_end`` and the end of that call.
+    Tensors are passed to the listener and not kept: this object holds ``losses`` and ``parts`` during ``forward_end``,
+    and otherwise no tensor of the step.
 
     Arguments:
         iteration: 0-based learner iteration whose forward pass is being measured.
-        listener: whoever measures.
+        listener: receives published tensors and hook points.
     """
 
     __slots__ = (
@@ -195,12 +195,12 @@ class LearnerStep(InertLearnerStep):
         self.iteration = iteration
         self.listener = listener
         self.detached: bool = not getattr(listener, 'detaches', False)
-        """Whether published tensors are handed on without their graph."""
+        """Whether published tensors are detached before they reach the listener."""
         self.losses: Mapping[int, Tensor] | None = None
         self.parts: Mapping[int, Mapping[str, Tensor]] | None = None
         self.averaged_over = 1
         self.reads_parts = True
-        """Whether anybody reads ``parts`` at ``forward_end``; a policy that makes them for that alone need not."""
+        """Whether ``parts`` are read at ``forward_end``; if not, a policy need not compute them."""
         self.fired: list[str] = []
         self.gradient_scale: Tensor | float = 1.0
         self.gradients_of: Collection[int] | None = None
@@ -211,7 +211,7 @@ class LearnerStep(InertLearnerStep):
         entries that were not finite; float64, on the device."""
         self.awaited: Collection[int] = frozenset()
         """Parameters (their ``id``) whose gradients count only if a ``backward_end`` names them: their optimizer may
-        rest in this step, and what lies in ``.grad`` is then an earlier step's."""
+        skip this step, and ``.grad`` would then be left over from an earlier step."""
 
     def publish(self, name: str, tensor: Tensor | None, task_id: int | None = None, mask: Tensor | None = None) -> None:
         """Publish one intermediate tensor of the forward pass.
@@ -219,10 +219,10 @@ class LearnerStep(InertLearnerStep):
         Arguments:
             name: the signal's name, such as ``'x_token'``, ``'logits/value'`` or ``'embeddings/obs'``; any other
                 name becomes a family of its own.
-            tensor: floating point, shape (B, n*T, ...) or (B*T, ...); it is detached, and not kept. ``None`` is a
-                signal that this forward pass did not produce.
+            tensor: floating point, shape (B, n*T, ...) or (B*T, ...); detached and not kept. ``None`` if this forward
+                pass did not produce the signal.
             task_id: the **global** task id, or None for a single-task policy.
-            mask: (B, T), true where the time step is data and not padding; None means that all of it is data.
+            mask: (B, T), true where the time step is data and not padding; None if there is no padding.
         """
         if tensor is None:
             return
@@ -240,14 +240,14 @@ class LearnerStep(InertLearnerStep):
         self.listener.on_publish_loss(name, value, task_id)
 
     def clipped(self, norm: Tensor | float, max_norm: float, model: str = 'model', local: bool = False) -> None:
-        """Tell that gradients have been scaled by ``min(1, max_norm / norm)``; between backward_end and step_end.
+        """Report that gradients were scaled by ``min(1, max_norm / norm)``; between backward_end and step_end.
 
         Arguments:
-            norm: global L2 norm before clipping, as ``clip_grad_norm_`` returns it; a tensor is not waited for.
+            norm: global L2 norm before clipping, as ``clip_grad_norm_`` returns it; no wait for a GPU tensor.
             max_norm: the limit.
             model: name of these gradients in ``clip/{model}/coefficient``, for policies that clip several sets.
-            local: True where every rank clips its own gradients before they are synchronised; the coefficients then
-                differ by rank, and with them the weights of the tasks.
+            local: True if every rank clips its own gradients before they are synchronised; the coefficients, and with
+                them the weights of the tasks, then differ between ranks.
         """
         with torch.no_grad():
             norm = norm.detach() if isinstance(norm, Tensor) else norm
@@ -276,7 +276,7 @@ class LearnerStep(InertLearnerStep):
         """Fire the hook point between the last backward pass and the synchronisation of gradients over the ranks.
 
         Arguments:
-            averaged_over: what the synchronisation will divide the sum of the ranks' gradients by; 1 where it sums.
+            averaged_over: divisor of the sum of the ranks' gradients in the synchronisation; 1 if it only sums.
         """
         self.averaged_over = averaged_over
         self._fire('local_backward_end')
@@ -291,13 +291,13 @@ class LearnerStep(InertLearnerStep):
         """Fire the hook point after the last backward pass, before anything rescales a gradient.
 
         Arguments:
-            scale: what the gradients are still multiplied by, such as ``GradScaler.get_scale()`` where they have not
-                been unscaled; norms are reported without it.
-            parameters: the ``id`` of each parameter whose gradient is final now, where a step has several backward
-                passes and optimizers; by default all of them.
-            replace: take these gradients instead of those that an earlier call of the same step named.
-            as_read: take the gradients as they were at :meth:`read_gradients`, where they have been read in this step,
-                and note under this name, as in ``clip/{name}``, by what their norm has been multiplied since.
+            scale: factor still in the gradients, such as ``GradScaler.get_scale()`` if they have not been unscaled; it
+                is removed from the reported norms.
+            parameters: the ``id`` of each parameter whose gradient is final now, if a step has several backward passes
+                and optimizers; by default all of them.
+            replace: whether these gradients replace those named by an earlier call in the same step.
+            as_read: use the gradients as they were at :meth:`read_gradients`, if it was called in this step, and report
+                under this name, as in ``clip/{name}``, the factor by which their norm has changed since.
         """
         self.gradient_scale = scale
         self.gradients_of = parameters

@@ -183,11 +183,11 @@ def _pack(
     rows: Row,
     vectors: bytes = b'',
 ) -> bytes:
-    said = json.dumps(dict(note), separators=(',', ':')).encode() if note else b''
-    sizes = (len(rows), len(schema), len(said))
+    encoded_note = json.dumps(dict(note), separators=(',', ':')).encode() if note else b''
+    sizes = (len(rows), len(schema), len(encoded_note))
     flags = _WITH_VECTORS if vectors else 0
     header = _HEADER.pack(_MAGIC, _VERSION, kind, flags, rank, session, iteration, digest, *sizes)
-    body = schema + said + rows.tobytes() + (_SIZE.pack(len(vectors)) + vectors if vectors else b'')
+    body = schema + encoded_note + rows.tobytes() + (_SIZE.pack(len(vectors)) + vectors if vectors else b'')
     return header + _CHECK.pack(zlib.crc32(body, zlib.crc32(header))) + body
 
 

@@ -209,9 +209,9 @@ class StoreTransport:
                     f'monitor: ranks {silent} sent nothing about {topic!r} within {timeout:g} s; every rank must '
                     f'construct the monitor, and equally often'
                 ) from error
-            said = [store.get(key) for key in keys]
+            statements = [store.get(key) for key in keys]
         try:
-            return [dict(json.loads(text)) for text in said]
+            return [dict(json.loads(text)) for text in statements]
         except (TypeError, ValueError) as error:
             raise TransportError(f'monitor: the statement of a rank about {topic!r} is not JSON: {error}') from error
 

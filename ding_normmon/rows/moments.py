@@ -1,13 +1,13 @@
-"""Rows of combinable raw moments, and every figure that is derived from them.
+"""Rows of mergeable raw moments, and the figures derived from them.
 
 A **row** summarises a set of numbers by six float64 columns::
 
     count, mean, m2, minimum, maximum, nonfinite
 
 ``count`` is the number of finite entries, ``m2`` the sum of squared distances from ``mean``, ``nonfinite`` the number
-of NaN and infinite entries (they are in none of the other columns). Two rows merge into the row of the union, whatever
-the counts and means, so tasks, ranks and gradient-accumulation steps may be merged in any order and grouping, and a
-standard deviation over 26 tasks on 8 ranks is as exact as one over a single tensor.
+of NaN and infinite entries (no other column includes them). Two rows merge into the row of the union, for any counts
+and means. So tasks, ranks and gradient-accumulation steps can be merged in any order and grouping, and a standard
+deviation over 26 tasks on 8 ranks is as exact as one over a single tensor.
 
 Worked numbers: {1, 2, 3} is the row (3, 2, 2, 1, 3, 0); {10} is (1, 10, 0, 10, 10, 0). Together: count 4,
 mean (3*2 + 1*10)/4 = 4, m2 = 2 + 0 + (10-2)^2 * 3*1/4 = 50, so the variance is 50/3, as for {1, 2, 3, 10}.
@@ -61,7 +61,7 @@ COLUMNS = ('count', 'mean', 'm2', 'minimum', 'maximum', 'nonfinite')
 COUNT, MEAN, M2, MINIMUM, MAXIMUM, NONFINITE = range(6)
 
 EMPTY: Row = np.array([0.0, 0.0, 0.0, math.inf, -math.inf, 0.0])
-"""The row of no numbers: the identity of :func:`merge`."""
+"""The row of the empty set: the identity of :func:`merge`."""
 EMPTY.setflags(write=False)
 
 # A float64 copy of this many entries stays in a core's cache, and below 10,000 OpenBLAS starts no threads.
@@ -69,7 +69,7 @@ _BLOCK = 1 << 13
 
 
 def constant_row(value: float) -> Row:
-    """Return the row of one number (of none, counted as non-finite, for NaN and inf).
+    """Return the row of one number; NaN and inf give an empty row with one non-finite entry.
 
     >>> constant_row(3.0).tolist()
     [1.0, 3.0, 0.0, 3.0, 3.0, 0.0]
@@ -78,7 +78,7 @@ def constant_row(value: float) -> Row:
 
 
 def constant_numbers(value: float) -> tuple[float, float, float, float, float, float]:
-    """Return the six numbers of :func:`constant_row` without making an array of them.
+    """Return the six numbers of :func:`constant_row` without creating an array.
 
     >>> constant_numbers(3.0)
     (1.0, 3.0, 0.0, 3.0, 3.0, 0.0)
@@ -89,10 +89,10 @@ def constant_numbers(value: float) -> tuple[float, float, float, float, float, f
 
 
 def square_sum_row(count: float, square_sum: float, nonfinite: float = 0.0) -> Row:
-    """Return a row that knows only how many numbers there were and the sum of their squares.
+    """Return a row made from just the count of some numbers and the sum of their squares.
 
-    Its mean is written as 0 and the sum of squares as ``m2``; merged with its like it gives the exact :func:`norm` and
-    :func:`rms`. Mean, std, minimum and maximum of such a row mean nothing and are not to be read.
+    Its mean is set to 0 and its ``m2`` to the sum of squares. Merged rows of this kind give the exact :func:`norm` and
+    :func:`rms`; their mean, std, minimum and maximum are meaningless and must not be read.
 
     >>> norm(merge(square_sum_row(2, 9.0), square_sum_row(1, 16.0)))
     5.0
@@ -103,8 +103,8 @@ def square_sum_row(count: float, square_sum: float, nonfinite: float = 0.0) -> R
 def row_of(values: Tensor | npt.NDArray[Any]) -> Row:
     """Return the row of all entries of a tensor on the CPU.
 
-    Every entry is read as float64, in blocks that are merged, so that a mean of 1e6 with a standard deviation of 1e-2
-    keeps its digits.
+    Entries are converted to float64 in blocks, which are then merged, so that a mean of 1e6 with a standard deviation
+    of 1e-2 keeps its digits.
 
     Arguments:
         values: any shape and strides, any real floating dtype; not changed.
@@ -125,7 +125,7 @@ def row_of(values: Tensor | npt.NDArray[Any]) -> Row:
             distances -= shift
             total += float(np.add.reduce(distances))
             squares += float(np.dot(distances, distances))
-    # One NaN or infinity anywhere makes the sum of squares NaN or infinite; only then is the slow path worth its reads.
+    # One NaN or infinity makes the sum of squares NaN or infinite; only then the slow path is needed.
     if not squares < math.inf:
         return _careful_row(flat)
     average = total / count
@@ -135,7 +135,7 @@ def row_of(values: Tensor | npt.NDArray[Any]) -> Row:
 
 def _array_of(values: Tensor) -> npt.NDArray[Any]:
     if values._is_zerotensor():
-        # Zeros that were never written: a copy has them.
+        # A tensor of zeros that was never written; copying it writes the zeros.
         values = values.clone()
     if values.is_floating_point() and values.dtype not in (torch.float32, torch.float64):
         values = values.float()
@@ -165,7 +165,7 @@ def device_row_of(values: Tensor, valid: Tensor | None = None) -> Tensor:
 
     Arguments:
         values: any shape, real floating dtype, on any device.
-        valid: boolean, broadcastable to ``values``; entries that are false belong to no column.
+        valid: boolean, broadcastable to ``values``; entries where it is false are ignored.
 
     Returns:
         float64 tensor of shape (6,) on the same device.
@@ -214,14 +214,14 @@ def merge_rows(rows: Row | Iterable[Row]) -> Row:
 
 
 def merge_sets(table: Row, lengths: Sequence[int]) -> Row:
-    """Merge consecutive rows, so many of them into each of several rows; a call costs much more than a row.
+    """Merge consecutive sets of rows, each into one row; one call for all sets is much cheaper than one per set.
 
     Arguments:
         table: float64, shape (N, 6).
-        lengths: rows of each set, at least 0; together N.
+        lengths: number of rows of each set, at least 0; their sum is N.
 
     Returns:
-        Shape (len(lengths), 6), each row as :func:`merge_rows` has it.
+        Shape (len(lengths), 6), each row as from :func:`merge_rows`.
 
     >>> merge_sets(np.array([constant_row(value) for value in (1.0, 5.0, 7.0)]), [2, 1])[:, :3].tolist()
     [[2.0, 3.0, 8.0], [1.0, 7.0, 0.0]]
@@ -231,8 +231,8 @@ def merge_sets(table: Row, lengths: Sequence[int]) -> Row:
         return _merge_along(table.reshape(len(lengths), lengths[0], 6))
     merged = np.tile(EMPTY, (len(lengths), 1))
     starts = np.cumsum([0, *lengths[:-1]])
-    # Sets of one length at a time: NumPy adds along an axis without giving the interpreter lock away, which
-    # ``reduceat`` does at every call.
+    # One call per length: NumPy sums along an axis without releasing the interpreter lock, while ``reduceat`` releases
+    # it at every call.
     for length in kinds - {0}:
         chosen = [index for index, entry in enumerate(lengths) if entry == length]
         merged[chosen] = _merge_along(table[starts[chosen][:, None] + np.arange(length)])
@@ -242,15 +242,15 @@ def merge_sets(table: Row, lengths: Sequence[int]) -> Row:
 def _merge_along(rows: Row) -> Row:
     """Merge rows (sets, length, 6) into (sets, 6)."""
     count, means = rows[..., COUNT], rows[..., MEAN]
-    # Of mean, minimum and maximum the sum means nothing; they are written over.
+    # The sums of mean, minimum and maximum are meaningless; they are overwritten below.
     merged: Row = np.add.reduce(rows, axis=1)
     weights = count / np.maximum(merged[:, COUNT], 1.0)[:, None]
-    # Twice: the second sum is one of distances, not of means, so a common offset has cancelled before it can round.
+    # The mean is computed twice: the second sum is over distances, so a common offset cancels before rounding.
     average = np.add.reduce(weights * means, axis=1)
     average += np.add.reduce(weights * (means - average[:, None]), axis=1)
     distance = means - average[:, None]
     with np.errstate(over='ignore'):
-        # In this order a set of no numbers, whose mean is 0, adds 0 however far that is.
+        # In this order an empty set, whose mean is 0, adds 0, however far its mean is from the others.
         merged[:, M2] += np.add.reduce(count * distance * distance, axis=1)
     merged[:, MEAN] = average
     np.minimum.reduce(rows[..., MINIMUM], axis=1, out=merged[:, MINIMUM])
@@ -259,7 +259,7 @@ def _merge_along(rows: Row) -> Row:
 
 
 def spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return mean and unbiased standard deviation of a few numbers, at least one; no deviation of a single one.
+    """Return mean and unbiased standard deviation of at least one number; the latter is None for a single number.
 
     >>> spread([1.0, 3.0])
     (2.0, 1.4142135623730951)
@@ -271,7 +271,7 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def mean(row: Row) -> float | None:
-    """Return the mean, or None for the row of no numbers."""
+    """Return the mean, or None for an empty row."""
     return float(row[MEAN]) if row[COUNT] > 0 else None
 
 
@@ -292,7 +292,7 @@ def stds(rows: Row) -> Row:
 
 
 def abs_max(row: Row) -> float:
-    """Return the largest absolute value, NaN for the row of no numbers."""
+    """Return the largest absolute value, NaN for an empty row."""
     return float(abs_maxima(row))
 
 
@@ -320,5 +320,5 @@ def norms(rows: Row) -> Row:
 
 
 def rms(row: Row) -> float:
-    """Return the root mean square, NaN for the row of no numbers."""
+    """Return the root mean square, NaN for an empty row."""
     return norm(row) / math.sqrt(row[COUNT]) if row[COUNT] > 0 else math.nan

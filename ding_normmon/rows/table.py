@@ -1,8 +1,8 @@
-"""Where the rows of one step are written, and the keys under which they meet the rows of other ranks.
+"""Storage for the rows of one step, and tables that merge the rows of all ranks by key.
 
-On a CPU a row is a NumPy array and is written at once. On an accelerator a row is a tensor that is still being
-computed: it is written into a fixed buffer on the device, and the whole buffer travels to pinned host memory in one
-copy that nobody waits for.
+On a CPU a row is a NumPy array and is written at once. On an accelerator a row is a tensor that may still be being
+computed: it is written into a fixed buffer on the device, and the whole buffer is copied to pinned host memory in one
+asynchronous copy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ding_normmon.rows.moments import COUNT, Row, merge_sets
 __all__ = ['Batch', 'Label', 'Pending', 'RowBuffer', 'RowKey', 'RowTable', 'Vector']
 
 Vector = npt.NDArray[np.float32] | npt.NDArray[np.float64]
-"""What six columns cannot hold, such as the sketch of a gradient: one dimension, float32 or float64."""
+"""Data that does not fit a row, such as the sketch of a gradient: one dimension, float32 or float64."""
 
 _LAYOUTS_KEPT = 4
 
@@ -32,13 +32,13 @@ Label = tuple[str, int | None]
 
 
 class RowKey(NamedTuple):
-    """What a row is a row of.
+    """The key of a row.
 
     Arguments:
-        metric: name of the metric that wrote it, and that will derive figures from it.
+        metric: name of the metric that writes the row and derives figures from it.
         name: group or signal.
         task_id: global task id, or None.
-        part: what else tells it apart, such as a parameter's path.
+        part: further distinction, such as a parameter's path.
     """
 
     metric: str
@@ -53,9 +53,9 @@ class Batch:
 
     Arguments:
         iteration: 0-based learner iteration that was measured.
-        keys: what each row is.
+        keys: key of each row.
         rows: float64, shape (len(keys), 6).
-        vectors: what six columns cannot hold, by key.
+        vectors: vectors by key.
     """
 
     iteration: int
@@ -70,9 +70,9 @@ class Batch:
 
 
 class _Layout:
-    """Where the rows of each key stand in the rows of all batches, one below the other.
+    """Positions of each key's rows in the concatenated rows of all batches.
 
-    Ranks send the same keys record after record, so this is found once and used for every later record.
+    Ranks send the same keys in every record, so this is computed once and reused.
     """
 
     def __init__(self, schemas: tuple[tuple[RowKey, ...], ...]) -> None:
@@ -92,7 +92,7 @@ class _Layout:
         self._blocks: dict[tuple[str, str], tuple[tuple[Label, ...], npt.NDArray[np.intp]]] = {}
 
     def block(self, metric: str, part: str) -> tuple[tuple[Label, ...], npt.NDArray[np.intp]]:
-        """Return what the rows of one part are of, names together, and where they stand."""
+        """Return the labels of the rows of one part, grouped by name, and their positions."""
         found = self._blocks.get((metric, part))
         if found is None:
             entries = self.parts.get((metric, part), ())
@@ -105,26 +105,26 @@ class _Layout:
 
 
 class RowTable(Mapping[RowKey, Row]):
-    """Rows by key, those of one key merged over all batches they came in.
+    """Rows by key, merged over all batches.
 
-    Batches are merged in the order given, so the caller sorts them by rank and the result does not depend on which
+    Batches are merged in the given order; the caller sorts them by rank, so that the result does not depend on which
     message arrived first.
 
     Arguments:
-        batches: what the ranks sent for one iteration, sorted by rank.
-        complete: whether every rank's batch is there; figures over all tasks exist only then.
-        final: whether a record will be published from it; False for a rank's own figures in between, of which a
-            metric that remembers the last record must not take notice.
+        batches: the ranks' batches of one iteration, sorted by rank.
+        complete: whether every rank's batch is present; figures over all tasks exist only then.
+        final: whether a record is published from it. It is False for a rank's own figures in between; a metric that
+            keeps the last record must ignore those.
 
     Attributes:
         ranks: number of batches.
-        vectors: what the ranks sent beside rows; those of one key are added up.
-        unequal: those that ranks sent in different lengths, of which there is no sum.
-        memo: what a metric has derived from this table and needs again, by its name.
+        vectors: the ranks' vectors; vectors of one key are added up.
+        unequal: keys of vectors with different lengths on different ranks, which cannot be added.
+        memo: cache for results that a metric needs again, by its name.
     """
 
     _layouts: ClassVar[dict[tuple[int, ...], _Layout]] = {}
-    # Every monitor of a process has a background thread of its own.
+    # A lock, because every monitor of a process has its own background thread.
     _layouts_lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, batches: Iterable[Batch], complete: bool = True, final: bool = True) -> None:
@@ -155,7 +155,7 @@ class RowTable(Mapping[RowKey, Row]):
 
     @classmethod
     def _layout_of(cls, schemas: tuple[tuple[RowKey, ...], ...]) -> _Layout:
-        # A layout keeps its tuples of keys alive, so an identity names the same tuple as long as it is here.
+        # A layout keeps its tuples of keys alive, so no other tuple gets their ids.
         identity = tuple(map(id, schemas))
         with cls._layouts_lock:
             layout = cls._layouts.get(identity)
@@ -176,10 +176,10 @@ class RowTable(Mapping[RowKey, Row]):
         return len(self._layout.index)
 
     def complete_for(self, metric: str) -> bool:
-        """Tell whether every rank has measured a metric in this iteration.
+        """Return whether every rank has measured a metric in this iteration.
 
-        Ranks may differ for a moment in how often they measure, and a metric may fail on one of them. Who measures
-        tells what that has cost.
+        Ranks may briefly differ in how often they measure, and a metric may fail on one of them. Ranks that measured a
+        metric also sent its cost.
         """
         cost = self.get(RowKey('own_cost', metric, part='ms'))
         return self.complete and (cost is None or cost[COUNT] == self.ranks)
@@ -197,15 +197,15 @@ class RowTable(Mapping[RowKey, Row]):
         return found
 
     def block(self, metric: str, part: str = '') -> tuple[tuple[Label, ...], Row]:
-        """Return the rows of one metric as one table, for whoever derives from hundreds of rows at once.
+        """Return the rows of one metric as one table, to derive from hundreds of rows at once.
 
         Arguments:
             metric: name of the metric.
             part: only rows of this part.
 
         Returns:
-            name and task id of each row, names together and task ids ascending, and the rows, shape (N, 6). As long as
-            the ranks send the same keys it is the same tuple, record after record.
+            name and task id of each row, grouped by name with ascending task ids, and the rows, shape (N, 6). While the
+            ranks send the same keys, the same tuple is returned for every record.
 
         Example:
             >>> keys = tuple(RowKey('norms', 'head', task_id) for task_id in (1, 0))
@@ -226,7 +226,7 @@ class RowTable(Mapping[RowKey, Row]):
 
 
 _Written = Row | tuple[float, ...] | int
-"""A table of rows, the numbers of one row, or where a row stands in the buffer."""
+"""A table of rows, the numbers of one row, or the position of a row in the buffer."""
 
 
 @dataclass
@@ -237,20 +237,20 @@ class _Slot:
 
 @dataclass
 class Pending:
-    """The rows of one step that may still be on their way to the host.
+    """The rows of one step, which may still be on their way to the host.
 
     Arguments:
         iteration: 0-based learner iteration that was measured.
-        keys: what each row is.
-        rows: tables of rows in the order of the keys, numbers of single rows, or where one stands in the buffer.
-        slot: the host memory that the copy goes to; None where the rows are on the host already.
-        cells: the raw cells, where they are on the host already.
+        keys: key of each row.
+        rows: tables of rows in the order of the keys, numbers of single rows, or positions of rows in the buffer.
+        slot: the host memory that receives the copy; None if the rows are on the host already.
+        cells: the raw cells, if they are on the host already.
         fired: the hook points that were measured.
-        failed: the metrics that failed at one of them; what their cells hold is not of this step.
-        milliseconds: what the step has cost the learner's thread so far.
+        failed: the metrics that failed at one of them; their cells may hold values of another step.
+        milliseconds: cost of the step in the learner's thread so far.
         active: the metrics that were measured in this step, with the backward passes they added.
         spent: milliseconds of the learner's thread by metric.
-        vectors: each vector, or where it stands in the buffer: first row and number of entries.
+        vectors: each vector, or its position in the buffer: first row and number of entries.
     """
 
     iteration: int
@@ -266,7 +266,7 @@ class Pending:
     vectors: dict[RowKey, Vector | tuple[int, int]] = field(default_factory=dict)
 
     def arrived(self) -> bool:
-        """Tell, without waiting, whether everything is on the host."""
+        """Return, without waiting, whether everything is on the host."""
         return self.slot is None or self.slot.event is None or self.slot.event.query()
 
     def wait(self) -> None:
@@ -280,21 +280,21 @@ class RowBuffer:
 
     Arguments:
         device: the model's device.
-        capacity: number of rows on an accelerator; it grows, in a step that needs more, to twice its size.
+        capacity: number of rows on an accelerator; doubled when a step needs more.
 
     Attributes:
         bytes: size of all storage, device and host.
     """
 
     SLOTS = 4
-    """Steps whose copy may be under way at the same time."""
+    """Number of steps whose copies may be in flight at the same time."""
 
     def __init__(self, device: torch.device, cells: int = 0, capacity: int = 256) -> None:
         self.device = device
         self.on_host = device.type == 'cpu'
         self._cells = cells
         self._allocate(cells, 0 if self.on_host else capacity)
-        # Metrics hold views of the first storage; when the rows outgrow it, the cells stay where they are.
+        # Metrics hold views of the first storage, so the cells stay in it when the rows need a larger one.
         self._bound = self.storage
         self._begin(0)
 
@@ -323,17 +323,17 @@ class RowBuffer:
         self._used = 0
 
     def begin(self, iteration: int) -> None:
-        """Forget the rows of the last step and start those of ``iteration``."""
+        """Discard the rows of the last step and start those of ``iteration``."""
         self._begin(iteration)
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def write(self, key: RowKey, row: Row | Tensor) -> None:
-        """Write one row; a tensor stays on its device, an array is on the host already.
+        """Write one row: a tensor on its device, or an array on the host.
 
         Raises:
-            ValueError: something that is no row.
+            ValueError: not a row.
         """
         if tuple(row.shape) != (6,):
             raise ValueError(f'expected a row of 6 columns, got shape {tuple(row.shape)}')
@@ -354,14 +354,14 @@ class RowBuffer:
         self._keys.append(key)
 
     def write_numbers(self, key: RowKey, row: tuple[float, float, float, float, float, float]) -> None:
-        """Write one row by its six numbers, which are on the host already: without an array it costs a tenth."""
+        """Write one row as six numbers on the host, which costs a tenth of an array."""
         self._rows.append(row)
         self._keys.append(key)
 
     def write_vector(self, key: RowKey, vector: Vector | Tensor) -> None:
-        """Write what six columns cannot hold, a float64 vector whose length need not be known before.
+        """Write a float64 vector of any length.
 
-        On an accelerator it takes the place of as many rows as it needs, so it travels in the step's one copy.
+        On an accelerator it is stored in as many rows as it needs, so it is part of the step's one copy.
 
         Raises:
             ValueError: not one dimension, or empty.
@@ -387,7 +387,7 @@ class RowBuffer:
             self.storage[: len(old)].copy_(old)
 
     def end(self) -> Pending | None:
-        """Start the one copy of the step to the host and return what will have arrived; None if no slot is free."""
+        """Start the step's one copy to the host and return the pending rows; None if no slot is free."""
         if self.on_host:
             cells = self._cells_on_host.copy()
             return Pending(self._iteration, self._keys, self._rows, cells=cells, vectors=self._vectors)
@@ -403,8 +403,10 @@ class RowBuffer:
         return Pending(self._iteration, self._keys, self._rows, slot, vectors=self._vectors)
 
     def read(self, pending: Pending) -> tuple[Row, Row]:
-        """Return the rows, shape (len(keys), 6), and the raw cells of a step that has arrived, and free its slot;
-        ``pending.vectors`` are on the host afterwards."""
+        """Return the rows, shape (len(keys), 6), and the raw cells of a step whose copy has arrived, and free its slot.
+
+        Afterwards ``pending.vectors`` are on the host.
+        """
         if pending.slot is None:
             return _joined(pending.rows, None), pending.cells
         host = pending.slot.host.numpy()

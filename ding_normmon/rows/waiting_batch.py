@@ -1,4 +1,4 @@
-"""A batch whose rows are named later, off the learner's thread."""
+"""A batch that is made later, outside the learner's thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ['WaitingBatch']
 
 
 class WaitingBatch:
-    """A batch that is made when somebody asks for it first: the learner does not wait for the names of its numbers.
+    """A batch that is made at its first use, so that the learner does not spend time on the keys of its rows.
 
     Arguments:
         make: makes it; called once, in whichever thread asks first.
@@ -32,7 +32,7 @@ class WaitingBatch:
 
     @property
     def is_made(self) -> bool:
-        """Whether somebody has asked."""
+        """Whether the batch has been made."""
         return self._batch is not None
 
     def get(self) -> Batch:

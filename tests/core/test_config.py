@@ -1,4 +1,4 @@
-"""Every key of the configuration: its default, what is taken and what is refused, by name."""
+"""Every key of the configuration: its default, and which values are accepted or refused."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def test_an_unknown_key_gets_the_nearest_one(wrong: str, nearest: str) -> None:
         MonitorConfig.read({wrong: 1})
 
 
-def test_a_key_that_is_no_text_is_refused() -> None:
+def test_a_key_that_is_not_text_is_refused() -> None:
     with pytest.raises(ConfigurationError, match='no such key'):
         MonitorConfig.read({3: 1})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize('config', [5, 'monitor_norm_freq', [('monitor_norm_freq', 1)], object()])
-def test_what_is_no_mapping_is_refused(config: Any) -> None:
+def test_a_configuration_that_is_not_a_mapping_is_refused(config: Any) -> None:
     with pytest.raises(ConfigurationError, match='expected a mapping'):
         MonitorConfig.read(config)
 
@@ -105,7 +105,7 @@ def test_top_k_needs_norms_of_single_parameters() -> None:
         MonitorConfig.read({'top_k': 3})
 
 
-def test_what_a_finding_leads_to_is_a_word_or_a_mapping() -> None:
+def test_on_finding_is_a_word_or_a_mapping() -> None:
     assert MonitorConfig.read({'on_finding': 'stop'}).on_finding == 'stop'
     wanted = {'error': 'checkpoint', 'non_finite': 'stop'}
     assert MonitorConfig.read({'on_finding': EasyDict(wanted)}).on_finding == wanted

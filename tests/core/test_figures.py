@@ -1,4 +1,4 @@
-"""Declarations together: which one a name is about, and who else has declared it."""
+"""Looking up the declaration of a name, and names that are declared twice."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_one_name_declared_twice_is_found_with_both_metrics(pattern: str, name: 
 
 
 @pytest.mark.parametrize('pattern', ['norm/somebody/_total_norm', 'mine/{group}/mean', 'norm/encoder/spread', 'a/mean'])
-def test_names_of_ones_own_are_nobody_elses(pattern: str) -> None:
+def test_user_names_belong_to_no_metric(pattern: str) -> None:
     figures = Figures([*DECLARED.declared, ('mine', Figure(pattern, 'of my own', 'none'))])
     assert list(figures.declared_twice(GROUPS)) == []
 
@@ -49,7 +49,7 @@ def test_only_groups_of_the_model_take_a_name() -> None:
     assert DECLARED.taken('monitor/missing_ranks', GROUPS) == 'the monitor'
 
 
-def test_what_is_drawn_follows_the_declaration() -> None:
+def test_charts_follow_the_declaration() -> None:
     mine = Figure('mine/{group}[_task{i}]/size', 'of my own', 'none', chart=Chart('My charts', '{group}: size'))
     figures = Figures([*DECLARED.declared, ('mine', mine)])
     chart, place = figures.place('mine/encoder_task3/size')
@@ -58,7 +58,7 @@ def test_what_is_drawn_follows_the_declaration() -> None:
     assert figures.place('never/declared')[0].category == 'Other figures'
 
 
-def test_a_spread_has_no_sign_where_the_mean_has_one() -> None:
+def test_a_standard_deviation_is_not_signed_even_if_the_mean_is() -> None:
     figure = DECLARED.describe('logits/value/mean')
     assert figure is not None
     assert figure.is_signed('logits/value/mean')

@@ -1,4 +1,4 @@
-"""What is lost is counted by reason and logged once."""
+"""Lost data is counted by reason, and each reason is logged once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_first_loss_of_a_reason_is_logged_and_all_are_counted(caplog: pytest
     assert lost_data.total == {'late': 7, 'send': 1}
 
 
-def test_take_returns_what_is_new_and_give_back_undoes_it() -> None:
+def test_take_returns_new_counts_and_give_back_undoes_it() -> None:
     lost_data = LostData()
     lost_data.count('late', 'late', 3, level=logging.DEBUG)
     taken = lost_data.take()
@@ -39,7 +39,7 @@ def test_take_returns_what_is_new_and_give_back_undoes_it() -> None:
     assert lost_data.total == {'late': 5}, 'what was given back is no new loss'
 
 
-def test_losses_of_other_ranks_are_added_without_a_second_log_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_counts_of_other_ranks_are_added_without_a_second_log_line(caplog: pytest.LogCaptureFixture) -> None:
     lost_data = LostData()
     with caplog.at_level(logging.DEBUG, 'ding_normmon'):
         lost_data.absorb({'send': 2})
@@ -48,7 +48,7 @@ def test_losses_of_other_ranks_are_added_without_a_second_log_line(caplog: pytes
     assert lost_data.take() == lost_data.total == {'send': 7, 'late': 1}
 
 
-def test_threads_lose_no_count(caplog: pytest.LogCaptureFixture) -> None:
+def test_concurrent_counts_are_all_kept(caplog: pytest.LogCaptureFixture) -> None:
     lost_data = LostData()
     taken: list[dict[str, int]] = []
 

@@ -206,7 +206,7 @@ def test_the_world_model_of_a_policy_model_is_looked_into() -> None:
 
 
 @pytest.mark.parametrize('attribute', ['_model', 'module', '_orig_mod'])
-def test_a_part_of_that_name_is_no_wrapper(attribute: str) -> None:
+def test_a_module_with_a_wrapper_name_is_not_a_wrapper(attribute: str) -> None:
     model = Heads(nn.Linear(2, 1))
     setattr(model, attribute, nn.Linear(2, 2))
     assert_partition(find_groups(model), model)
@@ -264,7 +264,7 @@ def test_a_path_that_names_nothing_gets_the_nearest_that_does() -> None:
 
 
 @pytest.mark.parametrize('spec', [5, None, ['transformer'], {'per_task': True}, {'path': 'transformer', 'task': 1}])
-def test_what_is_no_path(spec: Any) -> None:
+def test_invalid_paths_are_refused(spec: Any) -> None:
     with pytest.raises(GroupError, match=r'module_groups\.mine: expected a path or dict'):
         find_groups(SmallModel(), 3, {'mine': spec})
 
@@ -359,7 +359,7 @@ class Outsider(nn.Module):
         raise RuntimeError('not built yet')
 
 
-def test_what_a_model_does_not_register_is_not_its_own(caplog: pytest.LogCaptureFixture) -> None:
+def test_unregistered_modules_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
     model = Outsider()
     groups = find_groups(model)
     assert_partition(groups, model)

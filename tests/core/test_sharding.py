@@ -1,4 +1,4 @@
-"""What one rank counts of a DTensor, for every rank of a mesh, without any other process."""
+"""Which elements of a DTensor each rank of a mesh counts, tested without other processes."""
 
 from __future__ import annotations
 
@@ -90,21 +90,21 @@ def test_a_group_with_plain_and_sharded_parameters_is_shared_between_its_owner_a
             assert sharded.keys == {('encoder', None)}
 
 
-def test_rows_of_a_sharded_group_count_only_when_every_rank_has_said_something() -> None:
+def test_rows_of_a_sharded_group_count_only_if_every_rank_sent_some() -> None:
     sharded = ShardedGroups([], {'gradient_norms'}, world_size=2)
     sharded.keys = frozenset({('encoder', None)})
     main = RowKey('gradient_norms', 'encoder')
     silent = main._replace(part='no_gradient')
     other = RowKey('gradient_norms', 'head_value', 1)
-    of_another_quantity = RowKey('tensor_statistics', 'encoder')
+    of_another_metric = RowKey('tensor_statistics', 'encoder')
 
     def batch(*keys: RowKey) -> Batch:
         return Batch(0, keys, np.arange(6.0 * len(keys)).reshape(-1, 6))
 
     both = [batch(main, other), batch(main, silent)]
     assert sharded.whole(both) is both
-    (kept,) = sharded.whole([batch(main, other, silent, of_another_quantity)])
-    assert kept.keys == (other, of_another_quantity)
+    (kept,) = sharded.whole([batch(main, other, silent, of_another_metric)])
+    assert kept.keys == (other, of_another_metric)
     assert kept.rows[:, 0].tolist() == [6.0, 18.0]
     assert [one.keys for one in sharded.whole([batch(main), batch(other)])] == [(), (other,)]
 
@@ -124,7 +124,7 @@ class FullyShardedDataParallel(nn.Module):
         self.inner = nn.Linear(2, 2)
 
 
-def test_parameters_that_do_not_say_what_they_are_a_part_of_are_refused() -> None:
+def test_flat_sharded_parameters_are_refused() -> None:
     with pytest.raises(ConfigurationError, match=r'FullyShardedDataParallel.*fully_shard.*monitor_norm_freq=0'):
         refuse_unreadable(FullyShardedDataParallel())
     model = nn.Linear(2, 2)

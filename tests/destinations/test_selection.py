@@ -1,4 +1,4 @@
-"""What a dashboard gets when there are many tasks."""
+"""The selection of figures for a dashboard when there are many tasks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_task_that_alone_differs_stands_out_although_the_median_distance_is_ze
     assert worst_tasks(scalars, 1) == [42]
 
 
-def test_ids_that_begin_alike_are_told_apart() -> None:
+def test_ids_with_a_common_prefix_are_distinguished() -> None:
     scalars = {f'grad/head_task{task}/_total_norm': float(task == 1) for task in range(70)}
     shown = for_dashboard(scalars, count=1)
     assert shown == {'grad/head_task1/_total_norm': 1.0}

@@ -1,4 +1,4 @@
-"""A destination hears of the tasks' names before its first record, and only if there is one."""
+"""A destination gets the tasks' names before its first record, and only if there is one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_names_and_configuration_come_before_the_first_record() -> None:
     assert description.configuration['monitor_norm_freq'] == 1
 
 
-def test_without_a_record_it_hears_of_the_end_only() -> None:
+def test_without_a_record_it_is_only_closed() -> None:
     listener = Listener()
     DestinationWorker(listener, LostData()).close(timeout=5)
     assert listener.heard == ['closed']

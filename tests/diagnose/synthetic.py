@@ -1,4 +1,4 @@
-"""Records of a healthy run with figures that waver and grow, and of runs with one thing wrong in them."""
+"""Synthetic records of a healthy run with noisy and growing figures, and of runs with one fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks against each other and against their past, compared with plain NumPy, one metric at a time."""
+"""Contrasts of tasks with each other and their past, compared with plain NumPy one metric at a time."""
 
 from __future__ import annotations
 

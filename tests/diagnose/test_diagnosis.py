@@ -1,4 +1,4 @@
-"""The engine: options, rules of a user's, rules that fail, and what is only a consequence."""
+"""The engine: options, user-defined rules, rules that fail, and findings that are only consequences."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_rule_that_fails_is_switched_off_and_the_others_go_on(caplog: pytest.L
     assert sum('broken failed' in record.getMessage() for record in caplog.records) == 1
 
 
-def test_what_follows_from_a_named_task_is_only_information() -> None:
+def test_consequences_of_a_named_task_are_only_information() -> None:
     diagnosis = Diagnosis(TASKS)
     change = times('task2', 100.0)
 

@@ -1,4 +1,4 @@
-"""The rules on every recorded run with a planted fault: what `make faults` prints is held to its goals."""
+"""The rules on every recorded run with a planted fault: the figures of `make faults` must reach their goals."""
 
 from __future__ import annotations
 

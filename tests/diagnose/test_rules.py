@@ -1,4 +1,4 @@
-"""Every rule: it speaks on its pattern, names the task, is quiet on healthy noise, and clears."""
+"""Every rule finds its pattern, names the task, reports nothing on healthy noise, and clears."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_every_rule_has_a_pattern() -> None:
 
 
 @pytest.mark.parametrize(('name', 'change', 'tasks'), PATTERNS, ids=[f'{name}-{tasks}' for name, _, tasks in PATTERNS])
-def test_a_rule_speaks_on_its_pattern_and_names_the_task(
+def test_a_rule_finds_its_pattern_and_names_the_task(
     name: str, change: Change, tasks: tuple[int, ...] | None
 ) -> None:
     found = [

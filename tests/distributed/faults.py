@@ -1,4 +1,4 @@
-"""Training three ranks while something goes wrong with the monitor, and what a rank then has to show."""
+"""Trains three ranks while something goes wrong with the monitor, and collects the outcome of each rank."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ SHORT = {'deadline': 1.5, 'close_timeout': 4.0}
 
 @dataclass
 class Outcome:
-    """What one rank has to show after training.
+    """The outcome of training on one rank.
 
     Arguments:
         weights: after the last step.
         records: published on rank 0.
-        lost: what was lost, by reason.
-        said: messages logged by the monitor.
+        lost: counts of lost data by reason.
+        messages: messages logged by the monitor.
         seconds: wall time of the training loop without its first step.
         closing: wall time of ``close()``.
     """
@@ -62,7 +62,7 @@ class Outcome:
     weights: dict[str, Tensor]
     records: list[Record]
     lost: dict[str, int]
-    said: list[str]
+    messages: list[str]
     seconds: float
     closing: float
     extra: dict[str, Any] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Stopped(Exception):  # noqa: N818  # it is no error
 
 
 class Probe(Metric):
-    """A metric that does what a test wants at one hook point."""
+    """A metric that runs a function of the test at one hook point."""
 
     name: ClassVar[str] = 'probe'
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end', 'backward_end')
@@ -119,10 +119,10 @@ def monitored_run(
     collective: bool = False,
     **config: Any,
 ) -> Outcome:
-    """Train this rank's tasks under a monitor and return what came of it."""
-    said: list[str] = []
+    """Train this rank's tasks under a monitor and return the outcome."""
+    messages: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda entry: said.append(entry.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda entry: messages.append(entry.getMessage())  # type: ignore[method-assign]
     logging.getLogger('ding_normmon').addHandler(handler)
     try:
         model: MultitaskModel = make_model(NUM_TASKS)
@@ -157,7 +157,7 @@ def monitored_run(
         records += monitor.take_records()
     finally:
         logging.getLogger('ding_normmon').removeHandler(handler)
-    return Outcome(weights, records, dict(monitor.lost_data.total), said, seconds, closing)
+    return Outcome(weights, records, dict(monitor.lost_data.total), messages, seconds, closing)
 
 
 def unmonitored(rank: int, iterations: Sequence[int] = ITERATIONS, collective: bool = False) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Started by `torchrun --nnodes=2`: train under a monitor, first in step, then on one's own while the link is cut.
+"""Started by `torchrun --nnodes=2`: train under a monitor, first together, then separately while the link is cut.
 
 torchrun --nnodes=2 --node_rank=K --nproc_per_node=1 --master_addr=HOST --master_port=PORT machines_script.py FOLDER
 """

@@ -1,4 +1,4 @@
-"""A small multi-task model in plain torch, its batches and its training: what the tests of many ranks measure."""
+"""A small multi-task model in plain torch, with batches and training, for the tests of many ranks."""
 
 from __future__ import annotations
 

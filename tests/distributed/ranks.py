@@ -10,9 +10,9 @@
         assert run_ranks(total, 2, 10) == [30, 30]
 
 Each rank is a fork of one clean process that has imported torch, DI-engine and the monitor (a start takes 0.3 s of
-CPU instead of 3). Gloo is set up through a file that outlives every rank, so a rank may die without taking the meeting
-point with it. Nothing outlives the call: a rank that is still there at the time limit tells where it hangs
-and is killed together with whatever it started.
+CPU instead of 3). Gloo is set up through a file that outlives every rank, so a rank may die without removing the
+rendezvous. Nothing outlives the call: a rank that is still running at the time limit prints where it hangs and is
+killed together with its child processes.
 """
 
 from __future__ import annotations

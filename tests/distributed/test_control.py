@@ -88,7 +88,7 @@ def test_a_decision_that_arrives_late_is_posted_again_with_a_longer_lead(outcome
         assert outcome.extra['applied'][-2:] == outcomes[0]['schedule'].extra['applied'][-2:]
     # Three iterations are too few for a message, except on a machine so busy that they take seconds; which rank reads
     # it late is chance.
-    late = any('arrived late' in text for rank in (1, 2) for text in outcomes[rank]['schedule'].said)
+    late = any('arrived late' in text for rank in (1, 2) for text in outcomes[rank]['schedule'].messages)
     assert late == (planned > 63)
     # Every rank measures every twentieth iteration once the decision has reached it.
     records = [record for record in outcomes[0]['schedule'].records if record.iteration >= planned]
@@ -183,7 +183,7 @@ def test_only_rank_0_decides_and_a_decision_has_a_name() -> None:
     with pytest.raises(ControlError, match='only rank 0'):
         ranks[1].post('stop')
     for action in (None, '', 5):
-        with pytest.raises(ControlError, match='needs an action'):
+        with pytest.raises(ControlError, match='must be the name of its callbacks'):
             ranks[0].post(action)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Whatever happens around the monitor, training does what it would have done without it."""
+"""Whatever fails around the monitor, training does exactly what it does without it."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def failing_destinations(rank: int, port: int, name: str) -> Outcome:
     return monitored_run(rank, transport_to(port, rank, name), destinations=[Raising(), Stuck()], close_timeout=2.0)
 
 
-def failing_quantities(rank: int, port: int, name: str) -> Outcome:
+def failing_metrics(rank: int, port: int, name: str) -> Outcome:
     def act(hook_point: str, iteration: int, rows: RowBuffer) -> None:
         if rank == 2 and iteration >= 10:
             raise ZeroDivisionError('in a metric')
@@ -195,7 +195,7 @@ FAULTS: dict[str, Callable[..., Outcome]] = {
         doubled_head,
         foreign_messages,
         failing_destinations,
-        failing_quantities,
+        failing_metrics,
         collectives,
     )
 }
@@ -228,9 +228,9 @@ def outcomes(server: Any, tiny_disk: Path | None, tmp_path_factory: pytest.TempP
     return run_ranks(every_fault, 3, server.port, full, removed, timeout=240)
 
 
-def said_once(outcome: Outcome, *words: str) -> None:
-    found = [text for text in outcome.said if all(word in text for word in words)]
-    assert len(found) == 1, outcome.said
+def logged_once(outcome: Outcome, *words: str) -> None:
+    found = [text for text in outcome.messages if all(word in text for word in words)]
+    assert len(found) == 1, outcome.messages
 
 
 @pytest.mark.parametrize('fault', [name for name in FAULTS if name != 'collectives'])
@@ -249,7 +249,7 @@ def test_a_monitored_iteration_may_fall_together_with_a_collective(outcomes: lis
 
 
 @pytest.mark.parametrize('fault', ['nothing', 'a_little_slow'])
-def test_what_is_in_time_is_complete(outcomes: list[dict[str, Outcome]], fault: str) -> None:
+def test_rows_in_time_give_complete_records(outcomes: list[dict[str, Outcome]], fault: str) -> None:
     outcome = outcomes[0][fault]
     assert [record.iteration for record in outcome.records] == MEASURED
     assert {record.scalars['monitor/missing_ranks'] for record in outcome.records} == {0}
@@ -264,7 +264,7 @@ def test_messages_that_are_too_late_are_missing_points(outcomes: list[dict[str, 
     assert 'norm/x_token/mean' not in outcome.records[0].scalars
     assert 'norm/x_token_task3/mean' in outcome.records[0].scalars
     assert outcome.lost['missing_rank'] >= 10
-    said_once(outcome, 'ranks [1] did not report', 'deadline')
+    logged_once(outcome, 'ranks [1] did not report', 'deadline')
     assert all(outcomes[rank]['too_slow'].seconds < 10 for rank in range(3))
 
 
@@ -282,7 +282,7 @@ def test_ranks_train_on_while_rank_0_is_suspended(outcomes: list[dict[str, Outco
         outcome = outcomes[rank]['rank_0_stopped']
         assert outcome.seconds < 20
         assert outcome.lost['rank0_silent'] > 0
-        said_once(outcome, 'rank 0 has been silent')
+        logged_once(outcome, 'rank 0 has been silent')
     records = outcomes[0]['rank_0_stopped'].records
     assert [record.iteration for record in records] == MEASURED
     assert records[0].scalars['monitor/missing_ranks'] == 0
@@ -291,7 +291,7 @@ def test_ranks_train_on_while_rank_0_is_suspended(outcomes: list[dict[str, Outco
 def test_rows_of_a_task_of_another_rank_are_refused(outcomes: list[dict[str, Outcome]]) -> None:
     outcome = outcomes[0]['foreign_task']
     assert outcome.lost == {'foreign_task': len(MEASURED)}
-    said_once(outcome, 'rank 1 sent rows of tasks it does not train')
+    logged_once(outcome, 'rank 1 sent rows of tasks it does not train')
     clean = outcomes[0]['nothing']
     for record in outcome.records:
         assert record.scalars['norm/x_token/max'] == clean.record(record.iteration).scalars['norm/x_token/max']
@@ -300,7 +300,7 @@ def test_rows_of_a_task_of_another_rank_are_refused(outcomes: list[dict[str, Out
 
 def test_a_head_that_two_ranks_report_is_that_of_the_agreed_owner(outcomes: list[dict[str, Outcome]]) -> None:
     outcome, clean = outcomes[0]['doubled_head'], outcomes[0]['nothing']
-    said_once(outcome, 'rank 1 sent rows', 'parameter groups that another rank reports')
+    logged_once(outcome, 'rank 1 sent rows', 'parameter groups that another rank reports')
     # Two heads, weights and gradients, without a gradient on rank 1: three kinds of rows each, from iteration 2 on.
     assert outcome.lost.keys() == {'foreign_task'}
     assert outcome.lost['foreign_task'] % (len(MEASURED) - 1) == 0
@@ -315,25 +315,25 @@ def test_a_head_that_two_ranks_report_is_that_of_the_agreed_owner(outcomes: list
 def test_foreign_and_truncated_messages_are_refused(outcomes: list[dict[str, Outcome]]) -> None:
     outcome = outcomes[0]['foreign_messages']
     assert outcome.lost == {'foreign_message': 8}
-    said_once(outcome, 'refused a message')
+    logged_once(outcome, 'refused a message')
     assert [record.iteration for record in outcome.records] == MEASURED
     assert {record.scalars['monitor/missing_ranks'] for record in outcome.records} == {0}
 
 
-def test_a_failing_destination_costs_its_own_records_only(outcomes: list[dict[str, Outcome]]) -> None:
+def test_a_failing_destination_loses_only_its_own_records(outcomes: list[dict[str, Outcome]]) -> None:
     outcome = outcomes[0]['failing_destinations']
     assert [record.iteration for record in outcome.records] == MEASURED
     assert outcome.lost['destination_Raising'] == len(MEASURED) + 1
     assert outcome.lost['destination_Stuck'] == len(MEASURED)
-    said_once(outcome, 'Raising could not take a record', 'No space left')
-    said_once(outcome, 'Stuck did not take', 'disk full')
+    logged_once(outcome, 'Raising could not take a record', 'No space left')
+    logged_once(outcome, 'Stuck did not take', 'disk full')
     assert outcome.closing < 8
 
 
-def test_a_failing_quantity_costs_its_own_figures_only(outcomes: list[dict[str, Outcome]]) -> None:
-    outcome = outcomes[0]['failing_quantities']
+def test_a_failing_metric_loses_only_its_own_figures(outcomes: list[dict[str, Outcome]]) -> None:
+    outcome = outcomes[0]['failing_metrics']
     assert [record.iteration for record in outcome.records] == MEASURED
-    said_once(outcomes[2]['failing_quantities'], 'probe failed at forward_end with ZeroDivisionError')
+    logged_once(outcomes[2]['failing_metrics'], 'probe failed at forward_end with ZeroDivisionError')
     # The loss happened on rank 2; the record on rank 0 counts it.
     assert sum(record.scalars.get('monitor/lost/metric_probe', 0) for record in outcome.records) > 0
     clean = outcomes[0]['nothing']
@@ -344,23 +344,23 @@ def test_a_failing_quantity_costs_its_own_figures_only(outcomes: list[dict[str, 
         assert mine == {name: value for name, value in theirs if not name.startswith(exempt)}
 
 
-def test_a_full_disk_is_said_once(outcomes: list[dict[str, Outcome]]) -> None:
+def test_a_full_disk_is_logged_once(outcomes: list[dict[str, Outcome]]) -> None:
     if 'disk_full' not in outcomes[0]:
         pytest.skip('needs the right to mount a small tmpfs')
     outcome = outcomes[0]['disk_full']
     assert_same_weights(outcome, 0)
     assert [record.iteration for record in outcome.records] == MEASURED
     assert outcome.lost['destination_TensorBoard'] > 0
-    said_once(outcome, 'TensorBoard could not take a record', 'full')
+    logged_once(outcome, 'TensorBoard could not take a record', 'full')
     assert outcome.closing < 8
 
 
-def test_a_removed_folder_is_said_once(outcomes: list[dict[str, Outcome]]) -> None:
+def test_a_removed_folder_is_logged_once(outcomes: list[dict[str, Outcome]]) -> None:
     outcome = outcomes[0]['folder_removed']
     assert_same_weights(outcome, 0)
     assert [record.iteration for record in outcome.records] == MEASURED
     assert outcome.lost['destination_TensorBoard'] > 5
-    said_once(outcome, 'TensorBoard could not take a record', 'no longer')
+    logged_once(outcome, 'TensorBoard could not take a record', 'no longer')
 
 
 # -- ranks that die -------------------------------------------------------------------------------------------------
@@ -412,7 +412,7 @@ def test_nothing_stops_without_the_acknowledgement_of_every_rank(survivors: list
     assert 'did not happen: ranks [2] did not acknowledge' in notes[0]
 
 
-def test_a_rank_that_is_killed_is_missing_and_nobody_waits_twice(survivors: list[Outcome]) -> None:
+def test_a_killed_rank_is_missing_and_waited_for_once(survivors: list[Outcome]) -> None:
     outcomes = survivors
     for rank in (0, 1):
         assert_same_weights(outcomes[rank], rank, LONG)
@@ -425,18 +425,18 @@ def test_a_rank_that_is_killed_is_missing_and_nobody_waits_twice(survivors: list
         assert ('norm/x_token_task3/mean' in record.scalars) == (not late)
         assert 'norm/x_token_task2/mean' in record.scalars
     assert outcomes[0].lost == {'missing_rank': len(LONG[::2]) - 5}
-    said_once(outcomes[0], 'ranks [2] did not report iteration 10')
+    logged_once(outcomes[0], 'ranks [2] did not report iteration 10')
     assert outcomes[0].closing < 8
 
 
-def test_without_rank_0_the_others_train_on_and_fill_no_memory(server: Any) -> None:
+def test_without_rank_0_the_others_train_on_in_bounded_memory(server: Any) -> None:
     arguments = (server.port, 0, 'killed 0')
     outcomes = run_ranks(killed_between_forward_and_report, 3, *arguments, may_die=[0], timeout=90)
     for rank in (1, 2):
         outcome = outcomes[rank]
         assert_same_weights(outcome, rank, LONG)
         assert outcome.lost['rank0_silent'] > 0
-        said_once(outcome, 'rank 0 has been silent')
+        logged_once(outcome, 'rank 0 has been silent')
         assert outcome.seconds < 60
         assert outcome.closing < 8
     assert server.queue_len('killed 0/rows') <= 16 * 3
@@ -465,8 +465,8 @@ def every_start(rank: int, port: int) -> list[str]:
     ]
 
 
-def test_another_configuration_is_refused_on_all_ranks(outcomes: list[dict[str, Any]]) -> None:
-    another, off, wrong, right = zip(*(said['starts'] for said in outcomes), strict=True)
+def test_different_configurations_are_refused_on_all_ranks(outcomes: list[dict[str, Any]]) -> None:
+    another, off, wrong, right = zip(*(outcome['starts'] for outcome in outcomes), strict=True)
     assert set(another) == {'monitor: ranks disagree on monitor.monitor_norm_freq: 5 on rank 0, 10 on rank 1'}
     assert set(off[:2]) == {'monitor: ranks disagree on monitor.monitor_norm_freq: 5 on rank 0, 0 on rank 2'}
     assert off[2] == 'started'

@@ -1,4 +1,4 @@
-"""What a finding leads to on several ranks: the same decision before the same learner step, or none and a note."""
+"""Actions of findings on several ranks: the same decision before the same learner step, or none and a note."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tasks do to each other, measured over ranks: the same as on one rank, and agreement against all pairs."""
+"""Interactions of tasks measured over several ranks equal those on one rank; agreement is compared with all pairs."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_agreement_is_that_of_all_pairs_of_contributing_ranks(results: Any, name
         assert record.scalars[f'agreement/{group}/cosine'] == pytest.approx(expected / mean_square, abs=1e-6)
 
 
-def test_one_rank_has_nobody_to_agree_with() -> None:
+def test_one_rank_has_no_agreement() -> None:
     record, _ = one_step([range(TASKS)], 0, 4096)
     assert record is not None
     assert not [metric for metric in record.scalars if metric.startswith('agreement')]

@@ -144,7 +144,7 @@ def test_records_become_complete_once_the_link_is_back(results: list[dict[str, A
     assert not found['lost']
 
 
-def test_what_is_not_waited_for_is_counted(results: list[dict[str, Any]]) -> None:
+def test_missed_data_is_counted(results: list[dict[str, Any]]) -> None:
     found = results[0]['impatient']
     assert [iteration for iteration, _ in found['records']] == list(ALONE[::2])
     missing = [scalars['monitor/missing_ranks'] for _, scalars in found['records']]

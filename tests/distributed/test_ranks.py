@@ -1,4 +1,4 @@
-"""`run_ranks` itself: results in order, and failures that say what happened on which rank."""
+"""`run_ranks` itself: results in order, and failures that show what happened on which rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rank that cannot or does not want to be monitored says so at once, however it was started."""
+"""A rank that is not monitored, by choice or by an error, tells the others at once, however it was started."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def every_start(rank: int) -> dict[str, tuple[str, float]]:
                 assert monitor.take_records() == []
                 # Whoever posts or hears decisions need not ask whether the monitor is on.
                 monitor.control.on('stop', print)
-                said = 'started' if monitor.frequency else 'off'
+                outcome = 'started' if monitor.frequency else 'off'
                 monitor.close()
             except ConfigurationError as error:
-                said = str(error)
+                outcome = str(error)
             except ValueError as error:
-                said = f'{type(error).__name__}: {error}'
-            results[f'{way.__name__}, {name}'] = (said, time.monotonic() - begin)
+                outcome = f'{type(error).__name__}: {error}'
+            results[f'{way.__name__}, {name}'] = (outcome, time.monotonic() - begin)
     return results
 
 
@@ -87,11 +87,11 @@ def results() -> list[dict[str, tuple[str, float]]]:
         ('alike', 'started', 'started'),
     ],
 )
-def test_the_other_rank_is_told_at_once(
+def test_the_other_rank_fails_at_once(
     results: list[dict[str, tuple[str, float]]], way: str, name: str, on_rank_0: str, on_rank_1: str
 ) -> None:
     for rank, expected in enumerate((on_rank_0, on_rank_1)):
-        said, seconds = results[rank][f'{way}, {name}']
-        assert expected in said
+        outcome, seconds = results[rank][f'{way}, {name}']
+        assert expected in outcome
         # Far less than setup_timeout, far more than a busy machine needs.
         assert seconds < 120

@@ -210,13 +210,13 @@ def refusals(rank: int) -> dict[str, str]:
     model: Any = sharded(Heads())
     mesh = model.encoder.weight.device_mesh
     plain = {'monitor_norm_freq': 1, 'setup_timeout': 30}
-    said = {
+    messages = {
         'alone': message_of(lambda: Monitor(model, plain, transport=LocalTransport())),
         'conflict': message_of(lambda: Monitor(model, plain, num_tasks=2, metrics=[GradientConflict()])),
         'local': message_of(lambda: Monitor(model, plain, metrics=with_local_gradients([GradientNorms()]))),
     }
     model(batch())
-    said['gathered'] = message_of(lambda: Monitor(model, plain))
+    messages['gathered'] = message_of(lambda: Monitor(model, plain))
     model.reshard()
     monitor = Monitor(model, plain)
     with monitor.step(0) as step:
@@ -224,26 +224,26 @@ def refusals(rank: int) -> dict[str, str]:
         try:
             step.forward_end()
         except ValueError as error:
-            said['signal'] = str(error)
+            messages['signal'] = str(error)
     monitor.close()
     partial = DTensor.from_local(torch.ones(2), mesh, [Partial()])
     try:
         counted_part(partial)
     except ValueError as error:
-        said['partial'] = str(error)
+        messages['partial'] = str(error)
     repeated = counted_part(DTensor.from_local(torch.ones(2), mesh, [Replicate()]))
-    said['repeated'] = 'counted' if repeated is not None else 'left to another'
-    return said
+    messages['repeated'] = 'counted' if repeated is not None else 'left to another'
+    return messages
 
 
-def test_what_cannot_be_measured_of_a_sharded_model_is_refused_at_set_up() -> None:
+def test_unsupported_sharding_is_refused_at_set_up() -> None:
     first, second = run_ranks(refusals, 2)
     assert (first.pop('repeated'), second.pop('repeated')) == ('counted', 'left to another')
-    for said in (first, second):
-        assert 'the 1 ranks of the monitor hold' in said['alone']
-        assert 'of the 49 sharded elements of encoder' in said['alone']
-        assert 'set conflict_freq=0' in said['conflict']
-        assert 'encoder has sharded parameters' in said['local']
-        assert 'call its reshard() before' in said['gathered']
-        assert 'logits_value: a DTensor; publish what this rank has of it' in said['signal']
-        assert 'not known before they have been added up' in said['partial']
+    for messages in (first, second):
+        assert 'the 1 ranks of the monitor hold' in messages['alone']
+        assert 'of the 49 sharded elements of encoder' in messages['alone']
+        assert 'set conflict_freq=0' in messages['conflict']
+        assert 'encoder has sharded parameters' in messages['local']
+        assert 'call its reshard() before' in messages['gathered']
+        assert 'logits_value: a DTensor; publish what this rank has of it' in messages['signal']
+        assert 'unknown until they are summed' in messages['partial']

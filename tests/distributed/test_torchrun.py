@@ -59,7 +59,7 @@ def test_a_failing_run_has_the_same_exit_code(tmp_path: Path, end: str) -> None:
 
 def talk(transport: Any) -> tuple[list[Any], list[bytes], bytes]:
     """State, send, post and read; return what each gave."""
-    said = transport.agree('hello', {'rank': transport.rank}, 20)
+    statements = transport.agree('hello', {'rank': transport.rank}, 20)
     if transport.rank == 0:
         transport.post(b'board')
     transport.agree('posted', {}, 20)
@@ -70,7 +70,7 @@ def talk(transport: Any) -> tuple[list[Any], list[bytes], bytes]:
     received = transport.receive() if transport.rank == 0 else []
     assert transport.receive() == [] if transport.rank == 0 else True
     assert not transport.full()
-    return said, sorted(received), transport.read()
+    return statements, sorted(received), transport.read()
 
 
 def every_store(rank: int, port: int, folder: str) -> dict[str, Any]:
@@ -102,8 +102,8 @@ def test_every_kind_of_rendezvous_carries_the_messages(tmp_path: Path) -> None:
     port = serve().port + 101
     for rank, results in enumerate(run_ranks(every_store, 3, port, str(tmp_path), timeout=90)):
         assert len(results) == 5
-        for said, received, board in results.values():
-            assert said == [{'rank': 0}, {'rank': 1}, {'rank': 2}]
+        for statements, received, board in results.values():
+            assert statements == [{'rank': 0}, {'rank': 1}, {'rank': 2}]
             expected = [bytes([sender, number, 0, 255]) for sender in (1, 2) for number in range(3)]
             assert received == (expected if rank == 0 else [])
             assert board == b'board'

@@ -1,4 +1,4 @@
-"""One short real run on two ranks, which several tests look at."""
+"""One short real run on two ranks, shared by several tests."""
 
 from __future__ import annotations
 

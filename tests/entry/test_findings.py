@@ -1,4 +1,4 @@
-"""What a finding leads to in a real run on two ranks, and what the run ends with."""
+"""Actions of findings in a real run on two ranks, and how the run ends."""
 
 from __future__ import annotations
 

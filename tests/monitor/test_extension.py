@@ -68,7 +68,7 @@ class LargestWeight(Metric):
         yield 'largest_weight', 'seen'
 
 
-def test_a_new_quantity_is_one_class() -> None:
+def test_a_new_metric_is_one_class() -> None:
     model = SmallModel()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, metrics=[*default_metrics(), LargestWeight()])
@@ -105,7 +105,7 @@ class MyLosses(TaskLosses):
         super().on_publish_loss('my_' + name, value.numpy().max().item(), task_id, rows)
 
 
-def test_a_quantity_that_derives_from_one_that_takes_graphs_is_given_none() -> None:
+def test_a_subclass_of_a_metric_that_takes_graphs_gets_no_graph() -> None:
     metrics = [*default_metrics(), MyLosses()]
     monitor = Monitor(SmallModel(), {'monitor_norm_freq': 1}, num_tasks=3, metrics=metrics)
     with monitor.step(0) as step:
@@ -118,7 +118,7 @@ def test_a_quantity_that_derives_from_one_that_takes_graphs_is_given_none() -> N
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('transposed', [False, True])
-def test_a_quantity_is_given_no_graph_and_none_is_kept(dtype: torch.dtype, transposed: bool) -> None:
+def test_a_metric_gets_no_graph_and_keeps_none(dtype: torch.dtype, transposed: bool) -> None:
     model, seen = SmallModel(), SeenSignals()
     monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, metrics=[*default_metrics(), seen])
     weight = torch.randn(4, 6, requires_grad=True)
@@ -142,7 +142,7 @@ def test_a_quantity_is_given_no_graph_and_none_is_kept(dtype: torch.dtype, trans
     assert not monitor.lost_data.total
 
 
-def test_only_the_quantities_that_were_asked_for() -> None:
+def test_only_the_requested_metrics_are_measured() -> None:
     model = SmallModel()
     monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, metrics=[LargestWeight()])
     measure(model, monitor)
@@ -150,7 +150,7 @@ def test_only_the_quantities_that_were_asked_for() -> None:
     assert {name.split('/')[0] for name in names} == {'largest_weight'}
 
 
-def test_two_quantities_of_one_name_are_refused() -> None:
+def test_two_metrics_with_one_name_are_refused() -> None:
     with pytest.raises(ConfigurationError, match='same name'):
         Monitor(SmallModel(), {'monitor_norm_freq': 1}, num_tasks=3, metrics=[ParameterNorms(), ParameterNorms()])
 
@@ -200,7 +200,7 @@ class Failing(DeviceCells, Finishing):
     'where',
     ['on_publish', 'on_publish_loss', 'measure', 'finish', 'unpack', 'derive', 'notes', 'row', 'unpacked row'],
 )
-def test_a_quantity_that_fails_is_said_once_and_counted(where: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_metric_that_fails_is_logged_once_and_counted(where: str, caplog: pytest.LogCaptureFixture) -> None:
     model = SmallModel()
     monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, metrics=[Failing(where), *default_metrics()])
     with caplog.at_level(logging.WARNING, 'ding_normmon'):
@@ -273,7 +273,7 @@ ODD = {
 
 
 @pytest.mark.parametrize('what', ODD)
-def test_what_a_quantity_does_wrong_costs_only_its_own_figures(what: str) -> None:
+def test_a_faulty_metric_loses_only_its_own_figures(what: str) -> None:
     model = SmallModel()
     metrics = [Odd(**ODD[what]), *default_metrics()]
     monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, metrics=metrics)
@@ -298,7 +298,7 @@ def test_the_task_of_a_row_may_be_an_integer_of_numpy(task_id: Any) -> None:
     assert not monitor.lost_data.total
 
 
-def test_a_quantity_that_cannot_be_prepared_again_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_metric_that_cannot_be_prepared_again_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     model = SmallModel()
     metrics = [Odd(prepare=True), *default_metrics()]
     monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, metrics=metrics)
@@ -314,7 +314,7 @@ def test_a_quantity_that_cannot_be_prepared_again_is_left_out(caplog: pytest.Log
 
 
 @pytest.mark.parametrize('name', ['my metric', '', 5, 'a/b', None])
-def test_names_that_no_quantity_can_have(name: Any) -> None:
+def test_invalid_metric_names_are_refused(name: Any) -> None:
     metric = Odd()
     metric.name = name  # type: ignore[misc]
     with pytest.raises(ConfigurationError, match='cannot be the name of a metric'):

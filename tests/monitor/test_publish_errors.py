@@ -1,4 +1,4 @@
-"""PublishErrors in what is published and configured, and what happens in healthy runs."""
+"""Mistakes in published tensors and in the configuration, and unusual inputs of healthy runs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def arguments_of(mistake: str) -> tuple[dict[str, Any], str]:
-    """What is published, and what is said of it; unusual tensors are made here, so that none stays for other tests."""
+    """A published tensor and its error message; unusual tensors are made here, so that none stays for other tests."""
     kwargs, complaint = MISTAKES[mistake]
     return {name: value() if callable(value) else value for name, value in kwargs.items()}, complaint
 

@@ -1,4 +1,4 @@
-"""Rank 0's table: matched by iteration, ascending, one deadline per dead rank."""
+"""Rank 0's table: batches are matched by iteration, in ascending order, and a dead rank costs one deadline."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_dead_rank_costs_one_deadline_and_is_waited_for_again_once_it_is_back(
     assert ready(collector, 13) == []
 
 
-def test_a_rank_far_ahead_delays_nobody_and_fills_no_memory(lost_data: LostData) -> None:
+def test_a_rank_far_ahead_delays_no_other_rank_and_uses_bounded_memory(lost_data: LostData) -> None:
     collector = Collector(2, 10, lost_data, alike(2), limit=8)
     for iteration in range(1000, 1020):
         add(collector, 1, iteration)

@@ -1,4 +1,4 @@
-"""What travels between ranks: exact both ways, and nothing else is taken for a message."""
+"""Messages between ranks: encoding and decoding are exact, and other bytes are refused."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def forged(schema: bytes, count: int = 1) -> bytes:
 # -- both ways -------------------------------------------------------------------------------------------------------
 
 
-def test_a_message_says_what_was_said() -> None:
+def test_decoding_returns_what_was_encoded() -> None:
     said = decode(message_of(), SESSION)
     assert (said.kind, said.rank, said.iteration, said.note) == (ROWS, 3, 1234, {'late': 2})
     assert said.schema is not None
@@ -129,12 +129,12 @@ def test_every_flipped_bit_is_refused() -> None:
             decode(bytes(flipped), SESSION)
 
 
-def test_what_follows_a_message_is_refused() -> None:
+def test_trailing_bytes_are_refused() -> None:
     with pytest.raises(MessageError, match='according to its header'):
         decode(message_of() + b'\0', SESSION)
 
 
-def test_another_run_is_refused() -> None:
+def test_a_message_of_another_run_is_refused() -> None:
     with pytest.raises(MessageError, match='another run'):
         decode(message_of(), b'session2')
 
@@ -146,7 +146,7 @@ def test_foreign_bytes_are_refused(data: bytes) -> None:
 
 
 @given(st.binary(max_size=120))
-def test_foreign_bytes_behind_a_right_header_are_refused(data: bytes) -> None:
+def test_foreign_bytes_after_a_valid_header_are_refused(data: bytes) -> None:
     header = message._HEADER.pack(b'NMON', message._VERSION, ROWS, 0, 1, SESSION, 0, bytes(8), 0, len(data), 0)
     with pytest.raises(MessageError):
         decode(resealed(header + bytes(4) + data + b' '), SESSION)
@@ -193,7 +193,7 @@ def test_a_header_that_announces_too_much_costs_nothing(count: int, schema: int,
         {'keys': [{'quantity': 'a'}]},
     ],
 )
-def test_a_schema_that_is_none_is_refused(content: object) -> None:
+def test_an_invalid_schema_is_refused(content: object) -> None:
     with pytest.raises(MessageError):
         decode(forged(json.dumps(content).encode()), SESSION)
 
@@ -221,7 +221,7 @@ def test_as_many_keys_as_rows() -> None:
 
 
 @pytest.mark.parametrize('note', [{'a b': 1}, {'late': 1.5}, {'late': -1}, {'late': True}, {'late': '1'}, {'': 1}])
-def test_a_note_that_holds_no_counts_is_refused(note: dict[str, int]) -> None:
+def test_an_invalid_note_is_refused(note: dict[str, int]) -> None:
     batch = Batch(0, (), rows_of(0))
     with pytest.raises(MessageError, match='not a count of lost data'):
         decode(encode(1, SESSION, batch, bytes(8), None, note), SESSION)
@@ -260,7 +260,7 @@ def test_vectors_are_split_by_the_schema_of_an_earlier_message() -> None:
     assert schema.split(later.vectors)[RowKey('updates', 'encoder', None, 'sketch')][0] == math.pi
 
 
-def test_a_message_without_vectors_is_what_it_was_before_there_were_any() -> None:
+def test_a_message_without_vectors_has_the_old_layout() -> None:
     assert encode_schema(KEYS) == encode_schema(KEYS, {})
     assert message_of()[6:8] == b'\0\0'
     assert len(decode(message_of(), SESSION).vectors) == 0
@@ -312,7 +312,7 @@ def test_vectors_that_do_not_fit_the_schema_are_refused() -> None:
         [['a', 'b', 3, '', 'f4', 5], ['a', 'b', 3, '', 'f4', 5]],
     ],
 )
-def test_a_schema_with_vectors_that_are_none_is_refused(vectors: object) -> None:
+def test_a_schema_with_invalid_vectors_is_refused(vectors: object) -> None:
     content = {'keys': [list(KEYS[0])], 'vectors': vectors}
     with pytest.raises(MessageError):
         decode(forged(json.dumps(content).encode()), SESSION)

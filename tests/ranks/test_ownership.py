@@ -1,4 +1,4 @@
-"""Which rank may report which rows, however tasks are divided and moved."""
+"""Which rank may report which rows, for any division of tasks and after tasks have moved."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_every_parameter_group_has_exactly_one_owner(division: list[set[int]], d
                 assert owners == trainers[:1], 'the lowest rank that trains the task'
 
 
-def test_the_head_of_a_task_that_nobody_trains_stays_with_whoever_trained_it_last() -> None:
+def test_the_head_of_an_untrained_task_stays_with_the_last_rank_that_trained_it() -> None:
     ownership = Ownership(3, [[0], [1, 2]], owner_only={NORMS})
     ownership.change(50, [[0, 1], []])
     ownership.change(80, [[0], []])
@@ -77,6 +77,6 @@ def test_every_rank_reports_its_part_of_a_sharded_group() -> None:
         (3, 5, 'task_ids must be global ids'),
     ],
 )
-def test_what_is_no_division_is_refused(num_tasks: Any, task_ids: Any, message: str) -> None:
+def test_an_invalid_division_is_refused(num_tasks: Any, task_ids: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         checked_task_ids(num_tasks, task_ids)

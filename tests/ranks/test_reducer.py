@@ -1,4 +1,4 @@
-"""What a rank sends when there is too much of it."""
+"""Batches that are too large for one message."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def test_vectors_that_do_not_fit_a_message_are_left_out_and_counted(megabytes: f
     while not post.sent and time.monotonic() < deadline:
         time.sleep(0.01)
     reducer.close(5)
-    said = decode(post.sent[0], SESSION)
-    assert said.schema is not None
-    assert said.rows.tolist() == [[1.0] * 6]
-    assert list(said.schema.split(said.vectors)) == ([RowKey('a', 'x', None, 'sketch')] if arrives else [])
+    message = decode(post.sent[0], SESSION)
+    assert message.schema is not None
+    assert message.rows.tolist() == [[1.0] * 6]
+    assert list(message.schema.split(message.vectors)) == ([RowKey('a', 'x', None, 'sketch')] if arrives else [])
     assert lost_data.total == ({} if arrives else {'too_large': 1})
 
 

@@ -1,4 +1,4 @@
-"""Bytes from every rank to rank 0, through the stores that torch.distributed is started with."""
+"""Bytes from every rank to rank 0, through every kind of store of torch.distributed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_rank_that_says_nothing_is_named(connect: Connect) -> None:
         zero.agree('tasks', {}, timeout=0.2)
 
 
-def test_a_statement_that_is_no_json_is_an_error_of_the_transport(connect: Connect) -> None:
+def test_a_statement_that_is_not_json_is_a_transport_error(connect: Connect) -> None:
     zero, _, two = ranks(connect)
     two.state('tasks', {})
     dist.PrefixStore('test', connect()).set('tasks/1', 'no json')
@@ -77,7 +77,7 @@ def test_a_statement_that_is_no_json_is_an_error_of_the_transport(connect: Conne
         zero.agree('tasks', {}, timeout=5)
 
 
-def test_a_queue_that_nobody_empties_is_full(connect: Connect) -> None:
+def test_a_queue_that_is_not_emptied_is_full(connect: Connect) -> None:
     zero, one, _ = ranks(connect)
     sent = 0
     while not one.full():
@@ -89,7 +89,7 @@ def test_a_queue_that_nobody_empties_is_full(connect: Connect) -> None:
     assert not one.full()
 
 
-def test_two_monitors_of_one_job_do_not_hear_each_other(connect: Connect) -> None:
+def test_two_monitors_of_one_job_are_separate(connect: Connect) -> None:
     first, second = ranks(connect, name='first'), ranks(connect, name='second')
     first[1].send(b'first')
     second[0].post(b'second')
@@ -126,7 +126,7 @@ def test_a_broken_store_is_an_error_and_is_opened_again_later(monkeypatch: pytes
     assert entry.read() == b'back'
 
 
-def test_a_single_process_talks_to_nobody() -> None:
+def test_a_single_process_sends_nothing() -> None:
     alone = default_transport()
     assert isinstance(alone, LocalTransport)
     assert (alone.rank, alone.world_size) == (0, 1)

@@ -1,4 +1,4 @@
-"""Rows: any split, order and grouping gives what float64 gives on the concatenation."""
+"""Rows: any split, order and grouping gives the float64 result of the concatenated data."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_values_are_not_changed() -> None:
 @pytest.mark.parametrize(
     'values', [[math.inf, -math.inf, 2.0], [math.nan], [math.inf, math.inf], [1e38] * 5, [1e300] * 3, [1e308] * 4]
 )
-def test_no_warning_and_no_nan_from_what_is_not_finite_or_huge(values: list[float]) -> None:
+def test_non_finite_and_huge_entries_cause_no_warning_and_no_nan(values: list[float]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         row = merge_rows([row_of(torch.tensor(values, dtype=torch.float64)), EMPTY])
@@ -227,19 +227,19 @@ def test_a_mask_on_the_device_is_a_selection_on_the_host(batch: int, steps: int,
     assert_row(row, values[valid])
 
 
-def test_what_the_mask_leaves_out_may_be_anything() -> None:
+def test_masked_entries_are_ignored() -> None:
     values = torch.tensor([1.0, math.nan, math.inf, 3.0])
     row = device_row_of(values, torch.tensor([True, False, False, True])).numpy()
     assert row.tolist() == [2, 2, 2, 1, 3, 0]
 
 
-def test_the_std_is_unbiased_and_of_one_number_there_is_none() -> None:
+def test_the_std_is_unbiased_and_absent_for_one_number() -> None:
     assert moments.std(row_of(torch.tensor([1.0, 3.0]))) == pytest.approx(math.sqrt(2))
     assert math.isnan(moments.std(constant_row(3.0)))
     assert math.isnan(moments.std(EMPTY))
 
 
-def test_of_no_numbers_nothing_is_derived() -> None:
+def test_nothing_is_derived_from_an_empty_row() -> None:
     assert moments.mean(EMPTY) is None
     assert math.isnan(moments.rms(EMPTY))
     assert math.isnan(moments.abs_max(EMPTY))

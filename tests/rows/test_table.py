@@ -1,4 +1,4 @@
-"""Row buffers and tables: what is written is read, rows of one key meet, on both paths."""
+"""Row buffers and tables, on CPU and accelerator paths: rows are read as written, rows of one key are merged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_rows_of_one_key_are_merged_over_the_ranks() -> None:
     assert len(table) == 1
 
 
-def test_rows_of_a_quantity_by_name_and_ascending_task() -> None:
+def test_rows_of_a_metric_by_name_and_ascending_task() -> None:
     keys = [RowKey('a', 'x', 10), RowKey('a', 'x', 2), RowKey('a', 'x'), RowKey('a', 'y', 1), RowKey('b', 'x', 0)]
     parts = [RowKey('a', 'x', 2, 'part')]
     table = RowTable([batch_of({key: constant_row(index) for index, key in enumerate(keys + parts)})])
@@ -81,7 +81,7 @@ def test_a_missing_key_is_missing() -> None:
 
 
 @pytest.mark.parametrize('on_host', [True, False])
-def test_what_is_written_is_read_in_order(on_host: bool) -> None:
+def test_rows_are_read_in_the_order_they_were_written(on_host: bool) -> None:
     buffer = RowBuffer(torch.device('cpu'), cells=3) if on_host else device_buffer(cells=3)
     for iteration in (5, 10):
         buffer.begin(iteration)
@@ -152,7 +152,7 @@ def test_a_buffer_grows_while_copies_are_in_flight() -> None:
 
 
 @pytest.mark.parametrize('row', [np.zeros(5), np.zeros((1, 6)), torch.zeros(3)])
-def test_what_is_no_row_is_refused(row: np.ndarray | Tensor) -> None:
+def test_invalid_rows_are_refused(row: np.ndarray | Tensor) -> None:
     buffer = RowBuffer(torch.device('cpu'))
     with pytest.raises(ValueError, match='row of 6 columns'):
         buffer.write(RowKey('a', 'x'), row)

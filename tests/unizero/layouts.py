@@ -87,7 +87,7 @@ def initial_weights(rank: int) -> list[np.ndarray]:
 
 
 def claim_one_task_twice() -> str:
-    """Build a policy whose only task every rank has, and return what it says."""
+    """Build a policy whose only task is on every rank, and return the error message."""
     with pytest.raises(ValueError, match='one rank only') as error:
         UniZeroMultitaskPolicy(multitask_policy_config(tiny_tasks(2), [0]))
     return str(error.value)

@@ -1,4 +1,4 @@
-"""What is typed wrongly gets one message that says what, where and what would be right, and a non-zero exit."""
+"""Wrong options get one message that says what, where and the nearest valid value, and a non-zero exit code."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_bad_input_is_one_message_and_a_non_zero_exit(arguments, parts):
 
 
 @pytest.mark.parametrize('arguments', [['--max-train-iter', 'many'], ['--sed', '3']])
-def test_what_click_refuses_ends_in_a_non_zero_exit_too(arguments):
+def test_invalid_options_end_with_a_non_zero_exit_code(arguments):
     code, message, _ = run(*arguments)
     assert code == BAD_INPUT
     assert arguments[0] in message
@@ -98,7 +98,7 @@ def test_every_key_that_a_complete_configuration_has_can_be_named():
     assert again.policy.task_ids == [2]
 
 
-def test_what_a_finding_leads_to_is_set_as_a_word_or_in_detail():
+def test_on_finding_is_set_as_a_word_or_in_detail():
     _, _, config = run('--set', 'policy.monitor.on_finding=stop', '--set', 'policy.monitor.rules.head_growth=false')
     assert config.policy.monitor.on_finding == 'stop'
     assert config.policy.monitor.rules == {'head_growth': False}

@@ -1,4 +1,4 @@
-"""What is published of the data, against float64 on the batch itself."""
+"""Published statistics of the data, compared with float64 on the batch itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run on two ranks in which rewards become NaN: saved when asked to, stopped everywhere at once, and it says why."""
+"""A run on two ranks in which rewards become NaN: it saves a checkpoint, stops on both ranks, and prints why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tasks do to each other on the real policy, against full gradients and copied weights in float64."""
+"""Interactions of tasks on the real policy, compared with full gradients and copied weights in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the model is made of."""
+"""The modules and parameters of the model."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_call_without_a_task_says_so() -> None:
         PerTaskModules([nn.Identity()], selection)
 
 
-def test_images_that_no_encoder_takes() -> None:
+def test_unsupported_image_sizes_are_refused() -> None:
     cfg = multitask_policy_config([TaskSpec('a', (3, 50, 50), 2)])
     with pytest.raises(ValueError, match='50x50'):
         UniZeroMultitaskPolicy(cfg)

@@ -1,4 +1,4 @@
-"""The configuration: what it fills in and what it refuses."""
+"""The policy's configuration: derived keys and refused values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks are split as evenly as can be, whatever the numbers; a user's own split is checked."""
+"""Tasks are split as evenly as possible for all numbers; a user's own split is checked."""
 
 from __future__ import annotations
 

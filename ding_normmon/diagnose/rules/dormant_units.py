@@ -35,16 +35,16 @@ class DormantUnits(Rule):
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per group, at the smallest dormancy threshold that exceeds the limit."""
-        told: set[str] = set()
+        reported: set[str] = set()
         for name in window.points.names:
             found = _NAME.fullmatch(name)
-            if found is None or '_task' in found[1] or found[1] in told:
+            if found is None or '_task' in found[1] or found[1] in reported:
                 continue
             rows = window.shared(name, 3, age=64)
             if not rows.size:
                 continue
             value = float(window.points.last(rows, 1)[0, 0])
             if value / self.share >= self.release:
-                told.add(found[1])
+                reported.add(found[1])
                 sentence = f'{value:.0%} of the units of the {found[1]} are dormant.'
                 yield Sign(sentence, value / self.share, group=found[1], evidence={name: value})

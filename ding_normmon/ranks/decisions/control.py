@@ -32,9 +32,9 @@ class Control:
     Arguments:
         rank: this process.
         world_size: number of processes.
-        frequency: the configured measuring frequency. 0: the monitor is switched off, and nothing can be posted.
-        lost_data: where a failing callback is counted.
-        deadline: seconds for which a two-phase decision waits for the promise of every rank.
+        frequency: the configured ``monitor_norm_freq``. 0: the monitor is switched off, and nothing can be posted.
+        lost_data: counts callbacks that fail.
+        deadline: seconds that a two-phase decision waits for the promise of every rank.
 
     Attributes:
         schedule: pending decisions; the learner writes ``schedule.iteration`` and calls :meth:`reach` once
@@ -71,7 +71,7 @@ class Control:
     def on(self, action: str, callback: Callable[[Decision], object]) -> None:
         """Call ``callback(decision)`` on this rank's learner thread when ``action`` takes effect.
 
-        The name is the user's, but for ``'stop'`` and ``'checkpoint'``, which happen on all ranks or on none.
+        Any name is allowed; ``'stop'`` and ``'checkpoint'`` happen on all ranks or on none.
         """
         self._callbacks.setdefault(action, []).append(callback)
 
@@ -84,7 +84,7 @@ class Control:
 
         Arguments:
             action: ``'stop'``, ``'checkpoint'`` (all ranks or none) or any other name that has callbacks.
-            iteration: when; by default far enough ahead for every rank to hear of it.
+            iteration: when it takes effect; by default far enough ahead for every rank to read it in time.
 
         Raises:
             ControlError: not on rank 0, the monitor is switched off, no action, too many open decisions.
@@ -92,9 +92,9 @@ class Control:
         if self._rank != 0:
             raise ControlError(f'only rank 0 can post decisions; this is rank {self._rank}')
         if self._frequency == 0:
-            raise ControlError('the monitor is switched off (monitor_norm_freq=0); no rank would hear of a decision')
+            raise ControlError('the monitor is switched off (monitor_norm_freq=0); no rank would read a decision')
         if not isinstance(action, str) or not action:
-            raise ControlError(f'a decision needs an action, the name of its callbacks; got {action!r}')
+            raise ControlError(f'the action of a decision must be the name of its callbacks, got {action!r}')
         committed = not is_two_phase(action) or self._world_size == 1
         return self._leader.post(Decision(0, 0, action, committed), iteration)
 

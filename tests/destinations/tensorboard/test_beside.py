@@ -1,4 +1,4 @@
-"""What an event file has beside the figures, read back with TensorBoard's own reader and messages."""
+"""Everything in an event file beside the figures, read back with TensorBoard's own reader and messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An event goes into the file of a tensorboardX writer, among those that others write through it."""
+"""Events are appended to the file of a tensorboardX writer, among events that others write through it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def points(folder: Path, name: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars(name)] if name in events.Tags()['scalars'] else []
 
 
-def test_events_stand_among_those_of_other_threads_and_none_is_broken(tmp_path: Path) -> None:
+def test_events_of_several_threads_are_not_broken(tmp_path: Path) -> None:
     writer = SummaryWriter(str(tmp_path))
 
     def others() -> None:
@@ -59,7 +59,7 @@ def test_the_writer_brings_events_to_the_disk_of_itself(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_a_writer_of_another_make_gets_it_by_its_public_method(tmp_path: Path) -> None:
+def test_an_unknown_writer_is_used_through_its_public_method(tmp_path: Path) -> None:
     class EventWriter:
         pass
 
@@ -95,7 +95,7 @@ def test_a_writer_whose_thread_has_died_is_an_error(tmp_path: Path) -> None:
         refuse_unwritable(writer.file_writer)
 
 
-def test_after_a_full_disk_the_next_record_comes_with_what_is_written_once(
+def test_after_a_full_disk_the_next_record_has_what_is_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = SummaryWriter(str(tmp_path))
@@ -114,7 +114,7 @@ def test_after_a_full_disk_the_next_record_comes_with_what_is_written_once(
     writer.close()
 
 
-def test_summaries_hold_the_figures_that_were_asked_for_last() -> None:
+def test_summaries_hold_the_figures_of_the_last_call() -> None:
     summaries = FigureSummaries()
     records = [{'a': 1.0, 'b': 2.0}, {'a': 3.0, 'b': 4.0}, {'b': 5.0}, {'b': 6.0, 'a': 7.0}, {'a': 8.0, 'b': 9.0}, {}]
     # More sets of figures than are remembered.

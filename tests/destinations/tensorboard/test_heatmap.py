@@ -1,4 +1,4 @@
-"""Matrices reach the event file as pictures that name the tasks."""
+"""Matrices are drawn into the event file as pictures with the tasks' names."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_names_of_the_tasks_stand_on_the_axes(monkeypatch: pytest.MonkeyPatc
     assert texts == ['pong', 'breakout', '4']
 
 
-def test_without_matplotlib_there_are_scalars_only_and_it_is_said_once(
+def test_without_matplotlib_there_are_only_scalars_and_it_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     original = builtins.__import__

@@ -1,4 +1,4 @@
-"""Expensive metrics are measured less often, the cheap ones never, and it is said."""
+"""Expensive metrics are measured less often, which is logged; cheap ones keep their frequency."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def train(monitor: Monitor, model: nn.Module, iterations: Sequence[int], pause: 
         time.sleep(pause)
 
 
-def test_a_quantity_has_its_own_frequency_and_says_what_it_costs() -> None:
+def test_a_metric_has_its_own_frequency_and_reports_its_cost() -> None:
     model = nn.Linear(2, 1)
     monitor = Monitor(model, {'monitor_norm_freq': 2}, metrics=[*default_metrics(), Slow(frequency=6)])
     train(monitor, model, range(13))
@@ -110,12 +110,12 @@ def test_a_quantity_has_its_own_frequency_and_says_what_it_costs() -> None:
         if measured:
             assert record.scalars['monitor/cost/slow/ms'] >= 10
             assert record.scalars['monitor/cost/slow/extra_backward'] == 2
-        per_quantity = sum(
+        per_metric = sum(
             value for name, value in record.scalars.items() if name.count('/') == 3 and name.endswith('/ms')
         )
         # What is left is the monitor's own, most of the cost where metrics have next to nothing to do.
-        assert (0.9 if measured else 0.0) * record.scalars['monitor/cost/ms'] < per_quantity
-        assert per_quantity <= 1.01 * record.scalars['monitor/cost/ms']
+        assert (0.9 if measured else 0.0) * record.scalars['monitor/cost/ms'] < per_metric
+        assert per_metric <= 1.01 * record.scalars['monitor/cost/ms']
 
 
 def test_a_frequency_that_is_no_multiple_is_refused() -> None:
@@ -133,7 +133,7 @@ def no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures('no_warm_up')
 @pytest.mark.parametrize('limit', [0.05, None])
-def test_an_expensive_quantity_is_stretched_and_it_is_logged(
+def test_an_expensive_metric_is_measured_less_often_and_it_is_logged(
     limit: float | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = nn.Linear(2, 1)
@@ -206,7 +206,7 @@ def test_every_rank_stretches_at_the_same_iteration() -> None:
     assert [iteration for iteration in first if iteration < 50] == [0, 10, 20, 30, 40]
 
 
-def test_a_quantity_is_free_where_nothing_is_due() -> None:
+def test_a_metric_costs_nothing_when_it_is_not_due() -> None:
     model = nn.Linear(2, 1)
     monitor = Monitor(model, {'monitor_norm_freq': 10}, metrics=[ParameterNorms(), Slow()])
     started = time.perf_counter()

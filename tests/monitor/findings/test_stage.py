@@ -1,4 +1,4 @@
-"""Between a record and its destinations: judged once, told once, acted upon, within the budget."""
+"""Findings between a record and its destinations: each is found once, logged once and acted upon, within the budget."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_switched_off_nothing_is_judged() -> None:
     assert 'monitor/cost/ms_diagnosis' not in records[0].scalars
 
 
-def test_a_stop_is_asked_for_once_and_reaches_whoever_registered(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stop_is_requested_once_and_reaches_the_callback(caplog: pytest.LogCaptureFixture) -> None:
     model, stopped = nn.Linear(3, 1), []
     config = {'monitor_norm_freq': 1, 'budget': None, 'on_finding': {'large_norm': 'stop'}}
     monitor = Monitor(model, config, rules=[LargeNorm()])
@@ -200,7 +200,7 @@ class Broken(LargeNorm):
         return ()
 
 
-def test_a_rule_that_raises_is_said_and_counted_once_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_rule_that_raises_is_logged_once_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
     model = nn.Linear(3, 1)
     config = {'monitor_norm_freq': 1, 'budget': None, 'rules': {'large_norm': {'warmup': 3}}}
     monitor = Monitor(model, config, rules=[Broken(), LargeNorm()])
@@ -210,7 +210,7 @@ def test_a_rule_that_raises_is_said_and_counted_once_and_the_others_go_on(caplog
     assert sum('broken' in line.getMessage() and 'switched off' in line.getMessage() for line in caplog.records) == 1
 
 
-def test_a_callback_that_raises_is_counted_and_hears_of_the_next() -> None:
+def test_a_callback_that_raises_is_counted_and_called_again() -> None:
     told: list[str] = []
 
     def callback(finding: Finding) -> None:
@@ -225,7 +225,7 @@ def test_a_callback_that_raises_is_counted_and_hears_of_the_next() -> None:
     assert monitor.lost_data.total['destination_FindingCallback'] == 1
 
 
-def test_an_action_that_nobody_does_is_said_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_action_without_a_callback_is_logged_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     model = nn.Linear(3, 1)
     config = {'monitor_norm_freq': 1, 'budget': None, 'on_finding': {'warning': 'checkpoint'}}
     monitor = Monitor(model, config, rules=[LargeNorm()])
@@ -244,7 +244,7 @@ def test_an_action_that_nobody_does_is_said_and_counted(caplog: pytest.LogCaptur
         ({'on_finding': {'large_nrm': 'stop'}}, r'monitor\.on_finding\.large_nrm: .* the nearest is large_norm'),
     ],
 )
-def test_what_no_rule_is_called_is_refused_at_set_up(config: dict[str, Any], message: str) -> None:
+def test_unknown_rule_names_are_refused_at_set_up(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Monitor(nn.Linear(3, 1), {'monitor_norm_freq': 1, **config}, rules=[LargeNorm()])
 
@@ -293,7 +293,7 @@ def test_diagnose_says_what_it_cannot_do(
     'sign',
     [5, None, Sign('x', severity='nope'), Sign('x', evidence=None), Sign('x', evidence={'a': 'b'}), Sign('x', tasks=5)],  # type: ignore[arg-type]
 )
-def test_a_rule_that_yields_what_is_no_sign_costs_only_itself(sign: Any) -> None:
+def test_a_rule_with_invalid_signs_affects_only_itself(sign: Any) -> None:
     @dataclass
     class Odd(LargeNorm):
         name: ClassVar[str] = 'odd'
@@ -323,6 +323,6 @@ def test_tasks_of_a_sign_may_be_a_list() -> None:
     assert [finding.tasks for finding in monitor.diagnosis.findings] == [(0,)]
 
 
-def test_a_class_is_no_rule() -> None:
+def test_a_rule_class_instead_of_an_instance_is_refused() -> None:
     with pytest.raises(ConfigurationError, match='expected a rule'):
         Monitor(nn.Linear(3, 1), {'monitor_norm_freq': 1}, rules=[LargeNorm])
