@@ -31,6 +31,9 @@ WORK_QUEUE = ('tests/ranks/test_work_queue.py',)
 EVENT_FILE = ('tests/destinations/tensorboard/test_event_file.py',)
 SKETCH = ('tests/metrics/maths/test_sketch.py',)
 CONFLICT = ('tests/metrics/test_gradient_conflict.py',)
+EXTRA = ('tests/metrics/test_extra_backward.py',)
+CLIPS = ('tests/integrations/observe/test_clip_calls.py',)
+THREADS = ('tests/integrations/observe/test_threads.py',)
 UPDATES = ('tests/metrics/test_updates.py',)
 MESSAGE = ('tests/ranks/test_message.py',)
 NAMES = ('tests/monitor/test_names.py',)
@@ -450,8 +453,8 @@ MUTATIONS = (
     Mutation(
         'gradients: measured after clipping',
         'metrics/gradient_norms.py',
-        "hook_points: ClassVar[tuple[str, ...]] = ('backward_end',)",
-        "hook_points: ClassVar[tuple[str, ...]] = ('backward_end', 'step_end')",
+        "hook_points: ClassVar[tuple[str, ...]] = ('backward_end', READ_GRADIENTS, COMPARE_GRADIENTS)",
+        "hook_points: ClassVar[tuple[str, ...]] = ('backward_end', READ_GRADIENTS, COMPARE_GRADIENTS, 'step_end')",
         (*MONITOR, '-k', 'clipping or every_metric'),
     ),
     Mutation(
@@ -772,16 +775,16 @@ MUTATIONS = (
     ),
     Mutation(
         'conflict: gradients are accumulated',
-        'metrics/shared_parameters.py',
+        'metrics/extra_backward.py',
         'retain_graph=True',
         'retain_graph=False',
         CONFLICT,
     ),
     Mutation(
         'conflict: reentrant checkpoints are not looked for',
-        'metrics/shared_parameters.py',
-        "if node.name() == 'CheckpointFunctionBackward':",
-        'if not node:',
+        'metrics/extra_backward.py',
+        "if any(node.name() == 'CheckpointFunctionBackward' for node in nodes):",
+        'if not nodes:',
         CONFLICT,
     ),
     Mutation(
@@ -811,6 +814,91 @@ MUTATIONS = (
         '        if schema.vector_bytes != max(0, len(data) - vectors_at):',
         '        if False:',
         MESSAGE,
+    ),
+    # -- inert, and the gradient before clipping
+    Mutation(
+        'sketch: the gradient is squared in place',
+        'metrics/maths/sketch.py',
+        'return torch.dot(wide, wide)',
+        'return wide.square_().sum()',
+        (*SKETCH, '-k', 'only_read'),
+    ),
+    Mutation(
+        'extra passes: hooks of parameters run once more',
+        'metrics/extra_backward.py',
+        '            hooks.clear()\n',
+        '',
+        (*EXTRA, '-k', 'hooks_of_parameters'),
+    ),
+    Mutation(
+        'extra passes: buffers are not put back',
+        'metrics/extra_backward.py',
+        'buffer.data.copy_(value)',
+        'pass',
+        (*EXTRA, '-k', 'BatchNorm'),
+    ),
+    Mutation(
+        'extra passes: generators are not put back',
+        'metrics/extra_backward.py',
+        'restore(state)',
+        'pass',
+        (*EXTRA, '-k', 'generator'),
+    ),
+    Mutation(
+        'extra passes: tensors with hooks are differentiated',
+        'metrics/extra_backward.py',
+        'found = next((what for node, what in self._hooked if node in nodes), None)',
+        'found = None',
+        (*EXTRA, '-k', 'refused'),
+    ),
+    Mutation(
+        'clipping: what clips by hand is not looked for',
+        'integrations/observe/hook_points.py',
+        "if self._is_read and evidence != 'clip' else None",
+        'if False else None',
+        (*CLIPS, '-k', 'by_hand'),
+    ),
+    Mutation(
+        'clipping: a pass of another model is taken for ours',
+        'integrations/observe/hook_points.py',
+        'if before.get(key) != after.get(key)}',
+        'if True}',
+        (*CLIPS, '-k', 'another_model'),
+    ),
+    Mutation(
+        'clipping: a limit that is a tensor has no coefficient',
+        'integrations/observe/clip_calls.py',
+        'return value.numel() == 1 and replicated_value(value) is not None',
+        'return False',
+        (*CLIPS, '-k', 'whichever_way'),
+    ),
+    Mutation(
+        'clipping: it is said in every record',
+        'metrics/clipping.py',
+        '                self.found.add(model)\n',
+        '',
+        (*CLIPS, '-k', 'by_hand'),
+    ),
+    Mutation(
+        'threads: passes of others are read as ours',
+        'integrations/observe/hook_points.py',
+        'if several_threads() and not reaches(roots, self._group_of.keys()):',
+        'if False:',
+        (*THREADS, '-k', 'while_another'),
+    ),
+    Mutation(
+        'threads: steps that overlap are measured',
+        'integrations/attach.py',
+        'self._steps.spoil()',
+        'pass',
+        (*THREADS, '-k', 'mixed'),
+    ),
+    Mutation(
+        'threads: functions stay exchanged',
+        'core/observed_function.py',
+        'self._function.__code__ = self._own_code',
+        'pass',
+        (*THREADS, '-k', 'another_order'),
     ),
 )
 

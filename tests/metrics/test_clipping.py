@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from ding_normmon import Monitor
 from ding_normmon.core.step import INERT, InertLearnerStep
 from ding_normmon.metrics import Clipping
+from ding_normmon.metrics.clipping import clip_coefficient
 from ding_normmon.rows.moments import constant_row
 from ding_normmon.rows.table import Batch, RowKey, RowTable
 
@@ -37,6 +39,13 @@ def test_the_coefficient_is_what_torch_applies(scale: float) -> None:
     _, (record,) = run([norm], 1, fraction=False)
     assert record.scalars['clip/model/coefficient'] == pytest.approx(float((parameter.grad / before).mean()), rel=1e-5)
     assert 'clip/model/fraction' not in record.scalars
+
+
+@pytest.mark.parametrize('max_norm', [0.5, torch.tensor(0.5)])
+def test_the_coefficient_of_numbers_that_lie_on_a_device(max_norm: Any) -> None:
+    assert float(clip_coefficient(torch.tensor(0.25), max_norm)) == 1.0
+    assert float(clip_coefficient(torch.tensor(4.0), max_norm)) == pytest.approx(0.125, rel=1e-6)
+    assert math.isnan(clip_coefficient(torch.tensor(math.inf), max_norm))
 
 
 @pytest.mark.parametrize('as_tensor', [False, True])

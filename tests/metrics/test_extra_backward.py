@@ -169,7 +169,7 @@ MEASURED: dict[str, tuple[Callable[[], Model], Callable[[Model], None]]] = {
     'spectral norm in a checkpoint': (lambda: Kept(spectral_norm()), nothing),
     'old spectral norm in a checkpoint': (lambda: Kept(old_spectral_norm()), nothing),
     'dropout in a checkpoint that moves the generator': (lambda: Moving(linear(nn.Dropout(0.5))), nothing),
-    'generators in a checkpoint': (lambda: Moving(linear(Drawing())), nothing),
+    'generators in a checkpoint': (lambda: Moving(linear(Drawing(), nn.Linear(8, 8), nn.Tanh())), nothing),
     'a replaced buffer in a checkpoint': (lambda: Kept(linear(Replacing())), nothing),
     'forward hooks': (lambda: Model(linear()), forward_hook),
 }

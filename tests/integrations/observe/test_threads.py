@@ -208,6 +208,41 @@ def test_a_loop_in_one_thread_is_not_disturbed_by_training_in_another() -> None:
     assert not run(watched, beside)
 
 
+def test_what_is_clipped_by_hand_while_another_thread_is_in_its_backward_pass_is_not_read_as_before() -> None:
+    model, other = nn.Linear(4, 1), nn.Linear(4, 1)
+    read, inside, clipped, over = (threading.Event() for _ in range(4))
+    true: list[float] = []
+
+    def watched() -> None:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        with Monitor(model, CONFIG, optimizer=optimizer) as monitor:
+            (10 * model(torch.randn(8, 4))).square().mean().backward()
+            true.append(norm(model))
+            read.set()
+            assert inside.wait(20)
+            by_hand(model)
+            clipped.set()
+            assert over.wait(20)
+            optimizer.step()
+        (record,) = monitor.take_records()
+        assert record.scalars['grad/model/_total_norm'] == pytest.approx(true[0], rel=1e-6)
+        assert record.scalars['clip/model/coefficient'] == pytest.approx(0.25, rel=1e-6)
+
+    def beside() -> None:
+        assert read.wait(20)
+        hidden = other(torch.randn(8, 4))
+
+        def hook(gradient: Tensor) -> None:
+            inside.set()
+            assert clipped.wait(20)
+
+        hidden.register_hook(hook)
+        hidden.square().mean().backward()
+        over.set()
+
+    assert not run(watched, beside)
+
+
 def test_backward_passes_in_a_thread_of_their_own_belong_to_the_step_of_their_parameters() -> None:
     policy = Policy(by_hand)
     backward = Tensor.backward
