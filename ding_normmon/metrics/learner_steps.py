@@ -9,15 +9,15 @@ from torch import Tensor
 
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.kernels import native
+from ding_normmon.metrics.mixins import Finishing
 from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, constant_numbers, device_row_of
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['LearnerSteps']
 
 
-class LearnerSteps(Metric):
+class LearnerSteps(Finishing):
     """``step/skipped``: backward passes since the last record that moved no weights, because the loop or a
     ``GradScaler`` left the optimizer's step out. ``step/loss_scale``: what the loss of this step was multiplied by.
 

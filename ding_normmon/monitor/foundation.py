@@ -20,6 +20,7 @@ from ding_normmon.core.sharding import local_share, refuse_unreadable
 from ding_normmon.destinations.worker import DestinationWorker
 from ding_normmon.metrics import Metric, Setup, preset_metrics
 from ding_normmon.metrics.kernels import native
+from ding_normmon.metrics.mixins import ClipListener, DeviceCells, Finishing
 from ding_normmon.monitor.findings.stage import DiagnosisStage, FindingCallback
 from ding_normmon.ranks.decisions.control import Control
 from ding_normmon.ranks.ownership import Ownership, checked_task_ids
@@ -214,6 +215,7 @@ def _checked_metrics(metrics: Any) -> list[Metric]:
             raise ConfigurationError(
                 f'monitor: expected a metric, an object whose class derives from Metric; got {metric!r}'
             )
+        _refuse_hooks_that_nobody_calls(metric)
         name = getattr(metric, 'name', None)
         if not isinstance(name, str) or not re.fullmatch(r'[A-Za-z0-9_.-]+', name):
             raise ConfigurationError(f'monitor: {name!r} cannot be the name of a metric: letters, digits, _, . and -')
@@ -221,6 +223,16 @@ def _checked_metrics(metrics: Any) -> list[Metric]:
     if len(set(names)) < len(names):
         raise ConfigurationError(f'monitor: two metrics have the same name: {names}')
     return checked
+
+
+def _refuse_hooks_that_nobody_calls(metric: Metric) -> None:
+    for mixin in (ClipListener, DeviceCells, Finishing):
+        for hook in vars(mixin):
+            if callable(getattr(mixin, hook)) and hasattr(metric, hook) and not isinstance(metric, mixin):
+                raise ConfigurationError(
+                    f'monitor: {type(metric).__name__} has {hook}(), which only metrics that derive from '
+                    f'{mixin.__name__} are asked for (ding_normmon.metrics.mixins)'
+                )
 
 
 def _declared_figures(metrics: Sequence[Metric], groups: Sequence[Group]) -> Figures:

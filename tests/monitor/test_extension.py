@@ -337,3 +337,10 @@ def test_what_failed_does_not_show_the_figures_of_an_earlier_step(monkeypatch: p
     assert 'norm/encoder/_total_norm' in first.scalars
     assert not [name for name in second.scalars if name.startswith('grad/') or name.endswith('_total_norm')]
     assert 'logits/value/mean' in second.scalars
+
+
+@pytest.mark.parametrize(('hook', 'mixin'), [('finish', 'Finishing'), ('unpack', 'DeviceCells'), ('on_clip', 'Clip')])
+def test_a_hook_that_nobody_would_call_is_refused(hook: str, mixin: str) -> None:
+    kind = type('Forgetful', (Metric,), {'name': 'forgetful', hook: lambda self, *args: None})
+    with pytest.raises(ConfigurationError, match=rf'Forgetful has {hook}\(\).*{mixin}'):
+        Monitor(SmallModel(), {'monitor_norm_freq': 1}, num_tasks=3, metrics=[kind()])
