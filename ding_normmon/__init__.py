@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ding_normmon.core.config import ConfigurationError, MonitorConfig
-from ding_normmon.core.parameter_groups import GroupError
-from ding_normmon.core.record import Matrix, Record
-from ding_normmon.core.step import INERT, LearnerStep
-from ding_normmon.integrations.adapter import register_adapter
-from ding_normmon.integrations.loop import Monitor
-
 if TYPE_CHECKING:
+    from ding_normmon.core.config import ConfigurationError, MonitorConfig
+    from ding_normmon.core.parameter_groups import GroupError
+    from ding_normmon.core.record import Matrix, Record
+    from ding_normmon.core.step import INERT, LearnerStep
+    from ding_normmon.integrations.adapter import register_adapter
     from ding_normmon.integrations.attach import Attachment, attach
     from ding_normmon.integrations.ding_engine.learner_hook import NormMonitorHook
     from ding_normmon.integrations.ding_engine.middleware import NormMonitor
     from ding_normmon.integrations.ding_engine.writer import init_writer
+    from ding_normmon.integrations.loop import Monitor
 
 __version__ = '0.1.0'
 
@@ -36,13 +35,23 @@ __all__ = [
     'register_adapter',
 ]
 
-# What needs DI-engine is imported at first use, so that Monitor works where DI-engine is not installed.
+# Everything is imported at first use: Monitor works where DI-engine is not installed, and the command line says what it
+# can do without torch.
 _LAZY = {
+    'INERT': 'ding_normmon.core.step',
     'Attachment': 'ding_normmon.integrations.attach',
-    'attach': 'ding_normmon.integrations.attach',
+    'ConfigurationError': 'ding_normmon.core.config',
+    'GroupError': 'ding_normmon.core.parameter_groups',
+    'LearnerStep': 'ding_normmon.core.step',
+    'Matrix': 'ding_normmon.core.record',
+    'Monitor': 'ding_normmon.integrations.loop',
+    'MonitorConfig': 'ding_normmon.core.config',
     'NormMonitor': 'ding_normmon.integrations.ding_engine.middleware',
     'NormMonitorHook': 'ding_normmon.integrations.ding_engine.learner_hook',
+    'Record': 'ding_normmon.core.record',
+    'attach': 'ding_normmon.integrations.attach',
     'init_writer': 'ding_normmon.integrations.ding_engine.writer',
+    'register_adapter': 'ding_normmon.integrations.adapter',
 }
 
 
@@ -59,3 +68,7 @@ def __getattr__(name: str) -> Any:
                 f'{name} needs DI-engine, and the package ding is missing: pip install "ding_normmon[train]"'
             ) from error
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

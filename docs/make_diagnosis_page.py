@@ -54,9 +54,11 @@ monitor = dict(
 A single word, `on_finding='stop'`, applies to warnings and errors; a setting for a rule overrides one for a severity.
 [Many ranks](ranks.md#what-a-finding-stops-and-saves) describes how ranks stop and save together.
 
-`diagnose=False` switches all rules off. `normmon diagnose RUN` applies the rules to a finished run: a history file,
-our event files, or those of LightZero's in-tree monitor, as far as they have the tags. Its exit code is 0 without
-findings, 1 with warnings, 2 with errors, and 3 if there is nothing to read.
+`diagnose=False` switches all rules off. `normmon diagnose RUN` prints what was found while a run trained. It applies
+the rules to the finished run if nothing was judged then, if the rules have changed since, or with `--again`: to a
+history file, our event files, or those of LightZero's in-tree monitor, as far as they have the tags. It also finds
+curves of other programs that become NaN or infinite. Its exit code is 0 without findings, 1 with warnings, 2 with
+errors, and 3 if there is nothing to read.
 
 Rules compare a task with its own past and with the other tasks, in logarithms, with medians and median absolute
 deviations, so that no threshold depends on a model's size. A pattern becomes a finding after several records with it,

@@ -8,10 +8,12 @@ from typing import Any
 
 import click
 
+from ding_normmon.cli.command import Command, Refused, say
+
 __all__ = ['command', 'resolve']
 
 
-@click.command('inspect')
+@click.command('inspect', cls=Command)
 @click.argument('target', metavar='MODULE:CALLABLE')
 def command(target: str) -> None:
     """Tell what the monitor finds on the policy that MODULE:CALLABLE returns: groups, signals, optimizers."""
@@ -19,10 +21,10 @@ def command(target: str) -> None:
 
     try:
         attachment = attach(resolve(target)(), {'monitor_norm_freq': 1})
-        click.echo(attachment.describe())
+        say(attachment.describe())
         attachment.detach(only_looked=True)
     except (ValueError, TypeError, ImportError, AttributeError, RuntimeError) as error:
-        raise click.ClickException(str(error)) from error
+        raise Refused(str(error)) from error
 
 
 def resolve(target: str) -> Callable[[], Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from typing import Any
 
 __all__ = ['COMMANDS', 'main']
 
@@ -14,8 +15,16 @@ COMMANDS = {
     'compare': 'Lay runs over each other and tell what changed most.',
     'watch': 'Follow a run in the terminal.',
     'export': 'Write a run as CSV, Parquet or JSON.',
+    'check': 'Tell whether a history file is whole; write a clean copy.',
 }
 """Every command and its one line; each is ``ding_normmon/cli/{name}.py`` with a click command ``command``."""
+
+_HELP = """Curves, findings and reports for multi-task RL.
+
+Exit codes of all commands: 0 fine, 1 warnings or a tolerance left, 2 errors found, 3 nothing to read or wrong use.
+"""
+
+_WRONG_USE = 3
 
 
 def main() -> None:
@@ -23,9 +32,12 @@ def main() -> None:
     try:
         import click
     except ImportError:
-        sys.exit('normmon needs the package click: pip install "ding_normmon[cli]"')
+        print('normmon needs the package click: pip install "ding_normmon[cli]"', file=sys.stderr)
+        sys.exit(_WRONG_USE)
+    from ding_normmon import __version__
+    from ding_normmon.cli.command import Command, Refused
 
-    class Commands(click.Group):
+    class Commands(Command, click.Group):
         def list_commands(self, ctx: click.Context) -> list[str]:
             return list(COMMANDS)
 
@@ -36,9 +48,17 @@ def main() -> None:
             command: click.Command = import_module(f'ding_normmon.cli.{name}').command
             return command
 
+        def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, ...]:
+            try:
+                return super().resolve_command(ctx, args)
+            except click.UsageError as error:
+                raise Refused(error.format_message()) from error
+
         def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
             with formatter.section('Commands'):
                 formatter.write_dl(list(COMMANDS.items()))
 
     sys.path.insert(0, '')
-    Commands('normmon', help='Curves, findings and reports for multi-task RL.')()
+    commands = Commands('normmon', help=_HELP)
+    click.version_option(__version__, prog_name='normmon')(commands)
+    commands()

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import click
 
+from ding_normmon.cli.command import Command, missing_package, say, write_file
+
 __all__ = ['command']
 
 
-@click.command('report')
+@click.command('report', cls=Command)
 @click.argument('run', metavar='RUN')
 @click.option('--output', type=click.Path(path_type=Path), help='By default report.html in the folder of RUN.')
 @click.option('--language', type=click.Choice(['en', 'zh']), default='en', show_default=True)
-def command(run: str, output: Path | None, language: str) -> None:
+@click.option('--again', is_flag=True, help='Judge every record now, whatever was found while the run trained.')
+def command(run: str, output: Path | None, language: str, again: bool) -> None:
     """Write RUN, a folder with a history or event files, as one page that opens from disk."""
-    from ding_normmon.runs import RunError, read_run
+    from ding_normmon.runs import read_run
 
     try:
         found = read_run(run)
@@ -23,11 +26,10 @@ def command(run: str, output: Path | None, language: str) -> None:
 
         folder = Path(run) if Path(run).is_dir() else Path(run).parent
         path = output or folder / 'report.html'
-        write_page(path, [found], language)
-    except (RunError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, lambda unfinished: write_page(unfinished, [found], language, again=again))
     except ImportError as error:
-        raise click.ClickException(f'{error}: pip install "ding_normmon[report]"') from error
+        raise missing_package(error, 'report') from error
     for warning in found.warnings:
-        click.echo(warning, err=True)
-    click.echo(str(path))
+        say(warning, err=True)
+    say(str(path))

@@ -6,10 +6,13 @@ import time
 
 import click
 
+from ding_normmon.cli.command import Command, Refused, missing_package
+from ding_normmon.core.plain_text import plain
+
 __all__ = ['command']
 
 
-@click.command('watch')
+@click.command('watch', cls=Command)
 @click.argument('run', metavar='RUN')
 @click.option('--every', type=click.FloatRange(min=0.2), default=3.0, show_default=True, help='Seconds between looks.')
 @click.option('--once', is_flag=True, help='Show it once and end.')
@@ -23,7 +26,7 @@ def command(run: str, every: float, once: bool) -> None:
         from ding_normmon.runs import RunError, read_run
         from ding_normmon.runs.report.live import frame
     except ImportError as error:
-        raise click.ClickException(f'{error}: pip install "ding_normmon[report]"') from error
+        raise missing_package(error, 'report') from error
     console = Console()
 
     def look() -> object:
@@ -31,10 +34,10 @@ def command(run: str, every: float, once: bool) -> None:
             return frame(read_run(run))
         except RunError as error:
             if once:
-                raise click.ClickException(str(error)) from error
-            return Text(f'waiting: {error}')
+                raise Refused(str(error)) from error
+            return Text(plain(f'waiting: {error}'))
         except ImportError as error:
-            raise click.ClickException(str(error)) from error
+            raise Refused(str(error)) from error
 
     if once:
         console.print(look())

@@ -20,6 +20,10 @@ class RunDescription:
         tasks: global task id to name (``task 3`` where nobody said); empty for a single-task policy.
         configuration: the monitor's own, every key with its value.
         figures: what is declared of the figures that records will hold.
+        begins_at: the first iteration of this start of the run, None where it is not known. What an earlier start has
+            measured from there on is abandoned: it is trained, and measured, again.
+        is_resumed: whether the run goes on from a checkpoint that had the monitor's state in it.
+        run: a name that every start of the run has in common; empty where it is not known.
 
     Example:
         >>> RunDescription({0: 'Pong', 1: 'Boxing'}).tasks[1]
@@ -29,6 +33,9 @@ class RunDescription:
     tasks: Mapping[int, str] = field(default_factory=dict)
     configuration: Mapping[str, Any] = field(default_factory=dict)
     figures: Figures = field(default_factory=Figures, compare=False)
+    begins_at: int | None = None
+    is_resumed: bool = False
+    run: str = ''
 
 
 class Destination(Protocol):

@@ -11,7 +11,7 @@ from typing import Literal
 
 from ding_normmon.core.metric_names import ANY_TASK, of_all_tasks, task_in
 
-__all__ = ['Chart', 'Figure', 'Kind', 'Prominence']
+__all__ = ['Chart', 'Figure', 'Kind', 'Prominence', 'other_chart']
 
 Kind = Literal['level', 'share', 'rate', 'cosine', 'ratio', 'count', 'flag', 'cost']
 """Kind of a figure: a level has a unit and no natural limits; a share (of a whole) and a rate (of cases) lie between 0
@@ -149,9 +149,8 @@ class Figure:
         if match is None:
             raise ValueError(f'{name} does not match the declaration {self.pattern}')
         chart = (self.task_chart or self.chart) if task_in(name) is not None else self.chart
-        stem = of_all_tasks(name)
         if chart is None:
-            return Chart('Other figures', stem if stem != name or '/' not in name else name.rpartition('/')[0])
+            return other_chart(name)
         parts = {'signal': '/'.join(name.split('/')[1:-1]), 'statistic': name.rpartition('/')[2]}
         found = {key: value for key, value in match.groupdict().items() if value is not None}
         words = {key: of_all_tasks(value).replace(ANY_TASK, '') for key, value in {**parts, **found}.items()}
@@ -181,3 +180,13 @@ class Figure:
             else:
                 options.append(tuple(word.split(',')) if braces else (word,))
         yield from map(''.join, itertools.product(*options))
+
+
+def other_chart(name: str) -> Chart:
+    """Return the chart of a figure of which nobody has declared anything, whatever it is called.
+
+    >>> other_chart('mine/(value_task3').title, other_chart('mine/value').title
+    ('mine/(value_task{i}', 'mine')
+    """
+    stem = of_all_tasks(name)
+    return Chart('Other figures', stem if stem != name or '/' not in name else name.rpartition('/')[0])

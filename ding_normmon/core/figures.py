@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Iterator
 
-from ding_normmon.core.figure import Chart, Figure
+from ding_normmon.core.figure import Chart, Figure, other_chart
 from ding_normmon.core.metric_names import of_all_tasks, task_in
 
 __all__ = ['CATEGORIES', 'Figures']
@@ -96,7 +96,7 @@ class Figures:
         """Return the chart of a figure and the chart's position among all charts."""
         entry = self._entry(name)
         if entry is None:
-            chart = Figure(name, '', '').place(name)
+            chart = other_chart(name)
             return chart, (_category(chart), 2, len(self.declared))
         place, _, figure = entry
         chart = figure.place(name)

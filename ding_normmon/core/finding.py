@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ding_normmon.core.plain_text import plain
+
 __all__ = ['SEVERITIES', 'Finding', 'Severity', 'tell']
 
 Severity = Literal['info', 'warning', 'error']
@@ -76,7 +78,7 @@ def tell(finding: Finding) -> str:
         'iteration 9: cleared: Task 1 (Pong): odd. (odd, since iteration 3)'
     """
     # No square brackets: the handler that DI-engine gives to the root logger takes them for markup and swallows them.
-    what = f'{finding.sentence} ({finding.rule}, since iteration {finding.since})'
+    what = f'{plain(finding.sentence)} ({finding.rule}, since iteration {finding.since})'
     if finding.cleared is not None:
         return f'iteration {finding.cleared}: cleared: {what}'
-    return f'iteration {finding.found}: {what} {finding.advice}'
+    return f'iteration {finding.found}: {what} {plain(finding.advice)}'

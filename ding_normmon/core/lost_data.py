@@ -71,6 +71,11 @@ class LostData:
         >>> lost_data.take()
         {'send': 2}
         """
+        # A figure of a record is a float, and no rank loses more than a float can count.
+        sane = {reason: min(amount, _MOST) for reason, amount in counts.items()}
         with self._lock:
-            self._new.update(counts)
-            self.total.update(counts)
+            self._new.update(sane)
+            self.total.update(sane)
+
+
+_MOST = 1 << 53

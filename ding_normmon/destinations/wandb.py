@@ -51,7 +51,9 @@ class WandB:
             self._run = self._wandb.run
             self._is_mine = self._run is None
             if self._run is None:
-                self._run = self._wandb.init(**self._init)
+                # A resumed run is a new one of the same group: what is abandoned cannot be taken back there.
+                group = {'group': self._description.run} if self._description.run else {}
+                self._run = self._wandb.init(**{**group, **self._init})
         if not self._families:
             self._run.define_metric('monitor_iteration', hidden=True)
             tasks = {str(task_id): name for task_id, name in self._description.tasks.items()}

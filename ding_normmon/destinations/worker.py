@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from ding_normmon.core.destination import Destination, RunDescription
 from ding_normmon.core.lost_data import LostData
@@ -26,7 +27,8 @@ class DestinationWorker:
         destination: receives the records.
         lost_data: counts lost records.
         queue_size: number of records that may wait; beyond that the oldest is dropped.
-        description: description of the run, for a destination with a ``begin``.
+        description: description of the run, for a destination with a ``begin``; or a function that returns it, which
+            is called when the first record comes.
 
     Example:
         >>> from ding_normmon.core.record import Record
@@ -47,7 +49,7 @@ class DestinationWorker:
         destination: Destination,
         lost_data: LostData,
         queue_size: int = 64,
-        description: RunDescription | None = None,
+        description: RunDescription | Callable[[], RunDescription] | None = None,
     ) -> None:
         self._description = RunDescription() if description is None else description
         self._destination = destination
@@ -106,7 +108,7 @@ class DestinationWorker:
         if begin is None:
             return
         try:
-            begin(self._description)
+            begin(self._description() if callable(self._description) else self._description)
         except Exception as error:
             self._lose(f'could not begin ({type(error).__name__}: {error})')
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ding_normmon.core.config import ConfigurationError
@@ -75,7 +75,11 @@ class Diagnosis:
     @property
     def not_judged(self) -> dict[str, str]:
         """Rules that could not run because their metrics are missing from all records, with those metrics."""
-        names = self._window.points.names
+        return self.lacking(self._window.points.names)
+
+    def lacking(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the rules that could not run on records with metrics of these names, with the metrics they need."""
+        names = list(names)
         missing = {}
         for rule in self.rules:
             if rule.reads and not any(name.startswith(rule.reads) for name in names):

@@ -46,15 +46,18 @@ class BatchBuilder:
         self._messages = messages
         self._names = frozenset(metric.name for metric in metrics)
         self._good: set[RowKey] = set()
+        self._cell_bytes = sum(8 * (span.stop - span.start) for _, span in spans)
 
     def take(self, pending: Pending) -> WaitingBatch:
         """Take the numbers of a step that has arrived on the host; nothing of them is in the buffer afterwards."""
         held = self._calls.state_bytes()
+        vectors = sum(vector.nbytes for vector in pending.vectors.values() if not isinstance(vector, tuple))
+        size = 48 * len(pending.keys) + self._cell_bytes + vectors
         if pending.slot is None:
-            return WaitingBatch(lambda: self._batch(pending, *self._buffer.read(pending), held))
+            return WaitingBatch(lambda: self._batch(pending, *self._buffer.read(pending), held), size)
         # Others wait for its slot.
         rows, cells = self._buffer.read(pending)
-        return WaitingBatch(lambda: self._batch(pending, rows, cells, held))
+        return WaitingBatch(lambda: self._batch(pending, rows, cells, held), size)
 
     def _batch(self, pending: Pending, rows: Row, cells: Row, held: dict[str, int]) -> Batch:
         keys, tables = list(pending.keys), [rows]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -23,6 +25,7 @@ from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.mixins import ClipListener, DeviceCells, Finishing
 from ding_normmon.monitor.findings.stage import DiagnosisStage, FindingCallback
 from ding_normmon.ranks.decisions.control import Control
+from ding_normmon.ranks.decisions.schedule import DecisionSchedule
 from ding_normmon.ranks.ownership import Ownership, checked_task_ids
 from ding_normmon.ranks.setup_agreement import agree, announce, refusals_told
 from ding_normmon.ranks.sharded_groups import ShardedGroups
@@ -98,9 +101,11 @@ class Foundation:
                 self.config, description.tasks, rules, self.control, self.lost_data, rank
             )
             receivers = [*destinations, *([] if callback is None else [FindingCallback(callback)])]
-            self.workers = [DestinationWorker(entry, self.lost_data, description=description) for entry in receivers]
+            begun = functools.partial(_begun, description, self.control.schedule)
+            self.workers = [DestinationWorker(entry, self.lost_data, description=begun) for entry in receivers]
         agreed = agree(self.transport, self.config, self.groups, num_tasks, self.task_ids)
         self.session = agreed.session
+        self.control.schedule.run = int.from_bytes(agreed.session, 'big')
         self._owner_only = {metric.name for metric in self.metrics if metric.owner_only}
         self.sharded = ShardedGroups(self.groups, self._owner_only, world_size)
         self.ownership = Ownership(num_tasks, agreed.task_ids, self._owner_only, self.sharded.keys)
@@ -248,3 +253,9 @@ def _declared_figures(metrics: Sequence[Metric], groups: Sequence[Group]) -> Fig
         name, first, second = twice
         raise ConfigurationError(f'monitor: {name} comes from {first} and from {second}; give one another name')
     return figures
+
+
+def _begun(description: RunDescription, schedule: DecisionSchedule) -> RunDescription:
+    """Return the description of a run whose first learner step has begun."""
+    run = f'{schedule.run:016x}' if schedule.run else ''
+    return dataclasses.replace(description, begins_at=schedule.begins_at, is_resumed=schedule.is_resumed, run=run)

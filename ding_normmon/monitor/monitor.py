@@ -177,7 +177,7 @@ class StepMonitor:
             # A resumed run does not measure again what was measured before the checkpoint.
             self._reducer.flush()
         frequencies = {'monitor_norm_freq': self.config.monitor_norm_freq, 'frequency': self.frequency}
-        return {**frequencies, 'last_iteration': self._last_measured}
+        return {**frequencies, 'last_iteration': self._last_measured, 'run': self.control.schedule.run}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on where a checkpoint was made; to be called on every rank, before the first learner step.
@@ -186,6 +186,7 @@ class StepMonitor:
         force, unless the configuration now says another frequency: that is the newer decision.
         """
         self._last_measured = self._resumed_after = int(state['last_iteration'])
+        self.control.schedule.resume(self._resumed_after + 1, int(state.get('run', 0)))
         if 0 < self.frequency == int(state['monitor_norm_freq']) and state['frequency'] > 0:
             self.frequency = int(state['frequency'])
 

@@ -47,6 +47,7 @@ class Collector:
         lost_data: counts lost data.
         ownership: which rank may report what.
         limit: number of iterations that may wait at the same time; beyond that the oldest is yielded incomplete.
+        most_bytes: bytes of rows and vectors that may wait, likewise.
 
     Example:
         >>> import numpy as np
@@ -60,13 +61,21 @@ class Collector:
     """
 
     def __init__(
-        self, world_size: int, deadline: float, lost_data: LostData, ownership: Ownership, limit: int = 256
+        self,
+        world_size: int,
+        deadline: float,
+        lost_data: LostData,
+        ownership: Ownership,
+        limit: int = 256,
+        most_bytes: int = 256 << 20,
     ) -> None:
         self._world_size = world_size
         self._deadline = deadline
         self._lost = lost_data
         self._ownership = ownership
         self._limit = limit
+        self._most_bytes = most_bytes
+        self._bytes = 0
         self._pending: dict[int, _Pending] = {}
         self._clock = -1
         self._finished = -1
@@ -100,7 +109,9 @@ class Collector:
         if rank in pending.batches:
             self._lost.count('twice', f'rank {rank} reported iteration {number} twice; the first report counts')
             return
-        pending.batches[rank] = self._owned(rank, batch)
+        owned = self._owned(rank, batch)
+        pending.batches[rank] = owned
+        self._bytes += owned.nbytes
         if rank == 0 and number > self._clock:
             self._clock = number
             for reached, earlier in self._pending.items():
@@ -108,8 +119,8 @@ class Collector:
                     earlier.waiting_since = now
         elif number <= self._clock and pending.waiting_since is None:
             pending.waiting_since = now
-        if len(self._pending) > self._limit and max(self._pending) > self._clock:
-            del self._pending[max(self._pending)]
+        if self._is_crowded() and max(self._pending) > self._clock:
+            self._remove(max(self._pending))
             self._lost.count(
                 'ahead',
                 f'rank {rank} is so far ahead of rank 0 that its rows were dropped; do all ranks take the same number '
@@ -136,7 +147,7 @@ class Collector:
                     f'lacks their tasks and the figures over all tasks. If they are alive, raise monitor.deadline',
                     amount=len(missing),
                 )
-            del self._pending[number]
+            self._remove(number)
             self._finished = number
             yield Ready(number, [pending.batches[rank] for rank in sorted(pending.batches)], missing)
 
@@ -144,7 +155,13 @@ class Collector:
         if pending.waiting_since is None:
             return False
         waited = now - pending.waiting_since
-        return waited >= self._deadline or self._silent.issuperset(missing) or len(self._pending) > self._limit
+        return waited >= self._deadline or self._silent.issuperset(missing) or self._is_crowded()
+
+    def _is_crowded(self) -> bool:
+        return len(self._pending) > self._limit or (self._bytes > self._most_bytes and len(self._pending) > 1)
+
+    def _remove(self, number: int) -> None:
+        self._bytes -= sum(batch.nbytes for batch in self._pending.pop(number).batches.values())
 
     def _owned(self, rank: int, batch: Batch) -> Batch:
         keep = self._ownership.own_rows(rank, batch.iteration, batch.keys)

@@ -256,7 +256,7 @@ def _decode_key(entry: Any) -> RowKey:
         isinstance(entry, list)
         and len(entry) == 4
         and all(isinstance(entry[index], str) for index in (0, 1, 3))
-        and (entry[2] is None or _is_integer(entry[2]))
+        and (entry[2] is None or (_is_integer(entry[2]) and 0 <= entry[2] < 1 << 31))
     ):
         raise MessageError(f'{entry!r} is not a row key')
     return RowKey(*entry)
@@ -283,6 +283,9 @@ def _decode_note(kind: int, encoded: bytes) -> dict[str, Any]:
     if kind == CONTROL:
         return note
     # A reason becomes part of a metric name.
-    if not all(_REASON.fullmatch(reason) and _is_integer(amount) and amount > 0 for reason, amount in note.items()):
+    # A larger count does not fit into a float.
+    if not all(
+        _REASON.fullmatch(reason) and _is_integer(amount) and 0 < amount < 1 << 53 for reason, amount in note.items()
+    ):
         raise MessageError('the note holds something that is not a count of lost data')
     return note

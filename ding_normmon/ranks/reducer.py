@@ -28,7 +28,7 @@ from ding_normmon.ranks.message import (
     vectors_of,
 )
 from ding_normmon.ranks.ownership import Ownership
-from ding_normmon.ranks.transport import LARGEST_MESSAGE, Transport, TransportError
+from ding_normmon.ranks.transport import LARGEST_MESSAGE, WAITING_BYTES, Transport, TransportError
 from ding_normmon.ranks.work_queue import WorkQueue
 from ding_normmon.rows.table import Batch
 from ding_normmon.rows.waiting_batch import WaitingBatch
@@ -58,7 +58,13 @@ _QUEUE_SIZE = 256
 def queue_of(rank: int) -> WorkQueue[Batch | WaitingBatch]:
     """Return the queue of one rank's background thread; the learner tells it when a backward pass begins."""
     # Rank 0 has most to do. What the others send is gone with them unless it is under way.
-    return WorkQueue(_QUEUE_SIZE) if rank == 0 else WorkQueue(_QUEUE_SIZE, seconds=0.0)
+    if rank == 0:
+        return WorkQueue(_QUEUE_SIZE, size_of=_bytes_of)
+    return WorkQueue(_QUEUE_SIZE, seconds=0.0, size_of=_bytes_of)
+
+
+def _bytes_of(entry: Batch | WaitingBatch) -> int:
+    return entry.nbytes
 
 
 class Reducer:
@@ -123,11 +129,13 @@ class Reducer:
         """Queue this rank's rows of one iteration and return at once; a waiting batch is made in the background."""
         if self._thread is None:
             self._start()
-        if not self._queue.put(batch):
+        dropped = self._queue.put(batch)
+        if dropped:
             self._lost.count(
                 'queue_full',
                 'the oldest rows were dropped because the background thread is too slow, or stuck in a store that does '
                 'not answer. If rank 0 is alive, measure less often (monitor_norm_freq)',
+                amount=dropped,
             )
 
     def flush(self) -> None:
@@ -245,7 +253,15 @@ class Reducer:
                     f'rank 0 has been silent for {silence:.0f} s; rows are dropped until it answers, training goes on',
                 )
                 return
-            if sum(vector.nbytes for vector in batch.vectors.values()) + batch.rows.nbytes > _MOST_OF_A_MESSAGE:
+            if self._transport.sent_unasked >= WAITING_BYTES // 2 and self._transport.full():
+                self._lost.give_back(lost_data)
+                self._lost.count(
+                    'rank0_behind',
+                    f'{WAITING_BYTES >> 20} MB of rows wait for rank 0; rows are dropped until it has read them. '
+                    f'Measure less often (monitor_norm_freq), or lower sketch_size',
+                )
+                return
+            if batch.nbytes > _MOST_OF_A_MESSAGE:
                 batch = self._without_vectors(batch)
             _, encoded, digest = self._schema_of(batch)
             sent = self._sent_schemas.get(digest, 0) % _SCHEMA_EVERY

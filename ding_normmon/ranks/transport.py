@@ -20,6 +20,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -40,6 +41,9 @@ LARGEST_MESSAGE = (8 << 20) - 4096
 
 WAITING_MESSAGES = 16
 """Messages per rank that may wait for a silent rank 0; this bounds the memory of the store."""
+
+WAITING_BYTES = 4 << 20
+"""Bytes per rank that may wait for rank 0, however few messages they are."""
 
 _MESSAGES_PER_TURN = 8192
 
@@ -72,7 +76,12 @@ class Transport(Protocol):
         ...
 
     def full(self) -> bool:
-        """Return whether too many messages are waiting for rank 0."""
+        """Return whether too many messages, or too many bytes, are waiting for rank 0."""
+        ...
+
+    @property
+    def sent_unasked(self) -> int:
+        """Bytes sent since the last call of :meth:`full`, all of which may be waiting."""
         ...
 
     def receive(self) -> list[bytes]:
@@ -98,6 +107,7 @@ class LocalTransport:
 
     rank = 0
     world_size = 1
+    sent_unasked = 0
 
     def state(self, topic: str, statement: Mapping[str, Any]) -> None:
         """Do nothing."""
@@ -141,6 +151,8 @@ class StoreTransport:
         self._connect = connect
         self._name = name
         self._sent = 0
+        self.sent_unasked = 0
+        self._sizes: deque[int] = deque(maxlen=WAITING_MESSAGES)
         self._read = [0] * world_size
         self._retry_at = 0.0
         store = connect()
@@ -211,13 +223,18 @@ class StoreTransport:
             else:
                 store.set(f'rows/{self.rank}/{self._sent}', message)
         self._sent += 1
+        self.sent_unasked += len(message)
+        self._sizes.append(len(message))
 
     def full(self) -> bool:
-        """Return whether too many messages are waiting for rank 0."""
+        """Return whether too many messages, or too many bytes, are waiting for rank 0."""
+        self.sent_unasked = 0
+        most = max(1, min(WAITING_MESSAGES, WAITING_BYTES // max(self._sizes, default=1)))
         with self._use() as store:
             if self._queues:
-                return int(store.queue_len('rows')) >= WAITING_MESSAGES * self.world_size
-            oldest = self._sent - WAITING_MESSAGES
+                # All ranks share the queue: each has its part of what waits.
+                return int(store.queue_len('rows')) >= most * max(1, self.world_size - 1)
+            oldest = self._sent - most
             return oldest >= 0 and bool(store.check([f'rows/{self.rank}/{oldest}']))
 
     def receive(self) -> list[bytes]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 __all__ = ['WorkQueue']
@@ -29,12 +30,18 @@ _BURST_SIZE = 16
 """Or until there are so many."""
 
 
+MOST_BYTES = 64 << 20
+"""Bytes that may wait, however few entries they are."""
+
+
 class WorkQueue(Generic[Entry]):
-    """A bounded queue between the learner and one background thread.
+    """A queue between the learner and one background thread, bounded in entries and in bytes.
 
     Arguments:
         size: entries that may wait; the oldest is dropped beyond that.
         seconds: for which entries are collected before they are taken together; 0 for each at the next good moment.
+        size_of: returns the bytes of an entry.
+        most_bytes: that may wait; the oldest entries are dropped beyond that, but never the newest.
 
     Attributes:
         is_closing: whether the last entries are being waited for.
@@ -43,14 +50,23 @@ class WorkQueue(Generic[Entry]):
     Example:
         >>> queue = WorkQueue(size=2)
         >>> [queue.put(number) for number in (1, 2, 3)]
-        [True, True, False]
+        [0, 0, 1]
         >>> queue.take(timeout=None)
         [2, 3]
     """
 
-    def __init__(self, size: int, seconds: float = _BURST_SECONDS) -> None:
+    def __init__(
+        self,
+        size: int,
+        seconds: float = _BURST_SECONDS,
+        size_of: Callable[[Entry], int] = lambda _: 0,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
         self._entries: deque[Entry] = deque()
         self._size = size
+        self._size_of = size_of
+        self._most_bytes = most_bytes
+        self._bytes = 0
         self._seconds = seconds
         self._wake = threading.Condition()
         # Whether the thread waits for a good moment, which comes by itself, and need not be woken by an entry.
@@ -64,16 +80,18 @@ class WorkQueue(Generic[Entry]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def put(self, entry: Entry) -> bool:
-        """Add an entry; returns at once, False if the oldest one had to be dropped for it."""
+    def put(self, entry: Entry) -> int:
+        """Add an entry; returns at once, with how many of the oldest ones had to be dropped for it."""
+        dropped = 0
         with self._wake:
-            has_room = len(self._entries) < self._size
-            if not has_room:
-                self._entries.popleft()
+            self._bytes += self._size_of(entry)
+            while self._entries and (len(self._entries) >= self._size or self._bytes > self._most_bytes):
+                self._bytes -= self._size_of(self._entries.popleft())
+                dropped += 1
             self._entries.append(entry)
             if not self._is_patient:
                 self._wake.notify()
-        return has_room
+        return dropped
 
     def backward_begins(self) -> None:
         """Announce a call that needs no interpreter lock for a while, as the learner does before its backward pass."""
@@ -101,6 +119,7 @@ class WorkQueue(Generic[Entry]):
                 self._is_patient = False
             entries = list(self._entries)
             self._entries.clear()
+            self._bytes = 0
             if entries:
                 self._taken = time.monotonic()
             return entries

@@ -63,6 +63,11 @@ class Batch:
     rows: Row
     vectors: Mapping[RowKey, Vector] = field(default_factory=dict)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its numbers."""
+        return self.rows.nbytes + sum(vector.nbytes for vector in self.vectors.values())
+
 
 class _Layout:
     """Where the rows of each key stand in the rows of all batches, one below the other.

@@ -15,6 +15,7 @@ class WaitingBatch:
 
     Arguments:
         make: makes it; called once, in whichever thread asks first.
+        nbytes: bytes of its numbers.
 
     Example:
         >>> import numpy as np
@@ -23,7 +24,8 @@ class WaitingBatch:
         (False, 5, True)
     """
 
-    def __init__(self, make: Callable[[], Batch]) -> None:
+    def __init__(self, make: Callable[[], Batch], nbytes: int = 0) -> None:
+        self.nbytes = nbytes
         self._make: Callable[[], Batch] | None = make
         self._lock = threading.Lock()
         self._batch: Batch | None = None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ding_normmon.runs.run import Note, Run, RunError, Series
+from ding_normmon.runs.strict_json import dumps, number
 
 __all__ = ['READERS', 'WRITERS']
 
@@ -33,7 +34,7 @@ def _write_parquet(run: Run, path: Path) -> None:
 
     columns = _columns(run)
     columns['name'] = pa.array(columns['name'], pa.string()).dictionary_encode()
-    header = json.dumps({'tasks': run.tasks, 'configuration': run.configuration}, default=str)
+    header = dumps({'tasks': run.tasks, 'configuration': run.configuration})
     table = pa.table(columns).replace_schema_metadata({'ding_normmon': header})
     pq.write_table(table, path, compression='zstd')
 
@@ -74,26 +75,44 @@ def _write_json(run: Run, path: Path) -> None:
         'notes': [dataclasses.asdict(note) for note in run.notes],
         'findings': [dataclasses.asdict(finding) for finding in run.findings],
     }
-    path.write_text(json.dumps(content, default=str), encoding='utf-8')
+    path.write_text(dumps(content), encoding='utf-8')
 
 
 def _read_parquet(path: Path) -> Run:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from ding_normmon.runs.format import header_of
+    from ding_normmon.runs.format import HEADER
+    from ding_normmon.runs.header import Header, read_header
     from ding_normmon.runs.read_history import series_of_rows
 
-    table = pq.read_table(path)
-    _check(path, table.column_names)
-    names = table['name'].to_pylist()
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            _check(path, file.schema_arrow.names)
+            # Any number of rows fits into a few compressed bytes.
+            size = path.stat().st_size
+            whole = sum(file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups))
+            if max(file.metadata.num_rows, whole // 32) > _ROWS + _ROWS_PER_BYTE * size:
+                raise RunError(
+                    f'{path} holds {file.metadata.num_rows} rows in {size} bytes, which is no export of a run'
+                )
+            table = file.read(columns=list(_COLUMNS))
+            header = read_header((file.schema_arrow.metadata or {}).get(HEADER)) or Header()
+        for name, kind in zip(_COLUMNS[1:], (pa.int64(), pa.float64(), pa.float64()), strict=True):
+            if table[name].type != kind:
+                raise RunError(f'{path} is no export of a run: its column {name} is of the type {table[name].type}')
+        table = table.drop_null()
+        names = table['name'].cast(pa.string()).to_pylist()
+    except pa.ArrowException as error:
+        raise RunError(f'{path} cannot be read ({type(error).__name__}: {error})') from error
     index: dict[str, int] = {}
     codes = np.array([index.setdefault(name, len(index)) for name in names], np.int64)
     points = (table[name].to_numpy() for name in ('iteration', 'value', 'time'))
-    header = header_of(table.schema)
-    tasks = {int(task_id): str(name) for task_id, name in header.get('tasks', {}).items()}
-    return Run(
-        path, series_of_rows(list(index), codes, *points), tasks=tasks, configuration=header.get('configuration', {})
-    )
+    series = series_of_rows(list(index), codes, *points)
+    return Run(path, series, tasks=dict(header.tasks), configuration=dict(header.configuration))
+
+
+_ROWS, _ROWS_PER_BYTE = 2_000_000, 64
 
 
 def _read_csv(path: Path) -> Run:
@@ -101,61 +120,100 @@ def _read_csv(path: Path) -> Run:
 
     index: dict[str, int] = {}
     rows: list[tuple[int, int, float, float]] = []
-    with path.open(newline='', encoding='utf-8') as file:
+    odd: list[int] = []
+    with path.open(newline='', encoding='utf-8', errors='replace') as file:
         reader = csv.reader(file)
-        _check(path, next(reader, []))
-        warnings = []
-        for row in reader:
-            try:
-                name, iteration, time, value = row
-                rows.append((index.setdefault(name, len(index)), int(iteration), float(value), float(time)))
-            except ValueError:
-                warnings.append(f'{path.name}: line {reader.line_num} is no point')
+        try:
+            _check(path, next(reader, []))
+            for row in reader:
+                try:
+                    name, iteration, time, value = row
+                    point = _iteration(iteration), float(value), float(time)
+                except ValueError:
+                    odd.append(reader.line_num)
+                else:
+                    rows.append((index.setdefault(name, len(index)), *point))
+        except csv.Error as error:
+            odd.append(reader.line_num)
+            if not rows:
+                raise RunError(f'{path} is no export of a run: line {reader.line_num}: {error}') from error
     columns = list(zip(*rows, strict=True)) or [(), (), (), ()]
     codes, iterations = np.array(columns[0], np.int64), np.array(columns[1], np.int64)
     series = series_of_rows(list(index), codes, iterations, np.array(columns[2]), np.array(columns[3]))
+    warnings = [f'{path.name}: {len(odd)} lines are no points, the first of them line {odd[0]}'] if odd else []
     return Run(path, series, warnings=warnings)
 
 
+def _iteration(text: str) -> int:
+    # Digits beyond that are no iteration, and reading them takes time.
+    if len(text) > 20:
+        raise ValueError('too many digits')
+    value = int(text)
+    if abs(value) >= 1 << 63:
+        raise ValueError('too large')
+    return value
+
+
 def _read_json(path: Path) -> Run:
-    from ding_normmon.runs.format import finding_of
-    from ding_normmon.runs.read_history import matrix_series
+    from ding_normmon.runs.header import task_names
+    from ding_normmon.runs.parts import Doubts, finding_from, matrix_from, matrix_series
+
+    doubts = Doubts()
+
+    def every(entries: Any, read: Callable[[Any], Any], what: str) -> list[Any]:
+        """Return what can be read of several entries, which depend on each other in nothing."""
+        good = []
+        for entry in entries or ():
+            try:
+                good.append(read(entry))
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+                doubts.add(f'{what} cannot be read', 1)
+        return good
+
+    def matrices(entry: tuple[str, Any]) -> tuple[str, Any]:
+        name, stack = entry
+        axes = {key: stack[key] for key in ('rows', 'columns', 'labels')}
+        values = zip(stack['iterations'], stack['values'], strict=True)
+        return name, matrix_series({int(at): matrix_from({'values': value, **axes}) for at, value in values})
 
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-        series = {
-            name: Series(
-                np.array(points['iterations'], np.int64),
-                np.array(points['values'], np.float64),
-                np.array(points['times'], np.float64),
-            )
-            for name, points in content['series'].items()
-        }
-        matrices = {}
-        for name, stack in content['matrices'].items():
-            axes = {key: stack[key] for key in ('rows', 'columns', 'labels')}
-            points = {
-                iteration: {'values': values, **axes}
-                for iteration, values in zip(stack['iterations'], stack['values'], strict=True)
-            }
-            matrices[name] = matrix_series(points)
+        series = dict(every(content['series'].items(), _json_series, 'series'))
         return Run(
             path,
             series,
-            matrices,
-            tasks={int(task_id): name for task_id, name in content['tasks'].items()},
-            configuration=content['configuration'],
-            notes=[Note(**note) for note in content['notes']],
-            findings=[finding_of(json.dumps(finding)) for finding in content['findings']],
+            dict(every((content.get('matrices') or {}).items(), matrices, 'matrices')),
+            tasks=task_names(content.get('tasks')),
+            configuration=content['configuration'] if isinstance(content.get('configuration'), dict) else {},
+            notes=every(content.get('notes'), _json_note, 'notes'),
+            findings=[finding for finding, _ in every(content.get('findings'), finding_from, 'findings')],
+            warnings=[f'{path.name}: {sentence}' for sentence in doubts.sentences()],
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f'{path} is no export of a run: {type(error).__name__}: {error}') from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise RunError(f'{path} is no export of a run: {type(error).__name__}: {str(error)[:200]}') from error
+
+
+def _json_series(entry: tuple[str, Any]) -> tuple[str, Series]:
+    from ding_normmon.runs.parts import iteration_from
+    from ding_normmon.runs.read_history import series_of_rows
+
+    name, points = entry
+    iterations = np.array([iteration_from(value) for value in points['iterations']], np.int64)
+    values, times = (np.array([number(value) for value in points[key]], np.float64) for key in ('values', 'times'))
+    if not len(iterations) == len(values) == len(times):
+        raise ValueError('columns of different lengths')
+    return name, series_of_rows([name], np.zeros(len(iterations), np.int64), iterations, values, times)[name]
+
+
+def _json_note(content: Any) -> Note:
+    from ding_normmon.runs.parts import iteration_from
+
+    return Note(iteration_from(content['iteration']), str(content['name']), str(content['text']))
 
 
 def _check(path: Path, columns: list[str]) -> None:
-
     if not set(_COLUMNS) <= set(columns):
-        raise RunError(f'{path} is no export of a run: it has the columns {", ".join(columns)}')
+        raise RunError(f'{path} is no export of a run: it has the columns {", ".join(columns)[:200]}')
 
 
 WRITERS: dict[str, Callable[[Run, Path], None]] = {'csv': _write_csv, 'json': _write_json, 'parquet': _write_parquet}

@@ -1,25 +1,39 @@
-"""The history file: Arrow's streaming format, one record batch per record, numbers in long form.
+"""The history file: Arrow's streaming format, one sealed chunk per record, numbers in long form.
 
-A file is one or more streams behind each other, one for every time the run was started. A batch is written with one
-call, so that whatever ends the process, at most the last batch is torn.
+A file is one or more streams behind each other, one for every time the run was started. A chunk is written with one
+call, so that whatever ends the process, at most the last one is torn (:mod:`ding_normmon.runs.chunks`). No chunk
+depends on one other chunk alone: what a chunk says first (names, the stream's header) the next one says again, and
+later ones now and then.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ding_normmon.core.finding import Finding
 from ding_normmon.core.record import Matrix, Record
+from ding_normmon.runs.chunks import new_session, seal, unsealed
+from ding_normmon.runs.strict_json import dumps
 
-__all__ = ['FINDING', 'MATRIX', 'NOTE', 'SCALAR', 'SCHEMA', 'Encoder', 'header_of']
+__all__ = [
+    'EXTRA',
+    'FINDING',
+    'HEADER',
+    'MATRIX',
+    'NOTE',
+    'SCALAR',
+    'SCHEMA',
+    'SEAL',
+    'VERSION',
+    'Encoder',
+    'beginning',
+]
 
 SCALAR, MATRIX, NOTE, FINDING = range(4)
 """What a row is, in its column ``kind``."""
@@ -36,62 +50,106 @@ SCHEMA = pa.schema(
 )
 """Columns of the history file."""
 
-_VERSION = 1
+VERSION = 2
+"""1 had no seals."""
+
+HEADER, SEAL, EXTRA = b'ding_normmon', b'ding_normmon_seal', b'ding_normmon_extra'
+"""Keys in Arrow's metadata: the stream's header; a chunk's seal and what it says again, both at its record batch."""
+
+_OPTIONS = pa.ipc.IpcWriteOptions(emit_dictionary_deltas=True)
+
+_RATIO = 32
+"""Everything is said again when so many times its size was written since."""
 
 
 class Encoder:
-    """Turns records into bytes of one stream.
+    """Turns records into the chunks of one stream.
 
     Arguments:
-        tasks: global task id to name.
-        configuration: the run's configuration as plain values.
+        header: what is said of the stream, as plain values; see :func:`~ding_normmon.runs.header.make_header`.
     """
 
-    def __init__(self, tasks: Mapping[int, str], configuration: Mapping[str, Any]) -> None:
-        header = {'version': _VERSION, 'tasks': dict(tasks), 'configuration': configuration}
-        schema = SCHEMA.with_metadata({'ding_normmon': json.dumps(header, default=str)})
+    def __init__(self, header: Mapping[str, Any]) -> None:
+        self._header = dumps({'version': VERSION, **header})
+        self._session = new_session()
         self._buffer = io.BytesIO()
-        self._schema = schema
-        options = pa.ipc.IpcWriteOptions(emit_dictionary_deltas=True)
-        self._writer = pa.ipc.new_stream(self._buffer, schema, options=options)
+        self._schema = SCHEMA.with_metadata({HEADER: self._header})
+        self._writer = pa.ipc.new_stream(self._buffer, self._schema, options=_OPTIONS)
         self._index: dict[str, int] = {}
         self._names: pa.Array = pa.array([], pa.string())
+        self._number = 0
+        self._names_said = 0  # names that two chunks have said
+        self._written = 0  # since everything was said again
 
     def encode(self, record: Record, now: float | None = None) -> bytes:
         """Return the bytes of one record; those of the first begin with the stream's header."""
         texts = [
-            *((MATRIX, name, json.dumps(_plain_matrix(matrix))) for name, matrix in record.matrices.items()),
-            *((NOTE, name, json.dumps(text)) for name, text in record.notes.items()),
-            *((FINDING, finding.rule, json.dumps(dataclasses.asdict(finding))) for finding in record.findings),
+            *((MATRIX, name, dumps(_plain_matrix(matrix))) for name, matrix in record.matrices.items()),
+            *((NOTE, name, dumps(text)) for name, text in record.notes.items()),
+            *((FINDING, finding.rule, dumps(dataclasses.asdict(finding))) for finding in record.findings),
         ]
         names = [*record.scalars, *(name for _, name, _ in texts)]
-        known = len(self._index)
-        codes = [self._index.setdefault(name, len(self._index)) for name in names]
-        if len(self._index) > known:
-            self._names = pa.array(list(self._index), pa.string())
-        rows, scalars = len(names), len(record.scalars)
+        scalars, rows = len(record.scalars), len(names)
         values = np.full(rows, np.nan)
         values[:scalars] = np.fromiter(record.scalars.values(), np.float64, scalars)
         kinds = np.zeros(rows, np.int8)
         kinds[scalars:] = [kind for kind, _, _ in texts]
+        written = [None] * scalars + [text for _, _, text in texts]
+        return self.encode_rows(record.iteration, time.time() if now is None else now, kinds, names, values, written)
+
+    def encode_rows(
+        self,
+        iteration: int,
+        now: float,
+        kinds: Any,
+        names: Sequence[str],
+        values: Any,
+        texts: Sequence[str | None],
+    ) -> bytes:
+        """Return the bytes of one record that is rows already; ``values`` count where ``texts`` is None."""
+        before, rows = len(self._index), len(names)
+        index = dict(self._index)
+        codes = [index.setdefault(name, len(index)) for name in names]
+        if len(index) > before:
+            self._names = pa.array([_writable(name) for name in index], pa.string())
+            self._index = index
         batch = pa.record_batch(
             [
-                pa.array(np.full(rows, record.iteration, np.int64)),
-                pa.array(np.full(rows, time.time() if now is None else now)),
-                pa.array(kinds),
+                pa.array(np.full(rows, iteration, np.int64)),
+                pa.array(np.full(rows, now)),
+                pa.array(kinds, pa.int8()),
                 pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), self._names),
-                pa.array(values, mask=np.arange(rows) >= scalars),
-                pa.array([None] * scalars + [text for _, _, text in texts], pa.string()),
+                pa.array(values, mask=np.array([text is not None for text in texts], bool)),
+                pa.array(texts, pa.string()),
             ],
             schema=self._schema,
         )
-        self._writer.write_batch(batch)
-        return self._take()
+        return self._chunk(batch, before)
 
     def end(self) -> bytes:
-        """Return the bytes that end the stream."""
+        """Return the bytes that end the stream; all names and the header are in them once more."""
+        empty = pa.record_batch([pa.array([], field.type) for field in SCHEMA], schema=self._schema)
+        names = pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), self._names)
+        batch = empty.set_column(3, SCHEMA.field(3), names).replace_schema_metadata(self._schema.metadata)
+        last = self._chunk(batch, len(self._index), is_last=True) if self._number else b''
         self._writer.close()
-        return self._take()
+        return last + self._take()
+
+    def _chunk(self, batch: pa.RecordBatch, names_before: int, is_last: bool = False) -> bytes:
+        extra: dict[str, Any] = {}
+        if self._number == 1 or is_last or self._written > _RATIO * (len(self._header) + 24 * names_before):
+            extra = {'first': 0, 'names': list(self._index)[:names_before], 'header': self._header}
+            self._written = 0
+        elif self._names_said < names_before:
+            extra = {'first': self._names_said, 'names': list(self._index)[self._names_said : names_before]}
+        self._names_said = names_before
+        text = unsealed(self._session, self._number, names_before, bool(extra))
+        metadata = {SEAL: text, **({EXTRA: dumps(extra)} if extra else {})}
+        self._number += 1
+        self._writer.write_batch(batch, custom_metadata=metadata)
+        data = seal(self._take(), text)
+        self._written += len(data)
+        return data
 
     def _take(self) -> bytes:
         data = self._buffer.getvalue()
@@ -100,29 +158,30 @@ class Encoder:
         return data
 
 
+def _writable(name: str) -> str:
+    """Return a name as it can be written: half of a surrogate pair cannot."""
+    return name.encode('utf-8', 'backslashreplace').decode('utf-8')
+
+
+def beginning(schema: pa.Schema, names: int) -> bytes:
+    """Return the bytes of a stream up to where its dictionary has so many names, whatever they are.
+
+    Behind them the chunks of a stream can be read whose beginning was lost.
+    """
+    buffer = io.BytesIO()
+    writer = pa.ipc.new_stream(buffer, schema, options=_OPTIONS)
+    columns = [pa.array([], field.type) for field in schema]
+    at = schema.get_field_index('name')
+    unknown = pa.repeat(pa.scalar('?', pa.string()), names)
+    columns[at] = pa.DictionaryArray.from_arrays(pa.array([], schema.field(at).type.index_type), unknown)
+    writer.write_batch(pa.record_batch(columns, schema=schema))
+    return buffer.getvalue()
+
+
 def _plain_matrix(matrix: Matrix) -> dict[str, Any]:
     return {
-        # repr of a float is exact; NaN and infinities are what Python's JSON takes them for.
-        'values': np.asarray(matrix.values, np.float64).tolist(),
+        'values': np.asarray(matrix.values, np.float64).tolist(),  # repr of a float is exact
         'rows': list(matrix.rows),
         'columns': list(matrix.columns),
         'labels': [[key, label] for key, label in matrix.labels.items()],
     }
-
-
-def header_of(schema: pa.Schema) -> dict[str, Any]:
-    """Return what a stream's header says; empty where it is none of ours."""
-    raw = (schema.metadata or {}).get(b'ding_normmon')
-    return {} if raw is None else dict(json.loads(raw))
-
-
-def finding_of(text: str) -> Finding:
-    """Return the finding that was written as a text.
-
-    Example:
-        >>> finding = Finding('odd', 'info', 3, 5, 'Odd.', 'Wait.', tasks=(1,), evidence={'x': 2.0})
-        >>> finding_of(json.dumps(dataclasses.asdict(finding))) == finding
-        True
-    """
-    fields = json.loads(text)
-    return Finding(**{**fields, 'tasks': tuple(fields['tasks']), 'task_names': tuple(fields['task_names'])})

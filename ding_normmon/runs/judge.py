@@ -1,16 +1,80 @@
-"""Judging a run that is on disk."""
+"""Judging a run that is on disk: what was found while it trained, or what today's rules find."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ding_normmon.core.finding import Finding
+from ding_normmon.core.metric_names import task_in
 from ding_normmon.core.record import Record
 from ding_normmon.diagnose import Diagnosis, Rule
+from ding_normmon.diagnose.rules import RULES
+from ding_normmon.runs.rules import rules_of_today
 from ding_normmon.runs.run import Run
 
-__all__ = ['diagnose', 'measured_records']
+__all__ = ['Judgement', 'diagnose', 'judge', 'measured_records', 'non_finite_curves']
+
+_JUDGED = 'monitor/cost/ms_diagnosis'
+"""Every record that was judged while the run trained has this figure."""
+
+_NON_FINITE = 'non_finite'
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is to be said of a run.
+
+    Arguments:
+        findings: every finding in its latest state.
+        records: how many records the run has.
+        judged: how many of them were judged.
+        is_of_training: whether that was while the run trained.
+        not_judged: rules whose metrics are nowhere in the run, and which those are.
+    """
+
+    findings: list[Finding]
+    records: int
+    judged: int
+    is_of_training: bool
+    not_judged: dict[str, str] = field(default_factory=dict)
+
+
+def judge(run: Run, options: Mapping[str, Mapping[str, Any] | bool] | None = None, again: bool = False) -> Judgement:
+    """Return what was found in a run while it trained, or what is found now.
+
+    It is judged now where nobody has judged it, where the rules are others today, and where that is asked for.
+
+    Arguments:
+        run: the run.
+        options: changes by rule, see :class:`~ding_normmon.diagnose.Diagnosis`; with any it is judged now.
+        again: judge it now in any case.
+
+    Raises:
+        ConfigurationError: a rule or an option that does not exist.
+    """
+    diagnosis = Diagnosis(run.tasks, options=options)
+    was_judged = run.rules == rules_of_today() and (_JUDGED in run.series or bool(run.findings))
+    if was_judged and not options and not again:
+        records = max((len(series.values) for series in run.series.values()), default=0)
+        judged = len(run.series[_JUDGED].values) if _JUDGED in run.series else records
+        findings = [*run.findings, *non_finite_curves(run, run.findings)]
+        return Judgement(findings, max(records, judged), judged, True, diagnosis.lacking(run.series))
+    records = 0
+    for record in measured_records(run):
+        diagnosis.observe(record)
+        records += 1
+    findings = list(diagnosis.findings)
+    if not options:
+        # Rules of the user's are not known here: what they found stays.
+        known = {rule.name for rule in RULES}
+        findings += [finding for finding in run.findings if finding.rule not in known]
+    if any(rule.name == _NON_FINITE for rule in diagnosis.rules):
+        findings += non_finite_curves(run, findings)
+    return Judgement(findings, records, records, False, diagnosis.not_judged)
 
 
 def diagnose(
@@ -34,3 +98,55 @@ def measured_records(run: Run) -> Iterator[Record]:
     for record in run.records():
         if not has_ours or any(name.startswith(_MEASURED) for name in record.scalars):
             yield record
+
+
+def non_finite_curves(run: Run, known: Sequence[Finding] = ()) -> list[Finding]:
+    """Return a finding for every iteration at which curves became NaN or infinite, and for every task of theirs.
+
+    The monitor itself leaves out what is not finite and counts it; other programs draw it.
+
+    Arguments:
+        run: the run.
+        known: findings that were made already; what one of the same rule and iteration tells is not told again.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from ding_normmon.runs.run import Series
+        >>> curve = Series(np.arange(4), np.array([1.0, np.nan, np.nan, 2.0]), np.zeros(4))
+        >>> finding, = non_finite_curves(Run(Path('run'), {'loss': curve}))
+        >>> finding.sentence, finding.found, finding.cleared
+        ('loss is NaN or infinite at 2 of 4 points.', 1, 3)
+    """
+    told = {finding.found for finding in known if finding.rule == _NON_FINITE}
+    began: dict[tuple[int, int | None], list[str]] = {}
+    for name, series in run.series.items():
+        broken = ~np.isfinite(series.values)
+        if broken.any():
+            began.setdefault((int(series.iterations[broken.argmax()]), task_in(name)), []).append(name)
+    findings = []
+    for (iteration, task), names in sorted(began.items(), key=lambda entry: (entry[0][0], entry[0][1] or -1)):
+        if iteration not in told:
+            findings.append(_of_curves(run, iteration, task, names))
+    return findings
+
+
+def _of_curves(run: Run, iteration: int, task: int | None, names: list[str]) -> Finding:
+    first = run.series[names[0]]
+    broken = ~np.isfinite(first.values)
+    more = f', and so are {len(names) - 1} more curves' if len(names) > 1 else ''
+    whose = '' if task is None else f'Task {task} ({run.tasks.get(task, f"task {task}")}): '
+    last = int(np.flatnonzero(broken)[-1])
+    is_over = all(np.isfinite(run.series[name].values[-1]) for name in names)
+    return Finding(
+        _NON_FINITE,
+        'error',
+        iteration,
+        iteration,
+        f'{whose}{names[0]} is NaN or infinite at {int(broken.sum())} of {len(broken)} points{more}.',
+        'Look at rewards, targets and losses in the iteration named; clip or drop what is not finite before the loss, '
+        'and go back to the last checkpoint if weights are affected.',
+        tasks=() if task is None else (task,),
+        task_names=() if task is None else (run.tasks.get(task, f'task {task}'),),
+        evidence={name: float((~np.isfinite(run.series[name].values)).sum()) for name in names[:20]},
+        cleared=int(first.iterations[last + 1]) if is_over else None,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,10 @@ def read_run(path: Path | str) -> Run:
         return _read(path)
     except RunError:
         raise
-    except (OSError, ValueError) as error:
+    except ImportError:
+        raise
+    except Exception as error:
+        # A file may say anything, and what the packages that read it make of that cannot be listed.
         raise RunError(f'{path} cannot be read ({type(error).__name__}: {error})') from error
 
 
@@ -48,20 +52,18 @@ def _read(path: Path) -> Run:
         raise RunError(f'{path} is no history file (.arrows), event file or export (.parquet, .csv, .json)')
     from ding_normmon.runs.read_events import event_files
 
-    histories = (
-        [path / 'history.arrows'] if (path / 'history.arrows').is_file() else sorted(path.rglob('history.arrows'))
-    )
+    histories = _histories(path)
     files = event_files(path)
     if not histories and not files:
         raise RunError(f'{path} holds neither a history file (history.arrows) nor event files: it is no run')
     if len(histories) > 1:
-        names = ', '.join(str(file.parent) for file in histories[:4])
+        names = ', '.join(str(folder) for folder in list(histories)[:4])
         raise RunError(f'{path} holds {len(histories)} runs: name one of them, such as {names}')
     run = Run(path)
     if files:
         run = _events(path, files)
     if histories:
-        history = _history(histories[0])
+        history = _first_readable(next(iter(histories.values())))
         tasks = history.tasks or run.tasks
         run = replace(
             history,
@@ -73,6 +75,40 @@ def _read(path: Path) -> Run:
     return _checked(run, path)
 
 
+def _histories(path: Path) -> dict[Path, list[Path]]:
+    """Return the history files of a run by the folder they are in; of those below only where it has none itself."""
+    from ding_normmon.runs.history_file import is_history_name
+
+    def named(files: Iterable[Path]) -> dict[Path, list[Path]]:
+        found: dict[Path, list[Path]] = {}
+        for file in files:
+            if is_history_name(file.name) and file.is_file():
+                found.setdefault(file.parent, []).append(file)
+        return {
+            folder: sorted(of_folder, key=lambda file: (len(file.name), file.name))
+            for folder, of_folder in sorted(found.items())
+        }
+
+    return named(path.iterdir()) or named(path.rglob('history*.arrows'))
+
+
+def _first_readable(files: list[Path]) -> Run:
+    """Read the first history file of a folder that has records; say which others are there."""
+    runs = []
+    for file in files:
+        run = _history(file)
+        runs.append(run)
+        if run.series or run.matrices:
+            break
+    for other in files:
+        if other != runs[-1].path:
+            runs[-1].warnings.append(
+                f'{other.name} beside {runs[-1].path.name} is not read: another run wrote into this folder at the same '
+                f'time, or it is no history file. Name it to read it.'
+            )
+    return runs[-1]
+
+
 def _history(path: Path) -> Run:
     try:
         from ding_normmon.runs.read_history import read_history
@@ -82,13 +118,9 @@ def _history(path: Path) -> Run:
 
 
 def _events(path: Path, files: list[Path]) -> Run:
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError as error:
-        raise ImportError('reading event files needs tensorboard: pip install "ding_normmon[report]"') from error
     from ding_normmon.runs.read_events import read_events
 
-    return read_events(path, files)
+    return read_events(path if path.is_dir() else path.parent, files)
 
 
 def _checked(run: Run, path: Path) -> Run:

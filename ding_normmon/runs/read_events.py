@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import DecodeError
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from ding_normmon.core.metric_names import task_in
+from ding_normmon.destinations.tensorboard.frames import read_frames
 from ding_normmon.metrics import DECLARED
+from ding_normmon.runs.header import LARGEST_TASK
 from ding_normmon.runs.read_history import series_of_rows
-from ding_normmon.runs.run import Run
+from ding_normmon.runs.run import Run, RunError, Series
 
 __all__ = ['event_files', 'read_events']
 
@@ -25,63 +33,174 @@ def event_files(folder: Path) -> list[Path]:
 
 
 def _begun(path: Path) -> int:
-    found = re.search(r'tfevents\.(\d+)', path.name)
+    found = re.search(r'tfevents\.(\d{1,18})', path.name)
     return int(found.group(1)) if found else 0
 
 
 def read_events(path: Path, files: Iterable[Path]) -> Run:
     """Read event files as one run; of points that are there twice the later file's counts.
 
+    What TensorBoard drops is dropped: points behind the step at which a writer began anew (``purge_step``). Curves of
+    one name in several folders are curves of their own, as those of ``add_scalars`` are, each with its folder's name.
+
     Arguments:
         path: the run.
         files: its event files, in the order in which they were begun.
-    """
-    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-    from tensorboard.compat.proto.event_pb2 import Event
 
-    index: dict[str, int] = {}
-    codes: list[int] = []
-    steps: list[int] = []
-    values: list[float] = []
-    times: list[float] = []
-    warnings = []
+    Raises:
+        RunError: the folders hold runs of their own.
+    """
+    warnings: list[str] = []
+    folders: dict[Path, _Folder] = {}
     for file in files:
-        known: set[int] = set()
+        found = folders.setdefault(file.parent, _Folder())
         try:
-            for raw in RawEventFileLoader(str(file)).Load():
-                event = Event.FromString(raw)
-                for value in event.summary.value:
-                    number = _number(value)
-                    if number is None:
-                        continue
-                    code = index.setdefault(_own_name(value.tag), len(index))
-                    known.add(code)
-                    codes.append(code)
-                    steps.append(event.step)
-                    values.append(number)
-                    times.append(event.wall_time)
-        except Exception as error:
-            # TensorBoard's reader has no exception of its own for what it cannot read.
-            warnings.append(f'{file.name} cannot be read to its end: {type(error).__name__}: {error}')
-    names = list(index)
-    columns = (np.array(codes, np.int64), np.array(steps, np.int64), np.array(values), np.array(times))
-    series = series_of_rows(names, *columns)
-    tasks = sorted({task for name in series if (task := task_in(name)) is not None})
+            wrong = _read_file(file, found)
+        except OSError as error:
+            wrong = str(error)
+        if wrong:
+            warnings.append(f'{file.name} cannot be read as a whole: {wrong}')
+    series = _told_apart(path, {folder: found.series() for folder, found in folders.items()})
+    tasks = sorted({task for name in series if (task := task_in(name)) is not None and task <= LARGEST_TASK})
     return Run(path, series, tasks={task_id: f'task {task_id}' for task_id in tasks}, warnings=warnings)
 
 
-def _number(value: object) -> float | None:
-    """Return a scalar, however it was written; None for pictures, texts and the like."""
-    kind = value.WhichOneof('value')  # type: ignore[attr-defined]
-    if kind == 'simple_value':
-        return float(value.simple_value)  # type: ignore[attr-defined]
-    if kind == 'tensor' and value.metadata.plugin_data.plugin_name in ('', 'scalars'):  # type: ignore[attr-defined]
-        from tensorboard.util import tensor_util
+@dataclass
+class _Folder:
+    """The points of the event files in one folder, in the order in which they were written."""
 
-        array = tensor_util.make_ndarray(value.tensor)  # type: ignore[attr-defined]
-        if array.size == 1 and array.dtype.kind in 'fiu':
-            return float(array.reshape(()))
-    return None
+    index: dict[str, int] = field(default_factory=dict)
+    codes: list[int] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    restarts: list[tuple[int, int]] = field(default_factory=list)
+    """How many points there were, and the step from which on they are abandoned."""
+
+    def add(self, event: Event) -> None:
+        """Take the points of one event."""
+        if event.HasField('session_log') and event.session_log.status == SessionLog.START:
+            self.restarts.append((len(self.steps), event.step))
+        for value in event.summary.value:
+            number = _number(value)
+            if number is not None:
+                self.codes.append(self.index.setdefault(_own_name(value.tag), len(self.index)))
+                self.steps.append(event.step)
+                self.values.append(number)
+                self.times.append(event.wall_time)
+
+    def series(self) -> dict[str, Series]:
+        """Return the curves, without what was abandoned."""
+        columns: list[npt.NDArray[Any]] = [
+            np.array(self.codes, np.int64),
+            np.array(self.steps, np.int64),
+            np.array(self.values, np.float64),
+            np.array(self.times, np.float64),
+        ]
+        kept = np.ones(len(self.steps), bool)
+        for number, step in self.restarts:
+            kept[:number] &= columns[1][:number] < step
+        return series_of_rows(list(self.index), *(column[kept] for column in columns))
+
+
+def _read_file(file: Path, found: _Folder) -> str:
+    """Read the intact events of a file; return what is wrong with the others."""
+    data = file.read_bytes()
+    damaged = 0
+    any_event = is_torn = False
+    for frame in read_frames(data):
+        if not frame.is_intact:
+            damaged += not frame.is_torn
+            is_torn |= frame.is_torn
+            continue
+        try:
+            event = Event.FromString(data[frame.start : frame.stop])
+        except DecodeError:
+            damaged += 1
+            continue
+        any_event = True
+        found.add(event)
+    if damaged:
+        return f'{damaged} parts are damaged; what is before and behind is here'
+    # A file that is being written to may end anywhere.
+    return 'it holds no event' if is_torn and not any_event else ''
+
+
+def _told_apart(path: Path, folders: Mapping[Path, Mapping[str, Series]]) -> dict[str, Series]:
+    """Return the curves of all folders under names that are theirs alone.
+
+    Raises:
+        RunError: folders beside each other hold curves of the same names: they are runs.
+    """
+    folders = {folder: series for folder, series in folders.items() if series}
+    holders: dict[str, list[Path]] = {}
+    for folder, series in folders.items():
+        for name in series:
+            holders.setdefault(name, []).append(folder)
+    found: dict[str, Series] = {}
+    for name, sharing in holders.items():
+        if len(sharing) == 1:
+            found[name] = folders[sharing[0]][name]
+            continue
+        strangers = [folder for folder in sharing if folder != path and not _is_part(folder, path)]
+        if strangers:
+            names = ', '.join(str(folder) for folder in sharing[:4])
+            raise RunError(f'{path} holds {len(sharing)} runs: name one of them, such as {names}')
+        for folder in sharing:
+            found[_name_below(folder, path, name)] = folders[folder][name]
+    return found
+
+
+def _is_part(folder: Path, path: Path) -> bool:
+    """Tell whether a folder of event files belongs to a run above it, whose writer has made it for single curves."""
+    above = folder.parent
+    while above != above.parent and (above == path or path in above.parents):
+        if any('tfevents' in entry.name for entry in above.iterdir() if entry.is_file()):
+            return True
+        above = above.parent
+    return False
+
+
+def _name_below(folder: Path, path: Path, name: str) -> str:
+    """Return what a curve of a folder below the run is called.
+
+    Example:
+        >>> run = Path('run')
+        >>> [_name_below(run / below, run, 'loss') for below in ('', 'loss/task0', 'loss_task0', 'seed1')]
+        ['loss', 'loss/task0', 'loss_task0', 'seed1/loss']
+    """
+    below = folder.relative_to(path).as_posix()
+    if below == '.':
+        return name
+    return below if below.startswith((name, name.replace('/', '_'))) else f'{below}/{name}'
+
+
+_DOUBLE, _FLOAT, _INTS = 2, 1, {3: '<i', 9: '<q'}
+_TYPES = {_FLOAT: '<f', _DOUBLE: '<d', **_INTS}
+
+
+def _number(value: Any) -> float | None:
+    """Return a scalar, however it was written; None for pictures, texts and the like."""
+    kind = value.WhichOneof('value')
+    if kind == 'simple_value':
+        return float(value.simple_value)
+    if kind != 'tensor' or value.metadata.plugin_data.plugin_name not in ('', 'scalars'):
+        return None
+    # Only a single number is looked at: a shape may say that there are more than there is memory for.
+    tensor = value.tensor
+    if any(dimension.size != 1 for dimension in tensor.tensor_shape.dim) or tensor.dtype not in _TYPES:
+        return None
+    form = _TYPES[tensor.dtype]
+    if len(tensor.tensor_content) == struct.calcsize(form):
+        return float(struct.unpack(form, tensor.tensor_content)[0])
+    numbers = next(_listed(tensor), None)
+    return None if numbers is None else float(numbers)
+
+
+def _listed(tensor: Any) -> Iterator[float]:
+    for numbers in (tensor.float_val, tensor.double_val, tensor.int_val, tensor.int64_val):
+        if len(numbers) == 1:
+            yield numbers[0]
 
 
 def _own_name(tag: str) -> str:

@@ -1,74 +1,159 @@
-"""A run from its history file."""
+"""A run from its history file: what was measured last counts, and what was abandoned is not shown."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from ding_normmon.core.finding import Finding
-from ding_normmon.runs.format import FINDING, MATRIX, NOTE, SCALAR, finding_of, header_of
-from ding_normmon.runs.run import MatrixSeries, Note, Run, Series
-from ding_normmon.runs.streams import read_batches
+from ding_normmon.core.finding import SEVERITIES, Finding
+from ding_normmon.runs.format import FINDING, MATRIX, NOTE, SCALAR, VERSION
+from ding_normmon.runs.parts import Doubts, finding_from, matrix_from, matrix_series
+from ding_normmon.runs.run import Note, Run, Series
+from ding_normmon.runs.streams import Damage, History, Stream, read_streams
 
-__all__ = ['matrix_series', 'read_history', 'series_of_rows']
+__all__ = ['begins_at', 'damage_sentences', 'kept_until', 'read_history', 'run_of', 'series_of_rows']
+
+_EVERY = np.iinfo(np.int64).max
 
 
 def read_history(path: Path) -> Run:
-    """Read a history file as far as it is whole; ``Run.warnings`` says where it is not."""
-    batches: list[pa.RecordBatch] = []
-    warnings: list[str] = []
-    header: dict[str, Any] = {}
-    for schema, batch, wrong, position in read_batches(path):
-        header = header_of(schema) or header
-        if batch is not None:
-            batches.append(batch)
-        elif wrong == 'unfinished':
-            # A run that is still going, or one that was killed between two records: nothing is missing.
-            continue
-        elif wrong:
-            warnings.append(f'{path.name} cannot be read behind byte {position} ({wrong}); what is before is here.')
-    tasks = {int(task_id): str(name) for task_id, name in header.get('tasks', {}).items()}
-    run = Run(path, tasks=tasks, configuration=dict(header.get('configuration', {})), warnings=warnings)
-    if not batches:
-        return run
-    table = pa.Table.from_batches([_plain_names(batch) for batch in batches])
-    kinds = table['kind'].to_numpy()
-    iterations, times = table['iteration'].to_numpy(), table['time'].to_numpy()
-    encoded = table['name'].unify_dictionaries().combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.chunk(0)
-    names, codes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
-    scalar = kinds == SCALAR
-    run.series.update(
-        series_of_rows(names, codes[scalar], iterations[scalar], table['value'].to_numpy()[scalar], times[scalar])
+    """Read what is whole in a history file; ``Run.warnings`` says what is not.
+
+    Raises:
+        OSError: the file cannot be read at all.
+    """
+    return run_of(path, read_streams(path))
+
+
+def run_of(path: Path, history: History) -> Run:
+    """Return the run that a history file holds, as it went on: without the records that a later start has replaced."""
+    streams = history.streams
+    headers = [stream.header for stream in streams if stream.header is not None]
+    warnings = damage_sentences(path.name, history)
+    newest = max((header.version for header in headers), default=0)
+    if newest > VERSION:
+        warnings.append(f'{path.name} was written by a newer version; what this one knows of it is read.')
+    last = headers[-1] if headers else None
+    run = Run(
+        path,
+        tasks=dict(last.tasks) if last else {},
+        configuration=dict(last.configuration) if last else {},
+        rules=last.rules if last else '',
+        warnings=warnings,
     )
-    texts = table['text']
+    if not streams:
+        return run
+    index: dict[str, int] = {}
+    doubts = Doubts()
+    limits = kept_until(streams)
+    columns = [_visible(stream, until, index, doubts) for stream, until in zip(streams, limits, strict=True)]
+    kinds, codes, iterations, values, times = (
+        np.concatenate(parts) for parts in zip(*(column for column, _ in columns), strict=True)
+    )
+    scalar = kinds == SCALAR
+    names = list(index)
+    run.series.update(series_of_rows(names, codes[scalar], iterations[scalar], values[scalar], times[scalar]))
+    _add_texts(run, [text for _, texts in columns for text in texts], doubts)
+    warnings.extend(f'{path.name}: {sentence}' for sentence in doubts.sentences())
+    return run
+
+
+def begins_at(stream: Stream) -> int | None:
+    """Return the iteration from which on a stream replaces what earlier ones hold; None where it replaces nothing."""
+    iterations = stream.rows.iterations
+    first = int(iterations.min()) if len(iterations) else None
+    if stream.header is not None and stream.header.version >= VERSION:
+        return stream.header.replaces_from
+    # Where nothing says so, it began where its first record is.
+    return first
+
+
+def kept_until(streams: Sequence[Stream]) -> list[int]:
+    """Return, for each stream, the iteration from which on a later one has replaced its records."""
+    limits, limit = [], int(_EVERY)
+    for stream in reversed(streams):
+        limits.append(limit)
+        begin = begins_at(stream)
+        limit = limit if begin is None else min(limit, begin)
+    return limits[::-1]
+
+
+def damage_sentences(name: str, history: History) -> list[str]:
+    """Return what cannot be read of a history file, as sentences."""
+    damages = [damage for damage in history.damages if damage.reason]
+    sentences = [_sentence(name, damage) for damage in damages[:_SAID]]
+    if len(damages) > _SAID:
+        sentences.append(f'{name}: {len(damages) - _SAID} more parts cannot be read.')
+    lost = sum(stream.lost for stream in history.streams)
+    if lost:
+        sentences.append(f'{name}: {lost} records are in the parts that cannot be read.')
+    return sentences
+
+
+_SAID = 5
+
+
+def _sentence(name: str, damage: Damage) -> str:
+    if damage.is_torn:
+        return f'{name} ends in the middle of a record at byte {damage.start}; what is before is here.'
+    where = f'bytes {damage.start} to {damage.stop} of {name}'
+    return f'{where} cannot be read ({damage.reason}); what is before and behind is here.'
+
+
+Columns = tuple[npt.NDArray[Any], ...]
+Text = tuple[int, str, int, str]
+"""Kind, name, iteration and text."""
+
+
+def _visible(stream: Stream, until: int, index: dict[str, int], doubts: Doubts) -> tuple[Columns, list[Text]]:
+    """Return kinds, codes of names over all streams, iterations, values and times of what is shown, and the texts."""
+    rows = stream.rows
+    doubts.add('rows lack a name, an iteration, a kind or a value', stream.odd)
+    known = np.array([-1 if name is None else index.setdefault(name, len(index)) for name in stream.names], np.int64)
+    # One place more, for codes that no name was ever said of.
+    known = np.append(known, -1)
+    inside = (rows.codes >= 0) & (rows.codes < len(stream.names))
+    codes = known[np.where(inside, rows.codes, -1)]
+    doubts.add('rows have a name that is lost', int((codes < 0).sum()))
+    strange = ~np.isin(rows.kinds, (SCALAR, MATRIX, NOTE, FINDING))
+    doubts.add('rows are of a kind that this version does not know', int(strange.sum()))
+    shown = (codes >= 0) & ~strange & (rows.iterations < until)
+    names = stream.names
+    texts = [
+        (int(rows.kinds[row]), str(names[rows.codes[row]]), int(rows.iterations[row]), text)
+        for row, text in rows.texts.items()
+        if shown[row]
+    ]
+    shown &= rows.kinds == SCALAR
+    return (rows.kinds[shown], codes[shown], rows.iterations[shown], rows.values[shown], rows.times[shown]), texts
+
+
+def _add_texts(run: Run, texts: list[Text], doubts: Doubts) -> None:
     matrices: dict[str, dict[int, Any]] = {}
     notes: dict[tuple[int, str], str] = {}
     findings: dict[tuple[Any, ...], Finding] = {}
-    for index in np.flatnonzero(~scalar).tolist():
-        iteration, name, value = int(iterations[index]), names[codes[index]], texts[index].as_py()
-        if kinds[index] == MATRIX:
-            matrices.setdefault(name, {})[iteration] = json.loads(value)
-        elif kinds[index] == NOTE:
-            notes[iteration, name] = str(json.loads(value))
-        elif kinds[index] == FINDING:
-            finding = finding_of(value)
-            findings[finding.key, finding.found] = finding
+    for kind, name, iteration, text in texts:
+        try:
+            content = json.loads(text)
+            if kind == MATRIX:
+                matrices.setdefault(name, {})[iteration] = matrix_from(content)
+            elif kind == NOTE:
+                notes[iteration, name] = str(content)
+            else:
+                finding, severity = finding_from(content)
+                findings[finding.key, finding.found] = finding
+                if severity not in SEVERITIES:
+                    doubts.add('findings are of a severity that this version does not know, and shown as warnings', 1)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            doubts.add('matrices, notes or findings cannot be read', 1)
     run.matrices.update({name: matrix_series(points) for name, points in matrices.items()})
     run.notes.extend(Note(iteration, name, text) for (iteration, name), text in sorted(notes.items()))
     run.findings.extend(findings.values())
-    return replace(run)
-
-
-def _plain_names(batch: pa.RecordBatch) -> pa.RecordBatch:
-    return batch.replace_schema_metadata(None)
 
 
 def series_of_rows(
@@ -85,7 +170,8 @@ def series_of_rows(
         >>> {name: series.values.tolist() for name, series in series_of_rows(['a', 'b'], *columns).items()}
         {'a': [4.0, 3.0], 'b': [2.0]}
     """
-    order = np.lexsort((np.arange(len(codes)), iterations, codes))
+    # Stable: of two rows of one iteration the later one stays behind.
+    order = np.lexsort((iterations, codes))
     codes, iterations, values, times = codes[order], iterations[order], values[order], times[order]
     last = np.ones(len(codes), bool)
     last[:-1] = (codes[1:] != codes[:-1]) | (iterations[1:] != iterations[:-1])
@@ -95,21 +181,9 @@ def series_of_rows(
     stops = [*starts[1:], len(codes)][: len(starts)]
     return {
         names[codes[start]]: Series(
-            iterations[start:stop].astype(np.int64), values[start:stop].astype(np.float64), times[start:stop]
+            iterations[start:stop].astype(np.int64, copy=False),
+            values[start:stop].astype(np.float64, copy=False),
+            times[start:stop],
         )
         for start, stop in zip(starts, stops, strict=True)
     }
-
-
-def matrix_series(points: dict[int, Any]) -> MatrixSeries:
-    """Return matrices of one name by iteration; where their axes have changed, those that are as the last one."""
-    last = points[max(points)]
-    rows, columns = tuple(last['rows']), tuple(last['columns'])
-    same = {
-        iteration: point
-        for iteration, point in sorted(points.items())
-        if (tuple(point['rows']), tuple(point['columns'])) == (rows, columns)
-    }
-    values = np.array([point['values'] for point in same.values()], np.float64).reshape(-1, len(rows), len(columns))
-    labels = dict(last['labels'])
-    return MatrixSeries(np.array(list(same), np.int64), values, rows, columns, labels)

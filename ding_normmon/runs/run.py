@@ -76,6 +76,7 @@ class Run:
         notes: short texts, in the order of iterations.
         findings: the latest state of every finding that was written, in the order in which they were found.
         warnings: sentences on what could not be read.
+        rules: by which rules the findings were made while the run trained; empty where nobody said.
     """
 
     path: Path
@@ -86,6 +87,7 @@ class Run:
     notes: list[Note] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    rules: str = ''
 
     @property
     def name(self) -> str:

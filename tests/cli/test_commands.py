@@ -57,7 +57,7 @@ def test_a_folder_that_is_no_run_is_a_sentence(
 ) -> None:
     arguments = [command, str(tmp_path), *(['--once'] if command == 'watch' else [])]
     code, text = normmon(monkeypatch, capsys, *arguments)
-    assert code == (3 if command == 'diagnose' else 1)
+    assert code == 3
     assert 'it is no run' in text
     assert 'Traceback' not in text
 

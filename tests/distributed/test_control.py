@@ -174,6 +174,7 @@ def test_bytes_that_are_not_a_bulletin_are_refused() -> None:
     control = controls()[1]
     for bulletin in (b'garbage', b'[]', b'{"decisions":[{"number":1}]}', b'{"beat":"x"}', b'\xff'):
         assert control.read_bulletin(bulletin) == -1
+    assert control.schedule.take_due(1 << 62) == []
     assert control.schedule.next_iteration == float('inf')
 
 

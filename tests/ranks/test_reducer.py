@@ -24,6 +24,7 @@ class Post:
     """A transport of rank 1 that keeps what is sent."""
 
     rank, world_size = 1, 2
+    sent_unasked = 0
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []

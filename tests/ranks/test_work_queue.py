@@ -179,7 +179,7 @@ def test_the_end_does_not_wait(worker: Worker) -> None:
 
 def test_the_oldest_is_dropped() -> None:
     queue: WorkQueue[int] = WorkQueue(2)
-    assert [queue.put(number) for number in range(4)] == [True, True, False, False]
+    assert [queue.put(number) for number in range(4)] == [0, 0, 1, 1]
     assert len(queue) == 2
     assert queue.take(None) == [2, 3]
     queue.close(abandon=True)

@@ -111,10 +111,10 @@ def test_wherever_the_file_ends_what_is_before_can_be_read_and_gone_on_with(tmp_
         assert resumed.warnings == []
 
 
-def test_an_iteration_that_is_written_again_counts_as_it_was_last(tmp_path: Path) -> None:
+def test_what_a_later_start_measures_again_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
     write(tmp_path / FILE_NAME, [Record(0, {'a': 0.0}), Record(10, {'a': 1.0}), Record(20, {'a': 2.0})])
     write(tmp_path / FILE_NAME, [Record(10, {'a': 5.0}), Record(15, {'a': 6.0})])
-    assert points(read_run(tmp_path))['a'] == {0: 0.0, 10: 5.0, 15: 6.0, 20: 2.0}
+    assert points(read_run(tmp_path))['a'] == {0: 0.0, 10: 5.0, 15: 6.0}
 
 
 def write_for_ever(path: Path, told: int) -> None:

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,8 +20,9 @@ from ding_normmon.destinations.tensorboard.beside import Dashboard
 from ding_normmon.destinations.tensorboard.event_file import append_event, flush_events, refuse_unwritable
 from ding_normmon.destinations.tensorboard.figure_summaries import FigureSummaries
 from ding_normmon.destinations.tensorboard.heatmap import draw_matrix, is_drawn, load_matplotlib
+from ding_normmon.destinations.tensorboard.resume import drop_records
 
-__all__ = ['TensorBoard', 'write_record']
+__all__ = ['TensorBoard', 'hide_abandoned', 'write_record']
 
 logger = logging.getLogger('ding_normmon')
 
@@ -97,6 +99,15 @@ def _pictures(file_writer: Any, record: Record) -> list[Summary.Value]:
     return values
 
 
+def hide_abandoned(folder: Path, description: RunDescription) -> None:
+    """Hide the records in a folder's event files that a resumed run measures again.
+
+    A run that was not resumed may share its folder with others, whose records it must not hide.
+    """
+    if description.is_resumed and description.begins_at is not None:
+        drop_records(folder, description.begins_at)
+
+
 class TensorBoard:
     """A destination that writes through the user's ``tensorboardX.SummaryWriter``.
 
@@ -114,8 +125,9 @@ class TensorBoard:
         self._summaries = FigureSummaries()
 
     def begin(self, description: RunDescription) -> None:
-        """Set the tasks' names and the monitor's configuration."""
+        """Set the tasks' names and the monitor's configuration; hide records that are measured again."""
         self._dashboard.begin(description)
+        hide_abandoned(Path(self._writer.logdir), description)
 
     def publish(self, record: Record) -> None:
         """Write the record's scalars under their own names at the record's iteration."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -14,7 +15,7 @@ from ding_normmon.core.destination import RunDescription
 from ding_normmon.core.record import Record
 from ding_normmon.destinations.selection import for_dashboard
 from ding_normmon.destinations.tensorboard.beside import Dashboard
-from ding_normmon.destinations.tensorboard.destination import write_record
+from ding_normmon.destinations.tensorboard.destination import hide_abandoned, write_record
 from ding_normmon.destinations.tensorboard.event_file import flush_events
 from ding_normmon.destinations.tensorboard.figure_summaries import FigureSummaries
 from ding_normmon.integrations.ding_engine.announced import announce, announced
@@ -87,7 +88,10 @@ class DIEngineWriter:
 
     def begin(self, description: RunDescription) -> None:
         """Take the tasks' names, and the configuration that :func:`init_writer` was given."""
-        self._dashboard.begin(description, announced(self._writer or DistributedWriter.get_instance()).configuration)
+        writer = self._writer or DistributedWriter.get_instance()
+        self._dashboard.begin(description, announced(writer).configuration)
+        if writer is not None and (writer._is_writer or not writer._in_parallel):
+            hide_abandoned(Path(writer.logdir), description)
 
     def _written_elsewhere(self) -> set[str]:
         return announced(self._writer or DistributedWriter.get_instance()).names.union(_RETURNS)

@@ -17,6 +17,9 @@ class DecisionSchedule:
     Attributes:
         iteration: the newest learner step that has begun; written by the learner thread.
         next_iteration: iteration of the next decision; infinite if there is none.
+        begins_at: first iteration of this start of the run; None before the first learner step.
+        is_resumed: whether a checkpoint set it.
+        run: number that all starts of one run share; 0 if it is not known.
         lock: guards everything that the two threads share; reentrant.
 
     Example:
@@ -30,7 +33,11 @@ class DecisionSchedule:
 
     def __init__(self) -> None:
         self.iteration = -1
-        self.next_iteration: float = math.inf
+        # The first step of all passes by here, which tells where the run begins.
+        self.next_iteration: float = -math.inf
+        self.begins_at: int | None = None
+        self.is_resumed = False
+        self.run = 0
         self.lock = threading.RLock()
         self._scheduled: list[Decision] = []
 
@@ -46,6 +53,12 @@ class DecisionSchedule:
             self._set_next()
             return False
 
+    def resume(self, iteration: int, run: int) -> None:
+        """Set the iteration at which a run goes on from a checkpoint, and the number of that run."""
+        with self.lock:
+            self.begins_at, self.is_resumed, self.run = iteration, True, run or self.run
+            self._set_next()
+
     def withdraw(self, numbers: Collection[int]) -> None:
         """Remove decisions that must not be applied."""
         with self.lock:
@@ -55,10 +68,13 @@ class DecisionSchedule:
     def take_due(self, iteration: int) -> list[Decision]:
         """Remove and return the decisions that take effect before the learner step of ``iteration``."""
         with self.lock:
+            if self.begins_at is None:
+                self.begins_at = iteration
             due = [decision for decision in self._scheduled if decision.iteration <= iteration]
             self._scheduled = [decision for decision in self._scheduled if decision.iteration > iteration]
             self._set_next()
         return due
 
     def _set_next(self) -> None:
-        self.next_iteration = min((decision.iteration for decision in self._scheduled), default=math.inf)
+        if self.begins_at is not None:
+            self.next_iteration = min((decision.iteration for decision in self._scheduled), default=math.inf)

@@ -6,11 +6,11 @@ import time
 
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from ding_normmon.core.plain_text import plain
 from ding_normmon.runs import Run, Series
 
 __all__ = ['frame', 'sparkline']
@@ -46,7 +46,7 @@ def frame(run: Run, now: float | None = None) -> RenderableType:
     speed = (int(reference.iterations[-1]) - int(reference.iterations[0])) / seconds if seconds > 0 else 0.0
     age = max(0.0, now - latest)
     at = int(reference.iterations[-1])
-    title = f'{escape(run.name)}   iteration {at}   {speed:.1f}/s   last point {age:.0f} s ago'
+    title = f'{plain(run.name, 200)}   iteration {at}   {speed:.1f}/s   last point {age:.0f} s ago'
 
     tasks = Table(expand=True)
     for heading in ('task', 'return', 'value loss', 'grad head_value', 'grad head_policy'):
@@ -58,7 +58,7 @@ def frame(run: Run, now: float | None = None) -> RenderableType:
             f'grad/head_value_task{task_id}/_total_norm',
             f'grad/head_policy_task{task_id}/_total_norm',
         )
-        tasks.add_row(escape(f'{task_id} {name}'), *(_cell(run.series.get(metric)) for metric in metrics))
+        tasks.add_row(Text(plain(f'{task_id} {name}', 200)), *(_cell(run.series.get(metric)) for metric in metrics))
     shared = Table(expand=True)
     for heading in ('shared', 'parameter norm', 'gradient norm'):
         shared.add_column(heading)
@@ -69,13 +69,14 @@ def frame(run: Run, now: float | None = None) -> RenderableType:
     found = [finding for finding in run.findings if finding.is_active]
     lines = [
         Text.assemble(
-            (finding.severity, _COLOURS[finding.severity]), f' {finding.sentence} ({finding.rule}, {finding.found})'
+            (finding.severity, _COLOURS[finding.severity]),
+            f' {plain(finding.sentence)} ({plain(finding.rule, 100)}, {finding.found})',
         )
         for finding in sorted(found, key=lambda finding: -finding.found)[:8]
     ]
     parts: list[RenderableType] = [tasks] if run.tasks else []
     parts += [shared, Panel(Group(*lines) if lines else Text('no findings'), title='findings')]
-    return Panel(Group(*parts), title=title)
+    return Panel(Group(*parts), title=Text(title))
 
 
 def _cell(series: Series | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import itertools
 import json
@@ -13,14 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ding_normmon.core.finding import Finding
+from ding_normmon.core.plain_text import plain
 from ding_normmon.metrics import DECLARED
 from ding_normmon.runs import Run, Series
 from ding_normmon.runs.report.charts import Section
 
-__all__ = ['POINTS', 'pack', 'payload_of', 'thinned']
+__all__ = ['CHARTS', 'POINTS', 'bounded', 'pack', 'payload_of', 'thinned']
 
 POINTS = 1000
 """Points of one curve that are drawn."""
+
+CHARTS = 2000
+"""Charts of a page, and curves of a chart; a run of more was made to fill the memory of whoever looks at it."""
 
 _MATRICES = 200
 """Positions of the slider of a matrix."""
@@ -53,6 +58,17 @@ def thinned(series: Series, points: int = POINTS) -> tuple[npt.NDArray[np.int64]
     return iterations[chosen], values[chosen]
 
 
+def bounded(sections: Sequence[Section]) -> list[Section]:
+    """Return the sections with no more charts, and charts with no more curves, than a browser can show."""
+    room, kept = CHARTS, []
+    for section in sections:
+        charts = [dataclasses.replace(chart, lines=chart.lines[:CHARTS]) for chart in section.charts[:room]]
+        room -= len(charts)
+        if charts:
+            kept.append(Section(section.key, charts))
+    return kept
+
+
 def payload_of(
     runs: Sequence[Run], sections: Sequence[Section], findings: Sequence[Sequence[Finding]]
 ) -> dict[str, Any]:
@@ -74,8 +90,8 @@ def payload_of(
     return {
         'runs': [
             {
-                'name': run.name,
-                'tasks': {str(task_id): name for task_id, name in run.tasks.items()},
+                'name': plain(run.name),
+                'tasks': {str(task_id): plain(name, 200) for task_id, name in run.tasks.items()},
                 'series': {name: _series(run.series[name]) for name in wanted if name in run.series},
                 'matrices': {
                     name: _matrices(stack.iterations, stack.values, stack.rows)
@@ -141,19 +157,19 @@ def _matrices(
     iterations: npt.NDArray[np.int64], values: npt.NDArray[np.float64], rows: Sequence[Any]
 ) -> dict[str, Any]:
     chosen = np.unique(np.linspace(0, len(iterations) - 1, min(len(iterations), _MATRICES)).astype(np.intp))
-    cells = [[[None if np.isnan(x) else round(x, 3) for x in row] for row in one] for one in values[chosen].tolist()]
+    cells = [[[round(x, 3) if np.isfinite(x) else None for x in row] for row in one] for one in values[chosen].tolist()]
     return {'iterations': iterations[chosen].tolist(), 'values': cells, 'rows': list(rows)}
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
     return {
-        'rule': finding.rule,
+        'rule': plain(finding.rule, 100),
         'severity': finding.severity,
         'since': finding.since,
         'found': finding.found,
         'cleared': finding.cleared,
-        'sentence': finding.sentence,
-        'advice': finding.advice,
+        'sentence': plain(finding.sentence),
+        'advice': plain(finding.advice),
         'tasks': list(finding.tasks),
         'metrics': list(finding.evidence),
     }

@@ -8,6 +8,7 @@ import numpy as np
 
 from ding_normmon.core.finding import Finding
 from ding_normmon.runs import MatrixSeries, Run, Series
+from ding_normmon.runs.rules import rules_of_today
 
 HEADS = ('head_value', 'head_policy', 'head_reward', 'head_observation')
 
@@ -74,4 +75,5 @@ def sample_run(tasks: int = 4, records: int = 200, names: tuple[str, ...] = (), 
                 (called[1],), None, {'grad/head_value_task1/_total_norm': 9.0}),
         Finding('head_gradient_gap', 'info', 700, 720, 'Heads are apart.', 'Weigh.', (0,), (called[0],), 'head_value'),
     ]  # fmt: skip
-    return Run(Path(path), series, {'conflict/encoder/cosine': stack}, called, {'seed': 0}, [], findings)
+    matrices, rules = {'conflict/encoder/cosine': stack}, rules_of_today()
+    return Run(Path(path), series, matrices, called, {'seed': 0}, [], findings, rules=rules)

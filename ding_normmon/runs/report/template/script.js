@@ -33,7 +33,8 @@
   const colour = (number) => palette[number % palette.length];
   const dash = (number) => dashes[Math.floor(number / palette.length) % dashes.length];
   const fade = (hex, alpha) => `rgba(${[1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)).join(',')},${alpha})`;
-  const escaped = (name) => name.replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;');
+  // Plotly knows tags, entities and %{...}: what looks like one is written with signs that only look like them.
+  const escaped = (name) => String(name).replace(/&/g, '＆').replace(/</g, '‹').replace(/>/g, '›').replace(/%\{/g, '％{');
 
   const titleOf = (chart) => {
     const title = chart.title.replace(/^\{task (\d+)\}$/, (_, task) => `${task} ${nameOf(Number(task))}`);

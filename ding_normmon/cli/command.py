@@ -1,0 +1,138 @@
+"""What all commands have in common: how they end, and how they write to the terminal."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterable
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ding_normmon.core.plain_text import plain
+
+__all__ = ['Command', 'Exit', 'Refused', 'exit_code_of', 'missing_package', 'say', 'write_file']
+
+
+class Exit(IntEnum):
+    """The exit codes of every command."""
+
+    FINE = 0
+    """Nothing is wrong."""
+    WARNINGS = 1
+    """Warnings were found, or a metric has left what is tolerated."""
+    ERRORS = 2
+    """Errors were found, or parts of a file are damaged."""
+    UNREADABLE = 3
+    """There was nothing to read or to write, or the command was used in a way that it cannot be."""
+
+
+_SEVERITIES = {'info': Exit.FINE, 'warning': Exit.WARNINGS, 'error': Exit.ERRORS}
+
+
+def exit_code_of(severities: Iterable[str]) -> Exit:
+    """Return the exit code that the most severe of several findings makes.
+
+    Example:
+        >>> exit_code_of(['info', 'error', 'warning']), exit_code_of([])
+        (<Exit.ERRORS: 2>, <Exit.FINE: 0>)
+    """
+    return max((_SEVERITIES[severity] for severity in severities), default=Exit.FINE)
+
+
+class Refused(click.ClickException):
+    """What cannot be done, in one sentence."""
+
+    exit_code = Exit.UNREADABLE
+
+    def format_message(self) -> str:
+        """Return the sentence, without anything that a terminal would obey."""
+        return plain(self.message)
+
+
+_NO_ARGUMENTS: type[click.UsageError] = getattr(click.exceptions, 'NoArgsIsHelpError', click.NoSuchOption)
+
+
+class Command(click.Command):
+    """A command that ends with one of :class:`Exit`, whatever happens."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Refuse what cannot be typed: click's own exit code for that is 2, which means errors in the run."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except _NO_ARGUMENTS as error:
+            error.show()
+            raise click.exceptions.Exit(Exit.UNREADABLE) from error
+        except click.UsageError as error:
+            raise Refused(error.format_message()) from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what goes wrong in it is a sentence."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            raise Refused(error.format_message()) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except MemoryError as error:
+            raise Refused(f'there is not enough memory for {ctx.command.name}') from error
+        except (OSError, ValueError) as error:
+            raise Refused(str(error) or type(error).__name__) from error
+        except Exception as error:
+            what = f'{type(error).__name__}: {error}'
+            raise Refused(f'normmon {ctx.command.name} has met something it was not made for ({what})') from error
+
+
+def say(text: str, err: bool = False, **style: Any) -> None:
+    """Print a text that may be of unknown origin.
+
+    Arguments:
+        text: what to print; only what can be seen of it is printed.
+        err: to standard error.
+        style: of the whole text, as ``click.style`` has it.
+    """
+    click.echo(click.style(plain(text, most=100_000), **style) if style else plain(text, most=100_000), err=err)
+
+
+def write_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file whole or not at all.
+
+    A link is not followed: whoever can write into a run's folder must not choose which file is overwritten.
+
+    Arguments:
+        path: the file; a device or a pipe is written to as it is.
+        write: writes to the path that it is given.
+
+    Raises:
+        Refused: the file is a link, or cannot be written.
+    """
+    try:
+        mode = path.lstat().st_mode if os.path.lexists(path) else stat.S_IFREG
+        if stat.S_ISLNK(mode) and (not path.exists() or path.is_file() or path.is_dir()):
+            raise Refused(f'{path} is a symbolic link and is left as it is; name another file with --output')
+        if stat.S_ISDIR(mode):
+            raise Refused(f'{path} is a folder; name a file with --output')
+        if not stat.S_ISREG(mode):
+            write(path)
+            return
+        handle, unfinished = tempfile.mkstemp(prefix='.unfinished-', suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        try:
+            write(Path(unfinished))
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(unfinished, 0o666 & ~mask)
+            os.replace(unfinished, path)
+        except BaseException:
+            os.unlink(unfinished)
+            raise
+    except OSError as error:
+        raise Refused(f'{path} cannot be written: {error.strerror or error}') from error
+
+
+def missing_package(error: ImportError, extra: str) -> Refused:
+    """Return what to say where a package is not installed."""
+    return Refused(f'{error}: pip install "ding_normmon[{extra}]"')

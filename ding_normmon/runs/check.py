@@ -1,0 +1,170 @@
+"""Whether a run's files are whole, and a clean copy of what is."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ding_normmon.destinations.tensorboard.frames import read_frames
+from ding_normmon.runs.format import Encoder
+from ding_normmon.runs.header import Header
+from ding_normmon.runs.history_file import is_history_name
+from ding_normmon.runs.read_events import event_files
+from ding_normmon.runs.read_history import begins_at, damage_sentences, kept_until, run_of
+from ding_normmon.runs.run import Run, RunError
+from ding_normmon.runs.streams import History, Stream, read_streams
+
+__all__ = ['Checked', 'check_run', 'repair']
+
+
+@dataclass
+class Checked:
+    """What is to be said of one file.
+
+    Arguments:
+        path: the file.
+        facts: what is in it, a sentence each.
+        warnings: what is no damage, and yet worth knowing.
+        errors: what is damaged.
+    """
+
+    path: Path
+    facts: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def check_run(path: Path) -> list[Checked]:
+    """Check the history files and event files of a run, or one of them.
+
+    Raises:
+        RunError: there are none.
+    """
+    if path.is_dir():
+        histories = sorted(file for file in path.iterdir() if is_history_name(file.name) and file.is_file())
+        events = event_files(path)
+    else:
+        histories = [path] if path.suffix == '.arrows' and path.is_file() else []
+        events = [path] if 'tfevents' in path.name and path.is_file() else []
+    if not histories + events:
+        raise RunError(f'{path} holds neither a history file (history.arrows) nor event files: it is no run')
+    found = [_history(file) for file in histories] + [_events(file) for file in events]
+    for checked in found[1 : len(histories)]:
+        checked.warnings.append(
+            'another run wrote it while the first file was in use; readers of the folder leave it out'
+        )
+    return found
+
+
+def _history(path: Path) -> Checked:
+    history = read_streams(path)
+    checked = Checked(path)
+    if not history.is_ours:
+        checked.errors.append(f'{path.name} is no history file, and nothing writes to it')
+        return checked
+    torn = [damage for damage in history.damages if damage.is_torn]
+    sentences = damage_sentences(path.name, history)
+    (checked.warnings if len(torn) == len(history.damages) else checked.errors).extend(sentences)
+    run = run_of(path, history)
+    checked.warnings += [warning for warning in run.warnings if warning not in sentences]
+    checked.facts.append(f'{history.size} bytes, {sum(stream.records for stream in history.streams)} records')
+    for number, (stream, until) in enumerate(zip(history.streams, kept_until(history.streams), strict=True), 1):
+        checked.facts.append(_told(number, stream, until))
+    checked.facts += _gaps(run)
+    for name, series in run.series.items():
+        if name.startswith('monitor/lost/'):
+            checked.warnings.append(
+                f'the monitor counted {series.values.sum():g} x {name} in {len(series.values)} records'
+            )
+    return checked
+
+
+def _told(number: int, stream: Stream, until: int) -> str:
+    iterations = stream.rows.iterations
+    if not len(iterations):
+        return f'start {number}: no records'
+    when = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(max(0.0, min(float(stream.rows.times[0]), 4e9))))
+    replaced = int((iterations >= until).sum())
+    branch = f'; from {until} on replaced by a later start ({replaced} rows)' if replaced else ''
+    begin = begins_at(stream)
+    continues = '' if begin is not None else ', goes on where the one before was interrupted'
+    return (
+        f'start {number}: {when}, {stream.records} records of iterations {iterations.min()} to '
+        f'{iterations.max()}{continues}{branch}'
+    )
+
+
+def _gaps(run: Run) -> list[str]:
+    """Return where iterations are missing that the distance of the others makes expect."""
+    cost = run.series.get('monitor/cost/ms') or max(run.series.values(), key=lambda one: len(one.values), default=None)
+    if cost is None or len(cost.iterations) < 4:
+        return []
+    steps = np.diff(cost.iterations)
+    wide = np.flatnonzero(steps > 1.5 * np.median(steps))
+    told = [f'{cost.iterations[at]} to {cost.iterations[at + 1]}' for at in wide[:5].tolist()]
+    return [f'{len(wide)} gaps between iterations: {", ".join(told)}{", ..." if len(wide) > 5 else ""}'] if told else []
+
+
+def _events(path: Path) -> Checked:
+    checked = Checked(path)
+    frames = list(read_frames(path.read_bytes()))
+    damaged = sum(not frame.is_intact and not frame.is_torn for frame in frames)
+    checked.facts.append(f'{sum(frame.is_intact for frame in frames)} events')
+    if damaged:
+        checked.errors.append(f'{damaged} parts of {path.name} are damaged')
+    if any(frame.is_torn for frame in frames):
+        checked.warnings.append(f'{path.name} ends in the middle of an event')
+    return checked
+
+
+def repair(path: Path) -> tuple[Path, int]:
+    """Write what is whole in a history file to a clean one beside it; return which, and how many records it has.
+
+    Every start of the run is in it, also what later ones have replaced.
+
+    Raises:
+        RunError: nothing in it can be read.
+        OSError: the copy cannot be written.
+    """
+    history = read_streams(path)
+    copy = path.with_name(f'{path.stem}-repaired.arrows')
+    records = 0
+    if not any(stream.records for stream in history.streams):
+        raise RunError(f'{path}: nothing in it can be read, so there is nothing to copy')
+    with copy.open('xb') as file:
+        for data in _clean(history):
+            records += 1
+            file.write(data)
+    return copy, records - len(history.streams)
+
+
+def _clean(history: History) -> Iterator[bytes]:
+    """Yield the bytes of every record, and behind those of each stream the bytes that end it."""
+    for stream in history.streams:
+        header = stream.header or Header()
+        replaced = begins_at(stream)
+        encoder = Encoder(Header(header.tasks, header.configuration, replaced, header.rules).plain())
+        rows = stream.rows
+        places = np.flatnonzero((np.diff(rows.iterations) != 0) | (np.diff(rows.times) != 0)) + 1
+        edges = [0, *places.tolist(), len(rows.iterations)]
+        for start, stop in itertools.pairwise(edges):
+            chosen = [
+                row
+                for row in range(start, stop)
+                if 0 <= rows.codes[row] < len(stream.names) and stream.names[rows.codes[row]] is not None
+            ]
+            if chosen:
+                yield encoder.encode_rows(
+                    int(rows.iterations[start]),
+                    float(rows.times[start]),
+                    rows.kinds[chosen],
+                    [str(stream.names[rows.codes[row]]) for row in chosen],
+                    rows.values[chosen],
+                    [rows.texts.get(row) for row in chosen],
+                )
+        yield encoder.end()

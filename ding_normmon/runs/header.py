@@ -1,0 +1,90 @@
+"""What a stream of a history file says of its run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ['LARGEST_TASK', 'Header', 'read_header', 'task_names']
+
+LARGEST_TASK = 1 << 20
+"""Task ids beyond it are a mistake, or meant to do harm."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a stream says before its records.
+
+    Arguments:
+        tasks: global task id to name.
+        configuration: the run's, as plain values.
+        replaces_from: iteration from which on the records of earlier streams are abandoned: this stream has measured
+            them again. None where it goes on with what the same process wrote before.
+        rules: which rules have judged the records; see :func:`~ding_normmon.runs.judge.rules_of_today`.
+        version: of the format.
+    """
+
+    tasks: Mapping[int, str] = field(default_factory=dict)
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+    replaces_from: int | None = None
+    rules: str = ''
+    version: int = 0
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain values, as it is written."""
+        return {
+            'tasks': dict(self.tasks),
+            'configuration': self.configuration,
+            'replaces_from': self.replaces_from,
+            'rules': self.rules,
+        }
+
+
+def read_header(text: str | bytes | None) -> Header | None:
+    """Return what a header says; what it does not say as expected is left out. None where it is no header.
+
+    Example:
+        >>> read_header('{"version": 7, "tasks": {"0": "Pong", "x": "?"}, "new": 1}')
+        Header(tasks={0: 'Pong'}, configuration={}, replaces_from=None, rules='', version=7)
+        >>> read_header('[1]') is None
+        True
+    """
+    if text is None:
+        return None
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    configuration, version, begin = (content.get(key) for key in ('configuration', 'version', 'replaces_from'))
+    return Header(
+        task_names(content.get('tasks')),
+        configuration if isinstance(configuration, dict) else {},
+        begin if _is_integer(begin) else None,
+        str(content.get('rules') or '')[:100],
+        version if isinstance(version, int) and _is_integer(version) else 0,
+    )
+
+
+def task_names(content: Any) -> dict[int, str]:
+    """Return names by global task id from what was read as JSON, without what cannot be one.
+
+    Example:
+        >>> task_names({'1': 'Pong', '-1': 'no', '9' * 400: 'no', 'x': 'no'})
+        {1: 'Pong'}
+    """
+    if not isinstance(content, Mapping):
+        return {}
+    known = {}
+    for key, name in content.items():
+        digits = str(key)
+        if digits.isascii() and digits.isdigit() and len(digits) < 8 and int(digits) <= LARGEST_TASK:
+            known[int(digits)] = str(name)
+    return known
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63

@@ -1,0 +1,135 @@
+"""Files that nobody would write, made of files that somebody did."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+from tensorboardX import SummaryWriter
+
+from ding_normmon.destinations.tensorboard.frames import checksum
+from ding_normmon.runs import Run, RunError, read_run
+from ding_normmon.runs.exports import WRITERS
+from ding_normmon.runs.format import HEADER, SCHEMA
+from tests.runs.histories import write_starts
+
+__all__ = ['READERS', 'mutated', 'read_or_refuse', 'seeds_of', 'with_right_checksums']
+
+_ODD = [b'\xff' * 4, b'\0' * 8, b'\x7f\xff\xff\xff', b'9' * 400, b'NaN', b'-1', b'1e999', b'[' * 50, b'"', b'\x1b]52;']
+
+
+def mutated(data: bytes, chance: random.Random) -> bytes:
+    """Return a file with a few things changed in it: bits, numbers, stretches taken out, doubled or moved, its end."""
+    changed = bytearray(data)
+    for _ in range(chance.randint(1, 6)):
+        if not changed:
+            break
+        at = chance.randrange(len(changed))
+        length = min(chance.choice((1, 2, 4, 8, 50, 400)), len(changed) - at)
+        kind = chance.randrange(8)
+        if kind == 0:
+            changed[at] ^= 1 << chance.randrange(8)
+        elif kind == 1:
+            changed[at : at + length] = chance.randbytes(length)
+        elif kind == 2:
+            del changed[at : at + length]
+        elif kind == 3:
+            changed[at:at] = changed[at : at + length]
+        elif kind == 4:
+            changed[at : at + 1] = chance.choice(_ODD)
+        elif kind == 5:
+            del changed[at:]
+        elif kind == 6:
+            start = at // 4 * 4
+            changed[start : start + 4] = struct.pack('<i', chance.choice((-1, 0, 2**31 - 1, -(2**31), len(data))))
+        else:
+            other = chance.randrange(len(changed))
+            changed[at : at + length] = changed[other : other + length]
+    return bytes(changed)
+
+
+def read_or_refuse(path: Path) -> Run | None:
+    """Read a file; None where it is refused in a sentence. Anything else is a fault of the reader."""
+    try:
+        return read_run(path)
+    except RunError:
+        return None
+
+
+def _history(folder: Path) -> list[bytes]:
+    return [write_starts(folder, starts=2, records=6)]
+
+
+def _unsealed(folder: Path) -> list[bytes]:
+    path = folder / 'unsealed'
+    schema = SCHEMA.with_metadata({HEADER: '{"version": 1, "tasks": {"0": "Pong"}, "configuration": {}}'})
+    texts = [None, '{"values": [[1, 2]], "rows": [0], "columns": [0, 1], "labels": []}', '"note"']
+    texts.append('{"rule": "odd", "severity": "info", "since": 1, "found": 2, "sentence": "Odd.", "advice": "Wait."}')
+    columns = [
+        pa.array([1, 1, 1, 1]),
+        pa.array([0.0] * 4),
+        pa.array([0, 1, 2, 3], pa.int8()),
+        pa.array(['a', 'm', 'n', 'odd']).dictionary_encode(),
+        pa.array([1.0, None, None, None]),
+        pa.array(texts, pa.string()),
+    ]
+    for options in (None, pa.ipc.IpcWriteOptions(compression='zstd')):
+        with pa.OSFile(str(path), 'wb') as sink, pa.ipc.new_stream(sink, schema, options=options) as stream:
+            stream.write_batch(pa.record_batch(columns, schema=schema))
+        if options is None:
+            plain = path.read_bytes()
+    return [plain, path.read_bytes()]
+
+
+def _events(folder: Path) -> list[bytes]:
+    writer = SummaryWriter(str(folder / 'events'))
+    for step in range(6):
+        writer.add_scalar('loss', 1.0 / (step + 1), step)
+        writer.add_text('text', 'hello', step)
+    writer.close()
+    (path,) = (folder / 'events').iterdir()
+    data = path.read_bytes()
+    return [data, data]
+
+
+def _export(form: str) -> Callable[[Path], list[bytes]]:
+    def made(folder: Path) -> list[bytes]:
+        write_starts(folder, starts=1, records=6)
+        run = read_run(folder)
+        WRITERS[form](run, folder / 'out')
+        return [(folder / 'out').read_bytes()]
+
+    return made
+
+
+READERS: dict[str, tuple[str, Callable[[Path], list[bytes]]]] = {
+    'history': ('history.arrows', _history),
+    'unsealed': ('history.arrows', _unsealed),
+    'events': ('events.out.tfevents.1.host', _events),
+    'csv': ('run.csv', _export('csv')),
+    'json': ('run.json', _export('json')),
+    'parquet': ('run.parquet', _export('parquet')),
+}
+"""Name of the file, and how whole ones are made, by reader."""
+
+
+def seeds_of(reader: str, folder: Path) -> list[bytes]:
+    """Return whole files of a kind."""
+    made = folder / 'seeds'
+    made.mkdir(parents=True, exist_ok=True)
+    return READERS[reader][1](made)
+
+
+def with_right_checksums(data: bytes) -> bytes:
+    """Return mutated events, each cut to a frame with a right checksum, so that what is in it is looked at."""
+    frames, position = b'', 0
+    while position + 16 <= len(data):
+        length = min(struct.unpack_from('<Q', data, position)[0], 4000)
+        event = data[position + 12 : position + 12 + length]
+        head = struct.pack('<Q', len(event))
+        frames += head + checksum(head) + event + checksum(event)
+        position += 16 + length
+    return frames

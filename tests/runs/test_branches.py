@@ -1,0 +1,120 @@
+"""A resumed run shows one branch: what it measures again is in nobody's sight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboardX import SummaryWriter
+from torch import nn
+
+from ding_normmon import Monitor, Record
+from ding_normmon.destinations import TensorBoard
+from ding_normmon.runs import read_run
+from ding_normmon.runs.history_file import FILE_NAME, HistoryFile
+from ding_normmon.runs.read_events import event_files, read_events
+from tests.runs.histories import points, sample, write
+
+NAME = 'grad/model/_total_norm'
+
+
+def train(
+    folder: Path, iterations: range, frequency: int, state: dict[str, int] | None = None, saved_at: int | None = None
+) -> dict[str, int]:
+    """Train from the first iteration to the last; return the monitor's state as a checkpoint has it."""
+    model = nn.Linear(2, 1)
+    # Files are named after the second in which they were begun.
+    writer = SummaryWriter(str(folder), filename_suffix=f'.{len(list(folder.iterdir()))}')
+    destinations = [HistoryFile(folder / FILE_NAME), TensorBoard(writer)]
+    monitor = Monitor(model, {'monitor_norm_freq': frequency}, destinations=destinations)
+    if state is not None:
+        monitor.load_state_dict(state)
+    saved = monitor.state_dict()
+    for iteration in iterations:
+        if iteration == saved_at:
+            saved = monitor.state_dict()
+        with monitor.step(iteration) as step:
+            loss = model(torch.ones(1, 2)).sum()
+            step.forward_end()
+            loss.backward()
+            step.backward_end()
+    monitor.close()
+    writer.close()
+    return saved
+
+
+def in_history(folder: Path) -> list[int]:
+    return list(points(read_run(folder / FILE_NAME), NAME))
+
+
+def in_events(folder: Path) -> list[int]:
+    found = read_events(folder, event_files(folder)).series[NAME].iterations.tolist()
+    accumulator = EventAccumulator(str(folder), size_guidance={'scalars': 0})
+    accumulator.Reload()
+    assert [point.step for point in accumulator.Scalars(NAME)] == found
+    return found
+
+
+@pytest.mark.parametrize(('before', 'after'), [(1, 1), (1, 7), (5, 3), (3, 10)])
+def test_another_frequency_after_the_resumption(tmp_path: Path, before: int, after: int) -> None:
+    state = train(tmp_path, range(24), before, saved_at=14)
+    train(tmp_path, range(14, 40), after, state)
+    expected = [i for i in range(14) if i % before == 0] + [i for i in range(14, 40) if i % after == 0]
+    assert in_history(tmp_path) == expected
+    assert in_events(tmp_path) == expected
+
+
+def test_a_second_resumption_and_one_from_an_older_checkpoint(tmp_path: Path) -> None:
+    older = train(tmp_path, range(20), 1, saved_at=5)
+    newer = train(tmp_path, range(5, 30), 2, older, saved_at=12)
+    train(tmp_path, range(12, 20), 3, newer)
+    assert in_history(tmp_path) == [*range(5), 6, 8, 10, 12, 15, 18]
+    assert in_events(tmp_path) == in_history(tmp_path)
+    train(tmp_path, range(5, 9), 4, older)
+    assert in_history(tmp_path) == [*range(5), 8]
+    assert in_events(tmp_path) == [*range(5), 8]
+
+
+def test_a_run_that_goes_on_without_the_monitors_state_begins_where_its_first_step_is(tmp_path: Path) -> None:
+    train(tmp_path, range(24), 1)
+    train(tmp_path, range(14, 30), 10)
+    assert in_history(tmp_path) == [*range(14), 20]
+
+
+def test_matrices_notes_and_findings_of_an_abandoned_branch_are_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAME
+    write(path, [sample(number) for number in range(30)])
+    write(path, [Record(12, {'a': 0.5})], begins_at=10)
+    run = read_run(path)
+    assert points(run) == {**{number: float(number) for number in range(10)}, 12: 0.5}
+    assert run.matrices['conflict/encoder/cosine'].iterations.tolist() == [0, 3, 6, 9]
+    assert [note.iteration for note in run.notes] == [0, 5]
+    assert [finding.found for finding in run.findings] == [0, 7]
+
+
+def test_nothing_of_an_abandoned_branch_is_taken_out_of_the_files(tmp_path: Path) -> None:
+    state = train(tmp_path, range(20), 1, saved_at=10)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    train(tmp_path, range(10, 15), 1, state)
+    for path, data in before.items():
+        after = path.read_bytes()
+        if path.name == FILE_NAME:
+            assert after.startswith(data)
+        else:
+            changed = np.flatnonzero(np.frombuffer(after, np.uint8) != np.frombuffer(data, np.uint8))
+            assert len(after) == len(data)
+            assert 10 <= len(changed) <= 10 * 5  # one byte and a checksum each
+
+
+def test_the_beginning_of_a_branch_survives_damage(tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAME
+    write(path, [Record(number, {'a': float(number)}) for number in range(30)])
+    at = path.stat().st_size
+    write(path, [Record(number, {'a': 0.5}) for number in (21, 28, 35)], begins_at=15)
+    data = bytearray(path.read_bytes())
+    data[at + 100] ^= 1
+    path.write_bytes(data)
+    assert points(read_run(path)) == {**{number: float(number) for number in range(15)}, 28: 0.5, 35: 0.5}
