@@ -42,7 +42,8 @@ class Destination(Protocol):
     """Receives every finished record, on rank 0, in the monitor's background thread, in the order of iterations.
 
     A destination that wants to know the tasks' names also has ``begin(description: RunDescription)``, which is called
-    once, in the same thread, before the first record. An exception is logged once and counted; the next record is
+    once, in the same thread, before the first record. One with a true attribute ``only_findings`` is offered only the
+    records that hold findings. An exception is logged once and counted; the next record is
     offered again.
     """
 

@@ -57,6 +57,10 @@ class Diagnosis:
         self._named_at = -ECHO - 1
         self.switched_off: dict[str, str] = {}
 
+    def name_tasks(self, tasks: Mapping[int, str]) -> None:
+        """Take the tasks' names, where they are known only after construction."""
+        self._window.tasks.update(tasks)
+
     @property
     def rules(self) -> list[Rule]:
         """The rules that are switched on."""
@@ -86,10 +90,14 @@ class Diagnosis:
                 missing[rule.name] = ', '.join(f'{family}*' for family in rule.reads)
         return missing
 
+    def take(self, record: Record) -> None:
+        """Take the points of a record, to which later ones are compared, without judging it."""
+        self._window.add(record)
+
     def observe(self, record: Record) -> tuple[Finding, ...]:
         """Run the rules on one record; return the findings that it raised or cleared."""
         window = self._window
-        window.add(record)
+        self.take(record)
         number = window.points.records
         found: list[Finding] = []
         for tracker in list(self._trackers):

@@ -2,6 +2,7 @@
 
 from ding_normmon.diagnose.rule import Rule
 from ding_normmon.diagnose.rules.always_clipped import AlwaysClipped
+from ding_normmon.diagnose.rules.clipped_to_zero import ClippedToZero
 from ding_normmon.diagnose.rules.conflicting_pair import ConflictingPair
 from ding_normmon.diagnose.rules.constant_data import ConstantData
 from ding_normmon.diagnose.rules.dormant_units import DormantUnits
@@ -29,6 +30,7 @@ __all__ = ['RULES']
 
 RULES: tuple[type[Rule], ...] = (
     NonFinite,
+    ClippedToZero,
     NoGradient,
     TwinTasks,
     MissingData,

@@ -15,6 +15,7 @@ from ding_normmon.core.lost_data import LostData
 from ding_normmon.core.record import Record
 from ding_normmon.monitor.budget.time_share import TimeShare
 from ding_normmon.monitor.findings.actions import FindingActions
+from ding_normmon.monitor.findings.alarm import Alarm
 from ding_normmon.ranks.decisions.control import Control
 
 if TYPE_CHECKING:
@@ -48,6 +49,14 @@ class Judge(Protocol):
         """Rules that raised an exception and are not asked again, and what it was."""
         ...
 
+    def name_tasks(self, tasks: Mapping[int, str]) -> None:
+        """Take the tasks' names."""
+        ...
+
+    def take(self, record: Record) -> None:
+        """Take the points of a record that is not judged."""
+        ...
+
     def observe(self, record: Record) -> Sequence[Finding]:
         """Return the findings that were raised or have cleared in this record."""
         ...
@@ -63,7 +72,8 @@ class DiagnosisStage:
         lost_data: where it is counted that records could not be judged.
         actions: what findings lead to besides being told.
         share: of the time that judging may take, in the background of a training that also needs the interpreter;
-            records are left out to stay under it, those with non-finite values never. None for no limit.
+            the rules are not asked about every record to stay under it, but always when an :class:`Alarm
+            <ding_normmon.monitor.findings.alarm.Alarm>` rings. None for no limit.
 
     Attributes:
         active: the findings that lasted at the last record.
@@ -97,12 +107,12 @@ class DiagnosisStage:
         self.findings: tuple[Finding, ...] = ()
         self.judged = 0
         self._failed: set[str] = set()
+        self._alarm = Alarm()
 
     @classmethod
     def of(
         cls,
         config: MonitorConfig,
-        tasks: Mapping[int, str],
         rules: Sequence[Rule],
         control: Control,
         lost_data: LostData,
@@ -119,11 +129,16 @@ class DiagnosisStage:
         from ding_normmon.diagnose import Diagnosis
 
         check_rules(config, rules)
-        judge = Diagnosis(tasks, rules=rules, options=config.rules)
+        judge = Diagnosis({}, rules=rules, options=config.rules)
         if rank != 0:
             return cls()
         share = None if config.budget is None else _SHARE_OF_BUDGET * config.budget
         return cls(judge, lost_data, FindingActions(config.on_finding, control, lost_data), share)
+
+    def name_tasks(self, tasks: Mapping[int, str]) -> None:
+        """Take the tasks' names, before the first record."""
+        if self._judge is not None:
+            self._judge.name_tasks(tasks)
 
     @property
     def is_on(self) -> bool:
@@ -140,10 +155,13 @@ class DiagnosisStage:
         if self._judge is None:
             return record
         begin = time.perf_counter()
-        if not self._has_time(begin) and not any(name.startswith('monitor/nonfinite/') for name in record.scalars):
-            return record
+        is_asked = self._alarm.rings(record.scalars) | self._has_time(begin)
         found: tuple[Finding, ...] = ()
         try:
+            if not is_asked:
+                # The rules compare with the past, which costs little to keep.
+                self._judge.take(record)
+                return record
             found = tuple(self._judge.observe(record))
             self.judged += 1
             self.active, self.findings = tuple(self._judge.active), tuple(self._judge.findings)
@@ -208,6 +226,8 @@ class FindingCallback:
         >>> callback.publish(Record(5, findings=(Finding('odd', 'info', 3, 5, 'Odd.', 'Wait.'),)))
         odd True
     """
+
+    only_findings = True
 
     def __init__(self, callback: Callable[[Finding], object]) -> None:
         self._callback = callback
