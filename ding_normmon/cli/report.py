@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ding_normmon.cli.command import Exit, Command, missing_package, say, write_file
+from ding_normmon.cli.command import Command, Exit, missing_package, say, write_file
 
 __all__ = ['command']
 
@@ -27,7 +27,7 @@ def command(run: str, output: Path | None, language: str, again: bool) -> None:
     try:
         found = read_run(run)
         if (nothing := nothing_measured(found)) is not None:
-            click.echo(nothing, err=True)
+            say(nothing, err=True)
         from ding_normmon.runs.report.page import write_page
 
         folder = Path(run) if Path(run).is_dir() else Path(run).parent

@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
+from ding_normmon.cli.command import Command, Refused
+
 __all__ = ['command', 'read_settings']
 
 
-@click.command('run', context_settings={'allow_interspersed_args': False})
+@click.command('run', cls=Command, context_settings={'allow_interspersed_args': False})
 @click.option(
     '--monitor', 'settings', metavar='KEY=VALUE', multiple=True, help='As often as wanted: monitor_norm_freq=100.'
 )
@@ -35,9 +37,9 @@ def command(
         config = read_settings(settings)
         MonitorConfig.read(config)
     except ConfigurationError as error:
-        raise click.ClickException(str(error)) from error
+        raise Refused(str(error)) from error
     if not is_module and not Path(program).is_file():
-        raise click.ClickException(f'{program}: there is no such file; a module is run with -m')
+        raise Refused(f'{program}: there is no such file; a module is run with -m')
 
     def run() -> None:
         from ding_normmon.integrations.run_script import run_script
