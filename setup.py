@@ -26,6 +26,7 @@ test = [
     'pytest-timeout',
     'pytest-xdist',
     'hypothesis',
+    'torchjd',
     'build',
     'packaging',
 ]

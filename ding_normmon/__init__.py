@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ding_normmon.integrations.ding_engine.middleware import NormMonitor
     from ding_normmon.integrations.ding_engine.writer import init_writer
     from ding_normmon.integrations.loop import Monitor
+    from ding_normmon.integrations.run import monitored_run
 
 __version__ = '0.1.0'
 
@@ -32,26 +33,28 @@ __all__ = [
     'Record',
     'attach',
     'init_writer',
+    'monitored_run',
     'register_adapter',
 ]
 
-# Everything is imported at first use: Monitor works where DI-engine is not installed, and the command line says what it
-# can do without torch.
+# Imported at first use: `Monitor` works where DI-engine is not installed, and `normmon run` imports nothing, torch
+# included, before the script that it runs.
 _LAZY = {
-    'INERT': 'ding_normmon.core.step',
-    'Attachment': 'ding_normmon.integrations.attach',
-    'ConfigurationError': 'ding_normmon.core.config',
-    'GroupError': 'ding_normmon.core.parameter_groups',
-    'LearnerStep': 'ding_normmon.core.step',
-    'Matrix': 'ding_normmon.core.record',
-    'Monitor': 'ding_normmon.integrations.loop',
-    'MonitorConfig': 'ding_normmon.core.config',
-    'NormMonitor': 'ding_normmon.integrations.ding_engine.middleware',
-    'NormMonitorHook': 'ding_normmon.integrations.ding_engine.learner_hook',
-    'Record': 'ding_normmon.core.record',
-    'attach': 'ding_normmon.integrations.attach',
-    'init_writer': 'ding_normmon.integrations.ding_engine.writer',
-    'register_adapter': 'ding_normmon.integrations.adapter',
+    'Attachment': 'integrations.attach',
+    'ConfigurationError': 'core.config',
+    'GroupError': 'core.parameter_groups',
+    'INERT': 'core.step',
+    'LearnerStep': 'core.step',
+    'Matrix': 'core.record',
+    'Monitor': 'integrations.loop',
+    'MonitorConfig': 'core.config',
+    'NormMonitor': 'integrations.ding_engine.middleware',
+    'NormMonitorHook': 'integrations.ding_engine.learner_hook',
+    'Record': 'core.record',
+    'attach': 'integrations.attach',
+    'init_writer': 'integrations.ding_engine.writer',
+    'monitored_run': 'integrations.run',
+    'register_adapter': 'integrations.adapter',
 }
 
 
@@ -60,7 +63,7 @@ def __getattr__(name: str) -> Any:
         from importlib import import_module
 
         try:
-            return getattr(import_module(_LAZY[name]), name)
+            return getattr(import_module(f'ding_normmon.{_LAZY[name]}'), name)
         except ModuleNotFoundError as error:
             if (error.name or '').partition('.')[0] != 'ding':
                 raise

@@ -66,8 +66,8 @@ deviations, so that no threshold depends on a model's size. A pattern becomes a 
 and the finding clears after several records without it; the first 30 records raise no findings. All counts are numbers
 of records, so `monitor_norm_freq` does not matter. Shortly after a finding that names a cause, the findings of other
 rules are only information, because a fault of one task also affects shared parts and other tasks. The rules take at
-most the share `budget` of the training time; if records come faster, they read only some of them, but always those
-with NaN.
+most the share `budget` of the training time; if records come faster, they are asked about only some of them, but always
+about those with NaN, with a gradient that clipping took away, or with a jump by three orders of magnitude.
 
 ## How good they are
 

@@ -29,17 +29,19 @@ def command(run: str, form: str, names: str, again: bool) -> None:
 
     What was found while the run trained is told; where nothing was judged then, or by other rules than today's, it is
     judged now. The exit code is 0 if nothing was found, 1 with warnings, 2 with errors (also those that cleared), 3 if
-    RUN cannot be read.
+    RUN cannot be read or the monitor wrote nothing there.
     """
     from ding_normmon.core.config import ConfigurationError
     from ding_normmon.runs import RunError, read_run
-    from ding_normmon.runs.judge import judge
+    from ding_normmon.runs.judge import judge, nothing_measured
 
     try:
         found = read_run(run)
         judgement = judge(found, _only(names), again)
     except (RunError, ConfigurationError, ImportError) as error:
         raise Refused(str(error)) from error
+    if (nothing := nothing_measured(found)) is not None:
+        raise Refused(nothing)
     if form == 'json':
         click.echo(_as_json(found, judgement))
     else:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 __all__ = ['COMMANDS', 'main']
 
 COMMANDS = {
+    'run': 'Run a script, untouched, with the monitor on its learners.',
     'inspect': 'Tell what the monitor finds on a policy.',
     'diagnose': 'Tell what went wrong in a run.',
     'report': 'Write a run as one page that opens from disk.',
@@ -61,4 +63,12 @@ def main() -> None:
     sys.path.insert(0, '')
     commands = Commands('normmon', help=_HELP)
     click.version_option(__version__, prog_name='normmon')(commands)
-    commands()
+    # What is to be run once click has ended.
+    programs: list[Callable[[], None]] = []
+    try:
+        commands(obj=programs)
+    except SystemExit as left:
+        if left.code or not programs:
+            raise
+    for program in programs:
+        program()

@@ -49,6 +49,7 @@ class MonitorConfig:
         detail: ``'group'``, or ``'parameter'`` for one norm per parameter as well.
         top_k: with ``detail='parameter'``, only the so many largest of each group; None for all.
         module_groups: further parameter groups, name to attribute path.
+        task_names: what people call the tasks: a list in the order of their global ids, or a mapping of ids to names.
         clip_fraction: also report the share of the steps since the last record in which a clip call took something
             away; it looks at every step.
         history: also write every record, complete, to ``history.arrows`` beside DI-engine's event file.
@@ -87,6 +88,7 @@ monitor_norm_freq
     detail: str = 'group'
     top_k: int | None = None
     module_groups: Mapping[str, Any] = field(default_factory=dict)
+    task_names: Mapping[int, str] = field(default_factory=dict)
     clip_fraction: bool = False
     history: bool = True
     diagnose: bool = True
@@ -111,6 +113,7 @@ monitor_norm_freq
         known = {entry.name for entry in fields(cls)}
         for key in config:
             if key not in known:
+                _refuse_larger(config)
                 nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
                 raise ConfigurationError(f'monitor.{key}: no such key; the nearest is {nearest}')
         for key, check in _CHECKS.items():
@@ -122,7 +125,9 @@ monitor_norm_freq
         }
         if 'dormant_taus' in values:
             values['dormant_taus'] = tuple(float(tau) for tau in values['dormant_taus'])
-        for key in ('rules', 'on_finding'):
+        if isinstance(values.get('task_names'), (list, tuple)):
+            values['task_names'] = dict(enumerate(values['task_names']))
+        for key in ('rules', 'on_finding', 'task_names'):
             if isinstance(values.get(key), Mapping):
                 values[key] = _sorted(values[key])
         result = cls(**values)
@@ -136,6 +141,22 @@ monitor_norm_freq
         if result.top_k is not None and result.detail != 'parameter':
             raise ConfigurationError("monitor.top_k: only allowed with detail='parameter'")
         return result
+
+
+_LARGER = {
+    'cfg': ('policy', 'env'),
+    'cfg.policy': ('learn', 'collect', 'eval', 'cuda', 'type', 'batch_size', 'monitor'),
+}
+"""What a configuration that the monitor's is a part of has, of which two or more are there."""
+
+
+def _refuse_larger(config: Mapping[str, Any]) -> None:
+    for name, keys in _LARGER.items():
+        if sum(key in config for key in keys) >= 2:
+            part = config.get('policy', {}) if name == 'cfg' else config
+            there = isinstance(part, Mapping) and 'monitor' in part
+            instead = 'cfg.policy.monitor' if there else 'the monitor\'s own, such as dict(monitor_norm_freq=100)'
+            raise ConfigurationError(f'monitor: this is {name}, the configuration of more; hand over {instead}')
 
 
 def _show(value: object) -> str:
@@ -217,6 +238,15 @@ def _sorted(value: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _sorted(entry) if isinstance(entry, Mapping) else entry for key, entry in entries}
 
 
+def _task_names(value: object) -> str | None:
+    ok = isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
+    ok = ok or (
+        isinstance(value, Mapping)
+        and all(_is_integer(task_id) and isinstance(name, str) for task_id, name in value.items())
+    )
+    return None if ok else "a list of names in the order of task ids, or a mapping of ids to names, such as {0: 'Pong'}"
+
+
 def _preset(value: object) -> str | None:
     return None if value in ('basic', 'multitask', 'full') else "'basic', 'multitask' or 'full'"
 
@@ -246,6 +276,7 @@ _CHECKS = {
     'detail': _detail,
     'top_k': _positive_integer_or_none,
     'module_groups': _mapping,
+    'task_names': _task_names,
     'clip_fraction': _boolean,
     'diagnose': _boolean,
     'history': _boolean,

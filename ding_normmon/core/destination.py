@@ -42,7 +42,8 @@ class Destination(Protocol):
     """Receives every finished record, on rank 0, in a background thread, in the order of iterations.
 
     A destination that needs the tasks' names also has ``begin(description: RunDescription)``, which is called once, in
-    the same thread, before the first record. An exception is logged once and counted; later records still arrive.
+    the same thread, before the first record. A destination with a true attribute ``only_findings`` gets only the
+    records that hold findings. An exception is logged once and counted; later records still arrive.
     """
 
     def publish(self, record: Record) -> None:

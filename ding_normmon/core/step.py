@@ -83,6 +83,8 @@ class LearnerStepListener(Protocol):
 
     def on_clip(self, clip: Clip) -> None: ...
 
+    def on_left_out(self, what: str) -> None: ...
+
     def on_hook_point(self, hook_point: str, step: LearnerStep) -> None: ...
 
 
@@ -117,6 +119,7 @@ class InertLearnerStep:
         self,
         losses: Mapping[int, Tensor] | None = None,
         parts: Mapping[int, Mapping[str, Tensor]] | None = None,
+        corrected: bool = False,
     ) -> None:
         """Do nothing."""
 
@@ -178,6 +181,7 @@ class LearnerStep(InertLearnerStep):
         'averaged_over',
         'awaited',
         'changes',
+        'corrected',
         'detached',
         'fired',
         'gradient_scale',
@@ -185,6 +189,7 @@ class LearnerStep(InertLearnerStep):
         'iteration',
         'listener',
         'losses',
+        'observed',
         'parts',
         'reads_parts',
         'replace_gradients',
@@ -201,6 +206,11 @@ class LearnerStep(InertLearnerStep):
         self.averaged_over = 1
         self.reads_parts = True
         """Whether ``parts`` are read at ``forward_end``; if not, a policy need not compute them."""
+        self.observed = False
+        """Whether an adapter publishes for a policy that does not publish itself. What cannot be measured is then left
+        out and counted, because nobody can correct it; a task that a batch holds twice is measured as one."""
+        self.corrected = False
+        """Whether the gradients are more than the sum of the tasks' gradients: MoCo, PCGrad and their relatives."""
         self.fired: list[str] = []
         self.gradient_scale: Tensor | float = 1.0
         self.gradients_of: Collection[int] | None = None
@@ -239,6 +249,10 @@ class LearnerStep(InertLearnerStep):
             value = value.detach()
         self.listener.on_publish_loss(name, value, task_id)
 
+    def leave_out(self, what: str) -> None:
+        """Tell of something that cannot be measured; it is counted, and said once."""
+        self.listener.on_left_out(what)
+
     def clipped(self, norm: Tensor | float, max_norm: float, model: str = 'model', local: bool = False) -> None:
         """Report that gradients were scaled by ``min(1, max_norm / norm)``; between backward_end and step_end.
 
@@ -257,6 +271,7 @@ class LearnerStep(InertLearnerStep):
         self,
         losses: Mapping[int, Tensor] | None = None,
         parts: Mapping[int, Mapping[str, Tensor]] | None = None,
+        corrected: bool = False,
     ) -> None:
         """Fire the hook point before the backward pass.
 
@@ -265,8 +280,10 @@ class LearnerStep(InertLearnerStep):
                 differentiated (weighted, divided by the number of tasks).
             parts: the terms of each task's loss by name (``'value'``, ``'policy'``), with their graphs and weights, so
                 that they add up to the task's loss.
+            corrected: the gradients that follow are made of those of the tasks by more than a sum: MoCo, PCGrad and
+                their relatives. ``grad/*`` is then what the correction makes, ``conflict/*`` what it is made of.
         """
-        self.losses, self.parts = losses, parts
+        self.losses, self.parts, self.corrected = losses, parts, self.corrected or corrected
         try:
             self._fire('forward_end')
         finally:

@@ -54,6 +54,7 @@ class DestinationWorker:
         self._description = RunDescription() if description is None else description
         self._destination = destination
         self._lost = lost_data
+        self._only_findings = bool(getattr(destination, 'only_findings', False))
         self._name = type(destination).__name__
         self._queue: deque[Record] = deque()
         self._queue_size = queue_size
@@ -64,6 +65,8 @@ class DestinationWorker:
 
     def enqueue(self, record: Record) -> None:
         """Queue a record and return at once; it is passed on at :meth:`flush`, or when several records wait."""
+        if self._only_findings and not record.findings:
+            return
         with self._wake:
             if len(self._queue) >= self._queue_size:
                 self._queue.popleft()

@@ -58,6 +58,10 @@ class Diagnosis:
         self._named_at = -ECHO - 1
         self.switched_off: dict[str, str] = {}
 
+    def name_tasks(self, tasks: Mapping[int, str]) -> None:
+        """Take the tasks' names, where they are known only after construction."""
+        self._window.tasks.update(tasks)
+
     @property
     def rules(self) -> list[Rule]:
         """The rules that are switched on."""
@@ -88,13 +92,13 @@ class Diagnosis:
         return missing
 
     def observe(self, record: Record) -> tuple[Finding, ...]:
-        """Judge one record; return the findings that were raised or have cleared in it."""
+        """Run the rules on one record; return the findings that it raised or cleared."""
         self._window.add(record)
         return self._judge(everything=True)
 
     def check(self, record: Record) -> tuple[Finding, ...]:
-        """Judge one record by the invariants alone, where there is no time for the other rules."""
-        self._window.record = record
+        """Run the invariants alone on one record, where there is no time for the other rules."""
+        self._window.add(record)
         return self._judge(everything=False)
 
     def _judge(self, everything: bool) -> tuple[Finding, ...]:

@@ -27,7 +27,7 @@ from ding_normmon.integrations.nothing_measured import NothingMeasured
 from ding_normmon.integrations.observe.grad_scaler import find_scalers
 from ding_normmon.integrations.observe.hook_points import HookPoints
 from ding_normmon.integrations.observe.observed_steps import ObservedSteps
-from ding_normmon.integrations.policy_model import find_optimizers
+from ding_normmon.integrations.policy_model import find_optimizers, names_of_policy
 from ding_normmon.integrations.publishing_policy import PublishingAdapter
 from ding_normmon.metrics import Clipping, LearnerSteps, Metric, preset_metrics
 from ding_normmon.metrics.local_gradients import with_local_gradients
@@ -51,6 +51,7 @@ def attach(
     metrics: Sequence[Metric] | None = None,
     rules: Sequence[Any] = (),
     callback: Callable[[Finding], object] | None = None,
+    task_names: Mapping[int, str] | None = None,
 ) -> Attachment:
     """Put a monitor on a policy: models, groups, signals, optimizers and hook points are found by looking at it.
 
@@ -66,6 +67,7 @@ def attach(
         metrics: what is measured; by default those of ``preset``, see :mod:`ding_normmon.metrics`.
         rules: further rules that judge records, the same on every rank.
         callback: called with every finding, see :class:`~ding_normmon.monitor.monitor.Monitor`.
+        task_names: names of tasks by global id; the policy's own ``task_names`` and those in ``cfg`` count more.
 
     Raises:
         TypeError: an object that is no policy.
@@ -100,6 +102,7 @@ def attach(
         metrics=metrics,
         rules=rules,
         callback=callback,
+        task_names=task_names,
     )
 
 
@@ -120,6 +123,7 @@ class Attachment:
         metrics: Sequence[Metric] | None = None,
         rules: Sequence[Any] = (),
         callback: Callable[[Finding], object] | None = None,
+        task_names: Mapping[int, str] | None = None,
     ) -> None:
         with refusals_told():
             if isinstance(getattr(policy, '_forward_learn', None), MonitoredForward):
@@ -133,7 +137,7 @@ class Attachment:
             config,
             num_tasks=adapter.num_tasks,
             task_ids=adapter.task_ids,
-            task_names=adapter.task_names if isinstance(adapter, PublishingAdapter) else (),
+            task_names={**dict(task_names or {}), **names_of_policy(policy)},
             destinations=destinations,
             metrics=_metrics_of(adapter, preset_metrics(config.preset) if metrics is None else metrics),
             rules=rules,
@@ -186,6 +190,10 @@ class Attachment:
     def attached(self) -> bool:
         """Whether the policy is being monitored."""
         return self._forward is not None
+
+    def is_of(self, policy: Any) -> bool:
+        """Tell whether it is attached to this policy."""
+        return self.attached and self._policy is policy
 
     @property
     def forward(self) -> Callable[..., Any]:
@@ -316,6 +324,7 @@ class Attachment:
         if self._adapter is None:
             yield
             return
+        step.observed = not isinstance(self._adapter, PublishingAdapter)
         with self._adapter.observe(step, self._data):
             try:
                 yield

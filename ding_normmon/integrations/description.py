@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,7 @@ class Description:
         signals: names, and whether they have been seen in a measured step (None: no step was measured yet).
         gradient: which gradient is reported.
         coefficients: metric names of clip coefficients that were seen.
-        per_task: number of tasks, or None.
+        tasks: the names of all tasks by global id; empty for a single-task policy.
         remarks: what is not available, and why.
     """
 
@@ -62,7 +62,7 @@ class Description:
     signals: tuple[tuple[str, bool | None], ...]
     gradient: str
     coefficients: tuple[str, ...]
-    per_task: int | None
+    tasks: Mapping[int, str]
     remarks: tuple[str, ...]
 
     @classmethod
@@ -137,7 +137,7 @@ class Description:
             signals=tuple(names),
             gradient=_gradient(adapter, points),
             coefficients=tuple(f'clip/{name}/coefficient' for name in coefficients),
-            per_task=adapter.num_tasks,
+            tasks=monitor.tasks,
             remarks=tuple(remarks),
         )
 
@@ -193,7 +193,7 @@ def describe(found: Description) -> str:
         from tabulate import tabulate
     except ImportError as error:
         raise RuntimeError('describe() needs the package tabulate: pip install tabulate') from error
-    tasks = 'single task' if found.per_task is None else f'{found.per_task} tasks'
+    tasks = f'{len(found.tasks)} tasks' if found.tasks else 'single task'
     groups = [(group.key, f'{group.parameters:,}', f'{group.trainable:,}', group.optimizer) for group in found.groups]
     optimizers = [
         (entry.name, entry.kind, ', '.join(entry.groups), entry.evidence, entry.clipping) for entry in found.optimizers

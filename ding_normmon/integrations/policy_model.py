@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from ding_normmon.core.parameter_groups import unwrap
 
-__all__ = ['find_models', 'find_optimizers', 'model_of']
+__all__ = ['find_models', 'find_optimizers', 'model_of', 'names_of_policy']
 
 
 def model_of(policy: Any) -> nn.Module | None:
@@ -76,3 +76,14 @@ def find_models(policy: Any, model: nn.Module) -> dict[str, nn.Module]:
                 found[name.lstrip('_')] = value
                 own |= parameters
     return found
+
+
+def names_of_policy(policy: Any) -> dict[int, str]:
+    """Return what a policy calls its tasks, by global id: its ``task_names``, a sequence or a mapping.
+
+    >>> from types import SimpleNamespace
+    >>> names_of_policy(SimpleNamespace(task_names=['Pong', 'Boxing']))
+    {0: 'Pong', 1: 'Boxing'}
+    """
+    names = getattr(policy, 'task_names', None) or ()
+    return {int(task): str(name) for task, name in (names.items() if isinstance(names, Mapping) else enumerate(names))}

@@ -28,7 +28,6 @@ class PublishingAdapter:
         self.num_tasks: int | None = getattr(policy, 'num_tasks', None)
         task_ids = getattr(policy, 'task_ids', None)
         self.task_ids = None if task_ids is None else tuple(task_ids)
-        self.task_names = tuple(getattr(policy, 'task_names', None) or ())
         self.gradient = 'what the policy has when it fires backward_end (by agreement: synchronised, before clipping)'
 
     @contextlib.contextmanager

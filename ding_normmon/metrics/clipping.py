@@ -41,7 +41,10 @@ _EPSILON = 1e-6
 
 
 def clip_coefficient(norm: Tensor | float, max_norm: Tensor | float) -> Tensor | float:
-    """Return min(1, max_norm / (norm + 1e-6)), the factor of ``torch.nn.utils.clip_grad_norm_``; NaN without a norm.
+    """Return min(1, max_norm / (norm + 1e-6)), the factor of ``torch.nn.utils.clip_grad_norm_``; NaN where the norm is.
+
+    An infinite norm gives 0, and that is what the gradients are multiplied with: finite ones whose norm overflows are
+    gone after the call.
 
     Raises:
         ValueError: a ``DTensor`` whose value the ranks have not added up yet.
@@ -50,13 +53,13 @@ def clip_coefficient(norm: Tensor | float, max_norm: Tensor | float) -> Tensor |
     0.125
     >>> clip_coefficient(0.25, 0.5)
     1.0
+    >>> clip_coefficient(math.inf, 0.5)
+    0.0
     """
     if not isinstance(norm, Tensor) and not isinstance(max_norm, Tensor):
-        return min(1.0, max_norm / (norm + _EPSILON)) if math.isfinite(norm) else math.nan
+        return math.nan if math.isnan(norm) else min(1.0, max_norm / (norm + _EPSILON))
     number = _whole(norm) if isinstance(norm, Tensor) else torch.tensor(norm, dtype=torch.float64)
     limit = _whole(max_norm).to(number.device) if isinstance(max_norm, Tensor) else max_norm
-    # An infinite norm would give 0 and look like a figure.
-    number = torch.where(torch.isfinite(number), number, torch.full_like(number, math.nan))
     return (limit / (number + _EPSILON)).clamp(max=1.0)
 
 
@@ -100,12 +103,12 @@ class Clipping(ClipListener, Finishing):
                 'min(1, c / (norm + 1e-6)): what a clip call by norm multiplies the gradients with, seen from '
                 'outside or told by `step.clipped(norm, c)`; where gradients are changed by hand, the norm at the '
                 "optimizer's step over that at the end of the backward pass, with a note; `{model}` is `model`, or the "
-                'groups that are clipped; mean over the ranks where each clips its own gradients; 0 where an optimizer '
-                'drops the gradient'
+                'groups that are clipped; mean over the ranks where each clips its own gradients; 0 where the norm of '
+                'finite gradients overflows, and where an optimizer drops the gradient'
             ),
             unit='factor',
             hook_point='clip call',
-            bad_value='far below 1 for long: the limit sets the step size',
+            bad_value='far below 1 for long: the limit sets the step size; 0: nothing is learnt',
             section='Clipping',
             kind='share',
             scale='log',

@@ -60,7 +60,7 @@ class GradientConflict(DeviceCells):
     .. math:: c_{ij} = \frac{\langle g_i, g_j\rangle}{\|g_i\|\,\|g_j\|}, \qquad
               share_i = \frac{\|g_i\|}{\sum_j \|g_j\|}
 
-    ``conflict/{group}/{rate,min_cosine,mean_cosine,standard_error,imbalance,effective_tasks}``,
+    ``conflict/{group}/{rate,min_cosine,mean_cosine,standard_error,imbalance,effective_tasks,sum_norm}``,
     ``conflict/{group}_task{i}/{share,mean_cosine}``, the matrices ``conflict/{group}/{cosine,standard_error}`` and the
     worst pair by name as a note. Norms are exact, cosines come of sketches (:mod:`ding_normmon.metrics.maths.sketch`)
     unless ``conflict_exact='rank'``, which holds the gradients of all tasks of the rank at the same time.
@@ -127,6 +127,19 @@ class GradientConflict(DeviceCells):
             bad_value='near 1: one task dominates',
             section=TASKS_SECTION,
             chart=Chart('Conflict', 'Effective number of tasks'),
+        ),
+        Figure(
+            pattern='conflict/{group}/sum_norm',
+            definition=(
+                "norm of the sum of the tasks' gradients, before whatever corrects it (MoCo, PCGrad): "
+                '`grad/{group}/_total_norm` is what is left after it'
+            ),
+            unit='loss / weight',
+            hook_point='`forward_end`',
+            bad_value='far from `grad/{group}/_total_norm`: the correction changes the length of the step',
+            section=TASKS_SECTION,
+            scale='log',
+            chart=Chart('Conflict', "Norm of the sum of the tasks' gradients"),
         ),
         Figure(
             pattern='conflict/{group}_task{i}/mean_cosine',
@@ -249,7 +262,8 @@ class GradientConflict(DeviceCells):
             return
         if hook_point != 'forward_end':
             # Gradients of other ranks are no part of what this rank's losses explain.
-            if not self._is_checked and (hook_point == 'local_backward_end' or self.setup.world_size == 1):
+            is_own = hook_point == 'local_backward_end' or self.setup.world_size == 1
+            if is_own and not self._is_checked and not step.corrected:
                 self._check()
             return
         if step.fired.count(hook_point) <= 1:

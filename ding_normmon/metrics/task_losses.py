@@ -24,10 +24,10 @@ class TaskLosses(Metric):
     name: ClassVar[str] = 'task_losses'
     figures: ClassVar[tuple[Figure, ...]] = (
         Figure(
-            pattern='noreduce_{obs,value,reward,policy}_loss_task{i}',
+            pattern='noreduce_{obs,value,reward,policy}_loss[_task{i}]',
             definition=(
                 "LightZero's per-task losses, returned by the policy every step; at monitored iterations the "
-                'monitor writes them for the tasks of all ranks'
+                'monitor writes them for the tasks of all ranks; of a single-task policy without `_task{i}`'
             ),
             unit='loss',
             hook_point='`publish_loss`',
@@ -38,7 +38,7 @@ class TaskLosses(Metric):
             of_task='Losses',
         ),
         Figure(
-            pattern='noreduce_{loss}_loss_task{i}',
+            pattern='noreduce_{loss}_loss[_task{i}]',
             definition='the other ones',
             unit='loss',
             hook_point='`publish_loss`',
@@ -49,7 +49,7 @@ class TaskLosses(Metric):
             prominence='detail',
         ),
         Figure(
-            pattern='noreduce_{quantity}_task{i}',
+            pattern='noreduce_{quantity}[_task{i}]',
             definition='what else it returns of a task, such as entropies',
             unit='its own',
             hook_point='`publish_loss`',

@@ -44,7 +44,7 @@ class Foundation:
         config: see :class:`~ding_normmon.core.config.MonitorConfig`.
         num_tasks: number of tasks of the whole run; None for a single-task policy.
         task_ids: global ids of the tasks this rank trains; all of them by default.
-        task_names: what people call the tasks, by global id.
+        task_names: what people call the tasks, by global id; a rank need not know those of the other ranks.
         transport: the connection to the other ranks.
 
     Attributes:
@@ -66,7 +66,7 @@ class Foundation:
         config: Mapping[str, Any] | MonitorConfig | None,
         num_tasks: int | None,
         task_ids: Sequence[int] | None,
-        task_names: Sequence[str],
+        task_names: Sequence[str] | Mapping[int, str],
         destinations: Sequence[Destination],
         metrics: Sequence[Metric] | None,
         rules: Sequence[Any],
@@ -81,7 +81,10 @@ class Foundation:
         self.figures = Figures()
         self.diagnosis = DiagnosisStage()
         self.workers: list[DestinationWorker] = []
-        self._task_names = tuple(str(name) for name in task_names)
+        named = task_names if isinstance(task_names, Mapping) else dict(enumerate(task_names))
+        # Those that this rank knows, until the ranks have told each other.
+        self._names = {int(task_id): str(name) for task_id, name in named.items()}
+        self.tasks: dict[int, str] = {}
         # Every rank opens its connection, also one that is switched off.
         self.transport = default_transport() if transport is None else transport
         rank, world_size = self.transport.rank, self.transport.world_size
@@ -92,18 +95,21 @@ class Foundation:
             if frequency == 0:
                 announce(self.transport, self.config)
                 return
+            self._names.update(self.config.task_names)
             self.task_ids = checked_task_ids(num_tasks, task_ids)
             self._look_at_model()
             self.metrics = _checked_metrics(preset_metrics(self.config.preset) if metrics is None else metrics)
             self.figures = _declared_figures(self.metrics, self.groups)
-            description = self._description()
-            self.diagnosis = DiagnosisStage.of(
-                self.config, description.tasks, rules, self.control, self.lost_data, rank
-            )
-            receivers = [*destinations, *([] if callback is None else [FindingCallback(callback)])]
-            begun = functools.partial(_begun, description, self.control.schedule)
-            self.workers = [DestinationWorker(entry, self.lost_data, description=begun) for entry in receivers]
-        agreed = agree(self.transport, self.config, self.groups, num_tasks, self.task_ids)
+            self.diagnosis = DiagnosisStage.of(self.config, rules, self.control, self.lost_data, rank)
+        agreed = agree(self.transport, self.config, self.groups, num_tasks, self.task_ids, self._names)
+        # Only now are the names of all tasks known: each rank has said those that it knows.
+        self._names = agreed.task_names
+        self.tasks = {task: self._names.get(task, f'task {task}') for task in range(num_tasks or 0)}
+        self.diagnosis.name_tasks(self.tasks)
+        receivers = [*destinations, *([] if callback is None else [FindingCallback(callback)])]
+        description = RunDescription(self.tasks, dict(vars(self.config)), self.figures)
+        begun = functools.partial(_begun, description, self.control.schedule)
+        self.workers = [DestinationWorker(entry, self.lost_data, description=begun) for entry in receivers]
         self.session = agreed.session
         self.control.schedule.run = int.from_bytes(agreed.session, 'big')
         self._owner_only = {metric.name for metric in self.metrics if metric.owner_only}
@@ -118,12 +124,10 @@ class Foundation:
         if first.device.type == 'cpu':
             native.say_if_missing()
         self.snapshot = ModelSnapshot(self.model)
-        self.groups = find_groups(self.model, self.num_tasks, self.config.module_groups, self._task_names)
+        self.groups = find_groups(self.model, self.num_tasks, self.config.module_groups, self._names_in_order())
 
-    def _description(self) -> RunDescription:
-        named = dict(enumerate(self._task_names))
-        tasks = {task_id: named.get(task_id, f'task {task_id}') for task_id in range(self.num_tasks or 0)}
-        return RunDescription(tasks, dict(vars(self.config)), self.figures)
+    def _names_in_order(self) -> tuple[str, ...]:
+        return tuple(self._names.get(task, f'task{task}') for task in range(self.num_tasks or 0)) if self._names else ()
 
     def taken(self, name: str) -> str | None:
         """Return the metric that yields a figure of this name; None where none does for certain."""
@@ -143,7 +147,7 @@ class Foundation:
             device=next(self.model.parameters()).device,
             rank=rank,
             world_size=self.transport.world_size,
-            task_names=self._task_names,
+            task_names=self._names_in_order(),
         )
 
     def prepare_metrics(self, setup: Setup, fail: Callable[[Metric, str, Exception], None] | None) -> None:
@@ -178,7 +182,7 @@ class Foundation:
             ConfigurationError, GroupError: it cannot be measured as it is now; everything is as it was before.
         """
         refuse_unreadable(self.model)
-        self.groups = find_groups(self.model, self.num_tasks, self.config.module_groups, self._task_names)
+        self.groups = find_groups(self.model, self.num_tasks, self.config.module_groups, self._names_in_order())
         self.snapshot = ModelSnapshot(self.model)
         self.sharded = ShardedGroups(self.groups, self._owner_only, self.transport.world_size)
         self.ownership.sharded = self.sharded.keys

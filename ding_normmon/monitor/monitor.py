@@ -41,7 +41,8 @@ class StepMonitor:
         config: an ``EasyDict`` or mapping, see :class:`~ding_normmon.core.config.MonitorConfig`.
         num_tasks: number of tasks of the whole run; None for a single-task policy.
         task_ids: global ids of the tasks this rank trains; all of them by default.
-        task_names: what people call the tasks, by global id.
+        task_names: what people call the tasks, by global id; the configuration's own count more. A rank need not know
+            those of the other ranks.
         destinations: where records go, on rank 0.
         metrics: what is measured; by default :func:`~ding_normmon.metrics.preset_metrics` of ``preset``.
         rules: further rules that judge records, see :mod:`ding_normmon.diagnose`; the same on every rank.
@@ -78,7 +79,7 @@ class StepMonitor:
         *,
         num_tasks: int | None = None,
         task_ids: Sequence[int] | None = None,
-        task_names: Sequence[str] = (),
+        task_names: Sequence[str] | Mapping[int, str] = (),
         destinations: Sequence[Destination] = (),
         metrics: Sequence[Metric] | None = None,
         rules: Sequence[Any] = (),
@@ -112,6 +113,11 @@ class StepMonitor:
     def model(self) -> nn.Module:
         """The model that is being trained."""
         return self._base.model
+
+    @property
+    def tasks(self) -> dict[int, str]:
+        """What people call the tasks, by global id; empty for a single-task policy."""
+        return self._base.tasks
 
     @property
     def groups(self) -> tuple[Group, ...]:

@@ -75,7 +75,9 @@ class PublishErrors:
             self._lost.count('mistake', f'{complaint}; left out')
         self._complaints.clear()
 
-    def accept(self, name: Any, task_id: int | None, kind: str, task_ids: Collection[int]) -> bool:
+    def accept(
+        self, name: Any, task_id: int | None, kind: str, task_ids: Collection[int], again: bool = False
+    ) -> bool:
         """Tell whether something may be published, and take note of it.
 
         Arguments:
@@ -83,6 +85,7 @@ class PublishErrors:
             task_id: what the policy said.
             kind: ``'signal'`` or ``'loss'``.
             task_ids: the tasks that this rank trains.
+            again: whether something may be published several times in a step, and be measured as one.
         """
         if not isinstance(name, str):
             self.complain(f'{name!r}: the name of a {kind} is text, got {type(name).__name__}')
@@ -95,7 +98,7 @@ class PublishErrors:
             trained = f'this rank trains {list(task_ids)}' if self._has_tasks else 'this policy has a single task'
             self.complain(f'{name}: unknown task id {task_id!r}; {trained}')
             return False
-        if entry in self._published:
+        if entry in self._published and not again:
             self.complain(
                 f'{name}: published twice for task {task_id} in one learner step; where gradients are accumulated over '
                 f'several forward passes, publish in one of them'

@@ -52,6 +52,7 @@ class StepMeasurement:
         self._lost = lost_data
         self._before_backward = before_backward
         self._ended = _Ended(lost_data)
+        self._step: LearnerStep | None = None
         self._measuring = False
         self._forward = False
         self._milliseconds = 0.0
@@ -66,7 +67,7 @@ class StepMeasurement:
         self._measuring = True
         self._publish_errors.begin_step()
         self._buffer.begin(iteration)
-        step = LearnerStep(iteration, self)
+        self._step = step = LearnerStep(iteration, self)
         self._calls.start(metrics)
         step.reads_parts = self._forward and self._calls.reads_parts
         if self._forward:
@@ -82,7 +83,7 @@ class StepMeasurement:
             raised: whether it ended with an exception, and so completes no accumulation cycle.
         """
         started = time.perf_counter()
-        step.listener = self._ended
+        step.listener, self._step = self._ended, None
         self._milliseconds += self._calls.release()
         if not self._measuring:
             return None
@@ -111,6 +112,10 @@ class StepMeasurement:
         pending.milliseconds = self._milliseconds + (time.perf_counter() - started) * 1e3
         return pending
 
+    @property
+    def _is_observed(self) -> bool:
+        return self._step is not None and self._step.observed
+
     def drop(self, step: LearnerStep) -> None:
         """Forget the step: it turned out not to take place."""
         step.listener = self._ended
@@ -126,7 +131,7 @@ class StepMeasurement:
         started = time.perf_counter()
         if type(task_id) is not int:
             task_id = plain_task_id(task_id)
-        if self._publish_errors.accept(name, task_id, 'signal', self._task_ids):
+        if self._publish_errors.accept(name, task_id, 'signal', self._task_ids, self._is_observed):
             self._calls.publish(name, tensor, task_id, mask, self._buffer)
         self._milliseconds += (time.perf_counter() - started) * 1e3
 
@@ -137,9 +142,14 @@ class StepMeasurement:
         started = time.perf_counter()
         if type(task_id) is not int:
             task_id = plain_task_id(task_id)
-        if self._publish_errors.accept(name, task_id, 'loss', self._task_ids):
+        if self._publish_errors.accept(name, task_id, 'loss', self._task_ids, self._is_observed):
             self._calls.publish_loss(name, value, task_id, self._buffer)
         self._milliseconds += (time.perf_counter() - started) * 1e3
+
+    def on_left_out(self, what: str) -> None:
+        """Count what could not be measured."""
+        if self._forward:
+            self._publish_errors.complain(what)
 
     def on_clip(self, clip: Clip) -> None:
         """Measure a clipping of gradients."""
@@ -155,7 +165,7 @@ class StepMeasurement:
         """
         started = time.perf_counter()
         if hook_point == 'forward_end':
-            if self._publish_errors.is_first_step:
+            if self._publish_errors.is_first_step and not step.observed:
                 self._refuse_mistakes()
             if not self._forward:
                 return
@@ -185,6 +195,10 @@ class _Ended:
     def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None) -> None:
         """Count it."""
         self._late(f'{name} was published')
+
+    def on_left_out(self, what: str) -> None:
+        """Count it."""
+        self._late(what)
 
     def on_clip(self, clip: Clip) -> None:
         """Count it."""

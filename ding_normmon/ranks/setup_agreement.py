@@ -26,10 +26,12 @@ class Agreement:
     Arguments:
         task_ids: global ids of the tasks that each rank trains, by rank.
         session: 8 bytes, drawn by rank 0, that tell this run's messages from those of others.
+        task_names: what the ranks call the tasks; of two names of one task that of the lower rank.
     """
 
     task_ids: tuple[tuple[int, ...], ...]
     session: bytes
+    task_names: dict[int, str]
 
 
 def agree(
@@ -38,6 +40,7 @@ def agree(
     groups: Sequence[Group],
     num_tasks: int | None,
     task_ids: Sequence[int],
+    task_names: Mapping[int, str],
 ) -> Agreement:
     """Exchange and compare the ranks' set-ups; every rank raises if any two differ.
 
@@ -52,6 +55,7 @@ def agree(
         'shards': {group.key: counted_elements(group) for group in groups},
         'task_ids': list(task_ids),
         'session': os.urandom(8).hex(),
+        'task_names': {str(task_id): name for task_id, name in task_names.items()},
     }
     statements = transport.agree('hello', statement, config.setup_timeout)
     for rank, other in enumerate(statements):
@@ -66,6 +70,7 @@ def agree(
     return Agreement(
         tuple(tuple(int(task) for task in other['task_ids']) for other in statements),
         bytes.fromhex(statements[0]['session']),
+        {int(task): name for other in reversed(statements) for task, name in other['task_names'].items()},
     )
 
 

@@ -361,17 +361,23 @@ class RowBuffer:
     def write_vector(self, key: RowKey, vector: Vector | Tensor) -> None:
         """Write a float64 vector of any length.
 
-        On an accelerator it is stored in as many rows as it needs, so it is part of the step's one copy.
+        On an accelerator it is stored in as many rows as it needs, so it is part of the step's one copy. A second
+        vector of the same key and length is added to the first, as those of several ranks are.
 
         Raises:
             ValueError: not one dimension, or empty.
         """
         if vector.ndim != 1 or len(vector) == 0:
             raise ValueError(f'expected a vector, got shape {tuple(vector.shape)}')
-        if not isinstance(vector, Tensor):
-            self._vectors[key] = vector.astype(np.float64)
-        elif self.on_host:
-            self._vectors[key] = vector.detach().numpy().astype(np.float64)
+        earlier = self._vectors.get(key)
+        if not isinstance(vector, Tensor) or self.on_host:
+            array = (vector.detach().numpy() if isinstance(vector, Tensor) else vector).astype(np.float64)
+            if isinstance(earlier, np.ndarray) and len(earlier) == len(array):
+                array = array + earlier
+            self._vectors[key] = array
+        elif isinstance(earlier, tuple) and earlier[1] == len(vector):
+            start = self._cells + earlier[0] * 6
+            self.storage[start : start + len(vector)].add_(vector.detach())
         else:
             size = -(-len(vector) // 6)
             self._make_room(size)

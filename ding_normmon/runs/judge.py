@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from ding_normmon.diagnose.rules import RULES
 from ding_normmon.runs.rules import rules_of_today
 from ding_normmon.runs.run import Run
 
-__all__ = ['Judgement', 'diagnose', 'judge', 'measured_records', 'non_finite_curves']
+__all__ = ['Judgement', 'diagnose', 'judge', 'measured_records', 'non_finite_curves', 'nothing_measured']
 
 _JUDGED = 'monitor/cost/ms_diagnosis'
 """Every record that was judged while the run trained has this figure."""
@@ -92,11 +92,25 @@ def diagnose(
 _MEASURED = ('norm/', 'grad/', 'grad_local/', 'logits/', 'monitor/')
 
 
+def nothing_measured(run: Run) -> str | None:
+    """Return a sentence for a run in which the monitor wrote nothing; None where it did."""
+    if _is_measured(run.series):
+        return None
+    return (
+        f'{run.path}: the monitor wrote nothing here, only others did ({len(run.series)} curves); `normmon run` puts '
+        f'it on a script, and what was lost is in its log'
+    )
+
+
+def _is_measured(names: Iterable[str]) -> bool:
+    return any(name.startswith(_MEASURED) for name in names)
+
+
 def measured_records(run: Run) -> Iterator[Record]:
     """Yield the records of a run as the monitor made them, without the iterations at which only others wrote."""
-    has_ours = any(name.startswith(_MEASURED) for name in run.series)
+    has_ours = _is_measured(run.series)
     for record in run.records():
-        if not has_ours or any(name.startswith(_MEASURED) for name in record.scalars):
+        if not has_ours or _is_measured(record.scalars):
             yield record
 
 

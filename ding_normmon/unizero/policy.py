@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple
@@ -89,6 +89,8 @@ class UniZeroMultitaskPolicy(ActingPolicy):
     """
 
     config: ClassVar[dict[str, Any]] = DEFAULTS
+    corrects_gradients: ClassVar[bool] = False
+    """Whether ``_backward`` leaves more than the sum of the losses' gradients, for the monitor to say so."""
 
     def __init__(self, cfg: EasyDict, model: nn.Module | None = None, enable_field: list[str] | None = None) -> None:
         validate_policy_config(cfg)
@@ -210,10 +212,10 @@ class UniZeroMultitaskPolicy(ActingPolicy):
                 self._publish_checks(step, current_batch, target_batch, masks[task_id], task_id)
         if step.due:
             publish_target(step, self._learn_model, self._target_model)
-        step.forward_end(losses, parts)
+        step.forward_end(losses, parts, corrected=self.corrects_gradients)
         parts.clear()
         if losses:
-            torch.stack(list(losses.values())).sum().backward()
+            self._backward(losses)
         step.local_backward_end()
         sum_shared_gradients(self._shared_parameters)
         step.backward_end()
@@ -236,6 +238,10 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         self._dropout.steps += 1
         self._update_target()
         return self._metrics(metrics, total_loss, norm)
+
+    def _backward(self, losses: Mapping[int, Tensor]) -> None:
+        """Leave the gradients of the losses in ``.grad``; a gradient correction takes its place here."""
+        torch.stack(list(losses.values())).sum().backward()
 
     def _count_tasks(self, local: Sequence[int], device: torch.device) -> int:
         """Return how many tasks have data in this step, on all ranks."""

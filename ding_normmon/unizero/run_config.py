@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,6 +18,8 @@ from ding_normmon.unizero.task_spec import TaskSpec, check_task_ids
 from ding_normmon.unizero.task_split import split_tasks
 
 __all__ = ['RUN_DEFAULTS', 'complete_config', 'flatten', 'tasks_of_ranks']
+
+logger = logging.getLogger('ding_normmon')
 
 RUN_DEFAULTS: dict[str, Any] = {
     'exp_name': '',  # folder of the run: event files, checkpoint
@@ -45,6 +48,8 @@ OPEN = (
     'policy.monitor.on_finding',
 )
 """Mappings whose keys are the user's own."""
+
+_FLAT = 'policy.monitor_norm_freq'
 
 INTEGER_OR_LIST = ('policy.batch_size',)
 
@@ -94,6 +99,7 @@ def complete_config(config: Mapping[str, Any], settings: Mapping[str, Any], task
     config = _merge(copy.deepcopy(RUN_DEFAULTS), config, '')
     run_settings = {key: value for key, value in settings.items() if key.split('.')[0] != 'policy'}
     policy_settings = {key: value for key, value in settings.items() if key.split('.')[0] == 'policy'}
+    _take_flat_frequency(config['policy'], policy_settings)
     for key, value in run_settings.items():
         _apply(config, config, key, value)
     _check_minimum(config)
@@ -108,6 +114,22 @@ def complete_config(config: Mapping[str, Any], settings: Mapping[str, Any], task
     config['policy'] = _policy_config(specs, every_task if task_ids is None else list(task_ids), overrides)
     _check_buffer(config['policy'])
     return EasyDict(config)
+
+
+def _take_flat_frequency(policy: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Move LightZero's ``policy.monitor_norm_freq`` to where it belongs, if nothing else says how often to measure."""
+    flat = settings.pop(_FLAT, policy.pop('monitor_norm_freq', None))
+    policy.pop('monitor_norm_freq', None)
+    if flat is None:
+        return
+    MonitorConfig.read({'monitor_norm_freq': flat})
+    monitor = policy.setdefault('monitor', {})
+    said = settings.get('policy.monitor.monitor_norm_freq', monitor.get('monitor_norm_freq'))
+    if flat and said is None:
+        monitor['monitor_norm_freq'] = flat
+        return
+    why = f'policy.monitor.monitor_norm_freq={said} counts' if flat else "it switches off LightZero's own monitor only"
+    logger.info('monitor: %s=%s is ignored: %s', _FLAT, flat, why)
 
 
 def tasks_of_ranks(number_of_tasks: int, number_of_ranks: int, split: Any = None) -> list[list[int]]:

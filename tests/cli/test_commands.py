@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboardX import SummaryWriter
 
 from ding_normmon.cli import main as command_line
 from ding_normmon.core.destination import RunDescription
@@ -60,6 +61,20 @@ def test_a_folder_that_is_no_run_is_a_sentence(
     assert code == 3
     assert 'it is no run' in text
     assert 'Traceback' not in text
+
+
+@pytest.mark.parametrize('command', ['report', 'diagnose'])
+def test_a_run_without_our_records_says_so_first_and_is_no_success(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step in range(11):
+            writer.add_scalar('learner_iter/cur_lr_avg', 0.1, step)
+            writer.add_scalar('evaluator_iter/reward_mean', float(step), step)
+    code, text = normmon(monkeypatch, capsys, command, str(tmp_path))
+    assert code == 3
+    assert 'the monitor wrote nothing here, only others did (2 curves)' in text
+    assert (tmp_path / 'report.html').exists() == (command == 'report')
 
 
 @pytest.mark.slow

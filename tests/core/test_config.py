@@ -126,3 +126,24 @@ def test_the_users_mapping_is_not_changed() -> None:
     config = {'monitor_norm_freq': np.int64(7)}
     MonitorConfig.read(config)
     assert type(config['monitor_norm_freq']) is np.int64
+
+
+def test_a_larger_configuration_than_the_monitors_is_named() -> None:
+    policy = {'cuda': False, 'batch_size': 8, 'learn': {}, 'monitor': {'monitor_norm_freq': 5}}
+    with pytest.raises(ConfigurationError, match=r'this is cfg.policy, .*; hand over cfg.policy.monitor$'):
+        MonitorConfig.read(policy)
+    with pytest.raises(ConfigurationError, match=r'this is cfg.policy, .*dict\(monitor_norm_freq=100\)'):
+        MonitorConfig.read({'cuda': False, 'type': 'unizero', 'monitor_norm_freq': 5})
+    with pytest.raises(ConfigurationError, match=r'this is cfg, .*; hand over cfg.policy.monitor$'):
+        MonitorConfig.read({'exp_name': 'run', 'env': {}, 'policy': policy})
+    # One such key alone is a slip.
+    with pytest.raises(ConfigurationError, match='no such key'):
+        MonitorConfig.read({'monitor_norm_freq': 5, 'cuda': False})
+
+
+def test_task_names_are_a_list_or_a_mapping() -> None:
+    assert MonitorConfig.read({'task_names': ['Pong', 'Boxing']}).task_names == {0: 'Pong', 1: 'Boxing'}
+    assert MonitorConfig.read({'task_names': {3: 'Qbert'}}).task_names == {3: 'Qbert'}
+    for wrong in ('Pong', [1, 2], {'Pong': 0}, 5):
+        with pytest.raises(ConfigurationError, match='task_names: expected a list of names'):
+            MonitorConfig.read({'task_names': wrong})

@@ -93,6 +93,7 @@ PATTERNS: list[tuple[str, Change, tuple[int, ...] | None]] = [
     ('head_gradient_gap', times('grad/head_observation_task0', 300.0), (0,)),
     ('head_norm_gap', growing('norm/head_value_task1', 0.1), (1,)),
     ('always_clipped', setting(clip__model__coefficient=0.05), ()),
+    ('clipped_to_zero', setting(clip__model__coefficient=0.0), ()),
     ('losing_points', setting(monitor__missing_ranks=1.0), ()),
     ('losing_points', setting(monitor__lost__queue=3.0), ()),
 ]
@@ -195,3 +196,18 @@ def test_nothing_is_judged_during_the_warm_up() -> None:
 def test_heads_are_those_of_the_model() -> None:
     assert len(HEADS) == 4
     assert dataclasses.is_dataclass(RULES[0])
+
+
+@pytest.mark.parametrize(('factor', 'found'), [(1.0, False), (3.0, False), (20.0, True)])
+def test_the_loss_of_a_single_task_jumps(factor: float, found: bool) -> None:
+    chance = np.random.default_rng(0)
+    diagnosis = Diagnosis({})
+    for index in range(100):
+        loss = float(np.exp(0.1 * chance.normal())) * (factor if index >= 60 else 1.0)
+        diagnosis.observe(Record(5 * index, {'noreduce_value_loss': loss, 'noreduce_policy_loss': 1.0}))
+    [*jumps] = [finding for finding in diagnosis.findings if finding.rule == 'loss_jump']
+    assert bool(jumps) == found
+    if found:
+        assert jumps[0].tasks == ()
+        assert jumps[0].since >= 300
+        assert jumps[0].sentence.startswith('The value loss has risen')

@@ -104,7 +104,7 @@ def row(name: str, found: Description) -> str:
         ', '.join(dict.fromkeys(evidence)),
         found.gradient,
         short(list(found.coefficients)),
-        'one' if found.per_task is None else 'per task',
+        'per task' if found.tasks else 'one',
     ]
     return '| ' + ' | '.join(cells) + ' |\n'
 

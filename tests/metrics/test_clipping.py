@@ -87,11 +87,34 @@ def test_off_steps_are_inert_unless_the_fraction_was_asked_for() -> None:
     assert not step.due
 
 
-@pytest.mark.parametrize('norm', [float('nan'), float('inf')])
-def test_a_nonfinite_norm_has_no_coefficient(norm: float) -> None:
-    _, (record,) = run([norm], 1, fraction=False)
+def test_a_norm_that_is_nan_has_no_coefficient() -> None:
+    _, (record,) = run([float('nan')], 1, fraction=False)
     assert 'clip/model/coefficient' not in record.scalars
     assert record.scalars['monitor/nonfinite/clip/model'] == 1
+
+
+def test_a_norm_that_overflows_has_the_coefficient_that_is_applied() -> None:
+    _, (record,) = run([float('inf')], 1, fraction=False)
+    assert record.scalars['clip/model/coefficient'] == 0
+    assert 'monitor/nonfinite/clip/model' not in record.scalars
+
+
+@pytest.mark.parametrize(('dtype', 'size'), [(torch.float32, 1e25), (torch.float16, 3e4)])
+def test_finite_gradients_whose_norm_overflows_are_found_as_an_error(dtype: torch.dtype, size: float) -> None:
+    model = nn.Linear(8, 2, bias=False, dtype=dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(model, {'monitor_norm_freq': 1}, optimizer=optimizer) as monitor:
+        for _ in range(4):
+            model.weight.grad = torch.full_like(model.weight, size)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            assert not model.weight.grad.any()
+            optimizer.step()
+    records = monitor.take_records()
+    assert [record.scalars['clip/model/coefficient'] for record in records] == [0.0] * 4
+    assert [record.scalars['grad/model/_total_norm'] for record in records] == pytest.approx([size * 4] * 4, rel=1e-3)
+    [finding] = [finding for finding in monitor.diagnosis.findings if finding.severity == 'error']
+    assert (finding.rule, finding.since, finding.found) == ('clipped_to_zero', 0, 2)
+    assert 'checkpoint' in finding.advice
 
 
 def test_ranks_that_clip_for_themselves_re_weight_their_tasks() -> None:

@@ -1,4 +1,4 @@
-"""Records as TensorBoard events through a tensorboardX writer."""
+"""Records as TensorBoard events, through a writer of tensorboardX or of torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ding_normmon.core.figures import Figures
 from ding_normmon.core.record import Record
 from ding_normmon.destinations.selection import for_dashboard
 from ding_normmon.destinations.tensorboard.beside import Dashboard
-from ding_normmon.destinations.tensorboard.event_file import append_event, flush_events, refuse_unwritable
+from ding_normmon.destinations.tensorboard.event_file import append_event, flush_events, folder_of, refuse_unwritable
 from ding_normmon.destinations.tensorboard.figure_summaries import FigureSummaries
 from ding_normmon.destinations.tensorboard.heatmap import draw_matrix, is_drawn, load_matplotlib
 from ding_normmon.destinations.tensorboard.resume import drop_records
@@ -52,7 +52,7 @@ def write_record(
     Without Matplotlib there are no pictures. If drawing would take more than 1% of the time, some records get none.
 
     Arguments:
-        file_writer: a ``tensorboardX.FileWriter``, such as ``SummaryWriter.file_writer``.
+        file_writer: of tensorboardX or torch, such as ``SummaryWriter.file_writer``.
         record: the record to write, at step ``record.iteration``.
         beside: makes the other summaries of the same event, such as :meth:`Dashboard.values
             <ding_normmon.destinations.tensorboard.beside.Dashboard.values>`.
@@ -109,7 +109,7 @@ def hide_abandoned(folder: Path, description: RunDescription) -> None:
 
 
 class TensorBoard:
-    """A destination that writes through the user's ``tensorboardX.SummaryWriter``.
+    """A destination that writes through the user's ``SummaryWriter``, tensorboardX's or torch's.
 
     In addition to the figures, the event file gets charts (under *Custom Scalars*), the tasks' names and the findings
     (*Text*) and the configuration (*HParams*).
@@ -117,9 +117,13 @@ class TensorBoard:
     Arguments:
         writer: the writer; the user closes it.
         configuration: nested configuration of the run; by default the monitor's own.
+
+    Raises:
+        TypeError: another kind of writer.
     """
 
     def __init__(self, writer: Any, configuration: Mapping[str, Any] | None = None) -> None:
+        folder_of(writer)  # refused now, not at every record
         self._writer = writer
         self._dashboard = Dashboard(configuration)
         self._summaries = FigureSummaries()

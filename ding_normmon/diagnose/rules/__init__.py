@@ -3,6 +3,7 @@
 from ding_normmon.diagnose.invariants import EXACT, EXPECTED
 from ding_normmon.diagnose.rule import Rule
 from ding_normmon.diagnose.rules.always_clipped import AlwaysClipped
+from ding_normmon.diagnose.rules.clipped_to_zero import ClippedToZero
 from ding_normmon.diagnose.rules.conflicting_pair import ConflictingPair
 from ding_normmon.diagnose.rules.constant_data import ConstantData
 from ding_normmon.diagnose.rules.dormant_units import DormantUnits
@@ -32,6 +33,7 @@ RULES: tuple[type[Rule], ...] = (
     *EXACT,
     *EXPECTED,
     NonFinite,
+    ClippedToZero,
     NoGradient,
     TwinTasks,
     MissingData,

@@ -43,7 +43,8 @@ class AlwaysClipped(Rule):
                 continue
             points = window.points.last(rows, self.records)[0]
             middle = median(points)
-            if points.max() < 1 and self.coefficient / max(middle, 1e-12) >= self.release:
+            # All zeros are for `clipped_to_zero`.
+            if middle > 0 and points.max() < 1 and self.coefficient / max(middle, 1e-12) >= self.release:
                 yield Sign(
                     f'All of the last {self.records} gradients were clipped, in the median to {middle:.2g} of their '
                     'norm.',

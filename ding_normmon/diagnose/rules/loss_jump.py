@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +11,9 @@ import numpy as np
 
 from ding_normmon.diagnose.contrast import Contrast
 from ding_normmon.diagnose.head_rule import HeadRule
+from ding_normmon.diagnose.points import RECENT, median_of_rows
+from ding_normmon.diagnose.rule import Sign
+from ding_normmon.diagnose.window import Window
 
 __all__ = ['LossJump']
 
@@ -16,12 +21,14 @@ __all__ = ['LossJump']
 class LossJump(HeadRule):
     """A loss of one task is suddenly far above what it was before, and above the other tasks'.
 
-    The loss of a task that finds its first reward rises too, but from almost 0 to the level of the other tasks.
+    The loss of a task that finds its first reward rises too, but from almost 0 to the level of the other tasks. Without
+    other tasks to compare with, the jump must be larger.
 
     Options:
         factor: rise against the median before.
         spreads: the same rise in units of the past's spread.
         of_first: the loss must be at least this fraction of its first value.
+        factor_alone: the rise where there is a single task.
     """
 
     name: ClassVar[str] = 'loss_jump'
@@ -39,6 +46,29 @@ class LossJump(HeadRule):
 
     factor: float = 1.6
     of_first: float = 0.1
+    factor_alone: float = 5.0
+
+    def signs(self, window: Window) -> Iterable[Sign]:
+        """One sign per task and loss; without tasks, one per loss."""
+        yield from super().signs(window)
+        for loss in self.heads:
+            name = self.family.format(loss)
+            rows = window.shared(name, RECENT + 8)
+            if not rows.size:
+                continue
+            shift, spread = (float(values[0]) for values in window.points.shift(rows, self.baseline, self.floor))
+            level = float(median_of_rows(window.points.last(rows, RECENT))[0])
+            back = level / max(float(window.points.first[rows][0]), 1e-30) / self.of_first
+            strength = min(shift / math.log(self.factor_alone), shift / spread / self.spreads, back)
+            if strength >= self.release:
+                past = level / math.exp(shift)
+                yield Sign(
+                    f'The {loss} loss has risen from {past:.3g} to {level:.3g} within a few steps and stays there.',
+                    strength,
+                    group=self.group.format(loss),
+                    evidence={name: level, 'usual level': past},
+                    metrics=(name,),
+                )
 
     def strength(self, compared: Contrast, index: int) -> float:
         """The loss must also be above the other tasks' losses, and back near its first value."""

@@ -7,25 +7,25 @@ and the running means of ``TickMonitor`` stay as they are without the monitor.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ding.utils import DistributedWriter
 from ding.worker.learner.learner_hook import LearnerHook, register_learner_hook
 
 from ding_normmon.core.config import ConfigurationError, MonitorConfig
-from ding_normmon.core.destination import Destination
 from ding_normmon.core.finding import Finding
-from ding_normmon.destinations.tensorboard.destination import TensorBoard
 from ding_normmon.integrations.attach import Attachment
-from ding_normmon.integrations.ding_engine.run_history import history_beside
-from ding_normmon.integrations.ding_engine.writer import DIEngineWriter
+from ding_normmon.integrations.ding_engine.learner_destinations import destinations_of
+from ding_normmon.integrations.monitored_forward import MonitoredForward
 from ding_normmon.metrics import Metric
 from ding_normmon.monitor.monitor import StepMonitor
 from ding_normmon.ranks.setup_agreement import refusals_told
 
 __all__ = ['NormMonitorHook']
+
+logger = logging.getLogger('ding_normmon')
 
 
 class NormMonitorHook(LearnerHook):
@@ -47,6 +47,8 @@ class NormMonitorHook(LearnerHook):
         metrics: what is measured; by default those of ``preset``, see :mod:`ding_normmon.metrics`.
         rules: further rules that judge records, the same on every rank.
         callback: called with every finding, see :class:`~ding_normmon.monitor.monitor.Monitor`.
+        task_names: names of tasks by global id; the policy's own and those in ``cfg`` count more.
+        configuration: of the whole run, for the event file and the history; by default the monitor's own.
 
     Raises:
         ConfigurationError: a key or value that cannot be; ``merge_train_output``, because the learner knows no names
@@ -64,6 +66,8 @@ class NormMonitorHook(LearnerHook):
         metrics: Sequence[Metric] | None = None,
         rules: Sequence[Any] = (),
         callback: Callable[[Finding], object] | None = None,
+        task_names: Mapping[int, str] | None = None,
+        configuration: Mapping[str, Any] | None = None,
     ) -> None:
         # DI-engine calls it with the hook's name first.
         if isinstance(cfg, str):
@@ -79,15 +83,17 @@ class NormMonitorHook(LearnerHook):
                     'are in its TensorBoard writer without it'
                 )
         self._metrics, self._rules, self._callback = metrics, rules, callback
+        self._task_names, self._configuration = task_names, configuration
         self._attachment: Attachment | None = None
         self._engine: Any = None
         self._view: Any = None
         self._closing: _CloseHook | None = None
+        self._superfluous = False
 
     def __call__(self, engine: Any) -> None:
         """Attach at the learner's first iteration, when it has its policy and its writer."""
         # Also where it is switched off: the other ranks are told.
-        if self._attachment is None:
+        if self._attachment is None and not self._superfluous:
             self._attach(engine)
 
     @property
@@ -107,16 +113,16 @@ class NormMonitorHook(LearnerHook):
         policy = getattr(view.forward, '__self__', None)
         if policy is None:
             raise TypeError(f'monitor: behind {type(view).__name__} of the learner no policy was found')
-        writer = engine.tb_logger if self._config.monitor_norm_freq > 0 else None
-        destinations: list[Destination] = []
-        if isinstance(writer, DistributedWriter):
-            own = DIEngineWriter(writer)
-            own.open()
-            destinations.append(own)
-            if self._config.history:
-                destinations.append(history_beside(writer))
-        elif writer is not None:
-            destinations.append(TensorBoard(writer))
+        if isinstance(getattr(policy, '_forward_learn', None), MonitoredForward):
+            self._superfluous = True
+            logger.warning(
+                'monitor: the policy of learner %r has a monitor already; hook %r leaves it alone',
+                engine.instance_name,
+                self.name,
+            )
+            return
+        is_on = self._config.monitor_norm_freq > 0
+        destinations = destinations_of(engine, self._config, self._configuration) if is_on else []
         self._attachment = Attachment(
             policy,
             self._config,
@@ -125,6 +131,7 @@ class NormMonitorHook(LearnerHook):
             metrics=self._metrics,
             rules=self._rules,
             callback=self._callback,
+            task_names=self._task_names,
         )
         if not self._attachment.attached:
             return
@@ -141,10 +148,10 @@ class NormMonitorHook(LearnerHook):
         engine, self._engine = self._engine, None
         if self._attachment is not None and engine is not None:
             engine._policy = self._view
-            if self._closing in engine._hooks['after_run']:
-                engine._hooks['after_run'].remove(self._closing)
-            if self in engine._hooks['before_iter']:
-                engine._hooks['before_iter'].remove(self)
+            # New lists: BaseLearner may be going through the old ones, and would skip the hook behind a removed one.
+            for position in ('before_iter', 'after_run'):
+                entries = engine._hooks[position]
+                engine._hooks[position] = [hook for hook in entries if hook not in (self, self._closing)]
             self._view = self._closing = None
             self._attachment.detach()
 

@@ -55,6 +55,7 @@ class NormMonitor:
         name: of the policy, where several are trained in one task, such as ``'opponent'``: names begin with it
             (``opponent/grad/model/_total_norm``), and its history file is in a folder of that name. Each policy has its
             own iterations.
+        task_names: names of tasks by global id; the policy's own and those in ``cfg`` count more.
 
     Attributes:
         records: those that it has put on the context last; of several monitors each replaces ``ctx.monitor_records``.
@@ -77,6 +78,7 @@ class NormMonitor:
         stop: Callable[[Any], object] | None = None,
         checkpoint: Callable[[Any], object] | None = None,
         name: str = '',
+        task_names: Mapping[int, str] | None = None,
     ) -> None:
         self._context: Any = None
         self._name = name
@@ -107,6 +109,7 @@ class NormMonitor:
                 metrics=metrics,
                 rules=rules,
                 callback=callback,
+                task_names=task_names,
             )
             self.monitor = self._attachment.monitor
         self._active = self.monitor.frequency > 0
@@ -137,6 +140,11 @@ class NormMonitor:
         self.records = [with_prefix(record, self._name) for record in self.monitor.take_records()]
         ctx.monitor_records = self.records
         ctx.findings = list(self.monitor.diagnosis.active)
+
+    @property
+    def attachment(self) -> Attachment | None:
+        """The attachment; None on processes of another role than the learner's."""
+        return self._attachment
 
     def describe(self) -> str:
         """Return what was found on the policy, as a table."""

@@ -67,10 +67,14 @@ class DIEngineWriter:
 
     Arguments:
         writer: the writer; by default the one that exists when the first record is published.
+        instead: where figures are if there is none.
     """
 
-    def __init__(self, writer: DistributedWriter | None = None) -> None:
+    def __init__(
+        self, writer: DistributedWriter | None = None, instead: str = 'ctx.monitor_records; call init_writer(cfg)'
+    ) -> None:
         self._writer = writer
+        self._instead = instead
         self._sender: RecordSender | None = None
         self._dashboard = Dashboard(written_elsewhere=self._written_elsewhere)
         self._summaries = FigureSummaries()
@@ -105,7 +109,7 @@ class DIEngineWriter:
         """
         writer = self._writer or DistributedWriter.get_instance()
         if writer is None:
-            raise RuntimeError('there is no writer; call init_writer(cfg) at the beginning of training')
+            raise RuntimeError(f'DI-engine has no writer, so figures are only in {self._instead}')
         if writer._in_parallel and not writer._is_writer:
             if self._sender is None:
                 self._sender = RecordSender(writer)

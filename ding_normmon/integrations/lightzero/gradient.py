@@ -40,7 +40,10 @@ def remarks_on(gradient: str) -> Iterator[str]:
             'grad_local/{group}/{mean,min,max} over the ranks and grad_synced/{group}/_total_norm stand in for it'
         )
     elif gradient == CORRECTED:
-        yield 'grad/{shared group}: what the gradient correction wrote into .grad, not what the losses gave'
+        yield (
+            'grad/{shared group}: what the gradient correction wrote into .grad, not what the losses gave; '
+            'conflict/{group}/sum_norm is the norm before it'
+        )
 
 
 def _averages_before_clipping(policy: Any) -> bool:

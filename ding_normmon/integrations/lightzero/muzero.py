@@ -10,7 +10,7 @@ loss runs further initial inferences, on the observations that it compares with;
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from ding_normmon.core.step import LearnerStep
 from ding_normmon.integrations.lightzero.gradient import remarks_on, reported_gradient
 from ding_normmon.integrations.lightzero.muzero_groups import muzero_groups
 from ding_normmon.integrations.lightzero.substitute import before_zero_grad, substituted
-from ding_normmon.integrations.lightzero.tasks import global_task_ids, number_of_tasks
+from ding_normmon.integrations.lightzero.tasks import global_task_ids, known_task_ids, number_of_tasks
 from ding_normmon.integrations.lightzero.uncompiled import uncompiled
 
 __all__ = ['MuZeroAdapter', 'mask_of']
@@ -34,6 +34,15 @@ _OUTPUTS = {
     'logits/reward': ('reward', 'value_prefix'),
 }
 """Signal name and its attribute of a network output; EfficientZero predicts the sum of rewards so far."""
+
+LOSSES = {
+    'value_loss': 'noreduce_value_loss',
+    'policy_loss': 'noreduce_policy_loss',
+    'reward_loss': 'noreduce_reward_loss',
+    'value_prefix_loss': 'noreduce_reward_loss',
+    'consistency_loss': 'noreduce_consistency_loss',
+}
+"""The variable of ``_forward_learn`` that holds one loss per sample, and the name of their mean."""
 
 
 class MuZeroAdapter:
@@ -70,11 +79,12 @@ class MuZeroAdapter:
         yield 'logits/*: all steps of the unroll, those marked as padding left out; the reward has no first step'
         if self.num_tasks is not None:
             yield 'noreduce_*: LightZero names them by position in the batch; the monitor does not repeat them'
+            yield 'a task that the batch has twice: its first part only; the rest is counted as left out'
 
     @contextlib.contextmanager
     def observe(self, step: LearnerStep, data: Any = None) -> Iterator[None]:
         """Publish logits and observation embeddings of every task; fire ``forward_end`` before the backward pass."""
-        observer = _Observer(step, self._inner, data, multi_task=self.num_tasks is not None)
+        observer = _Observer(step, self._inner, data, None if self.num_tasks is None else known_task_ids(self))
         with contextlib.ExitStack() as undo:
             undo.callback(observer.publish)
             for name in ('initial_inference', 'recurrent_inference'):
@@ -93,10 +103,15 @@ class _Unroll:
 
 
 class _Observer:
-    def __init__(self, step: LearnerStep, model: nn.Module, data: Any, multi_task: bool) -> None:
+    def __init__(self, step: LearnerStep, model: nn.Module, data: Any, task_ids: tuple[int, ...] | None) -> None:
+        multi_task = task_ids is not None
         self._step = step
+        self._task_ids = task_ids
         self._encoder: nn.Module = model.representation_network  # type: ignore[assignment]
-        self._masks = dict(_masks(data, multi_task))
+        masks = list(_masks(data, multi_task))
+        self._masks = dict(masks)
+        tasks = [task_id for task_id, _ in masks]
+        self._repeated = {task_id for task_id in tasks if tasks.count(task_id) > 1}
         self._multi_task = multi_task
         self._begun: set[int | None] = set()
         self._unroll: _Unroll | None = None
@@ -109,6 +124,11 @@ class _Observer:
                 return original(*args, **kwargs)
             self.publish()
             self._begun.add(task_id)
+            if self._task_ids is not None and task_id not in self._task_ids:
+                self._step.leave_out(f'the batch holds task {task_id}, and this rank trains {list(self._task_ids)}')
+                return original(*args, **kwargs)
+            if task_id in self._repeated:
+                self._step.leave_out(f'the batch holds task {task_id} several times; all but the first part of it')
             self._unroll = _Unroll(task_id)
             with contextlib.closing(_Hook(self._encoder, self._encoded)):
                 output = original(*args, **kwargs)
@@ -151,9 +171,14 @@ class _Observer:
             valid = mask[:, :steps] if mask is not None and fits else None
             self._step.publish(signal, torch.stack(outputs, dim=1), task_id=unroll.task_id, mask=valid)
 
-    def forward_end(self) -> None:
+    def forward_end(self, variables: Mapping[str, Any]) -> None:
         if self._begun and 'forward_end' not in self._step.fired:
             self.publish()
+            if not self._multi_task:
+                for name, curve in LOSSES.items():
+                    loss = variables.get(name)
+                    if isinstance(loss, Tensor) and loss.is_floating_point():
+                        self._step.publish_loss(curve, loss.detach().mean())
             self._step.forward_end()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -36,11 +37,13 @@ def substituted(target: Any, name: str, value: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def before_zero_grad(optimizer: torch.optim.Optimizer | None, announce: Callable[[], None]) -> Iterator[None]:
-    """Call ``announce`` whenever the optimizer's gradients are about to be cleared.
+def before_zero_grad(
+    optimizer: torch.optim.Optimizer | None, announce: Callable[[Mapping[str, Any]], None]
+) -> Iterator[None]:
+    """Call ``announce`` whenever the optimizer's gradients are about to be cleared, with the caller's local variables.
 
     LightZero's policies clear them between the losses of all tasks and the backward pass, which is the last moment at
-    which every loss is known and its graph alive.
+    which every loss is known and its graph alive; some keep their losses nowhere but in those variables.
     """
     if optimizer is None:
         yield
@@ -48,7 +51,7 @@ def before_zero_grad(optimizer: torch.optim.Optimizer | None, announce: Callable
     zero_grad = optimizer.zero_grad
 
     def announced(*args: Any, **kwargs: Any) -> Any:
-        announce()
+        announce(sys._getframe(1).f_locals)
         return zero_grad(*args, **kwargs)
 
     with substituted(optimizer, 'zero_grad', announced):

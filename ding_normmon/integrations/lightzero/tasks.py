@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ['global_task_ids', 'number_of_tasks']
+from ding_normmon.integrations.adapter import Adapter
+
+__all__ = ['global_task_ids', 'known_task_ids', 'number_of_tasks']
 
 _LISTS = ('head_value_multi_task', 'prediction_networks')
 """What only a multi-task model has."""
@@ -35,3 +37,8 @@ def global_task_ids(policy: Any, num_tasks: int | None) -> tuple[int, ...] | Non
     ids = tuple(range(first, first + count))
     # Some configurations leave the number of all tasks where that of this rank should be.
     return tuple(task_id for task_id in ids if task_id < num_tasks) or None
+
+
+def known_task_ids(adapter: Adapter) -> tuple[int, ...]:
+    """Return the ids of the tasks that an adapter has said this rank trains."""
+    return tuple(range(adapter.num_tasks or 0)) if adapter.task_ids is None else adapter.task_ids

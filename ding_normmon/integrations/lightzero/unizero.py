@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from ding_normmon.core.parameter_groups import unwrap
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.integrations.lightzero.gradient import remarks_on, reported_gradient
+from ding_normmon.integrations.lightzero.gradient import CORRECTED, remarks_on, reported_gradient
 from ding_normmon.integrations.lightzero.substitute import before_zero_grad, substituted
-from ding_normmon.integrations.lightzero.tasks import global_task_ids, number_of_tasks
+from ding_normmon.integrations.lightzero.tasks import global_task_ids, known_task_ids, number_of_tasks
 from ding_normmon.integrations.lightzero.uncompiled import uncompiled
 
 __all__ = ['LOSSES', 'SIGNALS', 'UniZeroAdapter']
@@ -44,7 +44,7 @@ LOSSES = {
     'latent_recon_loss': 'noreduce_latent_recon_loss',
     'perceptual_loss': 'noreduce_perceptual_loss',
 }
-"""The world model's name of a loss, and LightZero's name of the per-task curve."""
+"""The world model's name of a loss, and LightZero's name of the per-task curve; a single task's has no suffix."""
 
 
 class UniZeroAdapter:
@@ -94,27 +94,37 @@ class UniZeroAdapter:
 
     @contextlib.contextmanager
     def observe(self, step: LearnerStep, data: Any = None) -> Iterator[None]:
-        """Publish x_token, logits and observation embeddings of every task; fire ``forward_end`` after the last."""
+        """Publish losses, tokens, logits and observation embeddings of every task, then fire ``forward_end``.
+
+        A task that the batch has twice is measured as one; one that this rank does not train is left out and counted.
+        """
         compute_loss: Callable[..., Any] = self.world_model.compute_loss  # type: ignore[assignment]
+        known = known_task_ids(self)
         losses: dict[int, Tensor] = {}
+        unknown: set[int] = set()
 
         def observed(batch: Any, *args: Any, **kwargs: Any) -> Any:
             task_id = None if self.num_tasks is None else int(kwargs.get('task_id', 0))
+            if task_id is not None and task_id not in known:
+                unknown.add(task_id)
+                step.leave_out(f'the batch holds task {task_id}, and this rank trains {list(known)}')
+                return compute_loss(batch, *args, **kwargs)
             with self._published(step, task_id, batch['mask_padding']):
                 result = compute_loss(batch, *args, **kwargs)
+            for name, curve in LOSSES.items():
+                if name in result.intermediate_losses:
+                    step.publish_loss(curve, result.intermediate_losses[name], task_id)
             if task_id is None:
                 # With accumulated gradients they are not cleared in every step.
                 step.forward_end()
             else:
-                losses[task_id] = result.loss_total
-                for name, curve in LOSSES.items():
-                    if name in result.intermediate_losses:
-                        step.publish_loss(curve, result.intermediate_losses[name], task_id)
+                losses[task_id] = losses[task_id] + result.loss_total if task_id in losses else result.loss_total
             return result
 
-        def forward_end() -> None:
+        def forward_end(variables: Mapping[str, Any]) -> None:
             if losses:
-                step.forward_end(dict(losses))
+                # The losses of the tasks are all that makes the gradient, or they are not given.
+                step.forward_end(None if unknown else dict(losses), corrected=self.gradient == CORRECTED)
                 losses.clear()
 
         try:

@@ -109,7 +109,7 @@ class TaskGeometry:
         return gram
 
     def figures(self) -> dict[str, float]:
-        """Return rate, min_cosine, mean_cosine, standard_error, imbalance and effective_tasks.
+        """Return rate, min_cosine, mean_cosine, standard_error, imbalance, effective_tasks and sum_norm.
 
         A pair conflicts if its cosine is below -2 standard errors (a negative cosine is Yu et al.'s definition, PCGrad,
         NeurIPS 2020). ``imbalance`` is the largest norm over the smallest that is not 0; ``effective_tasks`` the
@@ -123,6 +123,7 @@ class TaskGeometry:
             figures['min_cosine'] = float(cosine.min())
             figures['mean_cosine'] = float(cosine.mean())
             figures['standard_error'] = float(error.max())
+            figures['sum_norm'] = math.sqrt(max(0.0, float(self.gram.sum())))
         norms = np.array([norm for norm in self.norms.values() if norm > 0])
         if len(norms) and len(self.norms) > 1:
             figures['imbalance'] = float(norms.max() / norms.min())

@@ -15,6 +15,7 @@ from ding_normmon.core.lost_data import LostData
 from ding_normmon.core.record import Record
 from ding_normmon.monitor.budget.time_share import TimeShare
 from ding_normmon.monitor.findings.actions import FindingActions
+from ding_normmon.monitor.findings.alarm import Alarm
 from ding_normmon.ranks.decisions.control import Control
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ class Judge(Protocol):
         """Rules that raised an exception and are not asked again, and what it was."""
         ...
 
+    def name_tasks(self, tasks: Mapping[int, str]) -> None:
+        """Take the tasks' names."""
+        ...
+
     def observe(self, record: Record) -> Sequence[Finding]:
         """Return the findings that were raised or have cleared in this record."""
         ...
@@ -67,8 +72,8 @@ class DiagnosisStage:
         lost_data: where it is counted that records could not be judged.
         actions: what findings lead to besides being told.
         share: of the time that judging may take, in the background of a training that also needs the interpreter;
-            to stay under it some records are judged by the invariants alone, those with non-finite values never. None
-            for no limit.
+            to stay under it some records are judged by the invariants alone, unless an :class:`Alarm
+            <ding_normmon.monitor.findings.alarm.Alarm>` rings. None for no limit.
 
     Attributes:
         active: the findings that lasted at the last record.
@@ -104,12 +109,12 @@ class DiagnosisStage:
         self.judged = 0
         self._failed: set[str] = set()
         self._unseen: Callable[[], dict[str, str]] = dict
+        self._alarm = Alarm()
 
     @classmethod
     def of(
         cls,
         config: MonitorConfig,
-        tasks: Mapping[int, str],
         rules: Sequence[Rule],
         control: Control,
         lost_data: LostData,
@@ -126,7 +131,7 @@ class DiagnosisStage:
         from ding_normmon.diagnose import Diagnosis
 
         check_rules(config, rules)
-        judge = Diagnosis(tasks, rules=rules, options=config.rules)
+        judge = Diagnosis({}, rules=rules, options=config.rules)
         if rank != 0:
             return cls()
         share = None if config.budget is None else _SHARE_OF_BUDGET * config.budget
@@ -138,6 +143,11 @@ class DiagnosisStage:
     def not_judged(self) -> dict[str, str]:
         """Rules whose figures are in no record so far, and which those are; empty where records are not judged."""
         return self._unseen()
+
+    def name_tasks(self, tasks: Mapping[int, str]) -> None:
+        """Take the tasks' names, before the first record."""
+        if self._judge is not None:
+            self._judge.name_tasks(tasks)
 
     @property
     def is_on(self) -> bool:
@@ -154,7 +164,7 @@ class DiagnosisStage:
         if self._judge is None:
             return record
         begin = time.perf_counter()
-        everything = self._has_time(begin) or any(name.startswith('monitor/nonfinite/') for name in record.scalars)
+        everything = self._alarm.rings(record.scalars) | self._has_time(begin)
         found: tuple[Finding, ...] = ()
         try:
             found = tuple(self._judge.observe(record) if everything else self._judge.check(record))
@@ -221,6 +231,8 @@ class FindingCallback:
         >>> callback.publish(Record(5, findings=(Finding('odd', 'info', 3, 5, 'Odd.', 'Wait.'),)))
         odd True
     """
+
+    only_findings = True
 
     def __init__(self, callback: Callable[[Finding], object]) -> None:
         self._callback = callback

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.utils.tensorboard as torch_tensorboard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
@@ -130,3 +132,36 @@ def test_an_event_keeps_its_figures_when_the_next_record_comes(tmp_path: Path) -
         append_event(writer.file_writer, summaries.of({'ours': float(iteration)}), iteration)
     writer.close()
     assert points(tmp_path, 'ours') == [(0, 0.0), (1, 1.0), (2, 2.0)]
+
+
+def test_events_stand_in_the_file_of_torchs_writer_too(tmp_path: Path) -> None:
+    writer = torch_tensorboard.SummaryWriter(str(tmp_path))
+    destination = TensorBoard(writer)
+    destination.begin(RunDescription({0: 'Pong'}, {'monitor_norm_freq': 5}))
+    for iteration in range(0, 50, 5):
+        writer.add_scalar('theirs', iteration, iteration)
+        destination.publish(Record(iteration, {'grad/head_value_task0/_total_norm': 2.0 * iteration}))
+    destination.close()
+    steps = list(range(0, 50, 5))
+    assert points(tmp_path, 'grad/head_value_task0/_total_norm') == [(step, 2.0 * step) for step in steps]
+    assert points(tmp_path, 'theirs') == [(step, float(step)) for step in steps]
+    events = EventAccumulator(str(tmp_path), size_guidance={'tensors': 0})
+    events.Reload()
+    assert {'tasks', 'custom_scalars__config__'} <= set(events.Tags()['tensors'])
+    writer.add_scalar('theirs', -1.0, 50)
+    writer.close()
+    assert points(tmp_path, 'theirs')[-1] == (50, -1.0)
+
+
+def test_a_file_of_torchs_writer_that_is_gone_is_refused(tmp_path: Path) -> None:
+    writer = torch_tensorboard.SummaryWriter(str(tmp_path / 'events'))
+    destination = TensorBoard(writer)
+    shutil.rmtree(tmp_path / 'events')
+    with pytest.raises(OSError, match='no longer exists'):
+        destination.publish(Record(0, {'a': 1.0}))
+
+
+@pytest.mark.parametrize('wrong', [None, object(), 'runs/mine'])
+def test_what_is_no_writer_is_refused_at_once(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r'expected a SummaryWriter of tensorboardX or torch\.utils\.tensorboard'):
+        TensorBoard(wrong)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tensorboardX
 import torch
+import torch.utils.tensorboard as torch_tensorboard
 from ding.worker import BaseLearner
 from ding.worker.learner import learner_hook
+from ding.worker.learner.learner_hook import LearnerHook
 from easydict import EasyDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ding_normmon import ConfigurationError, NormMonitorHook, attach
+from ding_normmon.runs import read_run
 from tests.integrations.ding_engine.learners import make_learner
 from tests.integrations.ding_engine.policies import CASES
 
@@ -197,3 +202,98 @@ def test_what_the_learner_cannot_do_is_refused() -> None:
         NormMonitorHook(EasyDict(), position='after_iter')
     with pytest.raises(RuntimeError, match='first iteration'):
         _ = NormMonitorHook(EasyDict()).monitor
+
+
+# -- writers and other hooks -----------------------------------------------------------------------------------------
+
+
+class Foreign:
+    """A writer with nothing but what DI-engine asks for."""
+
+    def add_scalar(self, *_: Any) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def no_writer(path: Path) -> None:
+    return None
+
+
+WRITERS: dict[str, Callable[[Path], Any]] = {
+    'tensorboardX': lambda path: tensorboardX.SummaryWriter(str(path)),
+    'torch': lambda path: torch_tensorboard.SummaryWriter(str(path)),
+    'torch, of a path': torch_tensorboard.SummaryWriter,
+    'none': no_writer,
+    'foreign': lambda path: Foreign(),
+}
+
+
+@pytest.mark.parametrize('kind', WRITERS)
+def test_every_writer_has_the_history_beside_it_and_no_figure_is_lost(
+    folder: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = WRITERS[kind](folder / 'events')
+    config = copy.deepcopy(BaseLearner.default_config())
+    config.hook = EasyDict()
+    learner = BaseLearner(config, seeded('DQN').learn_mode, writer, exp_name='run')
+    if writer is None:
+        learner._tb_logger = None  # DI-engine makes one of its own otherwise
+    learner.register_hook(NormMonitorHook(dict(monitor_norm_freq=2)))
+    train(learner, 'DQN', 5)
+    learner.call_hook('after_run')
+    [history] = folder.rglob('history.arrows')
+    recorded = read_run(history).series
+    expected = expected_figures('DQN', 5, monitor_norm_freq=2)
+    assert recorded['grad/model/_total_norm'].iterations.tolist() == [0, 2, 4]
+    for index, iteration in enumerate((0, 2, 4)):
+        for tag, value in expected[iteration].items():
+            if not tag.startswith('monitor/cost'):
+                assert recorded[tag].values[index] == value, tag
+    assert not [tag for tag in recorded if tag.startswith('monitor/lost')]
+    if kind in ('none', 'foreign'):
+        assert history.parent == Path('run').resolve()
+        assert caplog.text.count('no event file gets the figures') == 1
+        assert 'they are in run/history.arrows' in caplog.text
+        return
+    assert history.parent == folder / 'events'
+    writer.flush()
+    accumulator = EventAccumulator(str(folder / 'events'), size_guidance={'scalars': 0})
+    accumulator.Reload()
+    written = accumulator.Scalars('grad/model/_total_norm')
+    assert [point.step for point in written] == [0, 2, 4]
+    assert [point.value for point in written] == pytest.approx(
+        [expected[iteration]['grad/model/_total_norm'] for iteration in (0, 2, 4)], rel=1e-6
+    )
+
+
+def test_the_learners_other_hooks_all_run_in_their_order(folder: Path) -> None:
+    orders, checkpoints = [], []
+    for watch in (False, True):
+        learner = make_learner(seeded('DQN'), save_ckpt_after_run=True, save_ckpt_after_iter=2)
+        learner._exp_name = f'run_{watch}'
+        order: list[str] = []
+        for position in ('before_iter', 'after_iter', 'after_run'):
+            for priority in (0, 10, 20, 30, 40, 100):
+                learner.register_hook(Noting(f'{position} {priority}', priority, position=position, order=order))
+        if watch:
+            learner.register_hook(NormMonitorHook(dict(monitor_norm_freq=1)))
+        train(learner, 'DQN', 3)
+        learner.call_hook('after_run')
+        orders.append(order)
+        checkpoints.append(sorted(path.name for path in folder.glob(f'run_{watch}/ckpt/*')))
+    assert orders[0] == orders[1]
+    assert len(orders[0]) == 3 * 6 * 2 + 6
+    assert checkpoints[0] == checkpoints[1] == ['iteration_0.pth.tar', 'iteration_2.pth.tar', 'iteration_3.pth.tar']
+
+
+class Noting(LearnerHook):
+    """Notes when it is called."""
+
+    def __init__(self, *args: Any, order: list[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._order = order
+
+    def __call__(self, engine: Any) -> None:
+        self._order.append(self.name)

@@ -6,7 +6,9 @@ that; it is a work-around for the tests and says nothing about how LightZero sho
 
 from __future__ import annotations
 
+import functools
 import inspect
+import logging
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -42,10 +44,18 @@ def repair() -> list[str]:
         # sampled_unizero_multitask imports it from where it no longer is.
         utils = import_module('lzero.policy.utils')
         add(import_module('lzero.entry.utils'), 'initialize_zeros_batch', utils.initialize_zeros_batch)
-        # The multi-task world model overrides the method that sets these two.
+        # The multi-task world model overrides the method that sets these three.
         world_model = import_module('lzero.model.unizero_world_models.world_model_multitask').WorldModelMT
         add(world_model, 'exact_kv_window_reset', False)
         add(world_model, 'rebuild_kv_window_from_tokens', False)
+        add(world_model, 'use_new_cache_manager', False)
+        # The balance entry calls these two without their logger when a stage begins.
+        balance = import_module('lzero.entry.train_unizero_multitask_balance_segment_ddp')
+        for name in ('log_module_trainable_status', 'log_param_statistics'):
+            function = getattr(balance, name)
+            if 'logger' in inspect.signature(function).parameters:
+                setattr(balance, name, functools.partial(function, logger=logging.getLogger('lightzero')))
+                added.append(f'{balance.__name__}.{name}: logger')
         # The multi-task MuZero model builds its prediction networks with names of arguments that have changed.
         module = import_module('lzero.model.muzero_model_multitask')
         network = module.PredictionNetwork

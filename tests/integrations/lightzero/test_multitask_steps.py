@@ -14,7 +14,8 @@ from ding_normmon.core.step import LearnerStep
 from ding_normmon.integrations.lightzero import lightzero_adapter
 from tests.integrations.lightzero import measure
 from tests.integrations.lightzero.multitask import batch, learn
-from tests.integrations.lightzero.test_multitask import BATCHES, NAMES, WORLD_MODELS, seeded, warmed_up
+from tests.integrations.lightzero.policies import UNROLL
+from tests.integrations.lightzero.test_multitask import BATCHES, NAMES, WORLD_MODELS, seeded, valid_steps, warmed_up
 
 # -- when ------------------------------------------------------------------------------------------------------------
 
@@ -112,3 +113,71 @@ def test_nothing_stays_attached(name: str) -> None:
         assert measure.traces_on(policy) == clean
     assert measure.traces_on(policy) == clean
     assert set(vars(policy)) == attributes
+
+
+# -- batches that nobody expects -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('task_ids', [(0, 1, 0), (1, 1), (2, 0, 2, 2)])
+def test_a_task_that_the_batch_has_twice_is_measured_and_training_goes_on(name: str, task_ids: tuple[int, ...]) -> None:
+    states = []
+    for watched in (False, True):
+        policy = seeded(name)
+        with measure.monitored(policy) if watched else contextlib.nullcontext([]) as records:
+            for iteration in range(2):
+                learn(policy, name, iteration, task_ids)
+        states.append(measure.state_of(policy))
+    measure.assert_same(*states)
+    assert [record.iteration for record in records] == [0, 1]
+    for record in records:
+        assert {f'logits/value_task{task_id}/mean' for task_id in task_ids} <= set(record.scalars)
+    lost = sum(record.scalars.get('monitor/lost/mistake', 0) for record in records)
+    # The unroll of a MuZero policy does not tell the second part of a task from its self-supervised loss.
+    assert (lost > 0) == (name == 'muzero_multitask')
+
+
+def test_the_rows_of_a_task_that_the_batch_has_twice_merge() -> None:
+    name, task_ids = 'unizero_multitask', (1, 0, 1)
+    policy = warmed_up(name)
+    world_model = unwrap(policy._learn_model).world_model
+    with (
+        measure.Calls({'logits/value': world_model.head_value_multi_task[1]}) as calls,
+        measure.monitored(policy, preset='multitask', budget=None) as records,
+    ):
+        output = learn(policy, name, 2, task_ids)
+    mask = valid_steps(1, UNROLL)
+    values = torch.cat([measure.values_of('logits/value', tensor[mask]) for _, tensor in calls.log])
+    assert len(calls.log) == 2
+    record = measure.only(records)
+    for metric, value in measure.statistics_of('logits/value', values, '_task1').items():
+        assert record.scalars[metric] == pytest.approx(value, rel=1e-6), metric
+    # LightZero names losses by position in the batch.
+    mean = (output['noreduce_value_loss_task0'] + output['noreduce_value_loss_task2']) / 2
+    assert record.scalars['noreduce_value_loss_task1'] == pytest.approx(float(mean), rel=1e-6)
+    # The two losses of the task are one part of the gradient, so that it is explained by those of the tasks.
+    assert 'conflict/encoder_task1/share' in record.scalars
+    assert 'monitor/lost/metric_gradient_conflict' not in record.scalars
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_task_that_the_policy_was_not_told_of_is_left_out_and_counted(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    states = []
+    for watched in (False, True):
+        policy = seeded(name, task_num=2)
+        with (
+            measure.monitored(policy, preset='multitask', budget=None)
+            if watched
+            else contextlib.nullcontext([]) as records
+        ):
+            for iteration in range(3):
+                learn(policy, name, iteration, (0, 2, 1) if iteration < 2 else (0, 1))
+        states.append(measure.state_of(policy))
+    measure.assert_same(*states)
+    assert sum(record.scalars.get('monitor/lost/mistake', 0) for record in records) == 2
+    for record in records:
+        assert 'logits/value_task0/mean' in record.scalars
+        assert 'logits/value_task2/mean' not in record.scalars
+    assert 'the batch holds task 2, and this rank trains [0, 1]' in caplog.text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -110,6 +110,10 @@ class Slow:
 
     def __init__(self) -> None:
         self.seen: list[int] = []
+        self.checked: list[int] = []
+
+    def name_tasks(self, tasks: Mapping[int, str]) -> None:
+        raise AssertionError('nobody has named any')
 
     def observe(self, record: Record) -> tuple[Finding, ...]:
         self.seen.append(record.iteration)
@@ -117,6 +121,7 @@ class Slow:
         return ()
 
     def check(self, record: Record) -> tuple[Finding, ...]:
+        self.checked.append(record.iteration)
         return ()
 
 
@@ -127,12 +132,31 @@ def test_records_are_left_out_to_stay_within_the_budget_but_not_those_with_nan()
         scalars = {'monitor/nonfinite/grad/encoder': 1.0} if iteration == 7 else {}
         stage.judge(Record(iteration, scalars))
     assert judge.seen == [0, 7]
+    # The invariants see every record, and the past that later records are compared with has no holes.
+    assert judge.checked == [iteration for iteration in range(20) if iteration not in (0, 7)]
+
+
+def test_a_jump_is_judged_although_there_is_no_time() -> None:
+    judge = Slow()
+    stage = DiagnosisStage(judge, LostData(), share=0.005)
+    for iteration in range(40):
+        stage.judge(Record(iteration, {'grad/model/_total_norm': 1e10 if iteration >= 30 else 1.0 + iteration % 3}))
+    assert judge.seen[:4] == [0, 30, 31, 32]
+    assert len(judge.seen) < 12
+
+
+def test_a_gradient_that_a_clip_took_away_is_judged_although_there_is_no_time() -> None:
+    judge = Slow()
+    stage = DiagnosisStage(judge, LostData(), share=0.005)
+    for iteration in range(20):
+        stage.judge(Record(iteration, {'clip/model/coefficient': 0.0 if iteration in (8, 9) else 0.5}))
+    assert judge.seen == [0, 8, 9]
 
 
 @pytest.mark.parametrize(('budget', 'share'), [(0.02, 0.005), (None, None)])
 def test_judging_gets_a_quarter_of_the_budget(budget: float | None, share: float | None) -> None:
     config, lost_data = MonitorConfig.read({'budget': budget}), LostData()
-    stage = DiagnosisStage.of(config, {}, (), Control(0, 1, 1, lost_data, deadline=60), lost_data, rank=0)
+    stage = DiagnosisStage.of(config, (), Control(0, 1, 1, lost_data, deadline=60), lost_data, rank=0)
     assert getattr(stage._time_share, '_share', None) == share
 
 
