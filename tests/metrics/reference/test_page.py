@@ -24,6 +24,8 @@ ELSEWHERE = {
     'agreement/{group}/cosine',
     'agreement/{group}/ranks',
     'monitor/missing_ranks',
+    'step/skipped',  # loops that skip steps or scale their loss
+    'step/loss_scale',
     '{signal}[_task{i}]/{mean,std,max,min,abs_max}',  # signals of a user's
     'outputs/{head}[/{key}]/{mean,std,max,min,abs_max}',  # DI-engine's policies
     'plasticity/{x_token,embeddings/obs}[_task{i}]/rank_error',  # wider representations
