@@ -122,15 +122,25 @@ def call_number(number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     return function.original(*args, **kwargs) if is_compiling() else function.called(args, kwargs)
 
 
-def _template(*args: Any, **kwargs: Any) -> Any:
-    # It runs in the place of a function of another module, so it has no names of this one.
-    from ding_normmon.core.observed_function import call_number
+# It runs in the place of a function of another module, so it has no names of this one.
+_TEMPLATE = """
+def enclosing({cells}):
+    def template(*args, **kwargs):
+        from ding_normmon.core.observed_function import call_number
 
-    return call_number(-12345, args, kwargs)
+        return call_number(-12345, args, kwargs)
+        {cells}
+
+    return template
+"""
 
 
 def _code_that_calls(number: int, instead_of: CodeType) -> CodeType:
-    template = _template.__code__
+    # Code may only be exchanged for code with as many variables of an enclosing function. The interpreter has to set
+    # them up: it would crash under whoever looks at the frame's variables, as tools that show tracebacks do.
+    cells = ', '.join(f'cell_{index}' for index in range(len(instead_of.co_freevars)))
+    names: dict[str, Any] = {}
+    exec(compile(_TEMPLATE.format(cells=cells), __file__, 'exec'), names)
+    template: CodeType = names['enclosing'](*instead_of.co_freevars).__code__
     constants = tuple(number if constant == -12345 else constant for constant in template.co_consts)
-    # Code may only be exchanged for code with as many variables of an enclosing function.
-    return template.replace(co_consts=constants, co_freevars=instead_of.co_freevars, co_name=instead_of.co_name)
+    return template.replace(co_consts=constants, co_name=instead_of.co_name)

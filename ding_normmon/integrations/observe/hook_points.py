@@ -216,11 +216,12 @@ class HookPoints:
             undo.enter_context(clip_calls_observed(self))
             undo.enter_context(backward_calls_observed(self))
             undo.enter_context(collectives_observed(self))
-            for holder in self._holders:
-                stepping = _Stepping(self, holder, listener)
-                undo.enter_context(optimizer_steps_observed(holder.optimizer, stepping))
-                for scaler in self._scaling.scalers():
-                    undo.enter_context(scaler_steps_observed(scaler, holder.optimizer, stepping))
+            steppings = [_Stepping(self, holder, listener) for holder in self._holders]
+            pairs = [(holder.optimizer, stepping) for holder, stepping in zip(self._holders, steppings, strict=True)]
+            undo.enter_context(optimizer_steps_observed(pairs))
+            for scaler in self._scaling.scalers():
+                for optimizer, stepping in pairs:
+                    undo.enter_context(scaler_steps_observed(scaler, optimizer, stepping))
             yield
 
     def _forget(self) -> None:

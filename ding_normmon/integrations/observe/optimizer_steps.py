@@ -1,10 +1,10 @@
-"""Seeing an optimizer step, from whichever thread."""
+"""Seeing optimizers step, from whichever thread."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from torch.optim import Optimizer
@@ -25,19 +25,25 @@ class SteppingListener(Protocol):
 
 
 @contextlib.contextmanager
-def optimizer_steps_observed(optimizer: Optimizer, listener: SteppingListener) -> Iterator[None]:
-    """Tell ``listener`` of this optimizer's steps until the block ends.
+def optimizer_steps_observed(pairs: Iterable[tuple[Optimizer, SteppingListener]]) -> Iterator[None]:
+    """Tell each listener of its optimizer's steps until the block ends.
 
     Not by ``register_step_pre_hook``: torch goes through the hooks while it steps, and would raise in the thread that
     trains if another one put a hook there or took it off. A step within a step (DI-engine's own optimizers call their
     base's) is part of the outer one.
+
+    Arguments:
+        pairs: optimizers and who hears of them. There may be hundreds, one per parameter, of one class.
     """
     inside = threading.local()
+    known = {id(optimizer): (optimizer, listener) for optimizer, listener in pairs}
 
     def around(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not args or args[0] is not optimizer or getattr(inside, 'a_step', False):
+        optimizer, listener = known.get(id(args[0]), (None, None)) if args else (None, None)
+        running: set[int] = inside.__dict__.setdefault('running', set())
+        if optimizer is None or listener is None or id(optimizer) in running:
             return call(*args, **kwargs)
-        inside.a_step = True
+        running.add(id(optimizer))
         try:
             changed = listener.enter(optimizer, args, kwargs)
             if changed is not None:
@@ -45,9 +51,10 @@ def optimizer_steps_observed(optimizer: Optimizer, listener: SteppingListener) -
             result = call(*args, **kwargs)
             listener.leave(optimizer, args, kwargs)
         finally:
-            inside.a_step = False
+            running.discard(id(optimizer))
         return result
 
-    steps = dict.fromkeys(vars(kind)['step'] for kind in type(optimizer).__mro__ if 'step' in vars(kind))
+    kinds = dict.fromkeys(kind for optimizer, _ in known.values() for kind in type(optimizer).__mro__)
+    steps = dict.fromkeys(vars(kind)['step'] for kind in kinds if 'step' in vars(kind))
     with observed((ObservedFunction.of(step), around) for step in steps):
         yield

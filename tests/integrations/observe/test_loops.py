@@ -59,3 +59,33 @@ def test_every_record_is_of_one_learner_step(name: str, frequency: int) -> None:
     assert unclear <= (name in ('gan', 'td3'))
     skipped = sum(record.scalars.get('step/skipped', 0.0) for record in records)
     assert skipped == right.skipped + right.left_out
+
+
+def test_hundreds_of_optimizers_of_one_class_are_seen() -> None:
+    model = torch.nn.Sequential(*[torch.nn.Linear(2, 2) for _ in range(300)])
+    optimizers = [torch.optim.SGD([parameter], 1e-3) for parameter in model.parameters()]
+    with Monitor(model, {'monitor_norm_freq': 1}, optimizer=optimizers) as monitor:
+        for _ in range(2):
+            model.zero_grad()
+            model(torch.ones(1, 2)).mean().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    records = monitor.take_records()
+    assert [record.iteration for record in records] == [0, 1]
+    assert all('grad/model/_total_norm' in record.scalars for record in records)
+
+
+def test_a_traceback_through_a_watched_step_can_be_looked_at() -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    frames = []
+    with Monitor(model, {'monitor_norm_freq': 1}, optimizer=optimizer):
+        model(torch.ones(1, 4)).mean().backward()
+        optimizer.param_groups[0]['lr'] = 'fast'
+        with pytest.raises(TypeError) as raised:
+            optimizer.step()
+        traceback = raised.value.__traceback__
+        while traceback is not None:
+            frames.append(len(traceback.tb_frame.f_locals))
+            traceback = traceback.tb_next
+    assert len(frames) > 3
