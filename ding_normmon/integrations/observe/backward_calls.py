@@ -14,6 +14,9 @@ from ding_normmon.core.observed_function import ObservedFunction, observed
 
 __all__ = ['BackwardListener', 'backward_calls_observed', 'reaches', 'several_threads']
 
+_BACKWARD = torch.autograd.backward
+"""The function itself: others may have put one of their own in its place, which calls it."""
+
 _graph_task: Callable[[], int] = getattr(torch._C, '_current_graph_task_id', lambda: -1)
 
 
@@ -64,7 +67,7 @@ def backward_calls_observed(listener: BackwardListener) -> Iterator[None]:
         listener.backward_ended(before, roots if isinstance(roots, Sequence) else (roots,))
         return result
 
-    with observed([(ObservedFunction.of(torch.autograd.backward), around)]):
+    with observed([(ObservedFunction.of(_BACKWARD), around)]):
         yield
 
 
