@@ -1,0 +1,69 @@
+"""Sums of bit patterns: the same in C and in torch, equal for equal bits only, and exact as a float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ding_normmon.metrics.kernels import native
+from ding_normmon.metrics.kernels.bit_sums import FOLD, bit_sums, combined, folded
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def by_hand(tensor: Tensor) -> int:
+    """Word by word in Python's integers."""
+    size = tensor.element_size()
+    width, kind = (32, torch.int32) if size in (4, 8) else (16, torch.int16)
+    words = tensor.contiguous().view(-1).view(kind).tolist()
+    total = 0
+    for place, word in enumerate(words):
+        weight = ((place % 65536) * 2654435761 % 2**32) | 1
+        total += (word % 2**width) * weight * (2 * (place // 65536) + 1)
+    return total % 2**64
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('shape', [(0,), (1,), (), (3, 5), (65_537,), (200, 700)])
+def test_sums_are_those_of_the_definition(dtype: torch.dtype, shape: tuple[int, ...], monkeypatch: Any) -> None:
+    tensor = torch.randn(shape).to(dtype)
+    assert bit_sums([tensor]) == [by_hand(tensor)]
+    monkeypatch.setattr(native, 'kernels', None)
+    assert bit_sums([tensor]) == [by_hand(tensor)]
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_one_bit_or_two_places_make_another_sum(dtype: torch.dtype) -> None:
+    tensor = torch.randn(1000).to(dtype)
+    bits = tensor.view(torch.int16)
+    before = bit_sums([tensor])
+    for place in (0, 17, len(bits) - 1):
+        bits[place] ^= 1
+        assert bit_sums([tensor]) != before
+        bits[place] ^= 1
+    assert bit_sums([tensor]) == before
+    tensor[3], tensor[4] = tensor[4].clone(), tensor[3].clone()
+    assert bit_sums([tensor]) != before
+
+
+def test_what_c_does_not_read_is_added_up_all_the_same() -> None:
+    tensor = torch.randn(6, 4)
+    transposed, twice = tensor.t(), torch.stack([tensor, tensor])[0]
+    first, second, third = bit_sums([tensor, transposed.contiguous(), transposed])
+    assert second == third != first
+    assert bit_sums([twice]) == [first]
+    assert bit_sums([torch.tensor([1, -1]), torch.tensor([True, False])]) == [by_hand(torch.tensor([1, -1])), 1]
+
+
+def test_a_sum_is_a_float64_to_the_last_bit() -> None:
+    for total in (0, 1, FOLD - 1, FOLD, 2**63, 2**64 - 1):
+        number = folded(total)
+        assert isinstance(number, float)
+        assert int(number) == total % FOLD
+        signed = total - 2**64 if total >= 2**63 else total
+        assert float(folded(torch.tensor(signed))) == number
+    assert combined([]) == 0
+    assert combined([5, 7]) == 26

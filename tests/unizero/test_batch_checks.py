@@ -1,0 +1,65 @@
+"""What is said of a task's batch, and how far the target network is."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from ding_normmon import attach
+from ding_normmon.core.record import Record
+from ding_normmon.unizero.batch_checks import outside_support
+from tests.unizero.builders import random_batch, tiny_policy
+
+
+def one_record(spoil: str = '') -> tuple[Record, list[float]]:
+    policy = tiny_policy(2)
+    batches = [random_batch(policy, task_id, 0, batch_size=3 + task_id) for task_id in range(2)]
+    current, target, _ = batches[1]
+    if spoil == 'reward':
+        target[0][0, :2] = (1e4, -1e4)
+    elif spoil == 'padded reward':
+        # Of the step after the last one that is unrolled.
+        target[0][:, -1] = 1e9
+    elif spoil == 'mask':
+        current[3][0, 0] = 0.25
+    elif spoil == 'policy':
+        target[2][0, 0, 0] = -1e-3
+    with torch.no_grad():
+        for parameter in policy._target_model.parameters():
+            parameter.mul_(1.25)
+    online = torch.cat([p.detach().double().reshape(-1) for p in policy._learn_model.parameters()])
+    away = torch.cat([p.detach().double().reshape(-1) for p in policy._target_model.parameters()])
+    attachment = attach(policy, {'monitor_norm_freq': 1})
+    policy._forward_learn(copy.deepcopy(batches))
+    attachment.detach()
+    valid = [float((batch[0][3][:, :4] == 1).sum()) for batch in batches]
+    (record,) = attachment.monitor.take_records()
+    return record, [*valid, float((online - away).norm() / online.norm())]
+
+
+def test_sizes_and_distance_against_float64() -> None:
+    record, (first, second, distance) = one_record()
+    scalars = record.scalars
+    assert (scalars['data/batch_size_task0'], scalars['data/batch_size_task1']) == (3.0, 4.0)
+    assert (scalars['data/valid_steps_task0'], scalars['data/valid_steps_task1']) == (first, second)
+    assert scalars['target/distance'] == pytest.approx(distance, rel=1e-6)
+    assert not any(name.startswith('data/outside/') for name in scalars)
+
+
+SPOILT = [('padded reward', None, 0), ('reward', 'reward', 2), ('mask', 'mask', 1), ('policy', 'policy_target', 1)]
+
+
+@pytest.mark.parametrize(('spoil', 'part', 'count'), SPOILT)
+def test_what_is_outside_is_counted_in_valid_steps(spoil: str, part: str | None, count: int) -> None:
+    record, _ = one_record(spoil)
+    found = {name: value for name, value in record.scalars.items() if name.startswith('data/outside/')}
+    assert found == ({} if part is None else {f'data/outside/{part}_task1': float(count)})
+    assert ('outside_support' in [finding.rule for finding in record.findings]) == (part is not None)
+
+
+def test_the_support_is_that_of_the_transform() -> None:
+    # h(15) = sqrt(16) - 1 + 0.015 = 3.015
+    assert outside_support(np.array([14.8, -14.8, 15.0, -15.0, np.nan, -np.inf]), support_scale=3) == 4
