@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ding_normmon.core.figure import Chart, Figure
+from ding_normmon.core.observed_function import ObservedFunction
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Setup
@@ -30,49 +30,18 @@ _MOST_CALLS = 8
 """Backward passes of one step whose losses are told."""
 
 
-class _Watch:
-    """The one function in the place of ``torch.autograd.backward``, while anybody listens."""
+_graph_task: Callable[[], int] = getattr(torch._C, '_current_graph_task_id', lambda: -1)
 
-    def __init__(self) -> None:
-        self._listeners: list[Callable[[Any], None]] = []
-        self._original: Any = None
-        self._watched: Any = None
-
-    def add(self, listener: Callable[[Any], None]) -> None:
-        """Call a function with the losses before each backward pass."""
-        if listener in self._listeners:
-            return
-        self._listeners.append(listener)
-        if self._original is None:
-            self._original = original = torch.autograd.backward
-
-            @functools.wraps(original)
-            def watched(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-                for listening in list(self._listeners):
-                    listening(tensors)
-                return original(tensors, *args, **kwargs)
-
-            self._watched = torch.autograd.backward = watched
-
-    def remove(self, listener: Callable[[Any], None]) -> None:
-        """Call it no more."""
-        if listener in self._listeners:
-            self._listeners.remove(listener)
-        # Whoever has put something else in its place since keeps that.
-        if not self._listeners and self._original is not None and torch.autograd.backward is self._watched:
-            torch.autograd.backward = self._original
-            self._original = self._watched = None
-
-
-_watch = _Watch()
+# What torch.autograd.backward calls when it has checked its arguments, or that itself where torch has no such function.
+_backward = ObservedFunction.of(getattr(torch.autograd, '_engine_run_backward', torch.autograd.backward))
 
 
 class BackwardCalls(Finishing, OwnHooks):
     """``loss/backward``: what ``backward`` was called on. ``broken/leftover_gradient``: it did not begin at zero.
 
-    In measured steps ``torch.autograd.backward`` is watched, through which ``Tensor.backward`` goes too. A second call
-    in one learner step has its loss in ``loss/backward_1``, and so on; losses are as they are differentiated, with a
-    ``GradScaler``'s scale and divided where they are accumulated.
+    In measured steps the calls of ``torch.autograd.backward`` are heard of, and so those of ``Tensor.backward``. A
+    second one in a learner step has its loss in ``loss/backward_1``, and so on; losses are as they are differentiated,
+    with a ``GradScaler``'s scale and divided where they are accumulated.
 
     A gradient is left over if it was not zero whenever a backward pass of the step began: between two learner steps
     nobody has set it to zero. Eight parameters from all over the model are looked at, as far as the optimizers hold
@@ -114,6 +83,7 @@ class BackwardCalls(Finishing, OwnHooks):
         self._losses: list[Tensor] = []
         self._left: list[Tensor | bool] = []
         self._stepping = SteppingOptimizers()
+        self._listening = False
 
     def prepare(self, setup: Setup) -> None:
         """Choose the parameters whose gradients are looked at."""
@@ -124,15 +94,25 @@ class BackwardCalls(Finishing, OwnHooks):
         self._looked_at: list[nn.Parameter] = trained[::stride][:_LOOKED_AT]
 
     def begin(self, step: LearnerStep) -> None:
-        """Watch ``torch.autograd.backward``."""
+        """Hear of backward passes."""
         self._losses, self._left = [], []
         self._stepping.watch()
-        _watch.add(self._note)
+        if not self._listening and _backward is not None:
+            _backward.add(self._around)
+            self._listening = True
 
     def release(self) -> None:
-        """Watch it no more."""
+        """Hear of them no more."""
         self._stepping.release()
-        _watch.remove(self._note)
+        if self._listening and _backward is not None:
+            _backward.remove(self._around)
+            self._listening = False
+
+    def _around(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # Not torch.autograd.grad, nor the pass within a pass that a reentrant checkpoint makes.
+        if kwargs.get('accumulate_grad', True) and args and _graph_task() == -1:
+            self._note(args[0])
+        return call(*args, **kwargs)
 
     @torch.no_grad()
     def _note(self, tensors: Tensor | Sequence[Tensor]) -> None:

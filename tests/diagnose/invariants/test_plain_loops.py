@@ -297,10 +297,11 @@ def test_exact_invariants_judge_every_record_whatever_the_budget() -> None:
 
 
 def test_no_hook_stays_and_torch_is_as_it_was() -> None:
-    backward = torch.autograd.backward
+    functions = (torch.autograd.backward, torch.autograd._engine_run_backward)
+    code = [function.__code__ for function in functions]
     loop = Loop()
     loop.run(3)
-    assert torch.autograd.backward is backward
+    assert [function.__code__ for function in functions] == code
     assert not loop.model._forward_pre_hooks
     assert not loop.model._forward_hooks
     assert not optimizers._global_optimizer_pre_hooks
