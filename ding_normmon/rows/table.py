@@ -353,6 +353,17 @@ class RowBuffer:
             self._used += 1
         self._keys.append(key)
 
+    def write_rows(self, keys: Sequence[RowKey], rows: Tensor) -> None:
+        """Write a table of rows, float64, shape (len(keys), 6), that was made on an accelerator: one operation."""
+        if tuple(rows.shape) != (len(keys), 6):
+            raise ValueError(f'expected {len(keys)} rows of 6 columns, got shape {tuple(rows.shape)}')
+        self._make_room(len(keys))
+        start = self._cells + self._used * 6
+        self.storage[start : start + rows.numel()].view(-1, 6).copy_(rows)
+        self._rows.extend(range(self._used, self._used + len(keys)))
+        self._keys.extend(keys)
+        self._used += len(keys)
+
     def write_numbers(self, key: RowKey, row: tuple[float, float, float, float, float, float]) -> None:
         """Write one row as six numbers on the host, which costs a tenth of an array."""
         self._rows.append(row)
