@@ -64,11 +64,10 @@ def number_rows(values: Sequence[Tensor]) -> tuple[list[int], Tensor]:
         by_dtype.setdefault(value.dtype, []).append(index)
     tables = [torch.stack([values[index].reshape(()) for index in indices]) for indices in by_dtype.values()]
     numbers = _joined([table.to(torch.float64) for table in tables])
-    finite = (numbers - numbers) == 0
-    count = finite.to(torch.float64)
-    known = torch.where(finite, numbers, 0.0)
-    low, high = torch.where(finite, numbers, math.inf), torch.where(finite, numbers, -math.inf)
-    rows = torch.stack([count, known, torch.zeros_like(known), low, high, 1.0 - count], dim=1)
+    bad = (numbers - numbers) != 0
+    nonfinite = bad.to(torch.float64)
+    known, low, high = (numbers.masked_fill(bad, value) for value in (0.0, math.inf, -math.inf))
+    rows = torch.stack([1.0 - nonfinite, known, torch.zeros_like(known), low, high, nonfinite], dim=1)
     return list(itertools.chain.from_iterable(by_dtype.values())), rows
 
 
@@ -161,14 +160,16 @@ def _step_rows(parts: Sequence[Steps]) -> list[list[Tensor]]:
 
 def _rows_of_lines(table: Tensor) -> Tensor:
     """Return the row of each line of a float64 table."""
-    finite = (table - table) == 0
-    count = finite.sum(dim=1, dtype=torch.float64)
-    known = torch.where(finite, table, 0.0)
+    # True of NaN and of infinities: their distance from themselves is NaN.
+    bad = (table - table) != 0
+    nonfinite = bad.sum(dim=1, dtype=torch.float64)
+    count = table.shape[1] - nonfinite
+    known = table.masked_fill(bad, 0.0)
     mean = known.sum(dim=1).div_(count.clamp(min=1.0))
-    squares = known.sub_(mean[:, None]).mul_(finite).square_().sum(dim=1)
-    minimum = torch.where(finite, table, math.inf).amin(dim=1)
-    maximum = torch.where(finite, table, -math.inf).amax(dim=1)
-    return torch.stack([count, mean, squares, minimum, maximum, table.shape[1] - count], dim=1)
+    squares = known.sub_(mean[:, None]).masked_fill_(bad, 0.0).square_().sum(dim=1)
+    minimum = known.copy_(table).masked_fill_(bad, math.inf).amin(dim=1)
+    maximum = known.masked_fill_(bad, -math.inf).amax(dim=1)
+    return torch.stack([count, mean, squares, minimum, maximum, nonfinite], dim=1)
 
 
 def _merged(rows: Tensor) -> Tensor:

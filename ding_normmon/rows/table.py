@@ -397,6 +397,19 @@ class RowBuffer:
             self._vectors[key] = (self._used, len(vector))
             self._used += size
 
+    def write_vectors(self, keys: Sequence[RowKey], vectors: Tensor) -> None:
+        """Write vectors of one length, shape (len(keys), length), that were made on an accelerator: one operation."""
+        count, length = vectors.shape
+        if count != len(keys) or length == 0:
+            raise ValueError(f'expected {len(keys)} vectors, got shape {tuple(vectors.shape)}')
+        size = -(-length // 6)
+        self._make_room(count * size)
+        start = self._cells + self._used * 6
+        self.storage[start : start + count * size * 6].view(count, size * 6)[:, :length].copy_(vectors)
+        for key in keys:
+            self._vectors[key] = (self._used, length)
+            self._used += size
+
     def _make_room(self, rows: int) -> None:
         if self._used + rows > self._capacity:
             old = self.storage
