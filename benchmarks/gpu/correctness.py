@@ -25,7 +25,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     'full, float16 autocast and GradScaler': ('full', {'autocast': torch.float16, 'scaled': True}),
     'multitask, gradients accumulated over 2 steps': ('multitask', {'cycle': 2}),
 }
-"""What is compared with float64 on the host: preset, and how the learner works. Compiling comes by itself, it is slow."""
+"""What is compared with float64 on the host: preset, and how the learner works. torch.compile comes last."""
 
 _TOLERANCE = 1e-6
 
