@@ -160,9 +160,10 @@ def _step_rows(parts: Sequence[Steps]) -> list[list[Tensor]]:
 
 def _rows_of_lines(table: Tensor) -> Tensor:
     """Return the row of each line of a float64 table."""
-    # True of NaN and of infinities: their distance from themselves is NaN.
-    bad = (table - table) != 0
-    nonfinite = bad.sum(dim=1, dtype=torch.float64)
+    # NaN where an entry is NaN or infinite, else 0; this norm counts what is not 0.
+    distance = table - table
+    bad = distance != 0
+    nonfinite = torch.linalg.vector_norm(distance, ord=0, dim=1)
     count = table.shape[1] - nonfinite
     known = table.masked_fill(bad, 0.0)
     mean = known.sum(dim=1).div_(count.clamp(min=1.0))

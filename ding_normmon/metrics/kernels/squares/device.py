@@ -16,10 +16,10 @@ _ROW = 512
 """Elements of a row. Each row has one owner, so that the sums of rows can be added to the sums of tensors."""
 
 _CHUNKS = 16
-"""Chunks that a model is cut into, about: every one takes five operations."""
+"""Chunks that a model is cut into, about: every one takes six operations."""
 
 _SMALLEST, _LARGEST = 1 << 21, 1 << 24
-"""Elements of a chunk, whatever the model: 17 bytes of memory each, given back at once."""
+"""Elements of a chunk, whatever the model: 16 bytes of memory each, given back at once."""
 
 _Piece = tuple[int, int, int]
 """Which tensor, its first element, and one past its last."""
@@ -93,8 +93,8 @@ class DeviceSums:
             table = table.to(torch.float32 if _fits_float32(table) else torch.float64)
             clean = torch.nan_to_num(table, nan=0.0, posinf=0.0, neginf=0.0)
             stop = start + rows
-            # Only what is not finite has been changed.
-            torch.sum(table != clean, dim=1, dtype=torch.float64, out=bad[start:stop])
+            # Only what is not finite has been changed. This norm counts what is not zero, and reads it once.
+            bad[start:stop] = torch.linalg.vector_norm(table.sub_(clean), ord=0, dim=1)
             torch.linalg.vector_norm(clean, dim=1, dtype=torch.float64, out=lengths[start:stop])
             start = stop
         sums.index_add_(0, self._owners, lengths.square_())
