@@ -41,24 +41,24 @@ def publish_data(
         task_id: global task id.
     """
     batch_size, steps = np.shape(current_batch[1])[:2]
-    mask = torch.from_numpy(valid_steps(current_batch))
-
-    def publish(name: str, array: NDArray[Any], mask: torch.Tensor) -> None:
-        step.publish(f'data/{name}', torch.from_numpy(array), task_id=task_id, mask=mask)
-
-    for name, target in (('reward', target_batch[0]), ('value_target', target_batch[1])):
-        entries = np.asarray(target, dtype=np.float32).reshape(batch_size, -1)[:, :steps]
-        publish(name, np.ascontiguousarray(entries), mask)
     rows = _spread_rows(batch_size)
     frames = np.asarray(current_batch[0])[rows]
     frames = np.asarray(frames, dtype=np.float32).reshape(len(frames), steps + 1, -1)
-    change = np.empty((len(frames), steps), dtype=np.float32)
+    # One array for all three: making a tensor of one costs as much as measuring it.
+    table = np.empty((2 * batch_size + len(frames), steps), dtype=np.float32)
+    table[:batch_size] = np.asarray(target_batch[0]).reshape(batch_size, -1)[:, :steps]
+    table[batch_size : 2 * batch_size] = np.asarray(target_batch[1]).reshape(batch_size, -1)[:, :steps]
+    change = table[2 * batch_size :]
     # One sequence at a time: allocating memory for all of them costs more than the arithmetic.
     for sequence, of_sequence in zip(frames, change, strict=True):
         difference = np.subtract(sequence[1:], sequence[:-1])
         np.add.reduce(np.abs(difference, out=difference), axis=-1, out=of_sequence)
     change /= frames.shape[-1]
-    publish('observation_change', change, mask[rows])
+    mask = torch.from_numpy(valid_steps(current_batch))
+    reward, value_target, observation_change = torch.from_numpy(table).split([batch_size, batch_size, len(frames)])
+    step.publish('data/reward', reward, task_id=task_id, mask=mask)
+    step.publish('data/value_target', value_target, task_id=task_id, mask=mask)
+    step.publish('data/observation_change', observation_change, task_id=task_id, mask=mask[rows])
 
 
 @functools.cache
