@@ -10,6 +10,7 @@ ARGS :=
 WORKERS := 2
 JOBS := 2
 TESTS := tests ding_normmon
+PYTHONS := python3.10 python3.12 python3.13
 PYTEST_ARGS :=
 
 # One thread per process: two ranks or two test processes with two threads each stand in each other's way.
@@ -23,7 +24,7 @@ RUN := .venv/bin/python -m
 PYTEST := $(RUN) pytest $(TESTS) --doctest-modules -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test test-all test-fast test-recipes lint faults docs clean
+.PHONY: help env train test test-all test-matrix test-fast test-recipes lint faults docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -60,6 +61,9 @@ test: env  ## a test of every kind and every example in the docstrings: TESTS, P
 
 test-all: env  ## every test: full matrices, every LightZero entry, fuzzing, faults planted in our own code
 	@$(PYTEST) $(PYTEST_ARGS)
+
+test-matrix:  ## tests that need neither DI-engine nor LightZero on other Python versions: PYTHONS
+	@python3 .ci/test_matrix.py $(PYTHONS)
 
 test-fast: env  ## the tests that are neither slow nor start several ranks: under a minute
 	@$(PYTEST) -m 'not slow and not distributed and not full' $(PYTEST_ARGS)

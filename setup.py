@@ -62,9 +62,10 @@ setup(
     exclude_package_data={'ding_normmon': ['metrics/kernels/native/*.c', 'metrics/kernels/native/*.h']},
     ext_modules=[kernels],
     options={'bdist_wheel': {'py_limited_api': 'cp310'}},
-    python_requires='>=3.10,<3.12',
+    python_requires='>=3.10',
+    # LightZero, which only training needs, has wheels up to Python 3.11.
     # No upper bounds and nothing heavy: this goes into an environment that has torch, DI-engine and LightZero already.
-    install_requires=['torch>=2.0', 'numpy', 'easydict', 'tensorboardX', 'crc32c'],
+    install_requires=['torch>=2.6', 'numpy', 'easydict', 'tensorboardX', 'crc32c'],
     extras_require={
         'cli': cli,
         'history': history,
@@ -80,6 +81,8 @@ setup(
         'Operating System :: POSIX',
         'Programming Language :: Python :: 3.10',
         'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
         'Typing :: Typed',
     ],

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.accelerator import take_accelerators_path
+
 torch.set_num_threads(1)
 
 # Two test processes share the cores, so a slow example says nothing; the same examples are drawn every time.
@@ -24,6 +26,12 @@ def seed() -> int:
     np.random.seed(value)
     torch.manual_seed(value)
     return value
+
+
+@pytest.fixture
+def as_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the path of accelerators on the CPU."""
+    take_accelerators_path(monkeypatch)
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in its own turn of this hook

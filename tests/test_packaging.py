@@ -105,7 +105,7 @@ class TestArchives:
         assert metadata['Name'].replace('-', '_') == 'ding_normmon'
         assert metadata['Version'] == VERSION
         python = SpecifierSet(metadata['Requires-Python'])
-        assert [v for v in ('3.9', '3.10', '3.11', '3.12') if v in python] == ['3.10', '3.11']
+        assert [v for v in ('3.9', '3.10', '3.11', '3.12', '3.13') if v in python] == ['3.10', '3.11', '3.12', '3.13']
 
     def test_plain_install_asks_for_little_and_changes_nothing(self, metadata: Message) -> None:
         needed = [Requirement(text) for text in metadata.get_all('Requires-Dist', [])]

@@ -41,6 +41,7 @@ __all__ = [
     'InertLearnerStep',
     'LearnerStep',
     'LearnerStepListener',
+    'SignalError',
     'WatchedStep',
 ]
 
@@ -52,6 +53,10 @@ READ_GRADIENTS = 'read_gradients'
 
 COMPARE_GRADIENTS = 'compare_gradients'
 """And with this: an optimizer that clips within its step has stepped."""
+
+
+class SignalError(ValueError):
+    """What was published cannot be measured as asked."""
 
 
 class Clip(NamedTuple):

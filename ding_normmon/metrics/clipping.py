@@ -14,8 +14,9 @@ from ding_normmon.core.sharding import is_sharded, replicated_value
 from ding_normmon.core.step import Clip, LearnerStep
 from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.kernels import native
+from ding_normmon.metrics.kernels.device_signals import Published, write_numbers
 from ding_normmon.metrics.mixins import ClipListener, Finishing
-from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, NONFINITE, constant_numbers, device_row_of
+from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, NONFINITE, constant_numbers
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['AS_FOUND', 'FOUND', 'Clipping', 'clip_coefficient']
@@ -265,7 +266,7 @@ class Clipping(ClipListener, Finishing):
     @staticmethod
     def _write(key: RowKey, value: Tensor | float, rows: RowBuffer) -> None:
         if isinstance(value, Tensor) and not rows.on_host:
-            rows.write(key, device_row_of(value.detach()))
+            write_numbers([Published(key, value.detach())], rows)
         else:
             rows.write_numbers(key, constant_numbers(native.number_of(value)))
 

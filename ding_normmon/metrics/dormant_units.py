@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -19,7 +19,17 @@ from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.record import Matrix
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Setup
-from ding_normmon.metrics.maths.dormancy import Mask, activity, dormant, jaccard, sample_mask
+from ding_normmon.metrics.kernels.device_signals import DeviceSignals, Published
+from ding_normmon.metrics.maths.dormancy import (
+    Mask,
+    activities,
+    activity,
+    check_samples,
+    dormant,
+    jaccard,
+    sample_mask,
+    unit_sums,
+)
 from ding_normmon.metrics.mixins import OwnHooks
 from ding_normmon.metrics.sections import PLASTICITY_SECTION
 from ding_normmon.metrics.shared_layers import Layer, shared_layers
@@ -31,6 +41,10 @@ logger = logging.getLogger('ding_normmon')
 
 _KINDS = {'activation': '', 'gradient': 'gradient_'}
 """What is summed per unit, and how its figures begin."""
+
+
+_AT_ONCE = 1 << 22
+"""Numbers of outputs that are added up at a time on an accelerator."""
 
 
 class _Output(NamedTuple):
@@ -127,7 +141,9 @@ class DormantUnits(OwnHooks):
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
         self._outputs: list[_Output] = []
+        self._on_device = DeviceSignals(self._write_activations)
         self._gradients: dict[RowKey, Tensor] = {}
+        self._last_mask: tuple[Tensor, Tensor] | None = None
         self._calls: dict[str, int] = {}
         self._armed = False
         self._error: Exception | None = None
@@ -162,6 +178,7 @@ class DormantUnits(OwnHooks):
 
     def begin(self, step: LearnerStep) -> None:
         """Attach the forward hooks."""
+        self._on_device.begin()
         for module in {user: None for layer in self.layers for user in layer.users}:
             self._handles.append(module.register_forward_pre_hook(self._enter))
             self._handles.append(module.register_forward_hook(self._leave, always_call=True))
@@ -184,7 +201,9 @@ class DormantUnits(OwnHooks):
             handle.remove()
         self._handles.clear()
         self._outputs.clear()
+        self._on_device.release()
         self._gradients.clear()
+        self._last_mask = None
         self._calls.clear()
         self._running.clear()
         self._armed, self._error = False, None
@@ -215,19 +234,32 @@ class DormantUnits(OwnHooks):
             self._stride = self._stride_for(outputs)
         for output in outputs:
             key = RowKey(self.name, output.layer.group, task_id, f'activation:{output.path}')
+            shape = tuple(output.tensor.shape)
             if output.tensor._version != output.version:
                 self._unmatched[output.path] = 'its output is overwritten in place by what follows'
                 continue
             try:
-                valid = sample_mask(tuple(output.tensor.shape), mask)
+                check_samples(shape, mask)
             except ValueError as error:
                 self._unmatched[output.path] = str(error)
                 continue
-            rows.write_vector(key, activity(output.tensor.detach(), valid, self._stride or 1, rows.on_host))
+            if rows.on_host:
+                valid = sample_mask(shape, mask)
+                rows.write_vector(key, activity(output.tensor.detach(), valid, self._stride or 1))
+            else:
+                # Not selected by: that would wait for the accelerator to count.
+                valid = None if mask is None else self._invalid(mask, output.tensor.device)
+                self._on_device.add(Published(key, output.tensor.detach(), valid), rows)
             if output.tensor.requires_grad:
                 gradient_key = key._replace(part=f'gradient:{output.path}')
                 hook = self._gradient_hook(gradient_key, valid, rows.on_host)
                 self._handles.append(output.tensor.register_hook(hook))
+
+    def _invalid(self, mask: Tensor, device: torch.device) -> Tensor:
+        """Return which time steps are no data, (B*T,); once for all layers."""
+        if self._last_mask is None or self._last_mask[0] is not mask:
+            self._last_mask = mask, mask.detach().to(device, non_blocking=True).reshape(-1) == 0
+        return self._last_mask[1]
 
     def _stride_for(self, outputs: list[_Output]) -> int:
         """Return the stride with which all tasks fit into half of ``memory_budget``; the same on every rank."""
@@ -235,7 +267,7 @@ class DormantUnits(OwnHooks):
         num_bytes = units * len(_KINDS) * 8 * max(1, self.setup.num_tasks or 1)
         return max(1, math.ceil(num_bytes / (self.setup.config.memory_budget / 2)))
 
-    def _gradient_hook(self, key: RowKey, valid: Tensor | None, on_host: bool) -> Callable[[Tensor], None]:
+    def _gradient_hook(self, key: RowKey, mask: Tensor | None, on_host: bool) -> Callable[[Tensor], None]:
         def add_up(gradient: Tensor) -> None:
             # Backward passes before `forward_end` are those of other metrics. Nothing may escape into autograd.
             if not self._armed:
@@ -243,7 +275,11 @@ class DormantUnits(OwnHooks):
             started = time.perf_counter()
             try:
                 with torch.no_grad():
-                    self._gradients[key] = activity(gradient.detach(), valid, self._stride or 1, on_host)
+                    if on_host:
+                        self._gradients[key] = activity(gradient.detach(), mask, self._stride or 1)
+                    else:
+                        invalid = None if mask is None else mask[None]
+                        self._gradients[key] = unit_sums(gradient.detach()[None], invalid)[0]
             except Exception as error:
                 self._error = error
             self.hook_milliseconds += (time.perf_counter() - started) * 1e3
@@ -255,11 +291,37 @@ class DormantUnits(OwnHooks):
         if hook_point == 'forward_end':
             self._outputs.clear()
             self._armed = True
+            self._on_device.write(hook_point, rows)
             return
         if self._error is not None:
             raise self._error
+        self._write_gradients(rows)
+
+    def _write_activations(self, outputs: Sequence[Published], rows: RowBuffer) -> None:
+        """Write the activity vectors of many outputs: about five operations for all of one shape."""
+        alike: dict[tuple[torch.dtype, tuple[int, ...], bool], list[Published]] = {}
+        for output in outputs:
+            kind = output.tensor.dtype, tuple(output.tensor.shape), output.mask is None
+            alike.setdefault(kind, []).append(output)
+        for (_, shape, unmasked), found in alike.items():
+            at_once = max(1, _AT_ONCE // max(1, math.prod(shape)))
+            for chosen in (found[first : first + at_once] for first in range(0, len(found), at_once)):
+                masks = [output.mask for output in chosen if output.mask is not None]
+                sums = unit_sums(
+                    torch.stack([output.tensor for output in chosen]), None if unmasked else torch.stack(masks)
+                )
+                rows.write_vectors([output.key for output in chosen], activities(sums, self._stride or 1))
+
+    def _write_gradients(self, rows: RowBuffer) -> None:
+        by_size: dict[int, list[RowKey]] = {}
         for key, vector in self._gradients.items():
-            rows.write_vector(key, vector)
+            if rows.on_host:
+                rows.write_vector(key, vector)
+            else:
+                by_size.setdefault(len(vector), []).append(key)
+        for keys in by_size.values():
+            sums = torch.stack([self._gradients[key] for key in keys])
+            rows.write_vectors(keys, activities(sums, self._stride or 1))
         self._gradients.clear()
 
     # -- on rank 0 -------------------------------------------------------------------------------------------------

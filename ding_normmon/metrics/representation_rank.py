@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor
 
 from ding_normmon.core.figure import Chart, Figure
+from ding_normmon.core.step import HOOK_POINTS, LearnerStep
 from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.metrics.kernels.device_signals import DeviceSignals, Published
 from ding_normmon.metrics.maths import effective_rank as spectral
 from ding_normmon.metrics.sections import PLASTICITY_SECTION
-from ding_normmon.metrics.tensor_statistics import align_mask
+from ding_normmon.metrics.tensor_statistics import align_mask, check_mask
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
 
 __all__ = ['RepresentationRank']
@@ -23,6 +26,9 @@ SIGNALS = ('x_token', 'embeddings/obs')
 
 _MOST_DIMENSIONS = 256
 """An eigenvalue decomposition of this size takes 10 to 20 ms, in the background."""
+
+_AT_ONCE = 1 << 22
+"""Numbers whose second moments are made at a time on an accelerator: 32 MiB in float64."""
 
 
 class RepresentationRank(Metric):
@@ -96,11 +102,12 @@ class RepresentationRank(Metric):
             prominence='detail',
         ),
     )
+    hook_points: ClassVar[tuple[str, ...]] = HOOK_POINTS
     stretchable: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._matrices: dict[int, Tensor] = {}
-        self._features: dict[str, int] = {}
+        self._on_device = DeviceSignals(self._write_moments)
 
     def prepare(self, setup: Setup) -> None:
         """Read how large a second moment may be."""
@@ -113,6 +120,10 @@ class RepresentationRank(Metric):
         """Return the size of the projections."""
         return sum(matrix.nbytes for matrix in self._matrices.values())
 
+    def begin(self, step: LearnerStep) -> None:
+        """Keep what is published on an accelerator until the first hook point."""
+        self._on_device.begin()
+
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
         """Write the second moment of the valid vectors.
 
@@ -121,22 +132,61 @@ class RepresentationRank(Metric):
         """
         if name not in SIGNALS or not tensor.is_floating_point() or tensor.ndim < 2:
             return
+        features = tensor.shape[-1]
+        key = RowKey(self.name, name, task_id, f'moment:{features}')
+        if not rows.on_host:
+            if mask is not None:
+                check_mask(tensor, mask, name)
+            self._on_device.add(Published(key, tensor, mask), rows)
+            return
         if mask is not None:
             tensor, valid = align_mask(tensor, mask.detach(), name)
-            if rows.on_host:
-                tensor = tensor[valid]
-            else:
-                # Selecting would have to wait for the device to count; vectors of zeros add nothing.
-                valid = valid.to(tensor.device).reshape(valid.shape + (1,) * (tensor.ndim - 2))
-                tensor = torch.where(valid, tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device))
-        vectors = tensor.reshape(-1, tensor.shape[-1]).to(torch.float64)
-        features = vectors.shape[1]
+            tensor = tensor[valid]
+        vectors = tensor.reshape(-1, features).to(torch.float64)
         if features > self._limit:
-            if features not in self._matrices:
-                matrix = torch.from_numpy(spectral.projection(features, self._limit).copy())
-                self._matrices[features] = matrix.to(vectors.device)
-            vectors = vectors @ self._matrices[features]
-        rows.write_vector(RowKey(self.name, name, task_id, f'moment:{features}'), spectral.packed_moment(vectors))
+            vectors = vectors @ self._projection(features, vectors.device)
+        rows.write_vector(key, spectral.packed_moment(vectors))
+
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        """Write the second moments of what was kept.
+
+        Raises:
+            SignalError: something was changed in place since it was published.
+        """
+        self._on_device.write(hook_point, rows)
+
+    def release(self) -> None:
+        """Drop what was kept of a step that ended before its first hook point."""
+        self._on_device.release()
+
+    def _projection(self, features: int, device: torch.device) -> Tensor:
+        if features not in self._matrices:
+            self._matrices[features] = torch.from_numpy(spectral.projection(features, self._limit).copy()).to(device)
+        return self._matrices[features]
+
+    def _write_moments(self, signals: Sequence[Published], rows: RowBuffer) -> None:
+        """Write the second moments of many signals: about ten operations for all of one shape."""
+        by_mask = {id(signal.mask): signal for signal in signals if signal.mask is not None}
+        masks = {key: _invalid(signal.mask, signal.tensor.device) for key, signal in by_mask.items()}
+        alike: dict[tuple[torch.dtype, tuple[int, ...], int | None], list[Published]] = {}
+        for signal in signals:
+            if signal.tensor.numel():
+                steps = None if signal.mask is None else signal.mask.numel()
+                alike.setdefault((signal.tensor.dtype, tuple(signal.tensor.shape), steps), []).append(signal)
+        for (_, shape, steps), found in alike.items():
+            at_once = max(1, _AT_ONCE // math.prod(shape))
+            for first in range(0, len(found), at_once):
+                chosen = found[first : first + at_once]
+                table = torch.stack([signal.tensor.reshape(steps or 1, -1, shape[-1]) for signal in chosen])
+                table = table.to(torch.float64)
+                # True of NaN and of infinities: their distance from themselves is NaN.
+                left_out = ((table - table) != 0).any(dim=-1)
+                if steps is not None:
+                    left_out |= torch.stack([masks[id(signal.mask)] for signal in chosen])[:, :, None]
+                vectors = table.masked_fill_(left_out[..., None], 0.0).flatten(1, 2)
+                if shape[-1] > self._limit:
+                    vectors = vectors @ self._projection(shape[-1], vectors.device)
+                rows.write_vectors([signal.key for signal in chosen], spectral.packed_moments(vectors))
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the ranks, per task and, where every rank has reported, over all tasks."""
@@ -163,3 +213,9 @@ class RepresentationRank(Metric):
             yield f'{prefix}/feature_rank', float(spectral.feature_rank(sigma))
             if len(sigma) < features:
                 yield f'{prefix}/rank_error', spectral.projection_error(rank, features, len(sigma))
+
+
+def _invalid(mask: Tensor | None, device: torch.device) -> Tensor:
+    """Return which time steps are no data, shape (B*T,), on a device."""
+    assert mask is not None
+    return mask.detach().to(device, non_blocking=True).reshape(-1) == 0

@@ -12,8 +12,10 @@ from torch import Tensor
 from ding_normmon.core.common_figures import MONITOR_SECTION
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import is_sharded
+from ding_normmon.core.step import HOOK_POINTS, LearnerStep, SignalError
 from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.kernels import native
+from ding_normmon.metrics.kernels.device_signals import DeviceSignals, Published, write_signals
 from ding_normmon.metrics.mixins import takes_graph
 from ding_normmon.metrics.presence import Presence
 from ding_normmon.metrics.sections import NONFINITE_CHART
@@ -30,10 +32,6 @@ _FEWEST = np.array([[1], [2], [1], [1], [1]])
 
 # Signals of which the L2 norm of each vector is taken first: signal -> (metric family, prefix of the statistic).
 NORM_SIGNALS = {'x_token': ('norm/x_token', ''), 'embeddings/obs': ('embeddings/obs', 'norm_')}
-
-
-class SignalError(ValueError):
-    """A published tensor that cannot be measured as asked."""
 
 
 def check_mask(tensor: Tensor, mask: Tensor, name: str = 'tensor') -> None:
@@ -115,7 +113,10 @@ class TensorStatistics(Metric):
     """Mean, std, max, min and abs_max of every published signal; of ``x_token`` and ``embeddings/obs`` the statistics
     of the L2 norms of their vectors.
 
-    On a CPU the row is made in one call into C (:mod:`ding_normmon.metrics.kernels.native`), where the tensor lies.
+    On a CPU the row is made at once, in one call into C (:mod:`ding_normmon.metrics.kernels.native`), where the tensor
+    lies. On an accelerator launches are what costs, so tensors are kept until the first hook point, which is
+    ``forward_end`` (the graph holds them anyway), and reduced together
+    (:mod:`ding_normmon.metrics.kernels.device_signals`).
     """
 
     name: ClassVar[str] = 'tensor_statistics'
@@ -237,12 +238,17 @@ class TensorStatistics(Metric):
             chart=Chart('Health of the record', 'Further signs'),
         ),
     )
-    hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
+    hook_points: ClassVar[tuple[str, ...]] = HOOK_POINTS
 
     def __init__(self) -> None:
         self._presence = Presence()
         self._keys: dict[tuple[str, int | None], RowKey] = {}
         self._usual: tuple[Label, ...] = ()
+        self._on_device = DeviceSignals(write_signals)
+
+    def begin(self, step: LearnerStep) -> None:
+        """Keep what is published on an accelerator until the first hook point."""
+        self._on_device.begin()
 
     @takes_graph
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
@@ -254,33 +260,44 @@ class TensorStatistics(Metric):
         key = self._keys.get((name, task_id))
         if key is None:
             key = self._keys[name, task_id] = RowKey(self.name, name, task_id)
-        if rows.on_host and native.kernels is not None:
+        # What is on the host is measured there, wherever the model is.
+        on_host = rows.on_host or (rows.device.type != 'cpu' and isinstance(tensor, Tensor) and tensor.is_cpu)
+        if on_host and native.kernels is not None:
             row = native.kernels.row(tensor, mask, name in NORM_SIGNALS)
             if row is not None:
                 rows.write_numbers(key, row)
                 return
-        with torch.no_grad():
-            self._write(key, tensor, mask, rows)
-
-    def _write(self, key: RowKey, tensor: Tensor, mask: Tensor | None, rows: RowBuffer) -> None:
-        name = key.name
         self._check(name, tensor, mask, rows)
-        tensor = tensor.detach()
+        if on_host:
+            with torch.no_grad():
+                self._write(key, tensor.detach(), mask, rows)
+        else:
+            self._on_device.add(Published(key, tensor.detach(), mask, name in NORM_SIGNALS), rows)
+
+    @staticmethod
+    def _write(key: RowKey, tensor: Tensor, mask: Tensor | None, rows: RowBuffer) -> None:
         if tensor.element_size() == 1:
             # Nothing can be done with float8 but to convert it.
             tensor = tensor.float()
         valid: Tensor | None = None
         if mask is not None:
-            tensor, valid = align_mask(tensor, mask.detach(), name)
-        if name in NORM_SIGNALS:
+            tensor, valid = align_mask(tensor, mask.detach(), key.name)
+        if key.name in NORM_SIGNALS:
             # The spread of norms can be a thousandth of their size; in float32 it would lose its digits.
             tensor = torch.linalg.vector_norm(tensor, dim=-1, dtype=torch.float64)
-        if rows.on_host:
-            rows.write(key, moments.row_of(tensor if valid is None else tensor[valid]))
-            return
-        if valid is not None:
-            valid = valid.to(tensor.device).reshape(valid.shape + (1,) * (tensor.ndim - 2))
-        rows.write(key, moments.device_row_of(tensor, valid))
+        rows.write(key, moments.row_of(tensor if valid is None else tensor[valid]))
+
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        """Write the rows of what was kept, all in one go.
+
+        Raises:
+            SignalError: something was changed in place since it was published.
+        """
+        self._on_device.write(hook_point, rows)
+
+    def release(self) -> None:
+        """Drop what was kept of a step that ended before its first hook point."""
+        self._on_device.release()
 
     @staticmethod
     def _check(name: str, tensor: Tensor, mask: Tensor | None, rows: RowBuffer) -> None:
@@ -296,10 +313,17 @@ class TensorStatistics(Metric):
             raise SignalError(f'{name}: a DTensor; publish what this rank has of it, {name}.to_local()')
         if mask is not None and not isinstance(mask, Tensor):
             raise SignalError(f'{name}: expected a mask that is a tensor, got {type(mask).__name__}')
-        if tensor.device.type != rows.device.type:
+        if tensor.device.type not in (rows.device.type, 'cpu'):
             raise SignalError(f'{name}: the tensor is on {tensor.device}, the model on {rows.device}')
         if mask is not None:
+            if tensor.is_cpu and not mask.is_cpu:
+                raise SignalError(f'{name}: the tensor is on {tensor.device}, its mask on {mask.device}')
             check_mask(tensor, mask, name)
+            if name in NORM_SIGNALS and tensor.numel() and tensor.numel() // tensor.shape[-1] % mask.numel():
+                raise SignalError(
+                    f'{name}: a mask of shape {tuple(mask.shape)} does not fit the vectors (the last dimension) of a '
+                    f'tensor of shape {tuple(tensor.shape)}; expected (B, n*T, E) or (B*T, ..., E)'
+                )
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield each signal's statistics over all tasks and per task."""

@@ -18,6 +18,7 @@ from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import counted_part, is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.kernels.squares import SquareSums
 from ding_normmon.metrics.maths.conflict_geometry import cosine_of
 from ding_normmon.metrics.maths.sketch import ChunkTable, Sketch
 from ding_normmon.metrics.mixins import DeviceCells
@@ -140,6 +141,7 @@ class Updates(DeviceCells):
             parameters = tuple(shared.parameters[index] for index in plan.indices)
             self._moving.append(_Moving(plan.name, None, parameters, plan.sketch, True, [], None))
         self._state_bytes = self._allocate(setup.config.memory_budget)
+        self._plan_squares()
         self._squares_at = 2 * len(self._moving)
         self.num_cells = self._squares_at + sum(group.sketch.size for group in self._moving if group.travels)
 
@@ -168,6 +170,25 @@ class Updates(DeviceCells):
             f'; sketches stand for {", ".join(dict.fromkeys(sketched))} (memory_budget={budget})' if sketched else '',
         )
         return used + sum(table.bytes for table in self._tables.values())
+
+    def _plan_squares(self) -> None:
+        """Lay out the sums of squares of all copies, group after group."""
+        owners = [index for index, group in enumerate(self._moving) for _ in group.copies]
+        self._listed = [copy for group in self._moving for copy in group.copies]
+        self._square_sums = SquareSums(self._listed)
+        device = self.setup.device
+        self._owners = torch.tensor(owners, dtype=torch.int64).to(device)
+        self._with_copies = torch.tensor(sorted(set(owners)), dtype=torch.int64).to(device)
+        self._sums, self._nonfinite = torch.zeros(2, len(owners), dtype=torch.float64, device=device)
+        self._state_bytes += self._square_sums.scratch_bytes + 4 * self._sums.nbytes
+
+    def _square(self, column: int) -> None:
+        """Write the squared norm of each group's copies; NaN where an entry is not finite."""
+        if self._listed:
+            self._square_sums(self._listed, self._sums, self._nonfinite)
+            self._sums.masked_fill_(self._nonfinite > 0, math.nan)
+            squares = self.squares[:, column]
+            squares.index_fill_(0, self._with_copies, 0.0).index_add_(0, self._owners, self._sums)
 
     def state_bytes(self) -> int:
         """Return the size of the copies, the sketches and their tables."""
@@ -200,26 +221,23 @@ class Updates(DeviceCells):
         if not self._begun:
             raise RuntimeError('step_end without a backward_end')
         self._begun = False
-        for index, group in enumerate(self._moving):
-            if group.copies:
-                self.squares[index, 0].copy_(_square(group.copies))
+        self._square(0)
         # `copies` become w - w', once each, also those that two groups share.
         if self._copies:
             torch._foreach_sub_(self._copies, _counted(self._copied))
+        self._square(1)
         start = 0
         for index, group in enumerate(self._moving):
-            moved = self.squares[index, 1]
             if group.copies and not group.travels:
-                moved.copy_(_square(group.copies))
                 continue
             size = group.sketch.size
             out = self.vectors[start : start + size] if group.travels else self.squares.new_zeros(size)
             if group.copies:
-                group.sketch(group.copies, out, moved)
+                group.sketch(group.copies, out)
             elif group.before is not None:
                 group.sketch(group.weights(), out)
                 torch.sub(group.before, out, out=out)
-                moved.copy_(torch.dot(out, out))
+                torch.dot(out, out, out=self.squares[index, 1])
             if group.travels:
                 start += size
 
@@ -275,17 +293,6 @@ class Updates(DeviceCells):
                     products = np.array([wide @ step, wide @ wide, step @ step])
                     cosine = float(cosine_of(*products[:, None])[0])
                     yield f'update/{name}_task{task_id}/cosine', cosine
-
-
-def _square(tensors: list[Tensor]) -> Tensor:
-    """Return the sum of squares in float64, a megabyte at a time."""
-    total = torch.zeros((), dtype=torch.float64, device=tensors[0].device)
-    for tensor in tensors:
-        for piece in tensor.detach().reshape(-1).split(1 << 17):
-            # Not in place: a float64 piece is a part of the weights themselves.
-            wide = piece.to(torch.float64)
-            total += torch.dot(wide, wide)
-    return total
 
 
 def _counted(parameters: Sequence[nn.Parameter]) -> list[Tensor]:

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from ding_normmon.core.lost_data import LostData
-from ding_normmon.core.step import COMPARE_GRADIENTS, HOOK_POINTS, READ_GRADIENTS, Clip, LearnerStep
+from ding_normmon.core.step import COMPARE_GRADIENTS, HOOK_POINTS, READ_GRADIENTS, Clip, LearnerStep, SignalError
 from ding_normmon.metrics import Metric
 from ding_normmon.metrics.mixins import ClipListener, Finishing, LossParts, OwnHooks
-from ding_normmon.metrics.tensor_statistics import SignalError
 from ding_normmon.rows.table import RowBuffer
 
 __all__ = ['MetricCalls', 'overriding']

@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection
 from typing import Any, cast
 
 from ding_normmon.core.lost_data import LostData
+from ding_normmon.core.step import SignalError
 from ding_normmon.metrics import TaskLosses, TensorStatistics
-from ding_normmon.metrics.tensor_statistics import NORM_SIGNALS, SignalError
+from ding_normmon.metrics.tensor_statistics import NORM_SIGNALS
 from ding_normmon.ranks.transport import Transport, TransportError
 
 __all__ = ['PublishErrors', 'plain_task_id']

@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from ding_normmon.core.lost_data import LostData
-from ding_normmon.core.step import Clip, LearnerStep
+from ding_normmon.core.step import Clip, LearnerStep, SignalError
 from ding_normmon.metrics import Metric
-from ding_normmon.metrics.tensor_statistics import SignalError
 from ding_normmon.monitor.metric_calls import MetricCalls
 from ding_normmon.monitor.publish_errors import PublishErrors, plain_task_id
 from ding_normmon.rows.table import Pending, RowBuffer

@@ -353,6 +353,17 @@ class RowBuffer:
             self._used += 1
         self._keys.append(key)
 
+    def write_rows(self, keys: Sequence[RowKey], rows: Tensor) -> None:
+        """Write a table of rows, float64, shape (len(keys), 6), that was made on an accelerator: one operation."""
+        if tuple(rows.shape) != (len(keys), 6):
+            raise ValueError(f'expected {len(keys)} rows of 6 columns, got shape {tuple(rows.shape)}')
+        self._make_room(len(keys))
+        start = self._cells + self._used * 6
+        self.storage[start : start + rows.numel()].view(-1, 6).copy_(rows)
+        self._rows.extend(range(self._used, self._used + len(keys)))
+        self._keys.extend(keys)
+        self._used += len(keys)
+
     def write_numbers(self, key: RowKey, row: tuple[float, float, float, float, float, float]) -> None:
         """Write one row as six numbers on the host, which costs a tenth of an array."""
         self._rows.append(row)
@@ -384,6 +395,19 @@ class RowBuffer:
             start = self._cells + self._used * 6
             self.storage[start : start + len(vector)].copy_(vector.detach())
             self._vectors[key] = (self._used, len(vector))
+            self._used += size
+
+    def write_vectors(self, keys: Sequence[RowKey], vectors: Tensor) -> None:
+        """Write vectors of one length, shape (len(keys), length), that were made on an accelerator: one operation."""
+        count, length = vectors.shape
+        if count != len(keys) or length == 0:
+            raise ValueError(f'expected {len(keys)} vectors, got shape {tuple(vectors.shape)}')
+        size = -(-length // 6)
+        self._make_room(count * size)
+        start = self._cells + self._used * 6
+        self.storage[start : start + count * size * 6].view(count, size * 6)[:, :length].copy_(vectors)
+        for key in keys:
+            self._vectors[key] = (self._used, length)
             self._used += size
 
     def _make_room(self, rows: int) -> None:

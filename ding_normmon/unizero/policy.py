@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ding_normmon.core.step import INERT, InertLearnerStep
 from ding_normmon.unizero.acting_policy import ActingPolicy
 from ding_normmon.unizero.batch_checks import publish_checks
-from ding_normmon.unizero.data_signals import publish_data
+from ding_normmon.unizero.data_signals import publish_data, valid_steps
 from ding_normmon.unizero.dropout_stream import DropoutStream
 from ding_normmon.unizero.gradient_synchronisation import (
     all_gather_object,
@@ -60,13 +60,11 @@ class _TaskLoss(NamedTuple):
         loss: weighted, with its graph.
         metrics: scalars by name, detached.
         terms: weighted terms of the loss, with their graphs; empty unless a metric reads them.
-        mask: (B, T), true where a step is data and not padding.
     """
 
     loss: Tensor
     metrics: dict[str, Tensor]
     terms: dict[str, Tensor]
-    mask: Tensor
 
 
 class UniZeroMultitaskPolicy(ActingPolicy):
@@ -198,18 +196,16 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         losses: dict[int, Tensor] = {}
         parts: dict[int, dict[str, Tensor]] = {}
         metrics: dict[str, Tensor] = {}
-        masks: dict[int, Tensor] = {}
         for current_batch, target_batch, task_id in data:
             found = self._task_loss(step, current_batch, target_batch, task_id)
             losses[task_id] = found.loss / present
             parts[task_id] = {name: term / present for name, term in found.terms.items()}
             metrics.update({f'{name}_task{task_id}': value for name, value in found.metrics.items()})
-            masks[task_id] = found.mask
         if step.due:
             # After all forward passes: between them it would cost four times as much.
             for current_batch, target_batch, task_id in data:
-                publish_data(step, current_batch, target_batch, masks[task_id], task_id)
-                self._publish_checks(step, current_batch, target_batch, masks[task_id], task_id)
+                publish_data(step, current_batch, target_batch, task_id)
+                self._publish_checks(step, current_batch, target_batch, task_id)
         if step.due:
             publish_target(step, self._learn_model, self._target_model)
         step.forward_end(losses, parts, corrected=self.corrects_gradients)
@@ -282,18 +278,17 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         weights = self._cfg.task_loss_weight
         weight_of_task = 1.0 if weights is None else weights[task_id]
         terms = {name: term * weight_of_task for name, term in loss_terms(result).items()} if step.reads_parts else {}
-        return _TaskLoss(result.loss_total * weight_of_task, metrics, terms, batch['mask_padding'])
+        return _TaskLoss(result.loss_total * weight_of_task, metrics, terms)
 
     def _publish_checks(
         self,
         step: InertLearnerStep,
         current_batch: Sequence[NDArray[Any]],
         target_batch: Sequence[NDArray[Any]],
-        mask: Tensor,
         task_id: int,
     ) -> None:
         actions, scale = self.tasks[task_id].action_space_size, float(self._cfg.model.support_scale)
-        publish_checks(step, current_batch, target_batch, mask.cpu().numpy(), actions, scale, task_id)
+        publish_checks(step, current_batch, target_batch, valid_steps(current_batch), actions, scale, task_id)
 
     def _count_skipped_step(self, norm: float) -> None:
         if not self.skipped_steps:

@@ -13,6 +13,10 @@ from ding_normmon.metrics.kernels.bit_sums import bit_sums, combined, folded
 __all__ = ['publish_target', 'relative_distance']
 
 
+_AT_ONCE = 1 << 22
+"""Elements whose differences are in memory at a time, about: 16 MiB in float32."""
+
+
 @torch.no_grad()
 def relative_distance(online: Iterable[nn.Parameter], target: Iterable[nn.Parameter]) -> Tensor:
     """Return the L2 norm of the difference of two models over that of the first, in float64.
@@ -22,13 +26,18 @@ def relative_distance(online: Iterable[nn.Parameter], target: Iterable[nn.Parame
         >>> round(float(relative_distance([first], [second])), 6)
         0.2
     """
-    squares = [(_square(mine - its), _square(mine)) for mine, its in zip(online, target, strict=True)]
-    distance, size = (torch.stack(part).sum() for part in zip(*squares, strict=True))
-    return (distance / size).sqrt()
-
-
-def _square(tensor: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(tensor, dtype=torch.float64).square()
+    mine: list[Tensor] = [parameter.detach() for parameter in online]
+    its: list[Tensor] = [parameter.detach() for parameter in target]
+    squares: list[Tensor] = []
+    first = elements = 0
+    for stop, parameter in enumerate(mine, 1):
+        elements += parameter.numel()
+        if elements >= _AT_ONCE or stop == len(mine):
+            # On an accelerator each call is a launch or two, however many tensors there are.
+            both = (list(torch._foreach_sub(mine[first:stop], its[first:stop])), mine[first:stop])
+            squares += [torch.stack(torch._foreach_norm(part, 2, torch.float64)).square().sum() for part in both]
+            first, elements = stop, 0
+    return (torch.stack(squares[::2]).sum() / torch.stack(squares[1::2]).sum()).sqrt()
 
 
 def publish_target(step: InertLearnerStep, online: nn.Module, target: nn.Module) -> None:

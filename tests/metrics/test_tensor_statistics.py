@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.tensor_statistics import SignalError, TensorStatistics, align_mask
 from ding_normmon.rows.moments import COUNT, row_of
@@ -29,8 +30,11 @@ def statistics(signals: Signals, on_host: bool = True) -> dict[str, float]:
         buffer.on_host = False
         buffer._allocate(0, 2)
     buffer.begin(0)
+    step = LearnerStep(0, listener=None)  # type: ignore[arg-type]
+    metric.begin(step)
     for (name, task_id), (tensor, mask) in signals.items():
         metric.on_publish(name, tensor, task_id, mask, buffer)
+    metric.measure('forward_end', step, buffer)
     pending = buffer.end()
     assert pending is not None
     rows, _ = buffer.read(pending)

@@ -8,7 +8,7 @@ from torch import nn
 
 from ding_normmon import Monitor
 from ding_normmon.metrics.tensor_statistics import SignalError
-from ding_normmon.rows.table import RowBuffer
+from tests.accelerator import take_accelerators_path
 from tests.models import SmallModel, assert_same, finished, make_batches, reference, small_monitor
 from tests.monitor.steps import measure, publish_and_end
 
@@ -118,23 +118,9 @@ def test_signals_of_autocast() -> None:
 # -- the path of accelerators, forced on a CPU -------------------------------------------------------------------------
 
 
-@pytest.fixture
-def as_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row buffers that behave as on an accelerator: rows stay on the device and travel in one copy."""
-    allocate = RowBuffer._allocate
-
-    def not_on_host(self: RowBuffer, cells: int, capacity: int) -> None:
-        self.on_host = False
-        allocate(self, cells, max(capacity, self.first_capacity))  # type: ignore[attr-defined]
-
-    monkeypatch.setattr(RowBuffer, 'first_capacity', 4, raising=False)
-    monkeypatch.setattr(RowBuffer, '_allocate', not_on_host)
-
-
-@pytest.mark.usefixtures('as_accelerator')
 @pytest.mark.parametrize('capacity', [4, 512])
 def test_every_metric_on_the_path_of_accelerators(capacity: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RowBuffer, 'first_capacity', capacity, raising=False)
+    take_accelerators_path(monkeypatch, capacity)
     model = SmallModel()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     monitor = small_monitor(model)
@@ -163,7 +149,6 @@ class SlowEvent:
 @pytest.mark.usefixtures('as_accelerator')
 def test_copies_that_lag_behind_are_counted_and_recovered_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SlowEvent, 'reached', False)
-    monkeypatch.setattr(RowBuffer, 'first_capacity', 512, raising=False)
     model = SmallModel()
     monitor = small_monitor(model)
     for slot in monitor._prepared.buffer._free:

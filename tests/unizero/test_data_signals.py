@@ -39,10 +39,12 @@ def test_rewards_targets_and_changes_of_observations(batch_size: int, dtype: Any
     steps, channels = 4, 3
     observations = (rng.random((batch_size, (steps + 1) * channels, 5, 5)) * 200).astype(dtype)
     rewards, values = rng.normal(size=(2, batch_size, steps + 1))
-    mask = torch.from_numpy(rng.random((batch_size, steps)) < 0.8)
+    padding = rng.random((batch_size, steps + 1)) < 0.8
+    mask = torch.from_numpy(padding[:, :steps])
     recorder = Recorder()
-    current = [observations, rng.integers(0, 4, (batch_size, steps))]
-    publish_data(LearnerStep(0, recorder), current, [rewards, values], mask, 3)
+    actions = rng.integers(0, 4, (batch_size, steps))
+    current = [observations, actions, actions, padding.astype(float)]
+    publish_data(LearnerStep(0, recorder), current, [rewards, values], 3)
     for name, expected in (('data/reward', rewards), ('data/value_target', values)):
         tensor, its_mask = recorder.published[name]
         assert tensor.numpy() == pytest.approx(expected[:, :steps], rel=1e-6)

@@ -15,7 +15,7 @@ from easydict import EasyDict
 from torch import nn
 
 from ding_normmon import NormMonitor, Record
-from ding_normmon.rows.table import RowBuffer
+from tests.accelerator import take_accelerators_path
 from tests.distributed.ranks import run_ranks
 from tests.metrics.maths.test_dormancy import counted
 from tests.metrics.maths.test_effective_rank import reference
@@ -275,13 +275,7 @@ def test_training_is_bitwise_the_same_with_everything_on(mixed: bool) -> None:
 @pytest.mark.parametrize('capacity', [4, 4096])
 def test_the_path_of_accelerators_gives_the_same_record(capacity: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = monitored(tiny_policy(TASKS), 2, preset='full')
-    allocate = RowBuffer._allocate
-
-    def not_on_host(self: RowBuffer, cells: int, rows: int) -> None:
-        self.on_host = False
-        allocate(self, cells, max(rows, capacity))
-
-    monkeypatch.setattr(RowBuffer, '_allocate', not_on_host)
+    take_accelerators_path(monkeypatch, capacity)
     records = monitored(tiny_policy(TASKS), 2, preset='full')
     for record, reference_record in zip(records, expected, strict=True):
         names = {name for name in reference_record.scalars if not name.startswith('monitor/')}

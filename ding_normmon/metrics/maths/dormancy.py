@@ -31,7 +31,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ['activity', 'dormant', 'jaccard', 'sample_mask']
+__all__ = ['activities', 'activity', 'check_samples', 'dormant', 'jaccard', 'sample_mask', 'unit_sums']
 
 Mask = npt.NDArray[np.bool_]
 Vector = npt.NDArray[np.float32] | npt.NDArray[np.float64]
@@ -51,41 +51,82 @@ def sample_mask(shape: tuple[int, ...], mask: Tensor | None) -> Tensor | None:
     >>> sample_mask((1, 4, 8), mask).int().tolist(), sample_mask((2, 3, 9, 9), mask).int().tolist()
     ([[1, 1, 0, 0]], [1, 0])
     """
+    check_samples(shape, mask)
     if mask is None:
         return None
-    batch, steps = mask.shape
-    if len(shape) == 3 and shape[0] == batch and shape[1] % steps == 0:
-        return mask.bool().repeat_interleave(shape[1] // steps, dim=1)
-    if len(shape) >= 2 and shape[0] == batch * steps:
-        return mask.bool().reshape(-1)
-    raise ValueError(f'an output of shape {tuple(shape)} does not fit a mask of shape {tuple(mask.shape)}')
+    if _is_of_tokens(shape, mask):
+        return mask.bool().repeat_interleave(shape[1] // mask.shape[1], dim=1)
+    return mask.bool().reshape(-1)
 
 
-def activity(output: Tensor, valid: Tensor | None, stride: int = 1, on_host: bool = True) -> Tensor:
+def check_samples(shape: tuple[int, ...], mask: Tensor | None) -> None:
+    """See to it that the samples of a layer's output can be matched to time steps, see :func:`sample_mask`."""
+    if mask is None or _is_of_tokens(shape, mask):
+        return
+    if len(shape) < 2 or shape[0] != mask.shape[0] * mask.shape[1]:
+        raise ValueError(f'an output of shape {tuple(shape)} does not fit a mask of shape {tuple(mask.shape)}')
+
+
+def _is_of_tokens(shape: tuple[int, ...], mask: Tensor) -> bool:
+    return len(shape) == 3 and shape[0] == mask.shape[0] and shape[1] % mask.shape[1] == 0
+
+
+def activity(output: Tensor, valid: Tensor | None, stride: int = 1) -> Tensor:
     """Return the activity vector of a layer's outputs, or of their gradients: float64, 1 + number of units.
 
     Arguments:
         output: units in dimension 1 of four dimensions, else in the last.
         valid: from :func:`sample_mask`.
         stride: keep every so manieth unit; the mean in front is over all of them.
-        on_host: False where selecting would have to wait for an accelerator; what is not valid is then set to 0.
 
     >>> activity(torch.tensor([[1., -2.], [3., 0.], [9., 9.]]), torch.tensor([True, True, False])).tolist()
     [3.0, 4.0, 2.0]
     """
     magnitude = output.abs()
     if output.ndim == 4:
-        # Few enough numbers for float32, which is three times as fast.
-        short = output.dtype == torch.float32 and output.shape[2] * output.shape[3] <= 4096
-        magnitude = magnitude.flatten(2).sum(2, dtype=None if short else torch.float64)
+        magnitude = magnitude.flatten(2).sum(2, dtype=_dtype_over_space(output))
     if valid is not None:
-        if on_host:
-            magnitude = magnitude[valid]
-        else:
-            kept = valid.to(output.device).reshape(valid.shape + (1,) * (magnitude.ndim - valid.ndim))
-            magnitude = torch.where(kept, magnitude, torch.zeros((), dtype=magnitude.dtype, device=output.device))
+        magnitude = magnitude[valid]
     sums = magnitude.reshape(-1, magnitude.shape[-1]).sum(0, dtype=torch.float64)
     return torch.cat([sums.mean().reshape(1), sums[::stride]])
+
+
+def unit_sums(outputs: Tensor, invalid: Tensor | None) -> Tensor:
+    """Return the summed magnitudes of the units of several outputs of one shape, float64, shape (outputs, H).
+
+    Selecting would have to wait for an accelerator to count, so what is not valid becomes 0.
+
+    Arguments:
+        outputs: several of (B, n*T, H), (B*T, ..., H) or (B*T, C, height, width).
+        invalid: (outputs, B*T), true where a time step is no data; None means that all of it is.
+
+    >>> outputs = torch.tensor([[[1., -2.], [3., 0.], [9., 9.]]])
+    >>> unit_sums(outputs, torch.tensor([[False, False, True]])).tolist()
+    [[4.0, 2.0]]
+    """
+    if outputs.ndim == 5:
+        outputs = torch.linalg.vector_norm(outputs, ord=1, dim=(3, 4), dtype=_dtype_over_space(outputs[0]))
+    if invalid is None:
+        table = outputs.reshape(len(outputs), -1, outputs.shape[-1])
+    else:
+        table = outputs.reshape(*invalid.shape, -1, outputs.shape[-1])
+        table = table.masked_fill(invalid[:, :, None, None], 0.0).flatten(1, 2)
+    return torch.linalg.vector_norm(table, ord=1, dim=1, dtype=torch.float64)
+
+
+def activities(sums: Tensor, stride: int = 1) -> Tensor:
+    """Return the activity vectors that belong to sums of units, shape (N, H), as a table of shape (N, 1 + H).
+
+    >>> activities(torch.tensor([[4., 2.], [0., 1.]])).tolist()
+    [[3.0, 4.0, 2.0], [0.5, 0.0, 1.0]]
+    """
+    return torch.cat([sums.mean(dim=1, keepdim=True), sums[:, ::stride]], dim=1)
+
+
+def _dtype_over_space(output: Tensor) -> torch.dtype:
+    # Few enough numbers for float32, which is three times as fast.
+    few = output.dtype == torch.float32 and output.shape[2] * output.shape[3] <= 1024
+    return torch.float32 if few else torch.float64
 
 
 def dormant(vector: Vector, tau: float) -> Mask:

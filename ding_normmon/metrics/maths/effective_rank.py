@@ -43,6 +43,7 @@ __all__ = [
     'effective_rank',
     'feature_rank',
     'packed_moment',
+    'packed_moments',
     'projection',
     'projection_error',
     'singular_values',
@@ -72,9 +73,14 @@ def packed_moment(vectors: Tensor) -> Tensor:
     """
     numbers = vectors.to(torch.float64)
     numbers = torch.where(torch.isfinite(numbers).all(dim=1, keepdim=True), numbers, 0.0)
-    size = numbers.shape[1]
+    return packed_moments(numbers[None])[0]
+
+
+def packed_moments(vectors: Tensor) -> Tensor:
+    """Return the same of several sets of finite vectors at once, float64, (sets, n, d) to (sets, d (d + 1) / 2)."""
+    size = vectors.shape[2]
     rows, columns = torch.triu_indices(size, size, device=vectors.device)
-    return (numbers.T @ numbers)[rows, columns]
+    return (vectors.mT @ vectors)[:, rows, columns]
 
 
 def singular_values(packed: Array) -> Array:

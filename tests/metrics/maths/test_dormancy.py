@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ding_normmon.metrics.maths.dormancy import activity, dormant, jaccard, sample_mask
+from ding_normmon.metrics.maths.dormancy import activities, activity, dormant, jaccard, sample_mask, unit_sums
 
 
 def counted(samples: np.ndarray, tau: float) -> list[bool]:
@@ -25,8 +25,9 @@ def test_dormant_units_are_those_of_a_direct_count(tau: float) -> None:
     mask = torch.rand(6, 5, generator=generator) > 0.4
     valid = sample_mask(tuple(output.shape), mask)
     samples = np.stack([output[b, t].numpy() for b in range(6) for t in range(10) if mask[b, t // 2]])
-    for on_host in (True, False):
-        assert dormant(activity(output, valid, on_host=on_host).numpy(), tau).tolist() == counted(samples, tau)
+    on_accelerators = activities(unit_sums(output[None], mask.reshape(1, -1) == 0))[0]
+    for vector in (activity(output, valid), on_accelerators):
+        assert dormant(vector.numpy(), tau).tolist() == counted(samples, tau)
 
 
 def test_units_of_a_convolution_are_channels() -> None:
@@ -34,6 +35,7 @@ def test_units_of_a_convolution_are_channels() -> None:
     output[:, 1] = 0
     mask = torch.tensor([[True, True, False], [True, False, False]])
     vector = activity(output, sample_mask(tuple(output.shape), mask)).numpy()
+    assert activities(unit_sums(output[None], mask.reshape(1, -1) == 0))[0].tolist() == pytest.approx(vector.tolist())
     kept = output[[0, 1, 3]].double().abs().sum(dim=(0, 2, 3)).numpy()
     assert vector[1:] == pytest.approx(kept, rel=1e-6)
     assert vector[0] == pytest.approx(kept.mean(), rel=1e-6)

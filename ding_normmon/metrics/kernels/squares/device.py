@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -14,14 +15,21 @@ __all__ = ['DeviceSums']
 _ROW = 512
 """Elements of a row. Each row has one owner, so that the sums of rows can be added to the sums of tensors."""
 
-_CHUNK = 1 << 22
-"""Elements of the scratch buffer, at most: 16 MiB in float32."""
+_CHUNKS = 16
+"""Chunks that a model is cut into, about: every one takes six operations."""
+
+_SMALLEST, _LARGEST = 1 << 21, 1 << 24
+"""Elements of a chunk, whatever the model: 16 bytes of memory each, given back at once."""
+
+_Piece = tuple[int, int, int]
+"""Which tensor, its first element, and one past its last."""
 
 
 class DeviceSums:
     """Sums of squares of the tensors of a list on one device.
 
-    Every tensor begins on a row of its own, and zeros fill its last one; chunks of rows share one scratch buffer.
+    Every tensor begins on a row of its own, and zeros fill its last one. Rows of tensors of one dtype stand one below
+    the other, a chunk at a time, and are added in float64.
 
     Arguments:
         templates: tensors with the shapes and dtypes to come.
@@ -29,69 +37,83 @@ class DeviceSums:
     """
 
     def __init__(self, templates: Sequence[Tensor], device: torch.device) -> None:
-        self._numels = numels = [template.numel() for template in templates]
-        rows = sum(-(-numel // _ROW) for numel in numels)
-        chunk_rows = max(1, min(_CHUNK // _ROW, rows))
-        self._chunks: list[list[tuple[int, int, int]]] = [[]]  # (tensor, first element, one past the last)
-        owners: list[list[int]] = [[]]
-        for index, numel in enumerate(numels):
-            first = 0
-            while first < numel:
-                free = chunk_rows - len(owners[-1])
-                if not free:
-                    self._chunks.append([])
-                    owners.append([])
-                    continue
-                last = min(numel, first + free * _ROW)
-                self._chunks[-1].append((index, first, last))
-                owners[-1] += [index] * -(-(last - first) // _ROW)
-                first = last
-        self._owners = [torch.tensor(chunk, dtype=torch.int64).to(device) for chunk in owners]
-        self._cells = chunk_rows * _ROW if rows else 0
-        self._device = device
-        self._allocate(torch.float32 if all(map(_fits_float32, templates)) else torch.float64)
-
-    def _allocate(self, dtype: torch.dtype) -> None:
-        self._dtype = dtype
-        self._grid = torch.zeros(self._cells, dtype=dtype, device=self._device)
-        self._zeros = torch.zeros(_ROW, dtype=dtype, device=self._device)
-        self.scratch_bytes = sum(tensor.nbytes for tensor in (self._grid, self._zeros, *self._owners))
+        self._numels = [template.numel() for template in templates]
+        self._zeros = {dtype: torch.zeros(1, dtype=dtype, device=device) for dtype in set(map(_stored, templates))}
+        rows = max(1, min(max(sum(self._numels) // _CHUNKS, _SMALLEST), _LARGEST) // _ROW)
+        self._chunks: list[tuple[torch.dtype, list[_Piece], int]] = []
+        owners: list[int] = []
+        for dtype in self._zeros:
+            pieces: list[_Piece] = []
+            free = rows
+            for index in (index for index, template in enumerate(templates) if _stored(template) == dtype):
+                first = 0
+                while first < self._numels[index]:
+                    if not free:
+                        self._chunks.append((dtype, pieces, rows))
+                        pieces, free = [], rows
+                    last = min(self._numels[index], first + free * _ROW)
+                    pieces.append((index, first, last))
+                    used = -(-(last - first) // _ROW)
+                    owners += [index] * used
+                    free -= used
+                    first = last
+            if pieces:
+                self._chunks.append((dtype, pieces, rows - free))
+        self._owners = torch.tensor(owners, dtype=torch.int64).to(device)
+        self.scratch_bytes = self._owners.nbytes + sum(zero.nbytes for zero in self._zeros.values())
 
     @torch.no_grad()
     def measure(self, tensors: Sequence[Tensor | None], sums: Tensor, nonfinite: Tensor) -> None:
         """Write the sum of squares and the number of non-finite entries of each tensor."""
-        if self._dtype == torch.float32 and not all(tensor is None or _fits_float32(tensor) for tensor in tensors):
-            # The model has become wider than it was: model.double().
-            self._allocate(torch.float64)
         sums.zero_()
         nonfinite.zero_()
+        if not self._chunks:
+            return
+        lengths, bad = sums.new_empty(2, len(self._owners))
         flats: dict[int, Tensor] = {}
-        for chunk, owner in zip(self._chunks, self._owners, strict=True):
+        start = 0
+        for dtype, pieces, rows in self._chunks:
             parts: list[Tensor] = []
-            for index, first, last in chunk:
+            zero = self._zeros[dtype]
+            for index, first, last in pieces:
                 tensor = tensors[index]
                 pad = -(last - first) % _ROW
                 if tensor is None:
-                    parts.append(self._zeros[:1].expand(last - first + pad))
+                    parts.append(zero.expand(last - first + pad))
                     continue
                 if first == 0:
                     check_numel(index, tensor, self._numels[index])
-                    plain = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
-                    flat = dense_flat(plain)
-                    flats = {index: (plain.reshape(-1) if flat is None else flat).to(self._dtype)}
+                    flats = {index: _flat(tensor)}
                 parts.append(flats[index][first:last])
                 if pad:
-                    parts.append(self._zeros[:pad])
-            if not parts:
-                continue
-            rows = self._grid[: len(owner) * _ROW]
-            torch.cat(parts, out=rows)
-            finite = torch.isfinite(rows).view(-1, _ROW)
-            wide = rows.view(-1, _ROW).to(torch.float64)
-            # The mask multiplies nothing: 0 * inf is NaN. Zeros replace what is not finite.
-            wide.masked_fill_(~finite, 0.0)
-            sums.index_add_(0, owner, wide.square_().sum(dim=1))
-            nonfinite.index_add_(0, owner, (_ROW - finite.sum(dim=1)).to(torch.float64))
+                    parts.append(zero.expand(pad))
+            # A model may have become wider since: model.double().
+            wide = functools.reduce(torch.promote_types, {part.dtype for part in parts})
+            table = torch.cat([part.to(wide) for part in parts]).view(rows, _ROW)
+            table = table.to(torch.float32 if _fits_float32(table) else torch.float64)
+            clean = torch.nan_to_num(table, nan=0.0, posinf=0.0, neginf=0.0)
+            stop = start + rows
+            # Only what is not finite has been changed. This norm counts what is not zero, and reads it once.
+            bad[start:stop] = torch.linalg.vector_norm(table.sub_(clean), ord=0, dim=1)
+            torch.linalg.vector_norm(clean, dim=1, dtype=torch.float64, out=lengths[start:stop])
+            start = stop
+        sums.index_add_(0, self._owners, lengths.square_())
+        nonfinite.index_add_(0, self._owners, bad)
+
+
+def _stored(tensor: Tensor) -> torch.dtype:
+    """Return the dtype in which tensors can be laid one below the other; of float8 nothing can be."""
+    return torch.float32 if tensor.is_floating_point() and tensor.element_size() == 1 else tensor.dtype
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    if tensor.is_sparse:
+        tensor = tensor.to_dense()
+    if _stored(tensor) != tensor.dtype:
+        tensor = tensor.float()
+    flat = dense_flat(tensor)
+    return tensor.reshape(-1) if flat is None else flat
 
 
 def _fits_float32(tensor: Tensor) -> bool:
