@@ -268,14 +268,14 @@ MUTATIONS = (
     Mutation(
         'groups: a list of length 1 is per task',
         'core/parameter_groups.py',
-        'and len(target) == len({id(entry) for entry in target}) == num_tasks',
-        'and len(target) == len({id(entry) for entry in target})',
+        'and len(target) == len({id(entry) for entry in target.children()}) == num_tasks',
+        'and len(target) == len({id(entry) for entry in target.children()})',
         GROUPS,
     ),
     Mutation(
         'groups: the same head under every task id is that of task 0',
         'core/parameter_groups.py',
-        'and len(target) == len({id(entry) for entry in target}) == num_tasks',
+        'and len(target) == len({id(entry) for entry in target.children()}) == num_tasks',
         'and len(target) == num_tasks',
         GROUPS,
     ),
@@ -524,8 +524,8 @@ MUTATIONS = (
     Mutation(
         'monitor: what comes after the step is in its record',
         'monitor/step_measurement.py',
-        '        started = time.perf_counter()\n        step.listener = self._ended\n',
-        '        started = time.perf_counter()\n',
+        'step.listener, self._step = self._ended, None',
+        'self._step = None',
         (*MONITOR, '-k', 'after_the_step'),
     ),
     Mutation(
@@ -882,8 +882,8 @@ MUTATIONS = (
     Mutation(
         'threads: passes of others are read as ours',
         'integrations/observe/hook_points.py',
-        'if several_threads() and not reaches(roots, self._group_of.keys()):',
-        'if False:',
+        'return several_threads() and not reaches(roots, self._group_of.keys())',
+        'return False',
         (*THREADS, '-k', 'while_another'),
     ),
     Mutation(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ding_normmon.core.backward_passes import is_inside_a_pass, note_thread, reaches, several_threads
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.observed_function import ObservedFunction
 from ding_normmon.core.sharding import is_sharded
@@ -29,8 +30,6 @@ _LOOKED_AT = 8
 _MOST_CALLS = 8
 """Backward passes of one step whose losses are told."""
 
-
-_graph_task: Callable[[], int] = getattr(torch._C, '_current_graph_task_id', lambda: -1)
 
 # What torch.autograd.backward calls when it has checked its arguments, or that itself where torch has no such function.
 _backward = ObservedFunction.of(getattr(torch.autograd, '_engine_run_backward', torch.autograd.backward))
@@ -89,6 +88,7 @@ class BackwardCalls(Finishing, OwnHooks):
         """Choose the parameters whose gradients are looked at."""
         super().prepare(setup)
         self._stepping.follow(setup.model.parameters())
+        self._parameters = {id(parameter) for parameter in setup.model.parameters()}
         trained = [p for p in setup.model.parameters() if p.requires_grad and not is_sharded(p)]
         stride = max(1, len(trained) // _LOOKED_AT)
         self._looked_at: list[nn.Parameter] = trained[::stride][:_LOOKED_AT]
@@ -110,16 +110,18 @@ class BackwardCalls(Finishing, OwnHooks):
 
     def _around(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # Not torch.autograd.grad, nor the pass within a pass that a reentrant checkpoint makes.
-        if kwargs.get('accumulate_grad', True) and args and _graph_task() == -1:
-            self._note(args[0])
+        if kwargs.get('accumulate_grad', True) and args and not is_inside_a_pass():
+            note_thread()
+            roots = [args[0]] if isinstance(args[0], Tensor) else list(args[0])
+            if not several_threads() or reaches(roots, self._parameters):
+                self._note(roots)
         return call(*args, **kwargs)
 
     @torch.no_grad()
-    def _note(self, tensors: Tensor | Sequence[Tensor]) -> None:
+    def _note(self, roots: Sequence[Tensor]) -> None:
         started = time.perf_counter()
-        single = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-        if len(self._losses) < _MOST_CALLS and single and all(entry.numel() == 1 for entry in single):
-            values = [entry.detach().reshape(()) for entry in single]
+        if len(self._losses) < _MOST_CALLS and roots and all(root.numel() == 1 for root in roots):
+            values = [root.detach().reshape(()) for root in roots]
             self._losses.append(values[0].clone() if len(values) == 1 else torch.stack(values).sum())
         flags = [_is_left(parameter.grad) for parameter in self._looked_at]
         self._left = flags if not self._left else [first & now for first, now in zip(self._left, flags, strict=True)]

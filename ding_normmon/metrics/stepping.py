@@ -1,11 +1,13 @@
 """Which optimizers step, and what they hold: seen by torch's own hook, whatever they are called and whoever keeps them.
 
-The hook is there in measured steps only. An optimizer that has stepped once is known from then on.
+The hook is there in measured steps only; where several threads train it stays. An optimizer that has stepped once is
+known from then on.
 """
 
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -14,7 +16,42 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from ding_normmon.core.backward_passes import note_thread, several_threads
+
 __all__ = ['SteppingOptimizers']
+
+
+class _Hook:
+    """The one hook of this process on all optimizers, and who hears of it.
+
+    Torch raises in a thread that steps while another one adds a hook or takes one off. So where several threads train,
+    the hook stays once it is there.
+    """
+
+    _lock = threading.Lock()
+    _handle: Any = None
+    _watching: tuple[SteppingOptimizers, ...] = ()
+
+    @classmethod
+    def add(cls, watching: SteppingOptimizers) -> None:
+        note_thread()
+        with cls._lock:
+            cls._watching = (*cls._watching, watching)
+            if cls._handle is None:
+                cls._handle = register_optimizer_step_pre_hook(cls._steps)
+
+    @classmethod
+    def remove(cls, watching: SteppingOptimizers) -> None:
+        with cls._lock:
+            cls._watching = tuple(entry for entry in cls._watching if entry is not watching)
+            if not cls._watching and not several_threads():
+                cls._handle.remove()
+                cls._handle = None
+
+    @classmethod
+    def _steps(cls, optimizer: Optimizer, *_: Any) -> None:
+        for entry in cls._watching:
+            entry.note(optimizer)
 
 
 class SteppingOptimizers:
@@ -40,7 +77,7 @@ class SteppingOptimizers:
         self._own: set[int] = set()
         self._known: list[weakref.ref[Optimizer]] = []
         self._stepped: list[weakref.ref[Optimizer]] = []
-        self._handle: Any = None
+        self._watching = False
         self.any_stepped = False
         self.steps = 0
 
@@ -50,17 +87,19 @@ class SteppingOptimizers:
 
     def watch(self) -> None:
         """Begin to watch a measured step, where that has not begun."""
-        if self._handle is None:
+        if not self._watching:
             self._stepped, self.any_stepped, self.steps = [], False, 0
-            self._handle = register_optimizer_step_pre_hook(self._note)
+            self._watching = True
+            _Hook.add(self)
 
     def release(self) -> None:
         """End watching."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        if self._watching:
+            self._watching = False
+            _Hook.remove(self)
 
-    def _note(self, optimizer: Optimizer, *_: Any) -> None:
+    def note(self, optimizer: Optimizer) -> None:
+        """Take note of an optimizer that steps."""
         self.any_stepped = True
         if self._holds_any(optimizer):
             self.steps += 1

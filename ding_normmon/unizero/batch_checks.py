@@ -21,7 +21,7 @@ def outside_support(values: NDArray[Any], support_scale: float) -> int:
         support_scale: largest transformed value, which larger ones are cut down to in silence.
 
     Example:
-        >>> outside_support(np.array([0.0, 15.0, 16.0, np.nan]), support_scale=3)
+        >>> outside_support(np.array([0.0, 14.0, 16.0, np.nan]), support_scale=3)
         2
     """
     with np.errstate(invalid='ignore'):

@@ -190,14 +190,19 @@ def test_json_is_json(tmp_path: Path) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(f'{constant} is no JSON')
 
-    values = {'a': math.nan, 'b': math.inf, 'c': -math.inf, 'd': 1.0}
+    values = {'norm/a': math.nan, 'norm/b': math.inf, 'norm/c': -math.inf, 'norm/d': 1.0}
     finding = Finding('odd', 'warning', 0, 0, 'Odd.', 'Wait.', evidence={'x': math.nan})
     write(tmp_path / FILE_NAME, [Record(0, values, findings=(finding,)), Record(1, values)])
     output = tmp_path / 'out.json'
     assert call('export', str(tmp_path), '--to', 'json', '--output', str(output))[0] == 0
     json.loads(output.read_text(), parse_constant=refuse)
     back = read_run(output)
-    assert {name: repr(points(back, name)[0]) for name in values} == {'a': 'nan', 'b': 'inf', 'c': '-inf', 'd': '1.0'}
+    assert {name: repr(points(back, name)[0]) for name in values} == {
+        'norm/a': 'nan',
+        'norm/b': 'inf',
+        'norm/c': '-inf',
+        'norm/d': '1.0',
+    }
     assert math.isnan(back.findings[0].evidence['x'])
     code, text = call('diagnose', str(tmp_path), '--format', 'json')
     json.loads(text, parse_constant=refuse)

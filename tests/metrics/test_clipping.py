@@ -45,7 +45,8 @@ def test_the_coefficient_is_what_torch_applies(scale: float) -> None:
 def test_the_coefficient_of_numbers_that_lie_on_a_device(max_norm: Any) -> None:
     assert float(clip_coefficient(torch.tensor(0.25), max_norm)) == 1.0
     assert float(clip_coefficient(torch.tensor(4.0), max_norm)) == pytest.approx(0.125, rel=1e-6)
-    assert math.isnan(clip_coefficient(torch.tensor(math.inf), max_norm))
+    assert float(clip_coefficient(torch.tensor(math.inf), max_norm)) == 0.0, 'what torch multiplies with then'
+    assert math.isnan(clip_coefficient(torch.tensor(math.nan), max_norm))
 
 
 @pytest.mark.parametrize('as_tensor', [False, True])

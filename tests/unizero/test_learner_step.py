@@ -61,6 +61,8 @@ def test_a_step_publishes_and_fires() -> None:
     assert recorder.tensors['embeddings/obs', 1][0] == (12, 1, 16)
     assert {task_id for _, task_id in recorder.tensors} == {1, 2}
     for (name, task_id), value in recorder.losses.items():
+        if name.startswith(('data/', 'target/')):
+            continue  # what the batch and the target network are like is for the monitor alone
         assert output[f'{name}_task{task_id}'] == pytest.approx(value)
     assert sum(recorder.step_losses.values()) == pytest.approx(output['total_loss'])
     weighted = {

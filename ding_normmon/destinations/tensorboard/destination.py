@@ -131,7 +131,7 @@ class TensorBoard:
     def begin(self, description: RunDescription) -> None:
         """Set the tasks' names and the monitor's configuration; hide records that are measured again."""
         self._dashboard.begin(description)
-        hide_abandoned(Path(self._writer.logdir), description)
+        hide_abandoned(folder_of(self._writer), description)
 
     def publish(self, record: Record) -> None:
         """Write the record's scalars under their own names at the record's iteration."""

@@ -26,9 +26,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ding_normmon.core.backward_passes import reaches, several_threads
 from ding_normmon.core.parameter_groups import Group
 from ding_normmon.core.step import INERT, InertLearnerStep, LearnerStep
-from ding_normmon.integrations.observe.backward_calls import backward_calls_observed, reaches, several_threads
+from ding_normmon.integrations.observe.backward_calls import backward_calls_observed
 from ding_normmon.integrations.observe.clip_calls import clip_calls_observed
 from ding_normmon.integrations.observe.collectives import collectives_observed
 from ding_normmon.integrations.observe.grad_scaler import LossScaling, scaler_steps_observed
@@ -325,17 +326,22 @@ class HookPoints:
         return '+'.join(groups) if others else 'model'
 
     @_one_at_a_time
-    def backward_begins(self) -> dict[int, tuple[int, int]] | None:
+    def backward_begins(self, roots: Sequence[Any]) -> dict[int, tuple[int, int]] | None:
         """Note what the gradients are, where they have been read before: that tells what the pass has reached."""
-        return self._gradients() if self._step.due and self._is_read else None
+        if not self._step.due or not self._is_read or self._is_elsewhere(roots):
+            return None
+        return self._gradients()
+
+    def _is_elsewhere(self, roots: Sequence[Any]) -> bool:
+        """Tell whether a pass is about other models: another thread may be changing these gradients meanwhile."""
+        return several_threads() and not reaches(roots, self._group_of.keys())
 
     @_one_at_a_time
     def backward_ended(self, before: dict[int, tuple[int, int]] | None, roots: Sequence[Any]) -> None:
         """Read the gradients that a backward pass has reached; more of them may come."""
         if not self._step.due or self._fired_by_policy():
             return
-        # Another thread may have changed gradients meanwhile that have nothing to do with this pass.
-        if several_threads() and not reaches(roots, self._group_of.keys()):
+        if self._is_elsewhere(roots):
             return
         reached: Set[int] | None = None
         if before is not None:

@@ -14,6 +14,7 @@ from torch.optim import optimizer as optimizers
 from benchmarks.silent.error import PLANTED, SilentError, judge
 from benchmarks.silent.plain_loops import PLAIN_LOOPS, Loop
 from ding_normmon import Monitor
+from ding_normmon.core import backward_passes
 from ding_normmon.core.record import Record
 from ding_normmon.diagnose.invariants import EXACT, EXPECTED
 
@@ -296,7 +297,10 @@ def test_exact_invariants_judge_every_record_whatever_the_budget() -> None:
     assert ('unheld_parameter', 50) in [(finding.rule, finding.found) for finding in found]
 
 
-def test_no_hook_stays_and_torch_is_as_it_was() -> None:
+def test_no_hook_stays_and_torch_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Other tests of this process have trained in several threads, where the hook on optimizers stays.
+    monkeypatch.setattr(backward_passes._Threads, 'first', None)
+    monkeypatch.setattr(backward_passes._Threads, 'several', False)
     functions = (torch.autograd.backward, torch.autograd._engine_run_backward)
     code = [function.__code__ for function in functions]
     loop = Loop()
