@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ding_normmon.metrics.kernels import bit_sums
 from ding_normmon.metrics.kernels.squares import sums
 from ding_normmon.metrics.kernels.squares.device import DeviceSums
 from ding_normmon.rows.table import RowBuffer
@@ -31,6 +32,7 @@ def take_accelerators_path(monkeypatch: pytest.MonkeyPatch, capacity: int = 512)
         allocate(self, cells, max(rows, capacity))
 
     monkeypatch.setattr(RowBuffer, '_allocate', not_on_host)
+    monkeypatch.setattr(bit_sums, '_is_on_host', lambda tensor: False)
     monkeypatch.setattr(sums, 'HostSums', lambda templates: DeviceSums(templates, torch.device('cpu')))
 
 

@@ -140,14 +140,17 @@ class ParameterMoves(DeviceCells):
         self._squares([parameter.grad for parameter in self._parameters], self._square, self._nonfinite)
         holders, stepped = self._stepping.holders(), {id(optimizer) for optimizer in self._stepping.stepped}
         rates = [_rate_of(parameter, holders, stepped) for parameter in self._parameters]
-        self._rate.copy_(torch.tensor(rates, dtype=torch.float64))
+        # From pinned memory a GPU is not waited for.
+        self._rate.copy_(torch.tensor(rates, dtype=torch.float64, pin_memory=self._rate.is_cuda), non_blocking=True)
 
     def _write(self, cells: Tensor) -> None:
-        sums = [folded(total) for total in bit_sums(self._parameters)]
-        if any(isinstance(total, Tensor) for total in sums):
-            cells.copy_(torch.stack([torch.as_tensor(total, device=cells.device) for total in sums]))
+        sums = bit_sums(self._parameters)
+        tensors = [total for total in sums if isinstance(total, Tensor)]
+        if tensors:
+            # A model is on one device, so all of them are.
+            cells.copy_(torch.as_tensor(folded(torch.stack(tensors))))
         else:
-            cells.copy_(torch.tensor(sums, dtype=torch.float64))
+            cells.copy_(torch.tensor([folded(total) for total in sums], dtype=torch.float64))
 
     def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
         """Yield a row for each parameter that is not as it should be."""

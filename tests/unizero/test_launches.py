@@ -38,14 +38,14 @@ def added(num_tasks: int, **config: Any) -> int:
 @pytest.mark.slow
 def test_basic_metrics_take_as_many_operations_for_any_number_of_tasks() -> None:
     few, more, many = (added(num_tasks, preset='basic') for num_tasks in (4, 8, 26))
-    assert few <= 200
+    assert few <= 260
     assert more - few <= 4
     assert many - few <= 22
 
 
 @pytest.mark.slow
 def test_metrics_of_several_tasks_without_their_backward_passes() -> None:
-    assert added(26, **WITHOUT_BACKWARD_PASSES) <= 700
+    assert added(26, **WITHOUT_BACKWARD_PASSES) <= 800
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ changed places are seen too; all of it is modulo 2**64. What differs has the sam
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -21,7 +22,14 @@ FOLD = 2**53 - 111
 
 _WEIGHTS = 1 << 16
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32}
-_MASKS = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFFFFFF, 8: 0xFFFFFFFF}
+_MASKS = {torch.uint8: 0xFF, torch.int16: 0xFFFF, torch.int32: 0xFFFFFFFF}
+
+_ROW = 512
+"""Words of a row; each row belongs to one tensor."""
+
+_CHUNKS, _CHUNK = 16, 1 << 21
+"""Chunks that a list is cut into, about, and their words, at least."""
+
 _tables: dict[torch.device, Tensor] = {}
 
 
@@ -41,14 +49,49 @@ def bit_sums(tensors: Sequence[Tensor]) -> list[int | Tensor]:
         (True, False)
     """
     tensors = [tensor.detach() for tensor in tensors]
-    found: list[int | None] = [None] * len(tensors)
+    found: list[int | Tensor | None] = [None] * len(tensors)
+    host = [index for index, tensor in enumerate(tensors) if _is_on_host(tensor)]
     if native.kernels is not None:
-        found = native.kernels.bit_sums(tensors)
-    return [_bit_sum(tensor) if known is None else known for tensor, known in zip(tensors, found, strict=True)]
+        for index, known in zip(host, native.kernels.bit_sums([tensors[index] for index in host]), strict=True):
+            found[index] = known
+    left = [index for index, known in enumerate(found) if known is None]
+    for index, total in zip(left, _sums_in_torch([tensors[index] for index in left]), strict=True):
+        found[index] = int(total) % 2**64 if _is_on_host(tensors[index]) else total
+    return [total for total in found if total is not None]
+
+
+def _is_on_host(tensor: Tensor) -> bool:
+    return tensor.device.type == 'cpu'
 
 
 @torch.no_grad()
-def _bit_sum(tensor: Tensor) -> int | Tensor:
+def _sums_in_torch(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the sums as int64 tensors: about ten operations for all tensors of one device and width of word."""
+    words = [_words(tensor) for tensor in tensors]
+    sums: list[Tensor] = [torch.zeros(0)] * len(words)
+    alike: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for index, entry in enumerate(words):
+        alike.setdefault((entry.device, entry.dtype), []).append(index)
+    for (device, dtype), indices in alike.items():
+        totals = torch.zeros(len(indices), dtype=torch.int64, device=device)
+        zero = torch.zeros(1, dtype=dtype, device=device)
+        plan = _plan(tuple(len(words[index]) for index in indices), device)
+        for pieces, owners, lines, factors in plan:
+            parts: list[Tensor] = []
+            for position, first, last in pieces:
+                parts.append(words[indices[position]][first:last])
+                if (last - first) % _ROW:
+                    parts.append(zero.expand(-(last - first) % _ROW))
+            numbers = torch.cat(parts).to(torch.int64).bitwise_and_(_MASKS[dtype]).view(-1, _ROW)
+            weighted = numbers.mul_(_weights(device).view(-1, _ROW).index_select(0, lines))
+            totals.index_add_(0, owners, weighted.sum(dim=1).mul_(factors))
+        for index, total in zip(indices, totals.unbind(), strict=True):
+            sums[index] = total
+    return sums
+
+
+def _words(tensor: Tensor) -> Tensor:
+    """Return what a tensor has in memory, in the order of its entries, as integers in one dimension."""
     # What a view of a conjugate or of zeros stands for is written out first.
     tensor = tensor.resolve_conj().resolve_neg().clone() if tensor._is_zerotensor() else tensor.resolve_conj()
     if tensor.is_neg():
@@ -57,19 +100,50 @@ def _bit_sum(tensor: Tensor) -> int | Tensor:
     if flat.is_complex():
         flat = torch.view_as_real(flat).reshape(-1)
     size = flat.element_size()
-    words = (flat.view(torch.uint8) if flat.dtype == torch.bool else flat).contiguous().view(_WORDS[size])
-    weights = _weights(flat.device)
-    total = torch.zeros((), dtype=torch.int64, device=flat.device)
-    for place, piece in enumerate(words.split(_WEIGHTS)):
-        numbers = piece.to(torch.int64) & _MASKS[size]
-        total += (numbers * weights[: len(numbers)]).sum() * (2 * place + 1)
-    return int(total) % 2**64 if flat.device.type == 'cpu' else total
+    return (flat.view(torch.uint8) if flat.dtype == torch.bool else flat).contiguous().view(_WORDS[size])
+
+
+_Chunk = tuple[list[tuple[int, int, int]], Tensor, Tensor, Tensor]
+"""Pieces (tensor, first word, one past the last), and of each of their rows the tensor, line of weights and factor."""
+
+
+@functools.lru_cache(maxsize=8)
+def _plan(lengths: tuple[int, ...], device: torch.device) -> list[_Chunk]:
+    """Cut tensors of so many words into rows of one width, a chunk of them at a time; the same step after step."""
+    chunks: list[_Chunk] = []
+    most = max(sum(lengths) // _CHUNKS, _CHUNK) // _ROW
+    pieces: list[tuple[int, int, int]] = []
+    rows: list[tuple[int, int, int]] = []
+
+    def close() -> None:
+        if rows:
+            table = torch.tensor(rows, dtype=torch.int64).t().contiguous().to(device)
+            owners, lines, factors = table.unbind()
+            chunks.append((pieces.copy(), owners, lines, factors))
+        pieces.clear()
+        rows.clear()
+
+    per_round = _WEIGHTS // _ROW
+    with torch.inference_mode(False):
+        for index, length in enumerate(lengths):
+            first = 0
+            while first < length:
+                if len(rows) == most:
+                    close()
+                last = min(length, first + (most - len(rows)) * _ROW)
+                pieces.append((index, first, last))
+                places = range(first // _ROW, -(-last // _ROW))
+                rows += [(index, place % per_round, 2 * (place // per_round) + 1) for place in places]
+                first = last
+        close()
+    return chunks
 
 
 def _weights(device: torch.device) -> Tensor:
     if device not in _tables:
         places = torch.arange(_WEIGHTS, dtype=torch.int64)
-        _tables[device] = ((places * 2654435761) & 0xFFFFFFFF | 1).to(device)
+        with torch.inference_mode(False):
+            _tables[device] = ((places * 2654435761) & 0xFFFFFFFF | 1).to(device)
     return _tables[device]
 
 
@@ -79,8 +153,13 @@ def combined(sums: Iterable[int | Tensor]) -> int | Tensor:
     >>> combined([1, 2]) == combined([2, 1])
     False
     """
+    entries = list(sums)
+    tensors = [entry for entry in entries if isinstance(entry, Tensor)]
+    if tensors and len(tensors) == len(entries):
+        weights = torch.arange(1, 2 * len(tensors), 2, device=tensors[0].device)
+        return (torch.stack(tensors) * weights).sum()
     total: int | Tensor = 0
-    for place, entry in enumerate(sums):
+    for place, entry in enumerate(entries):
         total = total + entry * (2 * place + 1)
     return total if isinstance(total, Tensor) else total % 2**64
 

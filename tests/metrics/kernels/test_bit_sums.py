@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ding_normmon.metrics.kernels import bit_sums as module
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.bit_sums import FOLD, bit_sums, combined, folded
+from tests.accelerator import Operations
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -56,6 +58,35 @@ def test_what_c_does_not_read_is_added_up_all_the_same() -> None:
     assert second == third != first
     assert bit_sums([twice]) == [first]
     assert bit_sums([torch.tensor([1, -1]), torch.tensor([True, False])]) == [by_hand(torch.tensor([1, -1])), 1]
+
+
+@pytest.mark.usefixtures('as_accelerator')
+def test_many_tensors_together_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = [torch.randn(shape).to(dtype) for dtype in DTYPES for shape in ((3,), (700, 100), (), (65_536,), (0,))]
+    tensors += [torch.randn(40, 30).t(), torch.tensor([True, False]), torch.arange(9)]
+    expected = [by_hand(tensor) if tensor.dtype != torch.bool else 1 for tensor in tensors]
+    for chunk in (512, 2048, 1 << 21):
+        monkeypatch.setattr(module, '_CHUNK', chunk)
+        monkeypatch.setattr(module, '_CHUNKS', 10**9)
+        module._plan.cache_clear()
+        found = bit_sums(tensors)
+        assert all(isinstance(total, Tensor) for total in found)
+        assert [int(total) % 2**64 for total in found] == expected
+        total = combined(found)
+        assert int(total) % 2**64 == sum(entry * (2 * place + 1) for place, entry in enumerate(expected)) % 2**64
+        assert folded(torch.stack(list(map(torch.as_tensor, found)))).tolist() == [entry % FOLD for entry in expected]
+
+
+@pytest.mark.usefixtures('as_accelerator')
+def test_operations_do_not_grow_with_the_number_of_tensors() -> None:
+    totals = []
+    for count in (2, 200):
+        tensors = [torch.randn(7) for _ in range(count)]
+        bit_sums(tensors)
+        with Operations() as operations:
+            folded(combined(bit_sums(tensors)))
+        totals.append(operations.total)
+    assert totals[0] == totals[1]
 
 
 def test_a_sum_is_a_float64_to_the_last_bit() -> None:
