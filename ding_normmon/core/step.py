@@ -27,7 +27,7 @@ ranks, a fourth (``local_backward_end``). The listener decides what happens at e
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -115,6 +115,9 @@ class InertLearnerStep:
         """Do nothing."""
 
     def publish_loss(self, name: str, value: Tensor | float, task_id: int | None = None) -> None:
+        """Do nothing."""
+
+    def publish_figure(self, name: str, value: Tensor | float, task_id: int | None = None) -> None:
         """Do nothing."""
 
     def clipped(self, norm: Tensor | float, max_norm: float, model: str = 'model', local: bool = False) -> None:
@@ -257,6 +260,15 @@ class LearnerStep(InertLearnerStep):
     def leave_out(self, what: str) -> None:
         """Tell of something that cannot be measured; it is counted, and said once."""
         self.listener.on_left_out(what)
+
+    def publish_figure(self, name: str, value: Tensor | float, task_id: int | None = None) -> None:
+        """Publish one scalar that is no loss, such as ``('data/batch_size', 64.0, 3)``; it becomes ``{name}_task3``.
+
+        It is for those listeners alone that have an ``on_publish_figure``.
+        """
+        listener: Any = self.listener
+        if hasattr(listener, 'on_publish_figure'):
+            listener.on_publish_figure(name, value.detach() if isinstance(value, Tensor) else value, task_id)
 
     def clipped(self, norm: Tensor | float, max_norm: float, model: str = 'model', local: bool = False) -> None:
         """Report that gradients were scaled by ``min(1, max_norm / norm)``; between backward_end and step_end.

@@ -53,7 +53,8 @@ class BackwardCalls(Finishing, OwnHooks):
             pattern='loss/{backward}[_{n}]',
             definition=(
                 'what `backward` was called on, as it was (with the scale of a `GradScaler`); the second call of a '
-                'learner step is `backward_1`, and so on up to eight; mean over the ranks'
+                'learner step is `backward_1`, and so on up to eight; over ranks that train '
+                'different tasks the sum, over those that train the same ones the mean'
             ),
             unit='loss',
             hook_point='`torch.autograd.backward`',
@@ -134,6 +135,9 @@ class BackwardCalls(Finishing, OwnHooks):
     def finish(self, rows: RowBuffer) -> None:
         """Write the losses and the number of gradients that were left over."""
         losses, self._losses, left, self._left = self._losses, [], self._left, []
+        if losses:
+            number = len(self.setup.task_ids) if self.setup.num_tasks is not None else 1
+            rows.write_numbers(RowKey(self.name, 'tasks', None, 'number'), constant_numbers(float(number)))
         for place, loss in enumerate(losses):
             key = RowKey(self.name, 'backward' if place == 0 else f'backward_{place}')
             if rows.on_host and loss.device.type == 'cpu':
@@ -154,6 +158,9 @@ class BackwardCalls(Finishing, OwnHooks):
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the losses, as the mean over the ranks, and the most gradients that were left over on a rank."""
+        # Tasks that are spread over ranks make one loss together; ranks that train the same ones each have it.
+        trained = table.get(RowKey(self.name, 'tasks', None, 'number'))
+        copies = 1.0 if trained is None else float(trained[MEAN] * trained[COUNT]) / (self.setup.num_tasks or 1)
         for name, tasks in table.of(self.name).items():
             row = tasks[None]
             if name == 'leftover_gradient':
@@ -161,7 +168,7 @@ class BackwardCalls(Finishing, OwnHooks):
                     yield 'broken/leftover_gradient', float(row[MAXIMUM])
                 continue
             if row[COUNT] > 0:
-                yield f'loss/{name}', float(row[MEAN])
+                yield f'loss/{name}', float(row[MEAN] * row[COUNT] / copies)
             if row[NONFINITE] > 0:
                 yield f'monitor/nonfinite/loss/{name}', float(row[NONFINITE])
 

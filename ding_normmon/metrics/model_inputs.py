@@ -41,7 +41,7 @@ class ModelInputs(Finishing, OwnHooks):
     - ``inputs/{name}/features``: elements of one sample, ``inputs/batch_size``: samples of the first tensor,
     - ``mode/input_bits`` and ``mode/output_bits``: bits of an element of the first input and output,
     - ``mode/evaluating``: dropout and batch normalisation modules that are in evaluation mode at ``forward_end``,
-    - ``inputs/fingerprint``: a number that two batches have in common only if they are the same to the last bit,
+    - ``monitor/fingerprint/inputs``: a number that two batches share only if they are the same to the last bit,
     - ``broken/same_batch``: ranks whose whole input is, to the last bit, that of another rank.
     """
 
@@ -80,7 +80,7 @@ class ModelInputs(Finishing, OwnHooks):
             chart=Chart('Data', 'Batch size'),
         ),
         Figure(
-            pattern='inputs/fingerprint',
+            pattern='monitor/fingerprint/inputs',
             definition='a number that two batches have in common only if all inputs are the same, to the last bit',
             unit='none',
             hook_point='forward pass',
@@ -232,7 +232,7 @@ class ModelInputs(Finishing, OwnHooks):
             if (found := table.of(self.name, f'rank/{rank}'))
         ]
         if sums:
-            yield 'inputs/fingerprint', math.fsum(sums) % FOLD
+            yield 'monitor/fingerprint/inputs', math.fsum(sums) % FOLD
         if self._compares and len(set(sums)) < len(sums):
             yield 'broken/same_batch', float(sum(sums.count(value) > 1 for value in sums))
 

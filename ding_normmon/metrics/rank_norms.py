@@ -25,7 +25,7 @@ __all__ = ['RankNorms']
 
 
 class RankNorms(DeviceCells):
-    """``norm_rank/{group}/rank{n}`` and ``norm_rank/{group}/spread``: the weights of each rank before the step.
+    """``monitor/rank_norm/{group}/{rank{n},spread}``: the norms of the weights that each rank has before the step.
 
     Where replicas are equal every rank has the same norm and the spread, largest minus smallest, is exactly 0. How it
     grows tells how fast they part, which :class:`~ding_normmon.metrics.replicas.Replicas` does not.
@@ -34,7 +34,7 @@ class RankNorms(DeviceCells):
     name: ClassVar[str] = 'rank_norms'
     figures: ClassVar[tuple[Figure, ...]] = (
         Figure(
-            pattern='norm_rank/{group}/rank{n}',
+            pattern='monitor/rank_norm/{group}/rank{n}',
             definition="L2 norm of a shared group's parameters on one rank (several ranks only)",
             unit='weight',
             hook_point='`forward_end`',
@@ -44,7 +44,7 @@ class RankNorms(DeviceCells):
             chart=Chart('Shared modules', '{group}: norms on the ranks'),
         ),
         Figure(
-            pattern='norm_rank/{group}/spread',
+            pattern='monitor/rank_norm/{group}/spread',
             definition='the largest of them minus the smallest; absent where a rank is missing',
             unit='weight',
             hook_point='`forward_end`',
@@ -97,7 +97,7 @@ class RankNorms(DeviceCells):
             for name, tasks in table.of(self.name, f'rank{rank}').items():
                 if not tasks[None][NONFINITE]:
                     norms.setdefault(name, []).append(float(tasks[None][MEAN]))
-                    yield f'norm_rank/{name}/rank{rank}', norms[name][-1]
+                    yield f'monitor/rank_norm/{name}/rank{rank}', norms[name][-1]
         for name, values in norms.items():
             if table.complete and len(values) == self.setup.world_size:
-                yield f'norm_rank/{name}/spread', max(values) - min(values)
+                yield f'monitor/rank_norm/{name}/spread', max(values) - min(values)

@@ -65,7 +65,7 @@ class Replicas(Metric):
             chart=BROKEN_CHART,
         ),
         Figure(
-            pattern='replicas/compared',
+            pattern='monitor/replicas/compared',
             definition='shared groups of which at least two ranks were compared (several ranks only)',
             unit='groups',
             hook_point='`step_end`',
@@ -153,7 +153,7 @@ class Replicas(Metric):
         if self._groups and table.ranks > 1:
             compared = sum(len(ranks) > 1 for ranks in self._values(table, 'parameters').values())
             if compared:
-                yield 'replicas/compared', float(compared)
+                yield 'monitor/replicas/compared', float(compared)
         for name, classes in self._differing(table):
             yield name, float(sum(map(len, classes[1:])))
 

@@ -82,7 +82,7 @@ class TaskLosses(Metric):
             chart=Chart('Updates', 'Distance of the target network'),
         ),
         Figure(
-            pattern='target/fingerprint',
+            pattern='monitor/fingerprint/target',
             definition='a number that stays the same only as long as the target network does, to the last bit',
             unit='none',
             hook_point='`publish_loss`',

@@ -53,8 +53,8 @@ def publish_checks(
         task_id: global task id.
     """
     batch_size, steps = mask.shape
-    step.publish_loss('data/batch_size', float(batch_size), task_id)
-    step.publish_loss('data/valid_steps', float(np.count_nonzero(mask)), task_id)
+    step.publish_figure('data/batch_size', float(batch_size), task_id)
+    step.publish_figure('data/valid_steps', float(np.count_nonzero(mask)), task_id)
     rewards, values = (np.asarray(part, np.float64).reshape(batch_size, -1)[:, :steps] for part in target_batch[:2])
     actions = np.asarray(current_batch[1]).reshape(batch_size, -1)[:, :steps][mask]
     masks = np.asarray(current_batch[3])
@@ -68,4 +68,4 @@ def publish_checks(
     }
     for name, count in outside.items():
         if count:
-            step.publish_loss(f'data/outside/{name}', float(count), task_id)
+            step.publish_figure(f'data/outside/{name}', float(count), task_id)

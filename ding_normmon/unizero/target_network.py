@@ -41,12 +41,12 @@ def relative_distance(online: Iterable[nn.Parameter], target: Iterable[nn.Parame
 
 
 def publish_target(step: InertLearnerStep, online: nn.Module, target: nn.Module) -> None:
-    """Publish ``target/distance``, and ``target/fingerprint``: the same number as long as the target does not move.
+    """Publish ``target/distance``, and ``monitor/fingerprint/target``: the same as long as the target does not move.
 
     Arguments:
         step: the learner step, which is due.
         online: the model that is trained.
         target: the one that follows it, with the same parameters in the same order.
     """
-    step.publish_loss('target/distance', relative_distance(online.parameters(), target.parameters()))
-    step.publish_loss('target/fingerprint', folded(combined(bit_sums(list(target.parameters())))))
+    step.publish_figure('target/distance', relative_distance(online.parameters(), target.parameters()))
+    step.publish_figure('monitor/fingerprint/target', folded(combined(bit_sums(list(target.parameters())))))

@@ -78,5 +78,5 @@ def test_every_figure_is_that_of_the_loop() -> None:
         for name, value in figures.items():
             assert record.scalars[name] == pytest.approx(value, rel=1e-6), name
         seen = {name for name in record.scalars if name.startswith(('inputs/', 'loss/', 'learning_rate/'))}
-        assert {name for name in seen if '/scale/' not in name} - set(figures) == {'inputs/fingerprint'}
-    assert len({record.scalars['inputs/fingerprint'] for record in records}) == len(records)
+        assert {name for name in seen if '/scale/' not in name} - set(figures) == set()
+    assert len({record.scalars['monitor/fingerprint/inputs'] for record in records}) == len(records)

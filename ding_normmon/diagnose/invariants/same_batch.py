@@ -72,8 +72,8 @@ def _batches(window: Window) -> dict[int | None, tuple[float, ...]]:
     """Return what tells the batches of this record from others, by task."""
     scalars = window.record.scalars
     found: dict[int | None, list[float]] = {}
-    if 'inputs/fingerprint' in scalars:
-        found[None] = [scalars['inputs/fingerprint']]
+    if 'monitor/fingerprint/inputs' in scalars:
+        found[None] = [scalars['monitor/fingerprint/inputs']]
     for name, value in scalars.items():
         if name.startswith('data/') and name.endswith(('/mean', '/std')) and (task_id := task_in(name)) is not None:
             found.setdefault(task_id, []).append(value)

@@ -36,7 +36,7 @@ class TargetNetwork(ExpectedInvariant):
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign."""
         scalars = window.record.scalars
-        fingerprint, distance = scalars.get('target/fingerprint'), scalars.get('target/distance')
+        fingerprint, distance = scalars.get('monitor/fingerprint/target'), scalars.get('target/distance')
         if fingerprint is None or distance is None:
             return
         last, self._last = self._last, fingerprint

@@ -49,13 +49,13 @@ ELSEWHERE = {
     'broken/leftover_gradient',
     'broken/same_batch',
     'data/outside/{part}[_task{i}]',
-    'replicas/compared',  # several ranks
-    'norm_rank/{group}/rank{n}',
-    'norm_rank/{group}/spread',
+    'monitor/replicas/compared',  # several ranks
+    'monitor/rank_norm/{group}/rank{n}',
+    'monitor/rank_norm/{group}/spread',
     'inputs/{signal}/{mean,std,max,min}',  # models that are called by `__call__`, in loops of one's own
     'inputs/{signal}/features',
     'inputs/batch_size',
-    'inputs/fingerprint',
+    'monitor/fingerprint/inputs',
     'mode/{input_bits,output_bits}',
     'monitor/nonfinite/{inputs,loss}/{signal}',
 }
