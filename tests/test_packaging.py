@@ -180,7 +180,7 @@ class TestCleanEnvironment:
 
     def test_a_missing_extra_is_a_sentence(self, clean_python: Path, tmp_path: Path) -> None:
         done = _run(clean_python.parent / 'normmon', 'report', '.', cwd=tmp_path)
-        assert done.returncode == 1
+        assert done.returncode == 3
         assert done.stderr == 'normmon needs the package click: pip install "ding_normmon[cli]"\n'
         done = _run(clean_python, '-c', 'from ding_normmon import NormMonitor', cwd=tmp_path)
         assert done.returncode == 1

@@ -80,6 +80,7 @@ def outcomes(server: Any) -> list[dict[str, Outcome]]:
 
 
 @pytest.mark.distributed
+@pytest.mark.full
 def test_a_decision_that_arrives_late_is_posted_again_with_a_longer_lead(outcomes: list[dict[str, Outcome]]) -> None:
     for rank in range(3):
         outcome = outcomes[rank]['schedule']
@@ -97,6 +98,7 @@ def test_a_decision_that_arrives_late_is_posted_again_with_a_longer_lead(outcome
 
 
 @pytest.mark.distributed
+@pytest.mark.full
 def test_a_task_that_moves_is_reported_by_its_new_rank(outcomes: list[dict[str, Outcome]]) -> None:
     changes = [outcomes[rank]['schedule'].extra['applied'] for rank in range(3)]
     planned = [next(entry for entry in applied if entry[0] == 'move') for applied in changes]
@@ -110,6 +112,7 @@ def test_a_task_that_moves_is_reported_by_its_new_rank(outcomes: list[dict[str, 
 
 
 @pytest.mark.distributed
+@pytest.mark.full
 def test_stop_and_checkpoint_happen_at_one_iteration_on_every_rank(outcomes: list[dict[str, Outcome]]) -> None:
     applied = [outcomes[rank]['stop'].extra['applied'] for rank in range(3)]
     assert applied[0] == applied[1] == applied[2]

@@ -307,7 +307,8 @@ def test_a_head_that_two_ranks_report_is_that_of_the_agreed_owner(outcomes: list
     for record in outcome.records:
         expected = clean.record(record.iteration).scalars
         for name, value in record.scalars.items():
-            if not name.startswith('monitor/'):
+            # It is divided by the number of tasks that the ranks say they train, and one of them is wrong here.
+            if not name.startswith(('monitor/', 'loss/backward')):
                 assert value == expected[name], name
         assert not any(name.startswith('monitor/no_gradient') for name in record.scalars)
 

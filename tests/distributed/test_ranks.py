@@ -75,6 +75,7 @@ def test_an_exception_fails_the_test_with_its_traceback_and_the_output_of_every_
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+@pytest.mark.full
 def test_a_rank_that_hangs_is_killed_with_its_children_and_tells_where_it_was(tmp_path: Path) -> None:
     pids = tmp_path / 'pids'
     begin = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import namedtuple
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
 from ding_normmon import ConfigurationError
 from tests.distributed.ranks import run_ranks
@@ -43,7 +45,12 @@ def learner_hook(config: dict[str, Any]) -> Any:
 
     view = View(Policy()._forward_learn)
     engine = Engine(
-        policy=view, tb_logger=None, last_iter=SimpleNamespace(val=0), register_hook=lambda hook: None
+        policy=view,
+        tb_logger=None,
+        rank=dist.get_rank(),
+        exp_name=tempfile.mkdtemp(),
+        last_iter=SimpleNamespace(val=0),
+        register_hook=lambda hook: None,
     )
     hook = NormMonitorHook(config)
     hook(engine)

@@ -130,7 +130,7 @@ view, generator = policy.learn_mode, torch.Generator().manual_seed(dist.get_rank
 for _ in range(3):
     view.forward(*CASES['DQN'].batch(generator))
     dist.barrier()
-print('rank', dist.get_rank(), 'ended', flush=True)
+print(f'rank {dist.get_rank()} ended\\n', end='', flush=True)
 dist.destroy_process_group()
 """
 

@@ -196,6 +196,7 @@ def test_what_can_be_put_back_is_measured_and_nothing_is_left(kind: str) -> None
     assert bool(conflict_of(monitor, 'encoder/')) == (kind != 'dropout in a checkpoint that moves the generator')
 
 
+@pytest.mark.filterwarnings('ignore:Full backward hook is firing')
 @pytest.mark.parametrize('kind', REFUSED)
 def test_what_runs_the_users_code_is_refused_with_the_reason(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     make, prepare, reason = REFUSED[kind]

@@ -61,6 +61,7 @@ def test_every_record_is_of_one_learner_step(name: str, frequency: int) -> None:
     assert skipped == right.skipped + right.left_out
 
 
+@pytest.mark.full
 def test_hundreds_of_optimizers_of_one_class_are_seen() -> None:
     model = torch.nn.Sequential(*[torch.nn.Linear(2, 2) for _ in range(300)])
     optimizers = [torch.optim.SGD([parameter], 1e-3) for parameter in model.parameters()]

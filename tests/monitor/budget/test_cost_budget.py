@@ -199,6 +199,7 @@ def stretched(rank: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.distributed
+@pytest.mark.full
 def test_every_rank_stretches_at_the_same_iteration() -> None:
     first, second = run_ranks(stretched, 2, timeout=120)
     assert first == second
