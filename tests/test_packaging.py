@@ -187,9 +187,7 @@ class TestCleanEnvironment:
         needs = 'NormMonitor needs DI-engine, and the package ding is missing: pip install "ding_normmon[train]"'
         assert done.stderr.splitlines()[-1] == f'ImportError: {needs}'
 
-    @pytest.mark.parametrize(
-        'compiler', [pytest.param('cc', marks=[needs_compiler, pytest.mark.full]), 'no-such-compiler']
-    )
+    @pytest.mark.parametrize('compiler', [pytest.param('cc', marks=needs_compiler), 'no-such-compiler'])
     def test_the_source_archive_installs(
         self, built: Path, clean_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str
     ) -> None:

@@ -123,7 +123,9 @@ class Description:
         ]
         if measured:
             unseen, invariants = monitor.diagnosis.not_judged, {rule.name for rule in (*EXACT, *EXPECTED)}
-            remarks += [f'the invariant {name}: no {figures}' for name, figures in unseen.items() if name in invariants]
+            lacking = [f'{name} ({figures})' for name, figures in unseen.items() if name in invariants]
+            if lacking:
+                remarks.append(f'invariants whose figures are missing: {", ".join(lacking)}')
         optimizers = tuple(_optimizer(holder, points, found, adapter, remarks) for holder in holders) if points else ()
         if points is not None and not holders and points.evidence:
             keys = tuple(group.key for group in found)
