@@ -231,6 +231,9 @@ class Attachment:
         if only_looked:
             self._nothing.cause = None
         if self._forward is not None:
+            if not self._running:
+                # Some of what is described is known only when the last record is complete.
+                self.monitor.close()
             self._final = self.description()
             if self._own_forward is None:
                 self._policy.__dict__.pop('_forward_learn', None)
