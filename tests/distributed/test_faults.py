@@ -430,6 +430,7 @@ def test_a_killed_rank_is_missing_and_waited_for_once(survivors: list[Outcome]) 
     assert outcomes[0].closing < 8
 
 
+@pytest.mark.full
 def test_without_rank_0_the_others_train_on_in_bounded_memory(server: Any) -> None:
     arguments = (server.port, 0, 'killed 0')
     outcomes = run_ranks(killed_between_forward_and_report, 3, *arguments, may_die=[0], timeout=90)

@@ -121,6 +121,7 @@ def results(machines: list[Machine], tmp_path_factory: pytest.TempPathFactory) -
     return [torch.load(folder / f'rank{rank}.pt') for rank in range(2)]
 
 
+@pytest.mark.full
 def test_records_of_ranks_on_two_machines_are_complete(results: list[dict[str, Any]]) -> None:
     found = results[0]['in step']
     assert [iteration for iteration, _ in found['records']] == list(IN_STEP)
@@ -131,12 +132,14 @@ def test_records_of_ranks_on_two_machines_are_complete(results: list[dict[str, A
 
 
 @pytest.mark.parametrize('name', ['patient', 'impatient'])
+@pytest.mark.full
 def test_training_does_not_notice_that_the_link_is_cut(results: list[dict[str, Any]], name: str) -> None:
     for rank, tasks in enumerate(TASKS):
         expected = train(make_model(3), None, tasks, ALONE)
         assert all(torch.equal(results[rank][name]['weights'][key], expected[key]) for key in expected)
 
 
+@pytest.mark.full
 def test_records_become_complete_once_the_link_is_back(results: list[dict[str, Any]]) -> None:
     found = results[0]['patient']
     assert [iteration for iteration, _ in found['records']] == list(ALONE[::2])
@@ -144,6 +147,7 @@ def test_records_become_complete_once_the_link_is_back(results: list[dict[str, A
     assert not found['lost']
 
 
+@pytest.mark.full
 def test_missed_data_is_counted(results: list[dict[str, Any]]) -> None:
     found = results[0]['impatient']
     assert [iteration for iteration, _ in found['records']] == list(ALONE[::2])
