@@ -44,9 +44,9 @@ def test_a_thousand_files_of_each_kind(reader: str, tmp_path: Path) -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize('seed', range(1, 11))
+@pytest.mark.parametrize('seed', [1])
 @pytest.mark.parametrize('reader', READERS)
-def test_a_hundred_thousand_files_of_each_kind(reader: str, seed: int, tmp_path: Path) -> None:
+def test_ten_thousand_files_of_each_kind(reader: str, seed: int, tmp_path: Path) -> None:
     assert fuzz(reader, tmp_path, 10_000, seed) > 200
 
 
