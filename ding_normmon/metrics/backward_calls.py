@@ -18,7 +18,6 @@ from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.mixins import Finishing, OwnHooks
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
-from ding_normmon.metrics.stepping import SteppingOptimizers
 from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, NONFINITE, constant_numbers, device_row_of
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
@@ -82,13 +81,11 @@ class BackwardCalls(Finishing, OwnHooks):
     def __init__(self) -> None:
         self._losses: list[Tensor] = []
         self._left: list[Tensor | bool] = []
-        self._stepping = SteppingOptimizers()
         self._listening = False
 
     def prepare(self, setup: Setup) -> None:
         """Choose the parameters whose gradients are looked at."""
         super().prepare(setup)
-        self._stepping.follow(setup.model.parameters())
         self._parameters = {id(parameter) for parameter in setup.model.parameters()}
         trained = [p for p in setup.model.parameters() if p.requires_grad and not is_sharded(p)]
         stride = max(1, len(trained) // _LOOKED_AT)
@@ -97,14 +94,14 @@ class BackwardCalls(Finishing, OwnHooks):
     def begin(self, step: LearnerStep) -> None:
         """Hear of backward passes."""
         self._losses, self._left = [], []
-        self._stepping.watch()
+        self.setup.optimizers.watch()
         if not self._listening and _backward is not None:
             _backward.add(self._around)
             self._listening = True
 
     def release(self) -> None:
         """Hear of them no more."""
-        self._stepping.release()
+        self.setup.optimizers.release()
         if self._listening and _backward is not None:
             _backward.remove(self._around)
             self._listening = False
@@ -144,8 +141,11 @@ class BackwardCalls(Finishing, OwnHooks):
                 rows.write_numbers(key, constant_numbers(native.number_of(loss)))
             elif loss.device.type == rows.device.type:
                 rows.write(key, device_row_of(loss.reshape(1)))
+        if not any(isinstance(flag, Tensor) or flag for flag in left):
+            return
         # What the optimizers that step do not hold is not theirs to set to zero.
-        holders, stepped = self._stepping.holders(), {id(optimizer) for optimizer in self._stepping.stepped}
+        optimizers = self.setup.optimizers
+        holders, stepped = optimizers.holders(), set(map(id, optimizers.stepped))
         pairs = zip(self._looked_at, left, strict=False)
         left = [flag for p, flag in pairs if (held := holders.get(id(p))) is not None and id(held[0]) in stepped]
         if left:

@@ -14,6 +14,7 @@ from ding_normmon.core.figure import Figure
 from ding_normmon.core.parameter_groups import Group
 from ding_normmon.core.record import Matrix
 from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics.stepping import SteppingOptimizers
 from ding_normmon.rows.table import RowBuffer, RowTable
 
 __all__ = ['Metric', 'Setup']
@@ -36,6 +37,7 @@ class Setup:
         world_size: number of processes.
         task_names: what people call the tasks, by global id; empty where nobody has said.
         common: what metrics share with each other, by name.
+        optimizers: those that step and hold parameters of the model; it outlives a model that is changed.
     """
 
     model: nn.Module
@@ -49,6 +51,10 @@ class Setup:
     world_size: int
     task_names: tuple[str, ...] = ()
     common: dict[str, Any] = field(default_factory=dict)
+    optimizers: SteppingOptimizers = field(default_factory=SteppingOptimizers)
+
+    def __post_init__(self) -> None:
+        self.optimizers.follow(self.model.parameters())
 
     def task_name(self, task_id: int) -> str:
         """Return what people call a task: its name, or ``task3``."""

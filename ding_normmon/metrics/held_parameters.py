@@ -19,7 +19,6 @@ from ding_normmon.metrics.broken import broken_counts, broken_notes, group_key
 from ding_normmon.metrics.kernels.bit_sums import bit_sums
 from ding_normmon.metrics.mixins import Finishing
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
-from ding_normmon.metrics.stepping import SteppingOptimizers
 from ding_normmon.rows.moments import COUNT, MAXIMUM, constant_numbers, device_row_of
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
@@ -89,7 +88,6 @@ class HeldParameters(Finishing):
     hook_points: ClassVar[tuple[str, ...]] = ('backward_end', 'step_end')
 
     def __init__(self) -> None:
-        self._stepping = SteppingOptimizers()
         self._trained: dict[int, tuple[str, int | None, str, weakref.ref[nn.Parameter]]] = {}
         self._gone: list[tuple[str, int | None, str, weakref.ref[nn.Parameter]]] = []
         self._looked_for: frozenset[int] = frozenset()
@@ -98,12 +96,15 @@ class HeldParameters(Finishing):
     def prepare(self, setup: Setup) -> None:
         """Choose the parameters of the tasks that this rank trains; find which trained ones have left the model."""
         super().prepare(setup)
+        self._rate_keys = [
+            (RowKey(self.name, group.name, group.task_id, 'learning_rate'), [*map(id, group.parameters)])
+            for group in setup.owned_groups
+        ]
         self._follow(setup.groups)
 
     def _follow(self, groups: Sequence[Group]) -> None:
         setup = self.setup
         self._snapshot = ModelSnapshot(setup.model)
-        self._stepping.follow(setup.model.parameters())
         self._places: dict[int, tuple[Group, str, nn.Parameter]] = {
             id(parameter): (group, path, parameter)
             for group in groups
@@ -120,44 +121,44 @@ class HeldParameters(Finishing):
     def begin(self, step: LearnerStep) -> None:
         """See which optimizers step."""
         self._before = {}
-        self._stepping.watch()
+        self.setup.optimizers.watch()
 
     def release(self) -> None:
         """See no more of it."""
-        self._stepping.release()
+        self.setup.optimizers.release()
 
     @torch.no_grad()
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Take note of what has a gradient and no holder; write the learning rates."""
         if hook_point == 'backward_end':
-            self._stepping.watch()
+            self.setup.optimizers.watch()
             if self._snapshot.has_changed():
                 # In a loop of one's own a step begins where the last has ended, before anybody can change the model.
                 setup = self.setup
                 self._follow(find_groups(setup.model, setup.num_tasks, setup.config.module_groups))
-            held = self._stepping.holders().keys()
+            missing = self._places.keys() - self.setup.optimizers.holders().keys() - self._before.keys()
             new = {
                 key: parameter
-                for key, (_, _, parameter) in self._places.items()
-                if parameter.grad is not None and parameter.requires_grad and key not in held | self._before.keys()
+                for key in missing
+                if (parameter := self._places[key][2]).grad is not None and parameter.requires_grad
             }
             sums = bit_sums(list(new.values()))
             for (key, parameter), before in zip(new.items(), sums, strict=True):
                 assert parameter.grad is not None
                 self._before[key] = before, (parameter.grad != 0).any() if parameter.is_cuda else _any(parameter.grad)
             return
-        holders = self._stepping.holders()
-        for key, (group, path, parameter) in self._places.items():
-            if key not in self._trained and parameter.grad is not None and key in holders:
+        holders = self.setup.optimizers.holders()
+        for key in (self._places.keys() & holders.keys()) - self._trained.keys():
+            group, path, parameter = self._places[key]
+            if parameter.grad is not None:
                 self._trained[key] = group.name, group.task_id, path, weakref.ref(parameter)
         self._write_rates(holders, rows)
 
     def _write_rates(self, holders: dict[int, tuple[Any, dict[str, Any]]], rows: RowBuffer) -> None:
-        for group in self.setup.owned_groups:
+        for key, parameters in self._rate_keys:
             # Parameters of one group nearly always stand in one or two of the optimizer's.
-            options = {id(found[1]): found[1] for p in group.parameters if (found := holders.get(id(p))) is not None}
+            options = {id(found[1]): found[1] for found in map(holders.get, parameters) if found is not None}
             for rate in {id(rate): rate for rate in (entry.get('lr') for entry in options.values())}.values():
-                key = RowKey(self.name, group.name, group.task_id, 'learning_rate')
                 if isinstance(rate, Tensor) and not rows.on_host:
                     rows.write(key, device_row_of(rate.detach().reshape(1).to(rows.device)))
                 elif isinstance(rate, (int, float, Tensor)):
@@ -166,19 +167,22 @@ class HeldParameters(Finishing):
     @torch.no_grad()
     def finish(self, rows: RowBuffer) -> None:
         """Write what was not held and has not moved, and what is held in vain."""
+        optimizers = self.setup.optimizers
         before, self._before = self._before, {}
-        holders = self._stepping.holders()
+        if optimizers.steps:
+            rows.write_numbers(RowKey(self.name, 'all', None, 'steps'), constant_numbers(float(optimizers.steps)))
+        if not before and not self._gone:
+            return
+        holders = optimizers.holders()
         candidates = {key: entry for key, entry in before.items() if key not in holders}
-        if candidates and self._stepping.any_stepped:
+        if candidates and optimizers.any_stepped:
             keys = frozenset(candidates)
             if not keys <= self._looked_for:
-                held = self._stepping.look_for_holders(keys)
+                held = optimizers.look_for_holders(keys)
                 candidates = {key: entry for key, entry in candidates.items() if key not in held}
                 self._looked_for = frozenset(candidates)
             self._write_unheld(candidates, rows)
-        if self._stepping.steps:
-            rows.write_numbers(RowKey(self.name, 'all', None, 'steps'), constant_numbers(float(self._stepping.steps)))
-        stepped = {id(optimizer) for optimizer in self._stepping.stepped}
+        stepped = set(map(id, optimizers.stepped))
         for name, task_id, path, reference in self._gone:
             parameter = reference()
             optimizer, _ = holders.get(id(parameter), (None, None))

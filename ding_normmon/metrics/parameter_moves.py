@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -17,15 +18,16 @@ from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.broken import broken_counts, broken_notes
-from ding_normmon.metrics.kernels.bit_sums import bit_sums, folded
+from ding_normmon.metrics.kernels.bit_sums import write_folded
 from ding_normmon.metrics.kernels.squares import SquareSums
 from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
-from ding_normmon.metrics.stepping import SteppingOptimizers
 from ding_normmon.rows.moments import Row, constant_row
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['ParameterMoves']
+
+_Numbers = npt.NDArray[np.float64]
 
 _UNKNOWN, _FROZEN = -1.0, -2.0
 """What stands in the place of a learning rate where the parameter need not move, or must not."""
@@ -40,6 +42,13 @@ _FLATTER = 0.01
 """The same of the largest gradient."""
 
 
+_SAMPLED = 8
+"""Words of a parameter that are looked at, as long as one of them changes in every step."""
+
+_RESTS = 3
+"""Where every parameter has moved, one of so many measured steps is looked at; before, each."""
+
+
 class ParameterMoves(DeviceCells):
     """``broken/still/{group}`` and ``broken/frozen/{group}``: parameter tensors that a step did not move, or did.
 
@@ -49,6 +58,10 @@ class ParameterMoves(DeviceCells):
 
     Below its resolution a step moves nothing: so a rate that has decayed to a tenth, or a gradient that has fallen to a
     hundredth of its largest, excuses a parameter, and nothing is expected of one that has not moved from the beginning.
+
+    To see that a parameter has moved, eight of its words are enough. A parameter in which those stood still is read as
+    a whole in the next measured steps, and only then can it be called still. Once everything moves, two of three
+    measured steps are left out.
     """
 
     name: ClassVar[str] = 'parameter_moves'
@@ -81,13 +94,9 @@ class ParameterMoves(DeviceCells):
     owner_only: ClassVar[bool] = True
     stretchable: ClassVar[bool] = True
 
-    def __init__(self) -> None:
-        self._stepping = SteppingOptimizers()
-
     def prepare(self, setup: Setup) -> None:
-        """Lay out four numbers for each parameter: its bits before and after, the gradient's square, and the rate."""
+        """Lay out six numbers for each parameter: its bits before and after, its gradient's square, and the rate."""
         super().prepare(setup)
-        self._stepping.follow(setup.model.parameters())
         self._places: list[tuple[Group, str, nn.Parameter]] = [
             (group, path, parameter)
             for group in setup.owned_groups
@@ -95,29 +104,36 @@ class ParameterMoves(DeviceCells):
             if not is_sharded(parameter)
         ]
         self._parameters = [parameter for _, _, parameter in self._places]
+        self._index = {id(parameter): index for index, parameter in enumerate(self._parameters)}
         self._squares = SquareSums([parameter.detach() for parameter in self._parameters])
+        self._held: list[tuple[list[int], npt.NDArray[np.int64]]] = []
         self._begun = False
         count = len(self._parameters)
         # By parameter: steps in a row in which it has moved, its largest rate and the largest square of its gradient.
         self._moved = np.zeros((count, 3))
-        self.num_cells = 5 * count
+        self._suspects, self._read = np.zeros(count, dtype=int), np.zeros(count, dtype=bool)
+        self._steps, self._rests = 0, False
+        self.num_cells = 6 * count
 
     def bind(self, cells: Tensor) -> None:
         """Split the cells."""
-        self._before, self._after, self._square, self._nonfinite, self._rate = cells.view(5, -1).unbind()
+        self._before, self._after, self._square, self._nonfinite, self._rate, self._whole = cells.view(6, -1).unbind()
 
     def state_bytes(self) -> int:
         """Return the size of what is remembered of each parameter."""
-        return self._moved.nbytes + self._squares.scratch_bytes
+        return self._moved.nbytes + self._suspects.nbytes + self._read.nbytes + self._squares.scratch_bytes
 
     def begin(self, step: LearnerStep) -> None:
         """See which optimizers step."""
         self._begun = False
-        self._stepping.watch()
+        self._steps += 1
+        self._rests = self._steps > 2 * _USUAL and self._steps % _RESTS > 0 and not self._suspects.any()
+        if not self._rests:
+            self.setup.optimizers.watch()
 
     def release(self) -> None:
         """See no more of it."""
-        self._stepping.release()
+        self.setup.optimizers.release()
         self._begun = False
 
     @torch.no_grad()
@@ -125,11 +141,16 @@ class ParameterMoves(DeviceCells):
         """Add up bits before the step and after it."""
         if not self._parameters:
             return
+        if self._rests:
+            self._rate.fill_(_UNKNOWN)
+            return
         if hook_point == 'backward_end':
-            self._stepping.watch()
+            self.setup.optimizers.watch()
             # Of several optimizers one may have stepped already.
             if not self._begun:
                 self._begun = True
+                self._read = self._suspects > 0
+                _copy(self._read, self._whole)
                 self._write(self._before)
             return
         if not self._begun:
@@ -137,35 +158,69 @@ class ParameterMoves(DeviceCells):
             self._rate.fill_(_UNKNOWN)
             return
         self._write(self._after)
-        self._squares([parameter.grad for parameter in self._parameters], self._square, self._nonfinite)
-        holders, stepped = self._stepping.holders(), {id(optimizer) for optimizer in self._stepping.stepped}
-        rates = [_rate_of(parameter, holders, stepped) for parameter in self._parameters]
-        # From pinned memory a GPU is not waited for.
-        self._rate.copy_(torch.tensor(rates, dtype=torch.float64, pin_memory=self._rate.is_cuda), non_blocking=True)
+        gradients = [parameter.grad for parameter in self._parameters]
+        rates = self._rates(gradients)
+        _copy(rates, self._rate)
+        self._squares(gradients, self._square, self._nonfinite)
+        if self._before.device.type == 'cpu':
+            # What lies on an accelerator is told by `unpack`, some steps later.
+            self._suspect(self._before.numpy(), self._after.numpy(), rates)
 
     def _write(self, cells: Tensor) -> None:
-        sums = bit_sums(self._parameters)
-        tensors = [total for total in sums if isinstance(total, Tensor)]
-        if tensors:
-            # A model is on one device, so all of them are.
-            cells.copy_(torch.as_tensor(folded(torch.stack(tensors))))
-        else:
-            cells.copy_(torch.tensor([folded(total) for total in sums], dtype=torch.float64))
+        write_folded(self._parameters, _SAMPLED, cells)
+        if self._read.any():
+            places = np.flatnonzero(self._read).tolist()
+            whole = torch.empty(len(places), dtype=torch.float64, device=cells.device)
+            write_folded([self._parameters[place] for place in places], None, whole)
+            cells[places] = whole
 
-    def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
+    def _rates(self, gradients: list[Tensor | None]) -> _Numbers:
+        """Return the learning rate of each parameter in this step."""
+        # The last place is for what others own.
+        rates = np.full(len(gradients) + 1, _UNKNOWN)
+        for optimizer in self.setup.optimizers.stepped:
+            for options in optimizer.param_groups:
+                rate = options.get('lr')
+                # A rate that lies on an accelerator is not waited for.
+                if rate is not None and not (isinstance(rate, Tensor) and rate.device.type != 'cpu'):
+                    places = self._places_of([*map(id, options['params'])])
+                    rates[places] = rate if math.isfinite(rate := float(rate)) else _UNKNOWN
+        rates = rates[:-1]
+        frozen = np.array([not parameter.requires_grad for parameter in self._parameters])
+        without = np.array([gradient is None for gradient in gradients])
+        return np.where(rates == _UNKNOWN, rates, np.where(frozen, _FROZEN, np.where(without, _UNKNOWN, rates)))
+
+    def _places_of(self, ids: list[int]) -> npt.NDArray[np.int64]:
+        """Return the places of an optimizer's parameters, which are nearly always those of the step before."""
+        for known, places in self._held:
+            if known == ids:
+                return places
+        places = np.array([*map(self._index.get, ids, itertools.repeat(-1))], dtype=np.int64)
+        self._held = [*self._held[-63:], (ids, places)]
+        return places
+
+    def _suspect(self, before: _Numbers, after: _Numbers, rates: _Numbers) -> None:
+        doubted = ((before == after) & (rates > 0)) | (rates == _FROZEN)
+        self._suspects = np.where(doubted, _USUAL, np.maximum(self._suspects - 1, 0))
+
+    def unpack(self, cells: _Numbers) -> Iterator[tuple[RowKey, Row]]:
         """Yield a row for each parameter that is not as it should be."""
-        before, after, square, nonfinite, rate = cells.reshape(5, -1)
+        before, after, square, nonfinite, rate, whole = cells.reshape(6, -1)
         moves = before != after
-        frozen = (rate == _FROZEN) & moves
-        trained = (rate > 0) & (square > 0) & (nonfinite == 0)
+        expected = rate > 0
+        known = expected & (whole > 0) & (square > 0) & (nonfinite == 0)
         times, usual_rate, usual_square = self._moved.T
-        usual = (times >= _USUAL) & (rate >= _SLOWER * usual_rate) & (square >= _FLATTER**2 * usual_square)
-        still = trained & ~moves & usual
+        usual = (times >= _USUAL) & (rate >= _SLOWER * usual_rate)
+        usual &= (usual_square > 0) & (square >= _FLATTER**2 * usual_square)
+        still = known & ~moves & usual
+        frozen = (rate == _FROZEN) & moves
+        if self._rate.device.type != 'cpu':
+            self._suspect(before, after, rate)
         # A parameter that stands still keeps what is known of it.
-        times[trained & moves] += 1
-        times[trained & ~moves & ~usual] = 0
-        np.maximum(usual_rate, rate, out=usual_rate, where=trained & moves)
-        np.maximum(usual_square, square, out=usual_square, where=trained & moves)
+        times[expected & moves] += 1
+        times[known & ~moves & ~usual] = 0
+        np.maximum(usual_rate, rate, out=usual_rate, where=expected & moves)
+        np.maximum(usual_square, square, out=usual_square, where=expected & moves & (nonfinite == 0))
         for what, flags in (('still', still), ('frozen', frozen)):
             for index in np.flatnonzero(flags).tolist():
                 group, path, _ = self._places[index]
@@ -180,15 +235,7 @@ class ParameterMoves(DeviceCells):
         return broken_notes(table, self.name, ('still', 'frozen'))
 
 
-def _rate_of(parameter: nn.Parameter, holders: dict[int, tuple[Any, dict[str, Any]]], stepped: set[int]) -> float:
-    found = holders.get(id(parameter))
-    if found is None or id(found[0]) not in stepped:
-        return _UNKNOWN
-    if not parameter.requires_grad:
-        return _FROZEN
-    rate = found[1].get('lr')
-    # A rate that lies on an accelerator is not waited for.
-    if parameter.grad is None or rate is None or (isinstance(rate, Tensor) and rate.device.type != 'cpu'):
-        return _UNKNOWN
-    rate = float(rate)
-    return rate if math.isfinite(rate) else _UNKNOWN
+def _copy(numbers: npt.NDArray[Any], cells: Tensor) -> None:
+    source = torch.from_numpy(numbers)
+    # From pinned memory a GPU is not waited for.
+    cells.copy_(source.pin_memory() if cells.is_cuda else source, non_blocking=True)

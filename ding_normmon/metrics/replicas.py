@@ -15,7 +15,6 @@ from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.kernels.bit_sums import bit_sums, combined, folded
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
-from ding_normmon.metrics.stepping import SteppingOptimizers
 from ding_normmon.rows.moments import MEAN, constant_numbers, device_row_of
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
@@ -77,24 +76,20 @@ class Replicas(Metric):
     )
     hook_points: ClassVar[tuple[str, ...]] = ('backward_end', 'step_end')
 
-    def __init__(self) -> None:
-        self._stepping = SteppingOptimizers()
-
     def prepare(self, setup: Setup) -> None:
         """Choose the groups that every rank has whole."""
         super().prepare(setup)
         shared = [group for group in setup.groups if group.task_id is None] if setup.world_size > 1 else []
         self._groups = [group for group in shared if not any(map(is_sharded, group.parameters))]
-        self._stepping.follow(setup.model.parameters())
 
     def begin(self, step: LearnerStep) -> None:
         """See which optimizers step."""
         if self._groups:
-            self._stepping.watch()
+            self.setup.optimizers.watch()
 
     def release(self) -> None:
         """See no more of it."""
-        self._stepping.release()
+        self.setup.optimizers.release()
 
     @torch.no_grad()
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
@@ -102,9 +97,9 @@ class Replicas(Metric):
         if not self._groups:
             return
         if hook_point == 'backward_end':
-            self._stepping.watch()
+            self.setup.optimizers.watch()
             return
-        holders = self._stepping.holders()
+        holders = self.setup.optimizers.holders()
         shared = {id(parameter) for group in self._groups for parameter in group.parameters}
         one = len({id(optimizer) for key, (optimizer, _) in holders.items() if key in shared}) <= 1
         parts: list[tuple[str, str, list[Tensor]]] = []

@@ -78,6 +78,7 @@ class SteppingOptimizers:
         self._known: list[weakref.ref[Optimizer]] = []
         self._stepped: list[weakref.ref[Optimizer]] = []
         self._watching = False
+        self._holders: dict[int, tuple[Optimizer, dict[str, Any]]] | None = None
         self.any_stepped = False
         self.steps = 0
 
@@ -89,13 +90,14 @@ class SteppingOptimizers:
         """Begin to watch a measured step, where that has not begun."""
         if not self._watching:
             self._stepped, self.any_stepped, self.steps = [], False, 0
+            self._holders = None
             self._watching = True
             _Hook.add(self)
 
     def release(self) -> None:
         """End watching."""
         if self._watching:
-            self._watching = False
+            self._watching, self._holders = False, None
             _Hook.remove(self)
 
     def note(self, optimizer: Optimizer) -> None:
@@ -103,8 +105,14 @@ class SteppingOptimizers:
         self.any_stepped = True
         if self._holds_any(optimizer):
             self.steps += 1
-            _add(self._stepped, optimizer)
-            _add(self._known, optimizer)
+            if all(entry() is not optimizer for entry in self._stepped):
+                self._stepped.append(weakref.ref(optimizer))
+            self._learn_of(optimizer)
+
+    def _learn_of(self, optimizer: Optimizer) -> None:
+        if all(entry() is not optimizer for entry in self._known):
+            self._known.append(weakref.ref(optimizer))
+            self._holders = None
 
     def _holds_any(self, optimizer: Optimizer) -> bool:
         groups = getattr(optimizer, 'param_groups', None) or []
@@ -122,13 +130,21 @@ class SteppingOptimizers:
         return [optimizer for entry in self._known if (optimizer := entry()) is not None]
 
     def holders(self) -> dict[int, tuple[Optimizer, dict[str, Any]]]:
-        """Return the optimizer that holds each parameter (its ``id``), and the parameter group in which it does."""
-        return {
+        """Return the optimizer that holds each parameter (its ``id``), and the parameter group in which it does.
+
+        Looked up once in a step that is watched, and again when an optimizer steps that was not known.
+        """
+        if self._holders is not None:
+            return self._holders
+        holders = {
             id(parameter): (optimizer, group)
             for optimizer in reversed(self.known)
             for group in optimizer.param_groups
             for parameter in group['params']
         }
+        # Beyond the step it would keep optimizers alive.
+        self._holders = holders if self._watching else None
+        return holders
 
     def look_for_holders(self, parameters: Collection[int]) -> set[int]:
         """Return those of some parameters (their ``id``) that any optimizer of this process holds, stepping or not.
@@ -143,11 +159,6 @@ class SteppingOptimizers:
                 groups = getattr(thing, 'param_groups', None) or []
                 held = {id(parameter) for group in groups for parameter in group['params']} & wanted
                 if held:
-                    _add(self._known, thing)
+                    self._learn_of(thing)
                 found |= held
         return found
-
-
-def _add(entries: list[weakref.ref[Optimizer]], optimizer: Optimizer) -> None:
-    if all(entry() is not optimizer for entry in entries):
-        entries.append(weakref.ref(optimizer))

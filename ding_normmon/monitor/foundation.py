@@ -23,6 +23,7 @@ from ding_normmon.destinations.worker import DestinationWorker
 from ding_normmon.metrics import Metric, Setup, preset_metrics
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.mixins import ClipListener, DeviceCells, Finishing
+from ding_normmon.metrics.stepping import SteppingOptimizers
 from ding_normmon.monitor.findings.stage import DiagnosisStage, FindingCallback
 from ding_normmon.ranks.decisions.control import Control
 from ding_normmon.ranks.decisions.schedule import DecisionSchedule
@@ -78,6 +79,7 @@ class Foundation:
         self.lost_data = LostData()
         self.groups: tuple[Group, ...] = ()
         self.metrics: list[Metric] = []
+        self.optimizers = SteppingOptimizers()
         self.figures = Figures()
         self.diagnosis = DiagnosisStage()
         self.workers: list[DestinationWorker] = []
@@ -148,6 +150,7 @@ class Foundation:
             rank=rank,
             world_size=self.transport.world_size,
             task_names=self._names_in_order(),
+            optimizers=self.optimizers,
         )
 
     def prepare_metrics(self, setup: Setup, fail: Callable[[Metric, str, Exception], None] | None) -> None:

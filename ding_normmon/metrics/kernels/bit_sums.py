@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ding_normmon.metrics.kernels import native
 
-__all__ = ['FOLD', 'bit_sums', 'combined', 'folded']
+__all__ = ['FOLD', 'bit_sums', 'combined', 'folded', 'write_folded']
 
 FOLD = 2**53 - 111
 """A prime: what is left of a sum modulo it is a float64 to the last bit."""
@@ -33,11 +33,12 @@ _CHUNKS, _CHUNK = 16, 1 << 21
 _tables: dict[torch.device, Tensor] = {}
 
 
-def bit_sums(tensors: Sequence[Tensor]) -> list[int | Tensor]:
+def bit_sums(tensors: Sequence[Tensor], most: int | None = None) -> list[int | Tensor]:
     """Return the sum of the bit patterns of each tensor.
 
     Arguments:
         tensors: of any dtype, on any device; they are not changed.
+        most: words to read of each tensor, evenly spread over it; None for all.
 
     Returns:
         For a tensor on the CPU an integer from 0 to 2**64 - 1; for another one an int64 tensor without dimensions on
@@ -48,16 +49,40 @@ def bit_sums(tensors: Sequence[Tensor]) -> list[int | Tensor]:
         >>> first == second, first == third
         (True, False)
     """
-    tensors = [tensor.detach() for tensor in tensors]
-    found: list[int | Tensor | None] = [None] * len(tensors)
-    host = [index for index, tensor in enumerate(tensors) if _is_on_host(tensor)]
-    if native.kernels is not None:
-        for index, known in zip(host, native.kernels.bit_sums([tensors[index] for index in host]), strict=True):
-            found[index] = known
-    left = [index for index, known in enumerate(found) if known is None]
-    for index, total in zip(left, _sums_in_torch([tensors[index] for index in left]), strict=True):
-        found[index] = int(total) % 2**64 if _is_on_host(tensors[index]) else total
-    return [total for total in found if total is not None]
+    tensors = list(tensors)
+    known: list[int | None] = [None] * len(tensors)
+    if native.kernels is not None and tensors and _is_on_host(tensors[0]):
+        known = native.kernels.bit_sums(tensors, most or 0, None)
+    left = [tensor.detach() for tensor, total in zip(tensors, known, strict=True) if total is None]
+    others = iter(_sums_in_torch(left, most))
+    return [_number(next(others)) if total is None else total for total in known]
+
+
+def write_folded(tensors: Sequence[Tensor], most: int | None, cells: Tensor) -> None:
+    """Write the folded sum of each tensor (:func:`folded`).
+
+    Arguments:
+        tensors: as for :func:`bit_sums`, all on one device.
+        most: as for :func:`bit_sums`.
+        cells: float64, shape (number of tensors,), on that device; overwritten.
+
+    Example:
+        >>> cells = torch.zeros(1, dtype=torch.float64)
+        >>> write_folded([torch.ones(3)], None, cells)
+        >>> cells.item() == folded(bit_sums([torch.ones(3)])[0])
+        True
+    """
+    left: list[int | None] = [*range(len(tensors))]
+    if native.kernels is not None and tensors and _is_on_host(tensors[0]):
+        left = native.kernels.bit_sums(list(tensors), most or 0, cells)
+    if not left:
+        return
+    totals = torch.stack(_sums_in_torch([tensors[index].detach() for index in left if index is not None], most))
+    cells[left] = torch.as_tensor(folded(totals))
+
+
+def _number(total: Tensor) -> int | Tensor:
+    return int(total) % 2**64 if _is_on_host(total) else total
 
 
 def _is_on_host(tensor: Tensor) -> bool:
@@ -65,9 +90,11 @@ def _is_on_host(tensor: Tensor) -> bool:
 
 
 @torch.no_grad()
-def _sums_in_torch(tensors: Sequence[Tensor]) -> list[Tensor]:
+def _sums_in_torch(tensors: Sequence[Tensor], most: int | None) -> list[Tensor]:
     """Return the sums as int64 tensors: about ten operations for all tensors of one device and width of word."""
     words = [_words(tensor) for tensor in tensors]
+    if most is not None:
+        words = [entry[:: -(-len(entry) // most) or 1] for entry in words]
     sums: list[Tensor] = [torch.zeros(0)] * len(words)
     alike: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for index, entry in enumerate(words):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -10,17 +11,19 @@ from torch import Tensor
 
 from ding_normmon.metrics.kernels import bit_sums as module
 from ding_normmon.metrics.kernels import native
-from ding_normmon.metrics.kernels.bit_sums import FOLD, bit_sums, combined, folded
+from ding_normmon.metrics.kernels.bit_sums import FOLD, bit_sums, combined, folded, write_folded
 from tests.accelerator import Operations
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-def by_hand(tensor: Tensor) -> int:
+def by_hand(tensor: Tensor, most: int | None = None) -> int:
     """Word by word in Python's integers."""
     size = tensor.element_size()
     width, kind = (32, torch.int32) if size in (4, 8) else (16, torch.int16)
     words = tensor.contiguous().view(-1).view(kind).tolist()
+    if most is not None:
+        words = words[:: max(1, math.ceil(len(words) / most))]
     total = 0
     for place, word in enumerate(words):
         weight = ((place % 65536) * 2654435761 % 2**32) | 1
@@ -35,6 +38,18 @@ def test_sums_are_those_of_the_definition(dtype: torch.dtype, shape: tuple[int, 
     assert bit_sums([tensor]) == [by_hand(tensor)]
     monkeypatch.setattr(native, 'kernels', None)
     assert bit_sums([tensor]) == [by_hand(tensor)]
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_a_sample_is_evenly_spread(dtype: torch.dtype, monkeypatch: Any) -> None:
+    tensors = [torch.randn(numel).to(dtype) for numel in (0, 1, 7, 8, 9, 64, 70_001)]
+    expected = [by_hand(tensor, 8) for tensor in tensors]
+    cells = torch.empty(len(tensors), dtype=torch.float64)
+    for kernels in (native.kernels, None):
+        monkeypatch.setattr(native, 'kernels', kernels)
+        assert bit_sums(tensors, 8) == expected
+        write_folded([*tensors[:-1], tensors[-1].expand(2, -1)[0]], 8, cells)
+        assert cells.tolist() == [total % FOLD for total in expected]
 
 
 @pytest.mark.parametrize('dtype', DTYPES)

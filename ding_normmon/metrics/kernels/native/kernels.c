@@ -115,37 +115,63 @@ static void make_weights(void) {
             sum += piece * (uint64_t)(2 * (start / WEIGHTS) + 1);                                   \
         }                                                                                           \
         return sum;                                                                                 \
+    }                                                                                               \
+    static uint64_t NAME##_sampled(const TYPE *words, int64_t count, int64_t most) {                \
+        uint64_t sum = 0;                                                                           \
+        int64_t stride = (count + most - 1) / most;                                                 \
+        for (int64_t i = 0; i * stride < count; i++) sum += (uint64_t)words[i * stride] * weights[i]; \
+        return sum;                                                                                 \
     }
 
 DEFINE_BIT_SUM(bit_sum_of_words, uint32_t)
 DEFINE_BIT_SUM(bit_sum_of_halves, uint16_t)
 
-/* bit_sums(tensors) -> [int or None] */
-static PyObject *bit_sums(PyObject *module, PyObject *tensors) {
+/* A prime: what is left of a sum modulo it is a float64 to the last bit. */
+static const uint64_t FOLD = (1ull << 53) - 111;
+
+/* bit_sums(tensors, most, folded) -> [int or None]; of each tensor at most so many words, evenly spread; all for 0.
+   With a float64 tensor `folded` the sums are written there, modulo FOLD, and the list has the indices of the tensors
+   that are left. */
+static PyObject *bit_sums(PyObject *module, PyObject *args) {
     (void)module;
-    if (!PyList_Check(tensors)) {
-        PyErr_SetString(PyExc_TypeError, "bit_sums takes a list");
+    PyObject *tensors, *folded;
+    Py_ssize_t most;
+    if (!PyArg_ParseTuple(args, "O!nO", &PyList_Type, &tensors, &most, &folded)) return NULL;
+    if (most < 0 || most > WEIGHTS) {
+        PyErr_Format(PyExc_ValueError, "most must be from 0 to %d, got %zd", WEIGHTS, most);
         return NULL;
     }
     Py_ssize_t length = PyList_Size(tensors);
-    PyObject *sums = PyList_New(length);
+    double *numbers = NULL;
+    if (folded != Py_None && (numbers = output_of(folded, length)) == NULL) return NULL;
+    PyObject *sums = PyList_New(0);
     if (sums == NULL) return NULL;
     for (Py_ssize_t index = 0; index < length; index++) {
-        PyObject *object = PyList_GetItem(tensors, index), *sum = NULL;
+        PyObject *object = PyList_GetItem(tensors, index), *entry = NULL;
         Tensor tensor;
         if (look_into(object, &tensor) && is_floating(&tensor) && is_row(&tensor, 0)) {
-            int64_t numel = numel_of(&tensor), size = size_of(tensor.kind);
+            int64_t numel = numel_of(&tensor), size = size_of(tensor.kind), count = size == 2 ? numel : numel * size / 4;
+            const uint16_t *halves = (const uint16_t *)tensor.data;
+            const uint32_t *words = (const uint32_t *)tensor.data;
+            bool all = most == 0 || count <= most;
             /* The list keeps the tensor alive. */
-            PyThreadState *state = numel >= WORTH_RELEASING ? PyEval_SaveThread() : NULL;
-            uint64_t found = size == 2 ? bit_sum_of_halves((const uint16_t *)tensor.data, numel)
-                                       : bit_sum_of_words((const uint32_t *)tensor.data, numel * size / 4);
+            PyThreadState *state = all && numel >= WORTH_RELEASING ? PyEval_SaveThread() : NULL;
+            uint64_t found;
+            if (size == 2) found = all ? bit_sum_of_halves(halves, count) : bit_sum_of_halves_sampled(halves, count, most);
+            else found = all ? bit_sum_of_words(words, count) : bit_sum_of_words_sampled(words, count, most);
             if (state != NULL) PyEval_RestoreThread(state);
-            sum = PyLong_FromUnsignedLongLong(found);
+            if (numbers != NULL) {
+                numbers[index] = (double)(found % FOLD);
+                continue;
+            }
+            entry = PyLong_FromUnsignedLongLong(found);
         } else {
             PyErr_Clear();
-            sum = Py_NewRef(Py_None);
+            entry = numbers != NULL ? PyLong_FromSsize_t(index) : Py_NewRef(Py_None);
         }
-        if (sum == NULL || PyList_SetItem(sums, index, sum) != 0) {
+        bool failed = entry == NULL || PyList_Append(sums, entry) != 0;
+        Py_XDECREF(entry);
+        if (failed) {
             Py_DECREF(sums);
             return NULL;
         }
@@ -323,8 +349,8 @@ static PyMethodDef functions[] = {
      "Take torch's types and dtypes; return whether DLPack is used."},
     {"squares", (PyCFunction)(void (*)(void))squares, METH_FASTCALL,
      "Write the sum of squares and the number of non-finite entries of each tensor; return the indices of the others."},
-    {"bit_sums", (PyCFunction)bit_sums, METH_O,
-     "Return the sum of the bit patterns of each tensor of a list, or None."},
+    {"bit_sums", (PyCFunction)bit_sums, METH_VARARGS,
+     "Return the sum of the bit patterns, or of a sample of them, of each tensor of a list, or None."},
     {"row", (PyCFunction)(void (*)(void))row, METH_FASTCALL, "Return the row of a tensor's valid entries, or None."},
     {"number", (PyCFunction)number, METH_O, "Return the one number of a tensor, or None."},
     {NULL, NULL, 0, NULL},
