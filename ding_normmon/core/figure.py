@@ -17,6 +17,11 @@ Kind = Literal['level', 'share', 'rate', 'cosine', 'ratio', 'count', 'flag', 'co
 """Kind of a figure: a level has a unit and no natural limits; a share (of a whole) and a rate (of cases) lie between 0
 and 1, a cosine between -1 and 1; a ratio compares two levels; a flag is present only if it is 1."""
 
+_KIND_OF_UNIT: Mapping[str, Kind] = {
+    **{'share': 'share', 'cosine': 'cosine', 'ratio': 'ratio', 'flag': 'flag', 'ms': 'cost', 'bytes': 'cost'},
+    **dict.fromkeys(('count', 'ranks', 'tensors', 'steps', 'groups', 'modules', 'samples', 'numbers', 'bits'), 'count'),
+}
+
 Prominence = Literal['headline', 'main', 'detail']
 """A headline comes first in its category, and a report draws it again for each task. Dashboards show the main figures
 of every task, and the details of single tasks only if there are few tasks."""
@@ -59,8 +64,9 @@ class Figure:
         hook_point: when it is measured; empty if this is described elsewhere.
         bad_value: what a bad value means; empty if no value is bad in itself.
         section: heading of its section in the metric reference.
-        kind: what kind of number it is.
-        signed: whether it may be negative.
+        kind: what kind of number it is; by default what the unit says (a share, a cosine, a ratio, a flag, a cost or a
+            count of something), else a level.
+        signed: whether it may be negative; a cosine always may.
         scale: scale on which changes are judged and on which it is drawn.
         chart: chart of the figure; under *Other figures* by default.
         task_chart: chart that shows the per-task figures side by side; ``chart`` by default.
@@ -80,7 +86,7 @@ class Figure:
     hook_point: str = ''
     bad_value: str = ''
     section: str = 'Further figures'
-    kind: Kind = 'level'
+    kind: Kind | Literal[''] = ''
     signed: bool = False
     scale: Literal['linear', 'log'] = 'linear'
     chart: Chart | None = None
@@ -88,6 +94,11 @@ class Figure:
     of_task: str = ''
     prominence: Prominence = 'main'
     is_listed: bool = True
+
+    def __post_init__(self) -> None:
+        kind = self.kind or _KIND_OF_UNIT.get(self.unit, 'level')
+        object.__setattr__(self, 'kind', kind)
+        object.__setattr__(self, 'signed', self.signed or kind == 'cosine')
 
     @cached_property
     def _tokens(self) -> list[tuple[str, str, str, str]]:

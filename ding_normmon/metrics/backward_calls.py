@@ -49,13 +49,13 @@ class BackwardCalls(Finishing, OwnHooks):
     name: ClassVar[str] = 'backward_calls'
     figures: ClassVar[tuple[Figure, ...]] = (
         Figure(
-            pattern='loss/{backward}[_{n}]',
-            definition=(
+            'loss/{backward}[_{n}]',
+            (
                 'what `backward` was called on, as it was (with the scale of a `GradScaler`); the second call of a '
                 'learner step is `backward_1`, and so on up to eight; over ranks that train '
                 'different tasks the sum, over those that train the same ones the mean'
             ),
-            unit='loss',
+            'loss',
             hook_point='`torch.autograd.backward`',
             bad_value='not finite, or far from before',
             section='Learner steps',
@@ -63,16 +63,15 @@ class BackwardCalls(Finishing, OwnHooks):
             chart=Chart('Losses and returns', 'What backward was called on'),
         ),
         Figure(
-            pattern='broken/leftover_gradient',
-            definition=(
+            'broken/leftover_gradient',
+            (
                 'of eight parameters that the optimizers of this step hold, those whose gradient was never zero when a '
                 'backward pass of the step began; there only above 0'
             ),
-            unit='tensors',
+            'tensors',
             hook_point='`torch.autograd.backward`',
             bad_value="this step's gradient contains the last one's",
             section=INVARIANTS_SECTION,
-            kind='count',
             chart=BROKEN_CHART,
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -71,6 +72,16 @@ def _whole(value: Tensor) -> Tensor:
     return whole.detach().reshape(()).to(torch.float64)
 
 
+_figure = partial(
+    Figure,
+    section='Clipping',
+    hook_point='clip call',
+    chart=Chart('Updates', 'Clipping: coefficients'),
+    kind='share',
+    scale='log',
+)
+
+
 class Clipping(ClipListener, Finishing):
     r"""``clip/{model}/coefficient``: :math:`\min(1, c / (\lVert g \rVert + 10^{-6}))` for a limit :math:`c`, the factor
     that ``clip_grad_norm_`` applies; 1 means that clipping did nothing.
@@ -98,56 +109,43 @@ class Clipping(ClipListener, Finishing):
 
     name: ClassVar[str] = 'clipping'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='clip/{model}/coefficient',
-            definition=(
+        _figure(
+            'clip/{model}/coefficient',
+            (
                 'min(1, c / (norm + 1e-6)): what a clip call by norm multiplies the gradients with, seen from '
                 'outside or told by `step.clipped(norm, c)`; where gradients are changed by hand, the norm at the '
                 "optimizer's step over that at the end of the backward pass, with a note; `{model}` is `model`, or the "
                 'groups that are clipped; mean over the ranks where each clips its own gradients; 0 where the norm of '
                 'finite gradients overflows, and where an optimizer drops the gradient'
             ),
-            unit='factor',
-            hook_point='clip call',
+            'factor',
             bad_value='far below 1 for long: the limit sets the step size; 0: nothing is learnt',
-            section='Clipping',
-            kind='share',
-            scale='log',
-            chart=Chart('Updates', 'Clipping: coefficients'),
         ),
         Figure(
-            pattern='clip/{model}/fraction',
-            definition=(
+            'clip/{model}/fraction',
+            (
                 'share of the learner steps since the last record with a coefficient below 1 '
                 "(`clip_fraction=True` or `preset='full'`; looks at every step)"
             ),
-            unit='share',
+            'share',
             hook_point='clip call',
             bad_value='near 1: as above; near 0: clipping is idle',
             section='Clipping',
             kind='rate',
             chart=Chart('Updates', 'Clipping: share of the steps'),
         ),
-        Figure(
-            pattern='clip/{model}/coefficient_{min,max}',
-            definition='over the ranks, where each clips its own gradients',
-            unit='factor',
-            hook_point='clip call',
+        _figure(
+            'clip/{model}/coefficient_{min,max}',
+            'over the ranks, where each clips its own gradients',
+            'factor',
             bad_value='far apart: ranks are re-weighted against each other',
-            section='Clipping',
-            kind='share',
-            scale='log',
-            chart=Chart('Updates', 'Clipping: coefficients'),
         ),
-        Figure(
-            pattern='clip/{model}_task{i}/weight',
-            definition="there, the coefficient of the task's rank over the mean over tasks",
-            unit='factor',
-            hook_point='clip call',
+        _figure(
+            'clip/{model}_task{i}/weight',
+            "there, the coefficient of the task's rank over the mean over tasks",
+            'factor',
             bad_value='below 1: clipping takes weight from this task',
-            section='Clipping',
             kind='ratio',
-            scale='log',
             chart=Chart('Updates', '{model}: weight that clipping leaves'),
             prominence='detail',
         ),

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -56,6 +57,15 @@ class _Output(NamedTuple):
     version: int
 
 
+_figure = partial(
+    Figure,
+    section=PLASTICITY_SECTION,
+    chart=Chart('Plasticity', '{statistic}'),
+    prominence='detail',
+    task_chart=Chart('Plasticity', '{signal}: {statistic}'),
+)
+
+
 class DormantUnits(OwnHooks):
     """``plasticity/{group}[_task{i}]/{dormant,gradient_dormant}_tau{t}``: share of a shared group's units whose
     activity is at most ``t`` times the mean of their layer; see :mod:`ding_normmon.metrics.maths.dormancy`.
@@ -76,63 +86,47 @@ class DormantUnits(OwnHooks):
 
     name: ClassVar[str] = 'dormant_units'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='plasticity/{group}[_task{i}]/dormant_tau{t}',
-            definition=(
+        _figure(
+            'plasticity/{group}[_task{i}]/dormant_tau{t}',
+            (
                 "share of the units of a shared group's nonlinearities (of its linear layers where it has none as"
                 ' modules) with E|h_i| ≤ t · mean over the layer, for each t of `dormant_taus` ([Sokar et al. '
                 '2023](https://arxiv.org/abs/2302.12902), eq. 1); channels are the units of a convolution'
             ),
-            unit='share',
+            'share',
             hook_point='forward pass, `publish`',
             bad_value='growing: capacity that no task uses any more',
-            section=PLASTICITY_SECTION,
-            kind='share',
             chart=Chart('Plasticity', 'Dormant units'),
-            task_chart=Chart('Plasticity', '{signal}: {statistic}'),
             of_task='Plasticity: dormant units',
-            prominence='detail',
         ),
-        Figure(
-            pattern='plasticity/{group}[_task{i}]/gradient_dormant_tau{t}',
-            definition=(
-                'the same with |∂L/∂h_i| in the place of |h_i| (after [GraMa, 2025](https://arxiv.org/abs/2505.24061))'
-            ),
-            unit='share',
+        _figure(
+            'plasticity/{group}[_task{i}]/gradient_dormant_tau{t}',
+            'the same with |∂L/∂h_i| in the place of |h_i| (after [GraMa, 2025](https://arxiv.org/abs/2505.24061))',
+            'share',
             hook_point='`backward_end`',
             bad_value='units that no longer learn, however active',
-            section=PLASTICITY_SECTION,
-            kind='share',
             chart=Chart('Plasticity', 'Units without gradient'),
-            task_chart=Chart('Plasticity', '{signal}: {statistic}'),
             of_task='Plasticity: units without gradient',
-            prominence='detail',
         ),
         Figure(
-            pattern='plasticity/{group}/dormant_overlap_tasks',
-            definition=(
+            'plasticity/{group}/dormant_overlap_tasks',
+            (
                 'mean over pairs of tasks of the Jaccard index of their dormant sets, at the smallest positive t;'
                 ' the pairs are a matrix of the record'
             ),
-            unit='share',
+            'share',
             bad_value='near 1: dead for all; near 0: tasks have divided the units among them',
             section=PLASTICITY_SECTION,
-            kind='share',
             chart=Chart('Plasticity', '{statistic}'),
         ),
-        Figure(
-            pattern='plasticity/{group}[_task{i}]/dormant_overlap_time',
-            definition=(
+        _figure(
+            'plasticity/{group}[_task{i}]/dormant_overlap_time',
+            (
                 'Jaccard index of the dormant sets of this record and of the one measured before; absent where '
                 'neither has any'
             ),
-            unit='share',
+            'share',
             bad_value='near 1: dormant units do not wake up',
-            section=PLASTICITY_SECTION,
-            kind='share',
-            chart=Chart('Plasticity', '{statistic}'),
-            task_chart=Chart('Plasticity', '{signal}: {statistic}'),
-            prominence='detail',
         ),
     )
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end', 'backward_end')

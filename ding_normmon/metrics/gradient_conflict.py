@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -51,6 +52,9 @@ def refuse_sharded_models(setup: Setup) -> None:
         )
 
 
+_figure = partial(Figure, section=TASKS_SECTION, hook_point='`forward_end`')
+
+
 class GradientConflict(DeviceCells):
     r"""Cosines, shares and norms of the tasks' gradients on every shared group, at ``forward_end``.
 
@@ -71,120 +75,92 @@ class GradientConflict(DeviceCells):
 
     name: ClassVar[str] = 'gradient_conflict'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='conflict/{group}/rate',
-            definition='share of the pairs of tasks whose gradients have a cosine below −2 standard errors [1]',
-            unit='share',
-            hook_point='`forward_end`',
+        _figure(
+            'conflict/{group}/rate',
+            'share of the pairs of tasks whose gradients have a cosine below −2 standard errors [1]',
+            'share',
             bad_value="near 1 for long: tasks undo each other's steps; a gradient correction or a larger shared part",
-            section=TASKS_SECTION,
             kind='rate',
             chart=Chart('Conflict', 'Share of pairs of tasks in conflict'),
             prominence='headline',
         ),
-        Figure(
-            pattern='conflict/{group}/{min_cosine,mean_cosine}',
-            definition='of all pairs',
-            unit='cosine',
-            hook_point='`forward_end`',
+        _figure(
+            'conflict/{group}/{min_cosine,mean_cosine}',
+            'of all pairs',
+            'cosine',
             bad_value='mean below 0',
-            section=TASKS_SECTION,
-            kind='cosine',
-            signed=True,
             chart=Chart('Conflict', '{group}: cosines of the gradients of pairs'),
         ),
-        Figure(
-            pattern='conflict/{group}/standard_error',
-            definition=(
+        _figure(
+            'conflict/{group}/standard_error',
+            (
                 'largest standard error of a cosine: (1−c²)/√((1+c²)k) for sketches of k numbers [2] [3]; 1e-6 '
                 'where nothing is sketched'
             ),
-            unit='cosine',
-            hook_point='`forward_end`',
+            'cosine',
             bad_value='large: raise `sketch_size`',
-            section=TASKS_SECTION,
             scale='log',
             chart=Chart('Conflict', 'Standard errors of the cosines'),
+            kind='level',
         ),
-        Figure(
-            pattern='conflict/{group}/imbalance',
-            definition="largest norm of a task's gradient over the smallest that is not 0",
-            unit='ratio',
-            hook_point='`forward_end`',
+        _figure(
+            'conflict/{group}/imbalance',
+            "largest norm of a task's gradient over the smallest that is not 0",
+            'ratio',
             bad_value='above 10 for long: task weights',
-            section=TASKS_SECTION,
-            kind='ratio',
             scale='log',
             chart=Chart('Conflict', 'Largest over smallest gradient norm of a task'),
         ),
-        Figure(
-            pattern='conflict/{group}/effective_tasks',
-            definition=(
-                "1/Σ share²: how many tasks of equal norms would be spread like these (Hill's number of order 2 [4])"
-            ),
-            unit='tasks',
-            hook_point='`forward_end`',
+        _figure(
+            'conflict/{group}/effective_tasks',
+            "1/Σ share²: how many tasks of equal norms would be spread like these (Hill's number of order 2 [4])",
+            'tasks',
             bad_value='near 1: one task dominates',
-            section=TASKS_SECTION,
             chart=Chart('Conflict', 'Effective number of tasks'),
         ),
-        Figure(
-            pattern='conflict/{group}/sum_norm',
-            definition=(
+        _figure(
+            'conflict/{group}/sum_norm',
+            (
                 "norm of the sum of the tasks' gradients, before whatever corrects it (MoCo, PCGrad): "
                 '`grad/{group}/_total_norm` is what is left after it'
             ),
-            unit='loss / weight',
-            hook_point='`forward_end`',
+            'loss / weight',
             bad_value='far from `grad/{group}/_total_norm`: the correction changes the length of the step',
-            section=TASKS_SECTION,
             scale='log',
             chart=Chart('Conflict', "Norm of the sum of the tasks' gradients"),
         ),
-        Figure(
-            pattern='conflict/{group}_task{i}/mean_cosine',
-            definition='mean cosine with the other tasks',
-            unit='cosine',
-            hook_point='`forward_end`',
+        _figure(
+            'conflict/{group}_task{i}/mean_cosine',
+            'mean cosine with the other tasks',
+            'cosine',
             bad_value='below 0: the others work against it',
-            section=TASKS_SECTION,
-            kind='cosine',
-            signed=True,
             chart=Chart('Conflict', '{group}: mean cosine with other tasks'),
             of_task='Conflict: mean cosine of its gradients with those of other tasks',
         ),
-        Figure(
-            pattern='conflict/embeddings_task{i}/mean_cosine',
-            definition='the same, of the smallest part',
-            unit='cosine',
-            hook_point='`forward_end`',
-            section=TASKS_SECTION,
-            kind='cosine',
-            signed=True,
+        _figure(
+            'conflict/embeddings_task{i}/mean_cosine',
+            'the same, of the smallest part',
+            'cosine',
             chart=Chart('Conflict', 'embeddings: mean cosine with other tasks'),
             of_task='Conflict: mean cosine of its gradients with those of other tasks',
             prominence='detail',
             is_listed=False,
         ),
-        Figure(
-            pattern='conflict/{group}_task{i}/share',
-            definition="norm of the task's gradient over the sum of all tasks' norms",
-            unit='share',
-            hook_point='`forward_end`',
+        _figure(
+            'conflict/{group}_task{i}/share',
+            "norm of the task's gradient over the sum of all tasks' norms",
+            'share',
             bad_value='near 1, or near 0: this task dominates, or is not heard',
-            section=TASKS_SECTION,
-            kind='share',
             chart=Chart('Conflict', '{group}: share of the gradient norms'),
             of_task='Conflict: its share of the gradient norms',
             prominence='detail',
         ),
         Figure(
-            pattern='monitor/nonfinite/conflict/{group}_task{i}',
-            definition="1 where the gradient of the task's loss is not finite; the task is in no pair then",
-            unit='flag',
+            'monitor/nonfinite/conflict/{group}_task{i}',
+            "1 where the gradient of the task's loss is not finite; the task is in no pair then",
+            'flag',
             bad_value='this task breaks the run',
             section=MONITOR_SECTION,
-            kind='flag',
             chart=NONFINITE_CHART,
         ),
     )

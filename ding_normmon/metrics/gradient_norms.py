@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -61,6 +62,9 @@ def _runs(chosen: Sequence[bool]) -> Iterator[slice]:
         start = stop
 
 
+_figure = partial(Figure, section=PARAMETERS_SECTION, hook_point='`backward_end`', scale='log')
+
+
 class GradientNorms(Finishing, SquareNorms):
     """``grad/{group}/_total_norm`` at ``backward_end``.
 
@@ -75,56 +79,43 @@ class GradientNorms(Finishing, SquareNorms):
 
     name: ClassVar[str] = 'gradient_norms'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='grad/{group}/_total_norm',
-            definition="L2 norm of the group's gradients, before clipping",
-            unit='loss / weight',
-            hook_point='`backward_end`',
+        _figure(
+            'grad/{group}/_total_norm',
+            "L2 norm of the group's gradients, before clipping",
+            'loss / weight',
             bad_value='explosion, vanishing, one task above the others',
-            section=PARAMETERS_SECTION,
-            scale='log',
             chart=Chart('Shared modules', 'Gradient norms of shared modules'),
             task_chart=Chart('Heads across tasks', '{group}: gradient norm'),
             of_task='Gradient norms of its modules',
             prominence='headline',
         ),
-        Figure(
-            pattern='grad/model/_total_norm',
-            definition='L2 norm of all gradients; its square is the sum of the squared group norms',
-            unit='loss / weight',
-            hook_point='`backward_end`',
-            section=PARAMETERS_SECTION,
-            scale='log',
+        _figure(
+            'grad/model/_total_norm',
+            'L2 norm of all gradients; its square is the sum of the squared group norms',
+            'loss / weight',
             chart=Chart('Shared modules', 'Gradient norm of the whole model'),
             prominence='headline',
         ),
-        Figure(
-            pattern='grad/{head}_all_tasks/{mean,std}',
-            definition='over the tasks that have a gradient in this step',
-            unit='loss / weight',
-            hook_point='`backward_end`',
+        _figure(
+            'grad/{head}_all_tasks/{mean,std}',
+            'over the tasks that have a gradient in this step',
+            'loss / weight',
             bad_value='large std: imbalance between tasks',
-            section=PARAMETERS_SECTION,
-            scale='log',
             chart=Chart('Heads across tasks', '{head}: gradient norm, mean and std over tasks'),
         ),
-        Figure(
-            pattern='grad/{group}/{path}',
-            definition="of one parameter (`detail='parameter'`)",
-            unit='loss / weight',
-            hook_point='`backward_end`',
-            section=PARAMETERS_SECTION,
-            scale='log',
+        _figure(
+            'grad/{group}/{path}',
+            "of one parameter (`detail='parameter'`)",
+            'loss / weight',
             chart=Chart('Other figures', '{group}: gradient norms of the parameters'),
         ),
         NO_GRADIENT,
         Figure(
-            pattern='monitor/without_gradient/{group}',
-            definition="number of the group's parameters without a gradient, where others have one",
-            unit='count',
+            'monitor/without_gradient/{group}',
+            "number of the group's parameters without a gradient, where others have one",
+            'count',
             bad_value='a part that is not in the graph',
             section=MONITOR_SECTION,
-            kind='count',
             chart=Chart('Health of the record', 'Parameters without gradient'),
         ),
         NONFINITE_NORMS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -25,6 +26,9 @@ from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 __all__ = ['HeldParameters']
 
 
+_figure = partial(Figure, section=INVARIANTS_SECTION, chart=BROKEN_CHART)
+
+
 class HeldParameters(Finishing):
     """``broken/unheld/{group}``, ``broken/orphaned/{group}``, ``learning_rate/{group}``, ``step/optimizer_steps``.
 
@@ -36,36 +40,30 @@ class HeldParameters(Finishing):
 
     name: ClassVar[str] = 'held_parameters'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='broken/unheld/{group}',
-            definition=(
+        _figure(
+            'broken/unheld/{group}',
+            (
                 'parameter tensors that have a gradient, are held by no optimizer, and do not move in a step of one; '
                 'there only where there are some, with a note that names them'
             ),
-            unit='tensors',
+            'tensors',
             hook_point='`backward_end`, end of the step',
             bad_value='they are not trained',
-            section=INVARIANTS_SECTION,
-            kind='count',
-            chart=BROKEN_CHART,
         ),
-        Figure(
-            pattern='broken/orphaned/{group}',
-            definition='parameter tensors that were trained, are no part of the model any more, and are still stepped',
-            unit='tensors',
+        _figure(
+            'broken/orphaned/{group}',
+            'parameter tensors that were trained, are no part of the model any more, and are still stepped',
+            'tensors',
             hook_point='end of the step',
             bad_value='what took their place is not trained',
-            section=INVARIANTS_SECTION,
-            kind='count',
-            chart=BROKEN_CHART,
         ),
-        Figure(
-            pattern='learning_rate/{group}',
-            definition=(
+        _figure(
+            'learning_rate/{group}',
+            (
                 'largest learning rate with which an optimizer that has stepped holds parameters of the group; '
                 "`model`: of all; of a task's group only where it is not that one"
             ),
-            unit='rate',
+            'rate',
             hook_point='`step_end`',
             bad_value='not what the schedule says',
             section='Learner steps',
@@ -74,14 +72,13 @@ class HeldParameters(Finishing):
             task_chart=Chart('Updates', 'Learning rates: {group}'),
             prominence='detail',
         ),
-        Figure(
-            pattern='step/optimizer_steps',
-            definition='steps of optimizers that hold parameters of the model, in this learner step; most of any rank',
-            unit='steps',
+        _figure(
+            'step/optimizer_steps',
+            'steps of optimizers that hold parameters of the model, in this learner step; most of any rank',
+            'steps',
             hook_point='optimizer step',
             bad_value='another number than always',
             section='Learner steps',
-            kind='count',
             chart=Chart('Updates', 'Optimizer steps'),
         ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor
@@ -17,6 +18,9 @@ from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 __all__ = ['LearnerSteps']
 
 
+_figure = partial(Figure, section='Learner steps', hook_point='optimizer step')
+
+
 class LearnerSteps(Finishing):
     """``step/skipped``: backward passes since the last record that moved no weights, because the loop or a
     ``GradScaler`` left the optimizer's step out. ``step/loss_scale``: what the loss of this step was multiplied by.
@@ -26,27 +30,22 @@ class LearnerSteps(Finishing):
 
     name: ClassVar[str] = 'learner_steps'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='step/skipped',
-            definition=(
+        _figure(
+            'step/skipped',
+            (
                 'backward passes since the last record that moved no weights, because the loop or a `GradScaler` left '
                 "the optimizer's step out; they are no learner steps and have no record; most of any rank; absent "
                 'where there were none'
             ),
-            unit='steps',
-            hook_point='optimizer step',
+            'steps',
             bad_value='above 0 again and again: the loss overflows, or is not finite',
-            section='Learner steps',
-            kind='count',
             chart=Chart('Updates', 'Learner steps: skipped since the last record'),
         ),
-        Figure(
-            pattern='step/loss_scale',
-            definition='what the loss was multiplied by (`GradScaler.get_scale()`); gradients are shown without it',
-            unit='factor',
-            hook_point='optimizer step',
+        _figure(
+            'step/loss_scale',
+            'what the loss was multiplied by (`GradScaler.get_scale()`); gradients are shown without it',
+            'factor',
             bad_value='falling towards 1: gradients overflow at any scale',
-            section='Learner steps',
             scale='log',
             chart=Chart('Updates', 'Learner steps: loss scale'),
         ),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -63,6 +64,9 @@ class HeadGradientNorms(GradientNorms):
         super().prepare(replace(setup, owned_groups=own))
 
 
+_figure = partial(Figure, section=PARAMETERS_SECTION, scale='log')
+
+
 class LocalGradients(GradientNorms):
     """``grad_local/{group}/{mean,min,max}`` at ``backward_end``: the norms that the ranks had before clipping.
 
@@ -72,17 +76,15 @@ class LocalGradients(GradientNorms):
 
     name: ClassVar[str] = 'local_gradients'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='grad_local/{group}/{mean,min,max}',
-            definition=(
+        _figure(
+            'grad_local/{group}/{mean,min,max}',
+            (
                 "policies that clip before they synchronise, several ranks: L2 norm of a shared group's gradient "
                 'on each rank before that rank clips, over the ranks; absent if a rank is missing'
             ),
-            unit='loss / weight',
+            'loss / weight',
             hook_point='`backward_end`',
             bad_value="max far above min: one rank's tasks dominate",
-            section=PARAMETERS_SECTION,
-            scale='log',
             chart=Chart('Shared modules', '{group}: gradient norms on the ranks, before they clip'),
         ),
         NO_GRADIENT,
@@ -158,16 +160,12 @@ class SynchronisedGradientNorms(GradientNorms):
 
     name: ClassVar[str] = 'synchronised_gradients'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='grad_synced/{group}/_total_norm',
-            definition=(
-                "of the same policies: the shared group's gradient as the optimizer used it, averaged and hence clipped"
-            ),
-            unit='loss / weight',
+        _figure(
+            'grad_synced/{group}/_total_norm',
+            "of the same policies: the shared group's gradient as the optimizer used it, averaged and hence clipped",
+            'loss / weight',
             hook_point='`step_end`',
             bad_value='far below the mean of `grad_local`: clipping, or conflict between ranks, eats the gradient',
-            section=PARAMETERS_SECTION,
-            scale='log',
             chart=Chart('Shared modules', 'Gradient norms of shared modules, synchronised and clipped'),
         ),
         NONFINITE_LOCAL,

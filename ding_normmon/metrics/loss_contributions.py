@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -26,6 +27,9 @@ __all__ = ['LossContributions']
 logger = logging.getLogger('ding_normmon')
 
 
+_figure = partial(Figure, section=TASKS_SECTION, hook_point='`forward_end`', prominence='detail')
+
+
 class LossContributions(LossParts):
     """``conflict/{group}_task{i}/{loss}/{norm,share,cosine}``, at ``forward_end``, with ``conflict_by_loss=True``.
 
@@ -36,39 +40,27 @@ class LossContributions(LossParts):
 
     name: ClassVar[str] = 'loss_contributions'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='conflict/{group}_task{i}/{loss}/norm',
-            definition="norm of the gradient of one weighted term of the task's loss (`conflict_by_loss=True`)",
-            unit='loss / weight',
-            hook_point='`forward_end`',
+        _figure(
+            'conflict/{group}_task{i}/{loss}/norm',
+            "norm of the gradient of one weighted term of the task's loss (`conflict_by_loss=True`)",
+            'loss / weight',
             bad_value='one term drives what is shared',
-            section=TASKS_SECTION,
             scale='log',
             chart=Chart('Conflict', '{group}: norm of the terms of the loss'),
-            prominence='detail',
         ),
-        Figure(
-            pattern='conflict/{group}_task{i}/{loss}/share',
-            definition='its share of the norms of all terms',
-            unit='share',
-            hook_point='`forward_end`',
+        _figure(
+            'conflict/{group}_task{i}/{loss}/share',
+            'its share of the norms of all terms',
+            'share',
             bad_value='near 1: as above',
-            section=TASKS_SECTION,
-            kind='share',
             chart=Chart('Conflict', '{group}: share of the terms of the loss'),
-            prominence='detail',
         ),
-        Figure(
-            pattern='conflict/{group}_task{i}/{loss}/cosine',
-            definition='its cosine with all terms together',
-            unit='cosine',
-            hook_point='`forward_end`',
+        _figure(
+            'conflict/{group}_task{i}/{loss}/cosine',
+            'its cosine with all terms together',
+            'cosine',
             bad_value='below 0: it works against the others',
-            section=TASKS_SECTION,
-            kind='cosine',
-            signed=True,
             chart=Chart('Conflict', '{group}: cosine of the terms of the loss'),
-            prominence='detail',
         ),
     )
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -31,6 +32,14 @@ _BOTH_WAYS = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 """What works differently in training and in evaluation."""
 
 
+_figure = partial(
+    Figure,
+    section=INVARIANTS_SECTION,
+    hook_point='forward pass',
+    chart=Chart('Health of the record', 'Mode of the model'),
+)
+
+
 class ModelInputs(Finishing, OwnHooks):
     """``inputs/{name}/{mean,std,max,min}``: the tensors that the model is called with, seen from outside.
 
@@ -47,84 +56,66 @@ class ModelInputs(Finishing, OwnHooks):
 
     name: ClassVar[str] = 'model_inputs'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='inputs/{signal}/{mean,std,max,min}',
-            definition=(
+        _figure(
+            'inputs/{signal}/{mean,std,max,min}',
+            (
                 'of a floating-point tensor that the model is called with, by position, keyword or key: of the first '
                 'call in training mode with gradients; all ranks together'
             ),
-            unit='its own',
-            hook_point='forward pass',
+            'its own',
             bad_value='another range than before: scaled twice, or not at all',
             section='Learner steps',
             signed=True,
             chart=Chart('Data', 'inputs: {signal}'),
         ),
-        Figure(
-            pattern='inputs/{signal}/features',
-            definition='numbers of one sample of an input',
-            unit='numbers',
-            hook_point='forward pass',
+        _figure(
+            'inputs/{signal}/features',
+            'numbers of one sample of an input',
+            'numbers',
             bad_value='another shape than before',
             section='Learner steps',
-            kind='count',
             chart=Chart('Data', 'Shape of the inputs'),
         ),
-        Figure(
-            pattern='inputs/batch_size',
-            definition='samples of the first input, of all ranks',
-            unit='samples',
-            hook_point='forward pass',
+        _figure(
+            'inputs/batch_size',
+            'samples of the first input, of all ranks',
+            'samples',
             section='Learner steps',
-            kind='count',
             chart=Chart('Data', 'Batch size'),
         ),
-        Figure(
-            pattern='monitor/fingerprint/inputs',
-            definition='a number that two batches have in common only if all inputs are the same, to the last bit',
-            unit='none',
-            hook_point='forward pass',
+        _figure(
+            'monitor/fingerprint/inputs',
+            'a number that two batches have in common only if all inputs are the same, to the last bit',
+            'none',
             bad_value='the same again and again',
-            section=INVARIANTS_SECTION,
             chart=Chart('Health of the record', 'Fingerprint of the inputs'),
         ),
-        Figure(
-            pattern='mode/{input_bits,output_bits}',
-            definition="bits of an element of the model's first input, and of its first output",
-            unit='bits',
-            hook_point='forward pass',
+        _figure(
+            'mode/{input_bits,output_bits}',
+            "bits of an element of the model's first input, and of its first output",
+            'bits',
             bad_value='another number than before: autocast was lost',
-            section=INVARIANTS_SECTION,
-            kind='count',
-            chart=Chart('Health of the record', 'Mode of the model'),
         ),
-        Figure(
-            pattern='mode/evaluating',
-            definition='dropout and batch normalisation modules that are in evaluation mode',
-            unit='modules',
+        _figure(
+            'mode/evaluating',
+            'dropout and batch normalisation modules that are in evaluation mode',
+            'modules',
             hook_point='`forward_end`',
             bad_value='more than before: train() was not called after an evaluation',
-            section=INVARIANTS_SECTION,
-            kind='count',
-            chart=Chart('Health of the record', 'Mode of the model'),
         ),
-        Figure(
-            pattern='broken/same_batch',
-            definition='ranks whose inputs are, to the last bit, those of another rank; there only above 0',
-            unit='ranks',
-            hook_point='forward pass',
+        _figure(
+            'broken/same_batch',
+            'ranks whose inputs are, to the last bit, those of another rank; there only above 0',
+            'ranks',
             bad_value='ranks do the same work twice',
-            section=INVARIANTS_SECTION,
-            kind='count',
             chart=BROKEN_CHART,
         ),
         Figure(
-            pattern='monitor/nonfinite/{inputs,loss}/{signal}',
-            definition='NaN and infinite entries of an input, or of what `backward` was called on',
-            unit='count',
+            'monitor/nonfinite/{inputs,loss}/{signal}',
+            'NaN and infinite entries of an input, or of what `backward` was called on',
+            'count',
             bad_value='data or loss are broken',
             section=MONITOR_SECTION,
-            kind='count',
             chart=NONFINITE_CHART,
         ),
     )

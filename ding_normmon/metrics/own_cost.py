@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +17,9 @@ from ding_normmon.rows.table import RowKey, RowTable
 __all__ = ['OwnCost']
 
 
+_figure = partial(Figure, section=MONITOR_SECTION)
+
+
 class OwnCost(Metric):
     """``monitor/cost/{ms,bytes,messages}``: learner-thread milliseconds of the slowest rank, buffer bytes of the
     largest, messages of all; ``monitor/cost/{metric}/{ms,bytes,extra_backward}``: the same for one metric that was
@@ -26,55 +30,38 @@ class OwnCost(Metric):
 
     name: ClassVar[str] = 'own_cost'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='monitor/cost/ms',
-            definition='learner-thread milliseconds of this record, slowest rank',
-            unit='ms',
-            section=MONITOR_SECTION,
-            kind='cost',
+        _figure(
+            'monitor/cost/ms',
+            'learner-thread milliseconds of this record, slowest rank',
+            'ms',
             chart=Chart('Cost', 'Learner-thread milliseconds of a record'),
         ),
-        Figure(
-            pattern='monitor/cost/bytes',
-            definition='fixed row storage, largest rank',
-            unit='bytes',
-            section=MONITOR_SECTION,
-            kind='cost',
-            chart=Chart('Cost', 'Bytes'),
-        ),
-        Figure(
-            pattern='monitor/cost/{metric}/ms',
-            definition=(
+        _figure('monitor/cost/bytes', 'fixed row storage, largest rank', 'bytes', chart=Chart('Cost', 'Bytes')),
+        _figure(
+            'monitor/cost/{metric}/ms',
+            (
                 'learner-thread milliseconds of one metric in this record, slowest rank; on an accelerator the '
                 'time to queue its work'
             ),
-            unit='ms',
-            section=MONITOR_SECTION,
-            kind='cost',
+            'ms',
             chart=Chart('Cost', 'Learner-thread milliseconds of the metrics'),
         ),
-        Figure(
-            pattern='monitor/cost/{metric}/bytes',
-            definition='what it keeps between steps and sends for this record, largest rank',
-            unit='bytes',
-            section=MONITOR_SECTION,
-            kind='cost',
+        _figure(
+            'monitor/cost/{metric}/bytes',
+            'what it keeps between steps and sends for this record, largest rank',
+            'bytes',
             chart=Chart('Cost', 'Bytes'),
         ),
-        Figure(
-            pattern='monitor/cost/{metric}/extra_backward',
-            definition='backward passes that it added to this step',
-            unit='count',
-            section=MONITOR_SECTION,
-            kind='count',
+        _figure(
+            'monitor/cost/{metric}/extra_backward',
+            'backward passes that it added to this step',
+            'count',
             chart=Chart('Cost', 'Extra backward passes'),
         ),
-        Figure(
-            pattern='monitor/cost/messages',
-            definition='messages of all ranks for this record',
-            unit='count',
-            section=MONITOR_SECTION,
-            kind='count',
+        _figure(
+            'monitor/cost/messages',
+            'messages of all ranks for this record',
+            'count',
             chart=Chart('Cost', 'Messages of all ranks'),
         ),
     )

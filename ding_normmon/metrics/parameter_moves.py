@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,6 +48,7 @@ _SAMPLED = 8
 
 _RESTS = 3
 """Where every parameter has moved, one of so many measured steps is looked at; before, each."""
+_figure = partial(Figure, section=INVARIANTS_SECTION, hook_point='`backward_end`, `step_end`', chart=BROKEN_CHART)
 
 
 class ParameterMoves(DeviceCells):
@@ -66,28 +68,20 @@ class ParameterMoves(DeviceCells):
 
     name: ClassVar[str] = 'parameter_moves'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='broken/still/{group}',
-            definition=(
+        _figure(
+            'broken/still/{group}',
+            (
                 'parameter tensors of which a step has changed not one bit, although they moved in the eight measured '
                 'steps before, with a gradient and a rate like those of now; a note names them'
             ),
-            unit='tensors',
-            hook_point='`backward_end`, `step_end`',
+            'tensors',
             bad_value='steps are lost',
-            section=INVARIANTS_SECTION,
-            kind='count',
-            chart=BROKEN_CHART,
         ),
-        Figure(
-            pattern='broken/frozen/{group}',
-            definition='parameter tensors with `requires_grad=False` that the step of their optimizer has changed',
-            unit='tensors',
-            hook_point='`backward_end`, `step_end`',
+        _figure(
+            'broken/frozen/{group}',
+            'parameter tensors with `requires_grad=False` that the step of their optimizer has changed',
+            'tensors',
             bad_value='an old gradient, or a weight decay, goes on moving them',
-            section=INVARIANTS_SECTION,
-            kind='count',
-            chart=BROKEN_CHART,
         ),
     )
     hook_points: ClassVar[tuple[str, ...]] = ('backward_end', 'step_end')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar
 
 from ding_normmon.core.figure import Chart, Figure
@@ -15,72 +16,60 @@ from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 __all__ = ['ParameterNorms']
 
 
+_figure = partial(
+    Figure,
+    section=PARAMETERS_SECTION,
+    hook_point='`forward_end`',
+    chart=Chart('Health of the record', 'Trainable parameters'),
+)
+
+
 class ParameterNorms(SquareNorms):
     """``norm/{group}/_total_norm`` at ``forward_end``: all parameters of the group, frozen ones too, so that freezing a
     module does not make its norm jump; ``parameters/*/trainable`` counts what may still move."""
 
     name: ClassVar[str] = 'parameter_norms'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='norm/{group}/_total_norm',
-            definition='L2 norm of all parameters of the group, frozen ones too',
-            unit='weight',
-            hook_point='`forward_end`',
+        _figure(
+            'norm/{group}/_total_norm',
+            'L2 norm of all parameters of the group, frozen ones too',
+            'weight',
             bad_value='steady growth: weight decay too small, or a loss that pushes one task',
-            section=PARAMETERS_SECTION,
             scale='log',
             chart=Chart('Shared modules', 'Norms of shared modules'),
             task_chart=Chart('Heads across tasks', '{group}: norm'),
             of_task='Norms of its modules',
         ),
-        Figure(
-            pattern='norm/model/_total_norm',
-            definition='L2 norm of all parameters; its square is the sum of the squared group norms',
-            unit='weight',
-            hook_point='`forward_end`',
+        _figure(
+            'norm/model/_total_norm',
+            'L2 norm of all parameters; its square is the sum of the squared group norms',
+            'weight',
             bad_value='as above',
-            section=PARAMETERS_SECTION,
             scale='log',
             chart=Chart('Shared modules', 'Norm of the whole model'),
             prominence='headline',
         ),
-        Figure(
-            pattern='norm/{head}_all_tasks/{mean,std}',
-            definition='mean and unbiased standard deviation over tasks of the norms above',
-            unit='weight',
-            hook_point='`forward_end`',
+        _figure(
+            'norm/{head}_all_tasks/{mean,std}',
+            'mean and unbiased standard deviation over tasks of the norms above',
+            'weight',
             bad_value='large std: tasks drift apart',
-            section=PARAMETERS_SECTION,
             scale='log',
             chart=Chart('Heads across tasks', '{head}: norm, mean and std over tasks'),
         ),
-        Figure(
-            pattern='norm/{group}/{path}',
-            definition="L2 norm of one parameter (`detail='parameter'`)",
-            unit='weight',
-            hook_point='`forward_end`',
-            section=PARAMETERS_SECTION,
+        _figure(
+            'norm/{group}/{path}',
+            "L2 norm of one parameter (`detail='parameter'`)",
+            'weight',
             scale='log',
             chart=Chart('Other figures', '{group}: norms of the parameters'),
         ),
-        Figure(
-            pattern='parameters/model/trainable',
-            definition='elements with `requires_grad`',
-            unit='count',
-            hook_point='`forward_end`',
-            section=PARAMETERS_SECTION,
-            kind='count',
-            chart=Chart('Health of the record', 'Trainable parameters'),
-        ),
-        Figure(
-            pattern='parameters/{group}/trainable',
-            definition='the same for a group, only where some of it is frozen',
-            unit='count',
-            hook_point='`forward_end`',
+        _figure('parameters/model/trainable', 'elements with `requires_grad`', 'count'),
+        _figure(
+            'parameters/{group}/trainable',
+            'the same for a group, only where some of it is frozen',
+            'count',
             bad_value='something is frozen by mistake',
-            section=PARAMETERS_SECTION,
-            kind='count',
-            chart=Chart('Health of the record', 'Trainable parameters'),
         ),
         NONFINITE_NORMS,
     )

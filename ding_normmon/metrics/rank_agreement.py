@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -42,6 +43,9 @@ def agreement_of(square_of_sum: float, sum_of_squares: float, ranks: int) -> tup
     return dot, dot / (sum_of_squares / ranks)
 
 
+_figure = partial(Figure, section=TASKS_SECTION, hook_point='`local_backward_end`')
+
+
 class RankAgreement(DeviceCells):
     """``agreement/{group}/{mean_dot,cosine,ranks}`` of shared groups.
 
@@ -53,37 +57,29 @@ class RankAgreement(DeviceCells):
 
     name: ClassVar[str] = 'rank_agreement'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='agreement/{group}/mean_dot',
-            definition='mean inner product of the gradients of two ranks: (‖Σg‖² − Σ‖g‖²)/(R(R−1))',
-            unit='(loss / weight)²',
-            hook_point='`local_backward_end`',
+        _figure(
+            'agreement/{group}/mean_dot',
+            'mean inner product of the gradients of two ranks: (‖Σg‖² − Σ‖g‖²)/(R(R−1))',
+            '(loss / weight)²',
             bad_value='below 0: ranks undo each other',
-            section=TASKS_SECTION,
             signed=True,
             chart=Chart('Conflict', 'Agreement between ranks: inner products'),
         ),
-        Figure(
-            pattern='agreement/{group}/cosine',
-            definition=(
+        _figure(
+            'agreement/{group}/cosine',
+            (
                 "`mean_dot` over the mean squared norm of the ranks' gradients: 1 if all are equal, −1/(R−1) if "
                 'they cancel'
             ),
-            unit='ratio',
-            hook_point='`local_backward_end`',
+            'ratio',
             bad_value='as above',
-            section=TASKS_SECTION,
             kind='cosine',
-            signed=True,
             chart=Chart('Conflict', 'Agreement between ranks: cosines'),
         ),
-        Figure(
-            pattern='agreement/{group}/ranks',
-            definition='R, the ranks that have a gradient on the group; below 2 there is no figure',
-            unit='count',
-            hook_point='`local_backward_end`',
-            section=TASKS_SECTION,
-            kind='count',
+        _figure(
+            'agreement/{group}/ranks',
+            'R, the ranks that have a gradient on the group; below 2 there is no figure',
+            'count',
             chart=Chart('Conflict', 'Agreement between ranks: ranks with a gradient'),
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -24,6 +25,9 @@ from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 __all__ = ['RankNorms']
 
 
+_figure = partial(Figure, section=PARAMETERS_SECTION, hook_point='`forward_end`')
+
+
 class RankNorms(DeviceCells):
     """``monitor/rank_norm/{group}/{rank{n},spread}``: the norms of the weights that each rank has before the step.
 
@@ -33,23 +37,19 @@ class RankNorms(DeviceCells):
 
     name: ClassVar[str] = 'rank_norms'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='monitor/rank_norm/{group}/rank{n}',
-            definition="L2 norm of a shared group's parameters on one rank (several ranks only)",
-            unit='weight',
-            hook_point='`forward_end`',
+        _figure(
+            'monitor/rank_norm/{group}/rank{n}',
+            "L2 norm of a shared group's parameters on one rank (several ranks only)",
+            'weight',
             bad_value='not the same on all ranks',
-            section=PARAMETERS_SECTION,
             scale='log',
             chart=Chart('Shared modules', '{group}: norms on the ranks'),
         ),
-        Figure(
-            pattern='monitor/rank_norm/{group}/spread',
-            definition='the largest of them minus the smallest; absent where a rank is missing',
-            unit='weight',
-            hook_point='`forward_end`',
+        _figure(
+            'monitor/rank_norm/{group}/spread',
+            'the largest of them minus the smallest; absent where a rank is missing',
+            'weight',
             bad_value='above 0: ranks train different models, and drift apart as it grows',
-            section=PARAMETERS_SECTION,
             chart=Chart('Shared modules', 'Norms of shared modules: largest minus smallest of the ranks'),
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -35,6 +36,9 @@ def classes_of(values: Mapping[int, object]) -> list[list[int]]:
     return sorted(classes.values(), key=lambda ranks: (-len(ranks), ranks))
 
 
+_figure = partial(Figure, section=INVARIANTS_SECTION, hook_point='`step_end`')
+
+
 class Replicas(Metric):
     """``broken/replicas/{group}/{parameters,optimizer_state,gradient}``: ranks that differ from most of the others.
 
@@ -50,27 +54,21 @@ class Replicas(Metric):
 
     name: ClassVar[str] = 'replicas'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='broken/replicas/{group}/{parameters,optimizer_state,gradient}',
-            definition=(
+        _figure(
+            'broken/replicas/{group}/{parameters,optimizer_state,gradient}',
+            (
                 'ranks whose parameters, optimizer state or used gradient of a shared group are not, to the last bit, '
                 'those of most ranks; there only where they differ, with a note that names the ranks'
             ),
-            unit='ranks',
-            hook_point='`step_end`',
+            'ranks',
             bad_value='the ranks train different models',
-            section=INVARIANTS_SECTION,
-            kind='count',
             chart=BROKEN_CHART,
         ),
-        Figure(
-            pattern='monitor/replicas/compared',
-            definition='shared groups of which at least two ranks were compared (several ranks only)',
-            unit='groups',
-            hook_point='`step_end`',
+        _figure(
+            'monitor/replicas/compared',
+            'shared groups of which at least two ranks were compared (several ranks only)',
+            'groups',
             bad_value='falling: gradients are missing',
-            section=INVARIANTS_SECTION,
-            kind='count',
             chart=Chart('Health of the record', 'Compared and checked'),
         ),
     )

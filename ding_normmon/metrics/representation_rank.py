@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -31,6 +32,15 @@ _AT_ONCE = 1 << 22
 """Numbers whose second moments are made at a time on an accelerator: 32 MiB in float64."""
 
 
+_figure = partial(
+    Figure,
+    section=PLASTICITY_SECTION,
+    hook_point='`publish`',
+    prominence='detail',
+    task_chart=Chart('Plasticity', '{signal}: {statistic}'),
+)
+
+
 class RepresentationRank(Metric):
     """``plasticity/{x_token,embeddings/obs}[_task{i}]/{effective_rank,stable_rank,feature_rank}``: see
     :mod:`ding_normmon.metrics.maths.effective_rank`.
@@ -43,63 +53,46 @@ class RepresentationRank(Metric):
 
     name: ClassVar[str] = 'representation_rank'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='plasticity/{x_token,embeddings/obs}[_task{i}]/effective_rank',
-            definition=(
+        _figure(
+            'plasticity/{x_token,embeddings/obs}[_task{i}]/effective_rank',
+            (
                 'exp of the entropy of the normalised singular values of all valid vectors, not centred ([Roy & '
                 'Vetterli 2007](https://ieeexplore.ieee.org/document/7098875)); at most the number of vectors'
             ),
-            unit='dimensions',
-            hook_point='`publish`',
+            'dimensions',
             bad_value='falling: the representation collapses',
-            section=PLASTICITY_SECTION,
             chart=Chart('Plasticity', 'effective_rank of the representation'),
-            task_chart=Chart('Plasticity', '{signal}: {statistic}'),
             of_task='Plasticity: ranks of the representation',
-            prominence='detail',
         ),
-        Figure(
-            pattern='plasticity/{x_token,embeddings/obs}[_task{i}]/stable_rank',
-            definition='Σσ² / σ₁²',
-            unit='dimensions',
-            hook_point='`publish`',
+        _figure(
+            'plasticity/{x_token,embeddings/obs}[_task{i}]/stable_rank',
+            'Σσ² / σ₁²',
+            'dimensions',
             bad_value='near 1: one direction carries everything',
-            section=PLASTICITY_SECTION,
             chart=Chart('Plasticity', 'stable_rank of the representation'),
-            task_chart=Chart('Plasticity', '{signal}: {statistic}'),
             of_task='Plasticity: ranks of the representation',
-            prominence='detail',
         ),
-        Figure(
-            pattern='plasticity/{x_token,embeddings/obs}[_task{i}]/feature_rank',
-            definition=(
+        _figure(
+            'plasticity/{x_token,embeddings/obs}[_task{i}]/feature_rank',
+            (
                 'how many of the largest singular values make up 99% of their sum ([Kumar et al. '
                 '2021](https://arxiv.org/abs/2010.14498))'
             ),
-            unit='dimensions',
-            hook_point='`publish`',
+            'dimensions',
             bad_value='falling: as above',
-            section=PLASTICITY_SECTION,
             kind='count',
             chart=Chart('Plasticity', 'feature_rank of the representation'),
-            task_chart=Chart('Plasticity', '{signal}: {statistic}'),
             of_task='Plasticity: ranks of the representation',
-            prominence='detail',
         ),
-        Figure(
-            pattern='plasticity/{x_token,embeddings/obs}[_task{i}]/rank_error',
-            definition=(
+        _figure(
+            'plasticity/{x_token,embeddings/obs}[_task{i}]/rank_error',
+            (
                 'relative error to expect of singular values, √(effective rank / dimensions); only where vectors '
                 'were projected to fewer dimensions (over 256 features, or `memory_budget`)'
             ),
-            unit='ratio',
-            hook_point='`publish`',
+            'ratio',
             bad_value='over 0.3: raise `memory_budget`',
-            section=PLASTICITY_SECTION,
-            kind='ratio',
             chart=Chart('Plasticity', '{statistic}'),
-            task_chart=Chart('Plasticity', '{signal}: {statistic}'),
-            prominence='detail',
         ),
     )
     hook_points: ClassVar[tuple[str, ...]] = HOOK_POINTS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from ding_normmon.core.common_figures import MONITOR_SECTION
 from ding_normmon.core.figure import Chart, Figure
@@ -122,32 +123,26 @@ BROKEN_CHART = Chart('Health of the record', 'What must hold and does not')
 
 NONFINITE_CHART = Chart('Health of the record', 'Entries that are not finite')
 
-NONFINITE_NORMS = Figure(
-    pattern='monitor/nonfinite/{norm,grad}/{group}',
-    definition='NaN and infinite entries of parameters or gradients; the norm is that of the finite part',
-    unit='count',
+_figure = partial(Figure, section=MONITOR_SECTION, chart=NONFINITE_CHART)
+
+NONFINITE_NORMS = _figure(
+    'monitor/nonfinite/{norm,grad}/{group}',
+    'NaN and infinite entries of parameters or gradients; the norm is that of the finite part',
+    'count',
     bad_value='the run is breaking here',
-    section=MONITOR_SECTION,
-    kind='count',
-    chart=NONFINITE_CHART,
 )
 
-NONFINITE_LOCAL = Figure(
-    pattern='monitor/nonfinite/{grad_local,grad_synced}/{group}',
-    definition='the same of the gradients of policies that clip before they synchronise',
-    unit='count',
+NONFINITE_LOCAL = _figure(
+    'monitor/nonfinite/{grad_local,grad_synced}/{group}',
+    'the same of the gradients of policies that clip before they synchronise',
+    'count',
     bad_value='as above',
-    section=MONITOR_SECTION,
-    kind='count',
-    chart=NONFINITE_CHART,
 )
 
-NO_GRADIENT = Figure(
-    pattern='monitor/no_gradient/{group}',
-    definition='1 where no parameter of the group has a gradient; `grad/{group}` is absent then',
-    unit='flag',
+NO_GRADIENT = _figure(
+    'monitor/no_gradient/{group}',
+    '1 where no parameter of the group has a gradient; `grad/{group}` is absent then',
+    'flag',
     bad_value='a head that is not trained',
-    section=MONITOR_SECTION,
-    kind='flag',
     chart=Chart('Health of the record', 'Modules without gradient'),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor
@@ -20,87 +21,77 @@ from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 __all__ = ['TaskLosses']
 
 
+_figure = partial(
+    Figure,
+    section='Losses of the policy',
+    hook_point='`publish_loss`',
+    signed=True,
+    task_chart=Chart('Losses and returns', '{statistic}'),
+)
+
+
 class TaskLosses(Metric):
     """The per-task losses of every rank under the names the policy gave them: ``noreduce_obs_loss_task3``."""
 
     name: ClassVar[str] = 'task_losses'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='noreduce_{obs,value,reward,policy}_loss[_task{i}]',
-            definition=(
+        _figure(
+            'noreduce_{obs,value,reward,policy}_loss[_task{i}]',
+            (
                 "LightZero's per-task losses, returned by the policy every step; at monitored iterations the "
                 'monitor writes them for the tasks of all ranks; of a single-task policy without `_task{i}`'
             ),
-            unit='loss',
-            hook_point='`publish_loss`',
+            'loss',
             bad_value='one task does not learn',
-            section='Losses of the policy',
-            signed=True,
-            task_chart=Chart('Losses and returns', '{statistic}'),
             of_task='Losses',
         ),
-        Figure(
-            pattern='noreduce_{loss}_loss[_task{i}]',
-            definition='the other ones',
-            unit='loss',
-            hook_point='`publish_loss`',
-            section='Losses of the policy',
-            signed=True,
-            task_chart=Chart('Losses and returns', '{statistic}'),
-            of_task='Losses',
+        _figure('noreduce_{loss}_loss[_task{i}]', 'the other ones', 'loss', of_task='Losses', prominence='detail'),
+        _figure(
+            'noreduce_{quantity}[_task{i}]',
+            'what else it returns of a task, such as entropies',
+            'its own',
             prominence='detail',
         ),
         Figure(
-            pattern='noreduce_{quantity}[_task{i}]',
-            definition='what else it returns of a task, such as entropies',
-            unit='its own',
-            hook_point='`publish_loss`',
-            section='Losses of the policy',
-            signed=True,
-            task_chart=Chart('Losses and returns', '{statistic}'),
-            prominence='detail',
-        ),
-        Figure(
-            pattern='data/{batch_size,valid_steps}_task{i}',
-            definition="sequences of a task's batch, and steps in them that are data and not padding",
-            unit='count',
+            'data/{batch_size,valid_steps}_task{i}',
+            "sequences of a task's batch, and steps in them that are data and not padding",
+            'count',
             hook_point='`publish_loss`',
             bad_value='another size than the configured one; few valid steps: episodes are short',
             section='Signals',
-            kind='count',
             task_chart=Chart('Data', '{statistic}'),
             prominence='detail',
         ),
         Figure(
-            pattern='target/distance',
-            definition='L2 norm of the difference of the model and its target network, over that of the model',
-            unit='ratio',
+            'target/distance',
+            'L2 norm of the difference of the model and its target network, over that of the model',
+            'ratio',
             hook_point='`publish_loss`',
             bad_value='growing without end: the target no longer follows; 0: it is the model itself',
             section='Learner steps',
             scale='log',
             chart=Chart('Updates', 'Distance of the target network'),
+            kind='level',
         ),
         Figure(
-            pattern='monitor/fingerprint/target',
-            definition='a number that stays the same only as long as the target network does, to the last bit',
-            unit='none',
+            'monitor/fingerprint/target',
+            'a number that stays the same only as long as the target network does, to the last bit',
+            'none',
             hook_point='`publish_loss`',
             bad_value='the same again and again',
             section=INVARIANTS_SECTION,
             chart=Chart('Health of the record', 'Fingerprint of the target network'),
         ),
         Figure(
-            pattern='data/outside/{part}[_task{i}]',
-            definition=(
+            'data/outside/{part}[_task{i}]',
+            (
                 'entries of the rewards, value or policy targets, actions or masks of a batch that are not finite, or '
                 'outside of what the policy declares; there only above 0'
             ),
-            unit='count',
+            'count',
             hook_point='`publish_loss`',
             bad_value='data that cannot be; values beyond the support are cut off in silence',
             section=INVARIANTS_SECTION,
-            kind='count',
             chart=BROKEN_CHART,
         ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar, cast
 
 import numpy as np
@@ -109,6 +110,15 @@ def _names(name: str, suffix: str) -> list[str | None]:
     return [f'{family}{suffix}/{prefix}{statistic}' if statistic in told else None for statistic in STATISTICS]
 
 
+_figure = partial(
+    Figure,
+    section='Signals',
+    hook_point='`publish`',
+    chart=Chart('Data', '{signal} of all tasks'),
+    task_chart=Chart('Data', '{signal}: {statistic}'),
+)
+
+
 class TensorStatistics(Metric):
     """Mean, std, max, min and abs_max of every published signal; of ``x_token`` and ``embeddings/obs`` the statistics
     of the L2 norms of their vectors.
@@ -121,120 +131,96 @@ class TensorStatistics(Metric):
 
     name: ClassVar[str] = 'tensor_statistics'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='norm/x_token[_task{i}]/{mean,std,max,min}',
-            definition="L2 norms of the transformer's output tokens",
-            unit='activation',
-            hook_point='`publish`',
+        _figure(
+            'norm/x_token[_task{i}]/{mean,std,max,min}',
+            "L2 norms of the transformer's output tokens",
+            'activation',
             bad_value='collapse (std near 0) or growth of the representation',
-            section='Signals',
             scale='log',
             chart=Chart('Embeddings', 'x_token of all tasks'),
             task_chart=Chart('Embeddings', 'x_token: norm_{statistic}'),
         ),
-        Figure(
-            pattern='embeddings/obs[_task{i}]/{norm_mean,norm_std,norm_max,norm_min}',
-            definition="L2 norms of the encoder's outputs",
-            unit='activation',
-            hook_point='`publish`',
+        _figure(
+            'embeddings/obs[_task{i}]/{norm_mean,norm_std,norm_max,norm_min}',
+            "L2 norms of the encoder's outputs",
+            'activation',
             bad_value='drift or collapse of the encoder',
-            section='Signals',
             scale='log',
             chart=Chart('Embeddings', '{signal} of all tasks'),
             task_chart=Chart('Embeddings', '{signal}: {statistic}'),
         ),
-        Figure(
-            pattern='logits/{value,policy,reward}[_task{i}]/abs_max',
-            definition="largest absolute entry of the head's output; policy: the task's own action space",
-            unit='logit',
-            hook_point='`publish`',
+        _figure(
+            'logits/{value,policy,reward}[_task{i}]/abs_max',
+            "largest absolute entry of the head's output; policy: the task's own action space",
+            'logit',
             bad_value='running away: a policy that has become certain, or a saturated value support',
-            section='Signals',
             scale='log',
             chart=Chart('Logits', '{signal} logits of all tasks'),
             task_chart=Chart('Logits', '{signal} logits: {statistic}'),
             of_task='Logits: largest absolute entries',
         ),
-        Figure(
-            pattern='logits/{value,policy,reward}[_task{i}]/{mean,std,max,min}',
-            definition='of the same entries',
-            unit='logit',
-            hook_point='`publish`',
-            section='Signals',
+        _figure(
+            'logits/{value,policy,reward}[_task{i}]/{mean,std,max,min}',
+            'of the same entries',
+            'logit',
             signed=True,
             chart=Chart('Logits', '{signal} logits of all tasks'),
             task_chart=Chart('Logits', '{signal} logits: {statistic}'),
         ),
-        Figure(
-            pattern='data/reward[_task{i}]/abs_max',
-            definition='largest absolute reward of the valid steps of the batch, as they come from the replay buffer',
-            unit='reward',
-            hook_point='`publish`',
+        _figure(
+            'data/reward[_task{i}]/abs_max',
+            'largest absolute reward of the valid steps of the batch, as they come from the replay buffer',
+            'reward',
             bad_value='a jump: the reward scale of the task has changed; always 0: it has met no reward',
-            section='Signals',
             of_task='Data: largest reward of a batch',
-            chart=Chart('Data', '{signal} of all tasks'),
-            task_chart=Chart('Data', '{signal}: {statistic}'),
         ),
-        Figure(
-            pattern='data/{reward,value_target}[_task{i}]/{mean,std,max,min,abs_max}',
-            definition='rewards and value targets of the same steps',
-            unit='reward',
-            hook_point='`publish`',
+        _figure(
+            'data/{reward,value_target}[_task{i}]/{mean,std,max,min,abs_max}',
+            'rewards and value targets of the same steps',
+            'reward',
             bad_value='a jump: as above',
-            section='Signals',
             signed=True,
             prominence='detail',
-            chart=Chart('Data', '{signal} of all tasks'),
-            task_chart=Chart('Data', '{signal}: {statistic}'),
         ),
-        Figure(
-            pattern='data/observation_change[_task{i}]/{mean,std,max,min,abs_max}',
-            definition='mean absolute difference of successive observations, of up to eight sequences of the batch',
-            unit='observation',
-            hook_point='`publish`',
+        _figure(
+            'data/observation_change[_task{i}]/{mean,std,max,min,abs_max}',
+            'mean absolute difference of successive observations, of up to eight sequences of the batch',
+            'observation',
             bad_value='falling to 0: the environment shows the same picture for ever',
-            section='Signals',
             prominence='detail',
-            chart=Chart('Data', '{signal} of all tasks'),
-            task_chart=Chart('Data', '{signal}: {statistic}'),
         ),
-        Figure(
-            pattern='outputs/{head}[/{key}]/{mean,std,max,min,abs_max}',
-            definition='entries of what a head of a DI-engine policy returns, in the first pass with a graph',
-            unit='its own',
-            hook_point='`publish`',
-            section='Signals',
+        _figure(
+            'outputs/{head}[/{key}]/{mean,std,max,min,abs_max}',
+            'entries of what a head of a DI-engine policy returns, in the first pass with a graph',
+            'its own',
             signed=True,
             chart=Chart('Logits', '{signal}'),
             task_chart=Chart('Logits', '{signal}: {statistic}'),
         ),
         Figure(
-            pattern='{signal}[_task{i}]/{mean,std,max,min,abs_max}',
-            definition='any other published tensor, element by element',
-            unit='its own',
+            '{signal}[_task{i}]/{mean,std,max,min,abs_max}',
+            'any other published tensor, element by element',
+            'its own',
             hook_point='`publish`',
             section='Signals',
             signed=True,
         ),
         Figure(
-            pattern='monitor/nonfinite/{signal}[_task{i}]',
-            definition='NaN and infinite entries of a signal (−inf of impossible actions counts)',
-            unit='count',
+            'monitor/nonfinite/{signal}[_task{i}]',
+            'NaN and infinite entries of a signal (−inf of impossible actions counts)',
+            'count',
             section=MONITOR_SECTION,
-            kind='count',
             chart=NONFINITE_CHART,
         ),
         Figure(
-            pattern='monitor/{empty,absent,late}/{signal}',
-            definition=(
+            'monitor/{empty,absent,late}/{signal}',
+            (
                 'number of tasks whose signal had no valid step, was not published although it had been before, '
                 'or was published for the first time after the first record; only where it happened'
             ),
-            unit='count',
+            'count',
             bad_value='a task whose data no longer reaches the learner',
             section=MONITOR_SECTION,
-            kind='count',
             chart=Chart('Health of the record', 'Further signs'),
         ),
     )

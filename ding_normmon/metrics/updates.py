@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -52,6 +53,9 @@ class _Moving:
         return _counted(self.parameters)
 
 
+_figure = partial(Figure, section=TASKS_SECTION, prominence='detail')
+
+
 class Updates(DeviceCells):
     r"""``update/{group}/relative`` and ``update/{group}_task{i}/cosine``: the weights before and after a step.
 
@@ -69,45 +73,35 @@ class Updates(DeviceCells):
 
     name: ClassVar[str] = 'updates'
     figures: ClassVar[tuple[Figure, ...]] = (
-        Figure(
-            pattern='update/{group}/relative',
-            definition=(
+        _figure(
+            'update/{group}/relative',
+            (
                 'L2 norm of the step over that of the weights before it; every group, `{group}` also '
                 '`head_value_task{i}` and so on; an estimate with an error of 1/√(2k) where `memory_budget` holds'
                 ' no copy of the weights'
             ),
-            unit='ratio',
+            'ratio',
             hook_point='`backward_end`, `step_end`',
             bad_value='above 1e-2: steps too large; below 1e-6: nothing is learnt [5]',
-            section=TASKS_SECTION,
-            kind='ratio',
             scale='log',
             chart=Chart('Updates', 'Steps of shared modules relative to the weights'),
             task_chart=Chart('Updates', '{group}: step relative to the weights'),
             of_task='Updates: steps of its modules relative to the weights',
-            prominence='detail',
         ),
-        Figure(
-            pattern='update/{group}_task{i}/cosine',
-            definition=(
-                "between minus the step and the task's gradient: after clipping and the optimizer's preconditioning"
-            ),
-            unit='cosine',
+        _figure(
+            'update/{group}_task{i}/cosine',
+            "between minus the step and the task's gradient: after clipping and the optimizer's preconditioning",
+            'cosine',
             hook_point='`step_end`',
             bad_value='below 0: the step makes this task worse',
-            section=TASKS_SECTION,
-            kind='cosine',
-            signed=True,
             chart=Chart('Updates', '{group}: cosine of the step with the gradient'),
             of_task='Updates: cosine of the step with its gradient',
-            prominence='detail',
         ),
         Figure(
-            pattern='monitor/nonfinite/update/{group}',
-            definition='1 where weights or step are not finite',
-            unit='flag',
+            'monitor/nonfinite/update/{group}',
+            '1 where weights or step are not finite',
+            'flag',
             section=MONITOR_SECTION,
-            kind='flag',
             chart=NONFINITE_CHART,
         ),
     )

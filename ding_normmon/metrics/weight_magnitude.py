@@ -25,9 +25,9 @@ class WeightMagnitude(Metric):
     name: ClassVar[str] = 'weight_magnitude'
     figures: ClassVar[tuple[Figure, ...]] = (
         Figure(
-            pattern='plasticity/{group}[_task{i}]/weight_rms',
-            definition="root mean square of the group's weights, read off the parameter norms",
-            unit='weight',
+            'plasticity/{group}[_task{i}]/weight_rms',
+            "root mean square of the group's weights, read off the parameter norms",
+            'weight',
             hook_point='`forward_end`',
             bad_value='steady growth goes with a loss of plasticity',
             section=PLASTICITY_SECTION,
