@@ -1,4 +1,4 @@
-"""Finds the task in a metric's name.
+"""Finds the task in a figure's name, or puts it there.
 
 The same names come with every record, so results are cached.
 """
@@ -8,12 +8,23 @@ from __future__ import annotations
 import functools
 import re
 
-__all__ = ['ANY_TASK', 'of_all_tasks', 'task_in', 'without_task']
+__all__ = ['ANY_TASK', 'of_all_tasks', 'task_in', 'with_task', 'without_task']
 
 _TASK = re.compile(r'_task(\d+)(?=/|$)')
 
 ANY_TASK = '_task{i}'
 """Placeholder for any task in the names of figures."""
+
+
+
+def with_task(name: str, task_id: int | None) -> str:
+    """Return what a group, signal or loss is called in figures.
+
+    >>> with_task('head_value', 3), with_task('encoder', None)
+    ('head_value_task3', 'encoder')
+    """
+    return name if task_id is None else f'{name}_task{task_id}'
+
 
 _MOST = 1 << 18
 """Size of the caches, enough for some thousand tasks."""

@@ -23,6 +23,7 @@ from typing import Any
 
 from torch import nn
 
+from ding_normmon.core.metric_names import with_task
 from ding_normmon.core.task_containers import CONTAINERS, keys_by_task, without_box
 
 __all__ = ['DEFAULT_GROUPS', 'OTHER', 'Group', 'GroupError', 'find_groups', 'unwrap']
@@ -72,7 +73,7 @@ class Group:
     @property
     def key(self) -> str:
         """The group's name in metrics: ``encoder``, ``head_value_task3``."""
-        return self.name if self.task_id is None else f'{self.name}_task{self.task_id}'
+        return with_task(self.name, self.task_id)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

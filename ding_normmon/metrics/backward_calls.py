@@ -15,10 +15,10 @@ from ding_normmon.core.observed_function import ObservedFunction
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Setup
-from ding_normmon.metrics.kernels import native
-from ding_normmon.metrics.mixins import Finishing, OwnHooks
+from ding_normmon.metrics.kernels.device_signals import write_number
+from ding_normmon.metrics.mixins import Finishing, OwnHooks, WatchesOptimizers
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
-from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, NONFINITE, constant_numbers, device_row_of
+from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, NONFINITE
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['BackwardCalls']
@@ -34,7 +34,7 @@ _MOST_CALLS = 8
 _backward = ObservedFunction.of(getattr(torch.autograd, '_engine_run_backward', torch.autograd.backward))
 
 
-class BackwardCalls(Finishing, OwnHooks):
+class BackwardCalls(Finishing, OwnHooks, WatchesOptimizers):
     """``loss/backward``: what ``backward`` was called on. ``broken/leftover_gradient``: it did not begin at zero.
 
     In measured steps the calls of ``torch.autograd.backward`` are heard of, and so those of ``Tensor.backward``. A
@@ -78,6 +78,7 @@ class BackwardCalls(Finishing, OwnHooks):
     hook_points: ClassVar[tuple[str, ...]] = ('backward_end',)
 
     def __init__(self) -> None:
+        super().__init__()
         self._losses: list[Tensor] = []
         self._left: list[Tensor | bool] = []
         self._listening = False
@@ -91,16 +92,16 @@ class BackwardCalls(Finishing, OwnHooks):
         self._looked_at: list[nn.Parameter] = trained[::stride][:_LOOKED_AT]
 
     def begin(self, step: LearnerStep) -> None:
-        """Hear of backward passes."""
+        """Listen to backward passes."""
+        super().begin(step)
         self._losses, self._left = [], []
-        self.setup.optimizers.watch()
         if not self._listening and _backward is not None:
             _backward.add(self._around)
             self._listening = True
 
     def release(self) -> None:
-        """Hear of them no more."""
-        self.setup.optimizers.release()
+        """Stop listening."""
+        super().release()
         if self._listening and _backward is not None:
             _backward.remove(self._around)
             self._listening = False
@@ -124,44 +125,31 @@ class BackwardCalls(Finishing, OwnHooks):
         self._left = flags if not self._left else [first & now for first, now in zip(self._left, flags, strict=True)]
         self.hook_milliseconds += (time.perf_counter() - started) * 1e3
 
-    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
-        """Wait for the end of the step."""
-
     @torch.no_grad()
     def finish(self, rows: RowBuffer) -> None:
         """Write the losses and the number of gradients that were left over."""
         losses, self._losses, left, self._left = self._losses, [], self._left, []
         if losses:
             number = len(self.setup.task_ids) if self.setup.num_tasks is not None else 1
-            rows.write_numbers(RowKey(self.name, 'tasks', None, 'number'), constant_numbers(float(number)))
+            write_number(RowKey(self.name, 'tasks', None, 'number'), number, rows)
         for place, loss in enumerate(losses):
-            key = RowKey(self.name, 'backward' if place == 0 else f'backward_{place}')
-            if rows.on_host and loss.device.type == 'cpu':
-                rows.write_numbers(key, constant_numbers(native.number_of(loss)))
-            elif loss.device.type == rows.device.type:
-                rows.write(key, device_row_of(loss.reshape(1)))
+            if loss.device.type == rows.device.type:
+                write_number(RowKey(self.name, 'backward' if place == 0 else f'backward_{place}'), loss, rows)
         if not any(isinstance(flag, Tensor) or flag for flag in left):
             return
         # What the optimizers that step do not hold is not theirs to set to zero.
-        optimizers = self.setup.optimizers
-        holders, stepped = optimizers.holders(), set(map(id, optimizers.stepped))
-        pairs = zip(self._looked_at, left, strict=False)
-        left = [flag for p, flag in pairs if (held := holders.get(id(p))) is not None and id(held[0]) in stepped]
+        holders = self._stepping.holders()
+        held = [self._stepping.has_stepped(holders.get(id(p), (None,))[0]) for p in self._looked_at]
+        left = [flag for is_held, flag in zip(held, left, strict=False) if is_held]
         if left:
-            key = RowKey(self.name, 'leftover_gradient')
-            if any(isinstance(flag, Tensor) for flag in left):
-                flags = [torch.as_tensor(flag, device=rows.device) for flag in left]
-                rows.write(key, device_row_of(torch.stack(flags).sum().double().reshape(1)))
-            else:
-                rows.write_numbers(key, constant_numbers(float(sum(map(bool, left)))))
+            write_number(RowKey(self.name, 'leftover_gradient'), sum(map(_number, left)), rows)
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the losses, as the mean over the ranks, and the most gradients that were left over on a rank."""
         # Tasks that are spread over ranks make one loss together; ranks that train the same ones each have it.
         trained = table.get(RowKey(self.name, 'tasks', None, 'number'))
         copies = 1.0 if trained is None else float(trained[MEAN] * trained[COUNT]) / (self.setup.num_tasks or 1)
-        for name, tasks in table.of(self.name).items():
-            row = tasks[None]
+        for name, row in table.named(self.name):
             if name == 'leftover_gradient':
                 if row[MAXIMUM] > 0:
                     yield 'broken/leftover_gradient', float(row[MAXIMUM])
@@ -173,10 +161,12 @@ class BackwardCalls(Finishing, OwnHooks):
 
 
 def _is_left(gradient: Tensor | None) -> bool | Tensor:
-    if gradient is None:
-        return False
-    if gradient.layout != torch.strided:
+    if gradient is None or gradient.layout != torch.strided:
         return False
     # On an accelerator nobody waits for the answer.
     found = gradient.any()
     return bool(found) if gradient.device.type == 'cpu' else found
+
+
+def _number(flag: bool | Tensor) -> float | Tensor:
+    return flag.double() if isinstance(flag, Tensor) else float(flag)

@@ -13,6 +13,7 @@ from ding_normmon.core.config import MonitorConfig
 from ding_normmon.core.figure import Figure
 from ding_normmon.core.parameter_groups import Group
 from ding_normmon.core.record import Matrix
+from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.stepping import SteppingOptimizers
 from ding_normmon.rows.table import RowBuffer, RowTable
@@ -55,6 +56,11 @@ class Setup:
 
     def __post_init__(self) -> None:
         self.optimizers.follow(self.model.parameters())
+
+    def replicated_groups(self) -> list[Group]:
+        """Return the shared groups of which every rank holds all elements; none for a single rank."""
+        shared = [group for group in self.groups if group.task_id is None] if self.world_size > 1 else []
+        return [group for group in shared if not any(map(is_sharded, group.parameters))]
 
     def task_name(self, task_id: int) -> str:
         """Return what people call a task: its name, or ``task3``."""

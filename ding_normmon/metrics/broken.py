@@ -1,49 +1,48 @@
-"""Rows that name what is broken, and the figures and notes that come of them."""
+"""Metrics that count the parameters with which something is wrong, and name a few of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
+from ding_normmon.core.metric_names import with_task
+from ding_normmon.metrics.base import Metric
 from ding_normmon.rows.moments import MAXIMUM
 from ding_normmon.rows.table import RowTable
 
-__all__ = ['broken_counts', 'broken_notes', 'group_key']
+__all__ = ['BrokenParameters']
 
 _MOST_NAMED = 4
 
 
-def group_key(name: str, task_id: int | None) -> str:
-    """Return what a group is called in figures.
+class BrokenParameters(Metric):
+    """Base of metrics that write a row with the part ``{kind}/{path}`` for each parameter of a group that is broken.
 
-    >>> group_key('head_value', 3)
-    'head_value_task3'
+    Attributes:
+        kinds: the kinds of trouble, such as ``unheld``.
     """
-    return name if task_id is None else f'{name}_task{task_id}'
 
+    kinds: ClassVar[tuple[str, ...]]
 
-def _paths(table: RowTable, metric: str, kinds: tuple[str, ...]) -> dict[str, list[str]]:
-    """Return, by figure, the paths of parameters whose rows ``{kind}/{path}`` are above 0."""
-    if metric not in table.memo:
-        found: dict[str, list[str]] = {}
-        for key in table:
-            if key.metric != metric:
-                continue
-            kind, _, path = key.part.partition('/')
-            if kind in kinds and table[key][MAXIMUM] > 0:
-                found.setdefault(f'broken/{kind}/{group_key(key.name, key.task_id)}', []).append(path)
-        table.memo[metric] = found
-    known: dict[str, list[str]] = table.memo[metric]
-    return known
+    def _paths(self, table: RowTable) -> dict[str, list[str]]:
+        """Return the paths of broken parameters by figure."""
+        if self.name not in table.memo:
+            found: dict[str, list[str]] = {}
+            for key in table:
+                kind, _, path = key.part.partition('/')
+                if key.metric == self.name and kind in self.kinds and table[key][MAXIMUM] > 0:
+                    found.setdefault(f'broken/{kind}/{with_task(key.name, key.task_id)}', []).append(path)
+            table.memo[self.name] = found
+        known: dict[str, list[str]] = table.memo[self.name]
+        return known
 
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield ``broken/{kind}/{group}``, the number of broken parameters."""
+        for name, paths in self._paths(table).items():
+            yield name, float(len(paths))
 
-def broken_counts(table: RowTable, metric: str, kinds: tuple[str, ...]) -> Iterator[tuple[str, float]]:
-    """Yield ``broken/{kind}/{group}``: the number of parameters of which a row ``{kind}/{path}`` says so."""
-    for name, paths in _paths(table, metric, kinds).items():
-        yield name, float(len(paths))
-
-
-def broken_notes(table: RowTable, metric: str, kinds: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Yield which parameters those are, a few of them by name."""
-    for name, paths in _paths(table, metric, kinds).items():
-        more = len(paths) - _MOST_NAMED
-        yield name, ', '.join(paths[:_MOST_NAMED]) + (f' and {more} more' if more > 0 else '')
+    def notes(self, table: RowTable) -> Iterator[tuple[str, str]]:
+        """Yield the paths of a few broken parameters."""
+        for name, paths in self._paths(table).items():
+            more = len(paths) - _MOST_NAMED
+            yield name, ', '.join(paths[:_MOST_NAMED]) + (f' and {more} more' if more > 0 else '')

@@ -15,9 +15,9 @@ from ding_normmon.core.sharding import is_sharded, replicated_value
 from ding_normmon.core.step import Clip, LearnerStep
 from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.kernels import native
-from ding_normmon.metrics.kernels.device_signals import Published, write_numbers
+from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.mixins import ClipListener, Finishing
-from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, NONFINITE, constant_numbers
+from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, NONFINITE
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['AS_FOUND', 'FOUND', 'Clipping', 'clip_coefficient']
@@ -240,33 +240,26 @@ class Clipping(ClipListener, Finishing):
         """Write the factors of the step, and the share of clipped steps."""
         coefficients = self._told or self._seen
         for model, coefficient in coefficients.items():
-            self._write(RowKey(self.name, model), coefficient, rows)
+            write_number(RowKey(self.name, model), coefficient, rows)
             if model in self._local:
-                self._write(RowKey(self.name, model, None, 'local'), 1.0, rows)
+                write_number(RowKey(self.name, model, None, 'local'), 1.0, rows)
                 for task_id in self.setup.task_ids:
-                    self._write(RowKey(self.name, model, task_id), coefficient, rows)
+                    write_number(RowKey(self.name, model, task_id), coefficient, rows)
         with torch.no_grad():
             for model, found in self._changes.items():
                 if model not in coefficients:
-                    self._write(RowKey(self.name, model, None, 'found'), _ratio(found), rows)
+                    write_number(RowKey(self.name, model, None, 'found'), _ratio(found), rows)
         if self._as_found:
-            rows.write_numbers(RowKey(self.name, 'model', None, 'as_found'), constant_numbers(1.0))
+            write_number(RowKey(self.name, 'model', None, 'as_found'), 1.0, rows)
         self._count(coefficients)
         for model, (clipped, steps) in self._clipped.items():
-            self._write(RowKey(self.name, model, None, 'fraction'), clipped / steps, rows)
+            write_number(RowKey(self.name, model, None, 'fraction'), clipped / steps, rows)
         self._clipped.clear()
         self._forget()
 
     def state_bytes(self) -> int:
         """Return the size of the counts."""
         return 16 * len(self._clipped)
-
-    @staticmethod
-    def _write(key: RowKey, value: Tensor | float, rows: RowBuffer) -> None:
-        if isinstance(value, Tensor) and not rows.on_host:
-            write_numbers([Published(key, value.detach())], rows)
-        else:
-            rows.write_numbers(key, constant_numbers(native.number_of(value)))
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield coefficients, fractions and, where ranks clip for themselves, what that does to the tasks."""
@@ -287,8 +280,8 @@ class Clipping(ClipListener, Finishing):
             if table.complete and mean > 0:
                 for task, coefficient in known.items():
                     yield f'clip/{model}_task{task}/weight', coefficient / mean
-        for model, tasks in table.of(self.name, 'fraction').items():
-            yield f'clip/{model}/fraction', float(tasks[None][MEAN])
+        for model, row in table.named(self.name, 'fraction'):
+            yield f'clip/{model}/fraction', float(row[MEAN])
         for model, ratio in self._found(table).items():
             yield f'clip/{model}/coefficient', ratio
 
@@ -303,10 +296,9 @@ class Clipping(ClipListener, Finishing):
             yield 'clip', AS_FOUND
 
     def _found(self, table: RowTable) -> dict[str, float]:
-        rows = {model: tasks[None] for model, tasks in table.of(self.name, 'found').items()}
         return {
             model: float(row[MEAN])
-            for model, row in rows.items()
+            for model, row in table.named(self.name, 'found')
             if row[COUNT] > 0 and abs(float(row[MEAN]) - 1.0) > _SAME and model not in table.of(self.name)
         }
 

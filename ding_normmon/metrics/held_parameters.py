@@ -11,16 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from ding_normmon.core.figure import Chart, Figure
+from ding_normmon.core.metric_names import with_task
 from ding_normmon.core.model_snapshot import ModelSnapshot
 from ding_normmon.core.parameter_groups import Group, find_groups
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Setup
-from ding_normmon.metrics.broken import broken_counts, broken_notes, group_key
+from ding_normmon.metrics.broken import BrokenParameters
 from ding_normmon.metrics.kernels.bit_sums import bit_sums
-from ding_normmon.metrics.mixins import Finishing
+from ding_normmon.metrics.kernels.device_signals import write_number
+from ding_normmon.metrics.mixins import Finishing, WatchesOptimizers
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
-from ding_normmon.rows.moments import COUNT, MAXIMUM, constant_numbers, device_row_of
+from ding_normmon.rows.moments import COUNT, MAXIMUM
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['HeldParameters']
@@ -29,7 +31,7 @@ __all__ = ['HeldParameters']
 _figure = partial(Figure, section=INVARIANTS_SECTION, chart=BROKEN_CHART)
 
 
-class HeldParameters(Finishing):
+class HeldParameters(BrokenParameters, Finishing, WatchesOptimizers):
     """``broken/unheld/{group}``, ``broken/orphaned/{group}``, ``learning_rate/{group}``, ``step/optimizer_steps``.
 
     A parameter is **unheld** in a step in which it has a gradient that is not zero and does not move, while no
@@ -83,6 +85,7 @@ class HeldParameters(Finishing):
         ),
     )
     hook_points: ClassVar[tuple[str, ...]] = ('backward_end', 'step_end')
+    kinds = ('unheld', 'orphaned')
 
     def __init__(self) -> None:
         self._trained: dict[int, tuple[str, int | None, str, weakref.ref[nn.Parameter]]] = {}
@@ -116,24 +119,20 @@ class HeldParameters(Finishing):
         self._before = {}
 
     def begin(self, step: LearnerStep) -> None:
-        """See which optimizers step."""
+        """Watch which optimizers step."""
+        super().begin(step)
         self._before = {}
-        self.setup.optimizers.watch()
-
-    def release(self) -> None:
-        """See no more of it."""
-        self.setup.optimizers.release()
 
     @torch.no_grad()
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Take note of what has a gradient and no holder; write the learning rates."""
         if hook_point == 'backward_end':
-            self.setup.optimizers.watch()
+            self._stepping.watch()
             if self._snapshot.has_changed():
                 # In a loop of one's own a step begins where the last has ended, before anybody can change the model.
                 setup = self.setup
                 self._follow(find_groups(setup.model, setup.num_tasks, setup.config.module_groups))
-            missing = self._places.keys() - self.setup.optimizers.holders().keys() - self._before.keys()
+            missing = self._places.keys() - self._stepping.holders().keys() - self._before.keys()
             new = {
                 key: parameter
                 for key in missing
@@ -144,7 +143,7 @@ class HeldParameters(Finishing):
                 assert parameter.grad is not None
                 self._before[key] = before, (parameter.grad != 0).any() if parameter.is_cuda else _any(parameter.grad)
             return
-        holders = self.setup.optimizers.holders()
+        holders = self._stepping.holders()
         for key in (self._places.keys() & holders.keys()) - self._trained.keys():
             group, path, parameter = self._places[key]
             if parameter.grad is not None:
@@ -156,18 +155,16 @@ class HeldParameters(Finishing):
             # Parameters of one group nearly always stand in one or two of the optimizer's.
             options = {id(found[1]): found[1] for found in map(holders.get, parameters) if found is not None}
             for rate in {id(rate): rate for rate in (entry.get('lr') for entry in options.values())}.values():
-                if isinstance(rate, Tensor) and not rows.on_host:
-                    rows.write(key, device_row_of(rate.detach().reshape(1).to(rows.device)))
-                elif isinstance(rate, (int, float, Tensor)):
-                    rows.write_numbers(key, constant_numbers(float(rate)))
+                if isinstance(rate, (int, float, Tensor)):
+                    write_number(key, rate, rows)
 
     @torch.no_grad()
     def finish(self, rows: RowBuffer) -> None:
         """Write what was not held and has not moved, and what is held in vain."""
-        optimizers = self.setup.optimizers
+        optimizers = self._stepping
         before, self._before = self._before, {}
         if optimizers.steps:
-            rows.write_numbers(RowKey(self.name, 'all', None, 'steps'), constant_numbers(float(optimizers.steps)))
+            write_number(RowKey(self.name, 'all', None, 'steps'), optimizers.steps, rows)
         if not before and not self._gone:
             return
         holders = optimizers.holders()
@@ -179,32 +176,22 @@ class HeldParameters(Finishing):
                 candidates = {key: entry for key, entry in candidates.items() if key not in held}
                 self._looked_for = frozenset(candidates)
             self._write_unheld(candidates, rows)
-        stepped = set(map(id, optimizers.stepped))
         for name, task_id, path, reference in self._gone:
             parameter = reference()
             optimizer, _ = holders.get(id(parameter), (None, None))
-            if parameter is not None and id(optimizer) in stepped:
-                self._write(rows, 'orphaned', name, task_id, path, 1.0)
+            if parameter is not None and self._stepping.has_stepped(optimizer):
+                write_number(RowKey(self.name, name, task_id, f'orphaned/{path}'), 1.0, rows)
 
     def _write_unheld(self, candidates: dict[int, tuple[int | Tensor, bool | Tensor]], rows: RowBuffer) -> None:
         sums = bit_sums([self._places[key][2] for key in candidates])
-        for (key, (before, has_gradient)), after in zip(candidates.items(), sums, strict=True):
-            group, path, _ = self._places[key]
+        for (place, (before, has_gradient)), after in zip(candidates.items(), sums, strict=True):
+            group, path, _ = self._places[place]
+            key = RowKey(self.name, group.name, group.task_id, f'unheld/{path}')
             if isinstance(after, Tensor) or isinstance(before, Tensor):
-                # On an accelerator nobody knows yet.
-                unheld = ((torch.as_tensor(after) == before) & has_gradient).double()
-                self._write(rows, 'unheld', group.name, group.task_id, path, unheld)
+                # On an accelerator the answer is not waited for.
+                write_number(key, ((torch.as_tensor(after) == before) & has_gradient).double(), rows)
             elif after == before and has_gradient:
-                self._write(rows, 'unheld', group.name, group.task_id, path, 1.0)
-
-    def _write(
-        self, rows: RowBuffer, what: str, name: str, task_id: int | None, path: str, value: float | Tensor
-    ) -> None:
-        key = RowKey(self.name, name, task_id, f'{what}/{path}')
-        if isinstance(value, Tensor):
-            rows.write(key, device_row_of(value.reshape(1)))
-        else:
-            rows.write_numbers(key, constant_numbers(value))
+                write_number(key, 1.0, rows)
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the learning rates and the numbers of what is not as it must be."""
@@ -216,14 +203,10 @@ class HeldParameters(Finishing):
             # A hundred heads with one rate need no hundred curves.
             for (name, task_id), rate in rates:
                 if task_id is None or rate != largest:
-                    yield f'learning_rate/{group_key(name, task_id)}', rate
+                    yield f'learning_rate/{with_task(name, task_id)}', rate
         if (key := RowKey(self.name, 'all', None, 'steps')) in table:
             yield 'step/optimizer_steps', float(table[key][MAXIMUM])
-        yield from broken_counts(table, self.name, ('unheld', 'orphaned'))
-
-    def notes(self, table: RowTable) -> Iterator[tuple[str, str]]:
-        """Yield which parameters those are."""
-        return broken_notes(table, self.name, ('unheld', 'orphaned'))
+        yield from super().derive(table)
 
 
 def _any(gradient: Tensor) -> bool:

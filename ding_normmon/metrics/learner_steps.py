@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.kernels import native
+from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.mixins import Finishing
-from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, constant_numbers, device_row_of
+from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['LearnerSteps']
@@ -71,14 +71,10 @@ class LearnerSteps(Finishing):
     def finish(self, rows: RowBuffer) -> None:
         """Write what was noted."""
         if self._scale is not None:
-            key = RowKey(self.name, 'loss_scale')
-            if isinstance(self._scale, Tensor) and not rows.on_host:
-                rows.write(key, device_row_of(self._scale.reshape(()).double()))
-            else:
-                rows.write_numbers(key, constant_numbers(native.number_of(self._scale)))
+            write_number(RowKey(self.name, 'loss_scale'), self._scale, rows)
             self._scale = None
         if self._skipped:
-            rows.write_numbers(RowKey(self.name, 'skipped'), constant_numbers(float(self._skipped)))
+            write_number(RowKey(self.name, 'skipped'), self._skipped, rows)
             self._skipped = 0
 
     def state_bytes(self) -> int:
@@ -87,7 +83,6 @@ class LearnerSteps(Finishing):
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the scale, and what the rank that has skipped most has skipped."""
-        for name, tasks in table.of(self.name).items():
-            row = tasks[None]
+        for name, row in table.named(self.name):
             if row[COUNT] > 0:
                 yield f'step/{name}', float(row[MAXIMUM] if name == 'skipped' else row[MEAN])

@@ -1,20 +1,31 @@
-"""What only some metrics need: a metric derives from one or several of these, each of which is a metric."""
+"""Hooks that only some metrics need. A metric derives from one or several of these classes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from ding_normmon.core.step import Clip
+from ding_normmon.core.step import HOOK_POINTS, Clip, LearnerStep
 from ding_normmon.metrics.base import Metric
+from ding_normmon.metrics.kernels.device_signals import DeviceSignals
+from ding_normmon.metrics.stepping import SteppingOptimizers
 from ding_normmon.rows.moments import Row
 from ding_normmon.rows.table import RowBuffer, RowKey, Vector
 
-__all__ = ['ClipListener', 'DeviceCells', 'Finishing', 'LossParts', 'OwnHooks', 'takes_graph']
+__all__ = [
+    'ClipListener',
+    'DeviceCells',
+    'Finishing',
+    'KeepsSignals',
+    'LossParts',
+    'OwnHooks',
+    'WatchesOptimizers',
+    'takes_graph',
+]
 
 _Method = TypeVar('_Method', bound=Callable[..., Any])
 
@@ -91,6 +102,33 @@ class ClipListener(Metric):
         """Take note of a clipping in a step that is not measured; only with ``every_step``."""
 
 
+class KeepsSignals(Metric):
+    """Published tensors on an accelerator, kept until the first hook point and then measured together.
+
+    Attributes:
+        signals: those that are kept; made in ``__init__``.
+    """
+
+    hook_points: ClassVar[tuple[str, ...]] = HOOK_POINTS
+    signals: DeviceSignals
+
+    def begin(self, step: LearnerStep) -> None:
+        """Keep what is published from now on."""
+        self.signals.begin()
+
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        """Write the rows of everything that was kept.
+
+        Raises:
+            SignalError: something was changed in place since it was published.
+        """
+        self.signals.write(hook_point, rows)
+
+    def release(self) -> None:
+        """Drop what was kept of a step that ended before its first hook point."""
+        self.signals.release()
+
+
 class LossParts(Metric):
     """The terms of the losses, ``step.parts``, which policies make for nobody else.
 
@@ -109,3 +147,19 @@ class OwnHooks(Metric):
     """
 
     hook_milliseconds: float = 0.0
+
+
+class WatchesOptimizers(Metric):
+    """Metrics that ask which optimizers step and what they hold."""
+
+    @property
+    def _stepping(self) -> SteppingOptimizers:
+        return self.setup.optimizers
+
+    def begin(self, step: LearnerStep) -> None:
+        """Watch which optimizers step."""
+        self._stepping.watch()
+
+    def release(self) -> None:
+        """Stop watching."""
+        self._stepping.release()

@@ -18,13 +18,13 @@ from ding_normmon.core.parameter_groups import Group
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Setup
-from ding_normmon.metrics.broken import broken_counts, broken_notes
+from ding_normmon.metrics.broken import BrokenParameters
 from ding_normmon.metrics.kernels.bit_sums import write_folded
 from ding_normmon.metrics.kernels.squares import SquareSums
-from ding_normmon.metrics.mixins import DeviceCells
+from ding_normmon.metrics.mixins import DeviceCells, WatchesOptimizers
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
 from ding_normmon.rows.moments import Row, constant_row
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
+from ding_normmon.rows.table import RowBuffer, RowKey
 
 __all__ = ['ParameterMoves']
 
@@ -51,7 +51,7 @@ _RESTS = 3
 _figure = partial(Figure, section=INVARIANTS_SECTION, hook_point='`backward_end`, `step_end`', chart=BROKEN_CHART)
 
 
-class ParameterMoves(DeviceCells):
+class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
     """``broken/still/{group}`` and ``broken/frozen/{group}``: parameter tensors that a step did not move, or did.
 
     A parameter is **still** if not one bit of it has changed in a step of the optimizer that holds it, although it has
@@ -87,6 +87,7 @@ class ParameterMoves(DeviceCells):
     hook_points: ClassVar[tuple[str, ...]] = ('backward_end', 'step_end')
     owner_only: ClassVar[bool] = True
     stretchable: ClassVar[bool] = True
+    kinds = ('still', 'frozen')
 
     def prepare(self, setup: Setup) -> None:
         """Lay out six numbers for each parameter: its bits before and after, its gradient's square, and the rate."""
@@ -118,16 +119,11 @@ class ParameterMoves(DeviceCells):
         return self._moved.nbytes + self._suspects.nbytes + self._read.nbytes + self._squares.scratch_bytes
 
     def begin(self, step: LearnerStep) -> None:
-        """See which optimizers step."""
-        self._begun = False
+        """Watch which optimizers step."""
         self._steps += 1
         self._rests = self._steps > 2 * _USUAL and self._steps % _RESTS > 0 and not self._suspects.any()
         if not self._rests:
-            self.setup.optimizers.watch()
-
-    def release(self) -> None:
-        """See no more of it."""
-        self.setup.optimizers.release()
+            super().begin(step)
         self._begun = False
 
     @torch.no_grad()
@@ -139,7 +135,7 @@ class ParameterMoves(DeviceCells):
             self._rate.fill_(_UNKNOWN)
             return
         if hook_point == 'backward_end':
-            self.setup.optimizers.watch()
+            self._stepping.watch()
             # Of several optimizers one may have stepped already.
             if not self._begun:
                 self._begun = True
@@ -172,7 +168,7 @@ class ParameterMoves(DeviceCells):
         """Return the learning rate of each parameter in this step."""
         # The last place is for what others own.
         rates = np.full(len(gradients) + 1, _UNKNOWN)
-        for optimizer in self.setup.optimizers.stepped:
+        for optimizer in self._stepping.stepped:
             for options in optimizer.param_groups:
                 rate = options.get('lr')
                 # A rate that lies on an accelerator is not waited for.
@@ -219,14 +215,6 @@ class ParameterMoves(DeviceCells):
             for index in np.flatnonzero(flags).tolist():
                 group, path, _ = self._places[index]
                 yield RowKey(self.name, group.name, group.task_id, f'{what}/{path}'), constant_row(1.0)
-
-    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
-        """Yield the numbers of what is not as it should be."""
-        return broken_counts(table, self.name, ('still', 'frozen'))
-
-    def notes(self, table: RowTable) -> Iterator[tuple[str, str]]:
-        """Yield which parameters those are."""
-        return broken_notes(table, self.name, ('still', 'frozen'))
 
 
 def _copy(numbers: npt.NDArray[Any], cells: Tensor) -> None:

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.kernels.bit_sums import bit_sums, combined, folded
+from ding_normmon.metrics.kernels.device_signals import write_number
+from ding_normmon.metrics.mixins import WatchesOptimizers
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
-from ding_normmon.rows.moments import MEAN, constant_numbers, device_row_of
+from ding_normmon.rows.moments import MEAN
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['Replicas', 'classes_of']
@@ -39,7 +41,7 @@ def classes_of(values: Mapping[int, object]) -> list[list[int]]:
 _figure = partial(Figure, section=INVARIANTS_SECTION, hook_point='`step_end`')
 
 
-class Replicas(Metric):
+class Replicas(WatchesOptimizers):
     """``broken/replicas/{group}/{parameters,optimizer_state,gradient}``: ranks that differ from most of the others.
 
     At ``step_end`` every rank adds up the bit patterns of each shared group (:mod:`~ding_normmon.metrics.kernels
@@ -77,17 +79,12 @@ class Replicas(Metric):
     def prepare(self, setup: Setup) -> None:
         """Choose the groups that every rank has whole."""
         super().prepare(setup)
-        shared = [group for group in setup.groups if group.task_id is None] if setup.world_size > 1 else []
-        self._groups = [group for group in shared if not any(map(is_sharded, group.parameters))]
+        self._groups = setup.replicated_groups()
 
     def begin(self, step: LearnerStep) -> None:
-        """See which optimizers step."""
+        """Watch which optimizers step."""
         if self._groups:
-            self.setup.optimizers.watch()
-
-    def release(self) -> None:
-        """See no more of it."""
-        self.setup.optimizers.release()
+            super().begin(step)
 
     @torch.no_grad()
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
@@ -95,9 +92,9 @@ class Replicas(Metric):
         if not self._groups:
             return
         if hook_point == 'backward_end':
-            self.setup.optimizers.watch()
+            self._stepping.watch()
             return
-        holders = self.setup.optimizers.holders()
+        holders = self._stepping.holders()
         shared = {id(parameter) for group in self._groups for parameter in group.parameters}
         one = len({id(optimizer) for key, (optimizer, _) in holders.items() if key in shared}) <= 1
         parts: list[tuple[str, str, list[Tensor]]] = []
@@ -112,14 +109,9 @@ class Replicas(Metric):
             total = folded(combined([next(sums) for _ in tensors]))
             if not tensors:
                 continue
-            key = RowKey(self.name, name, None, f'{kind}/{self.setup.rank}')
-            if isinstance(total, Tensor):
-                rows.write(key, device_row_of(total.reshape(1)))
-            else:
-                rows.write_numbers(key, constant_numbers(total))
+            write_number(RowKey(self.name, name, None, f'{kind}/{self.setup.rank}'), total, rows)
             if kind == 'optimizer_state':
-                key = key._replace(part=f'state_tensors/{self.setup.rank}')
-                rows.write_numbers(key, constant_numbers(float(len(tensors))))
+                write_number(RowKey(self.name, name, None, f'state_tensors/{self.setup.rank}'), len(tensors), rows)
 
     def _values(self, table: RowTable, kind: str) -> dict[str, dict[int, tuple[float, ...]]]:
         """Return the sums by group and rank."""

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ding_normmon.core.figure import Chart, Figure
-from ding_normmon.core.step import HOOK_POINTS, LearnerStep
-from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.kernels.device_signals import DeviceSignals, Published
 from ding_normmon.metrics.maths import effective_rank as spectral
+from ding_normmon.metrics.mixins import KeepsSignals
 from ding_normmon.metrics.sections import PLASTICITY_SECTION
 from ding_normmon.metrics.tensor_statistics import align_mask, check_mask
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
@@ -41,7 +41,7 @@ _figure = partial(
 )
 
 
-class RepresentationRank(Metric):
+class RepresentationRank(KeepsSignals):
     """``plasticity/{x_token,embeddings/obs}[_task{i}]/{effective_rank,stable_rank,feature_rank}``: see
     :mod:`ding_normmon.metrics.maths.effective_rank`.
 
@@ -95,12 +95,11 @@ class RepresentationRank(Metric):
             chart=Chart('Plasticity', '{statistic}'),
         ),
     )
-    hook_points: ClassVar[tuple[str, ...]] = HOOK_POINTS
     stretchable: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._matrices: dict[int, Tensor] = {}
-        self._on_device = DeviceSignals(self._write_moments)
+        self.signals = DeviceSignals(self._write_moments)
 
     def prepare(self, setup: Setup) -> None:
         """Read how large a second moment may be."""
@@ -112,10 +111,6 @@ class RepresentationRank(Metric):
     def state_bytes(self) -> int:
         """Return the size of the projections."""
         return sum(matrix.nbytes for matrix in self._matrices.values())
-
-    def begin(self, step: LearnerStep) -> None:
-        """Keep what is published on an accelerator until the first hook point."""
-        self._on_device.begin()
 
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
         """Write the second moment of the valid vectors.
@@ -130,7 +125,7 @@ class RepresentationRank(Metric):
         if not rows.on_host:
             if mask is not None:
                 check_mask(tensor, mask, name)
-            self._on_device.add(Published(key, tensor, mask), rows)
+            self.signals.add(Published(key, tensor, mask), rows)
             return
         if mask is not None:
             tensor, valid = align_mask(tensor, mask.detach(), name)
@@ -139,18 +134,6 @@ class RepresentationRank(Metric):
         if features > self._limit:
             vectors = vectors @ self._projection(features, vectors.device)
         rows.write_vector(key, spectral.packed_moment(vectors))
-
-    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
-        """Write the second moments of what was kept.
-
-        Raises:
-            SignalError: something was changed in place since it was published.
-        """
-        self._on_device.write(hook_point, rows)
-
-    def release(self) -> None:
-        """Drop what was kept of a step that ended before its first hook point."""
-        self._on_device.release()
 
     def _projection(self, features: int, device: torch.device) -> Tensor:
         if features not in self._matrices:

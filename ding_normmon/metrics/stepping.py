@@ -123,6 +123,10 @@ class SteppingOptimizers:
         """Those that have stepped in the current or last measured step."""
         return [optimizer for entry in self._stepped if (optimizer := entry()) is not None]
 
+    def has_stepped(self, optimizer: Optimizer | None) -> bool:
+        """Tell whether an optimizer has stepped in the current or last measured step."""
+        return optimizer is not None and any(entry() is optimizer for entry in self._stepped)
+
     @property
     def known(self) -> list[Optimizer]:
         """Every optimizer that has stepped in a measured step and still exists."""

@@ -9,13 +9,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from ding_normmon.core.figure import Chart, Figure
-from ding_normmon.core.step import HOOK_POINTS, LearnerStep, SignalError
-from ding_normmon.metrics.base import Metric
+from ding_normmon.core.step import SignalError
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.device_signals import DeviceSignals, Published, write_numbers
-from ding_normmon.metrics.mixins import takes_graph
+from ding_normmon.metrics.mixins import KeepsSignals, takes_graph
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
-from ding_normmon.rows.moments import MEAN, constant_numbers
+from ding_normmon.rows.moments import COUNT, MEAN, NONFINITE, constant_numbers
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['TaskLosses']
@@ -30,7 +29,7 @@ _figure = partial(
 )
 
 
-class TaskLosses(Metric):
+class TaskLosses(KeepsSignals):
     """The per-task losses of every rank under the names the policy gave them: ``noreduce_obs_loss_task3``."""
 
     name: ClassVar[str] = 'task_losses'
@@ -95,15 +94,10 @@ class TaskLosses(Metric):
             chart=BROKEN_CHART,
         ),
     )
-    hook_points: ClassVar[tuple[str, ...]] = HOOK_POINTS
 
     def __init__(self) -> None:
         self._keys: dict[tuple[str, int | None], RowKey] = {}
-        self._on_device = DeviceSignals(write_numbers)
-
-    def begin(self, step: LearnerStep) -> None:
-        """Keep what is published on an accelerator until the first hook point."""
-        self._on_device.begin()
+        self.signals = DeviceSignals(write_numbers)
 
     @takes_graph
     def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None, rows: RowBuffer) -> None:
@@ -118,28 +112,14 @@ class TaskLosses(Metric):
         if isinstance(value, Tensor) and value.numel() != 1:
             raise SignalError(f'{name}: expected one number, got a tensor of shape {tuple(value.shape)}')
         if isinstance(value, Tensor) and not rows.on_host and value.device.type == rows.device.type:
-            self._on_device.add(Published(key, value.detach()), rows)
+            self.signals.add(Published(key, value.detach()), rows)
         else:
             rows.write_numbers(key, constant_numbers(native.number_of(value)))
 
-    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
-        """Write the rows of what was kept, all in one go.
-
-        Raises:
-            SignalError: something was changed in place since it was published.
-        """
-        self._on_device.write(hook_point, rows)
-
-    def release(self) -> None:
-        """Drop what was kept of a step that ended before its first hook point."""
-        self._on_device.release()
-
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield ``{name}_task{i}``; a loss that was NaN or infinite is a count instead."""
-        for name, tasks in table.of(self.name).items():
-            for task_id, row in tasks.items():
-                metric = name if task_id is None else f'{name}_task{task_id}'
-                if row[0] > 0:
-                    yield metric, float(row[MEAN])
-                if row[5] > 0:
-                    yield f'monitor/nonfinite/{metric}', float(row[5])
+        for name, row in table.named(self.name):
+            if row[COUNT] > 0:
+                yield name, float(row[MEAN])
+            if row[NONFINITE] > 0:
+                yield f'monitor/nonfinite/{name}', float(row[NONFINITE])

@@ -13,11 +13,10 @@ from torch import Tensor
 from ding_normmon.core.common_figures import MONITOR_SECTION
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import is_sharded
-from ding_normmon.core.step import HOOK_POINTS, LearnerStep, SignalError
-from ding_normmon.metrics.base import Metric
+from ding_normmon.core.step import SignalError
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.device_signals import DeviceSignals, Published, write_signals
-from ding_normmon.metrics.mixins import takes_graph
+from ding_normmon.metrics.mixins import KeepsSignals, takes_graph
 from ding_normmon.metrics.presence import Presence
 from ding_normmon.metrics.sections import NONFINITE_CHART
 from ding_normmon.rows import moments
@@ -119,7 +118,7 @@ _figure = partial(
 )
 
 
-class TensorStatistics(Metric):
+class TensorStatistics(KeepsSignals):
     """Mean, std, max, min and abs_max of every published signal; of ``x_token`` and ``embeddings/obs`` the statistics
     of the L2 norms of their vectors.
 
@@ -224,17 +223,12 @@ class TensorStatistics(Metric):
             chart=Chart('Health of the record', 'Further signs'),
         ),
     )
-    hook_points: ClassVar[tuple[str, ...]] = HOOK_POINTS
 
     def __init__(self) -> None:
         self._presence = Presence()
         self._keys: dict[tuple[str, int | None], RowKey] = {}
         self._usual: tuple[Label, ...] = ()
-        self._on_device = DeviceSignals(write_signals)
-
-    def begin(self, step: LearnerStep) -> None:
-        """Keep what is published on an accelerator until the first hook point."""
-        self._on_device.begin()
+        self.signals = DeviceSignals(write_signals)
 
     @takes_graph
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
@@ -258,7 +252,7 @@ class TensorStatistics(Metric):
             with torch.no_grad():
                 self._write(key, tensor.detach(), mask, rows)
         else:
-            self._on_device.add(Published(key, tensor.detach(), mask, name in NORM_SIGNALS), rows)
+            self.signals.add(Published(key, tensor.detach(), mask, name in NORM_SIGNALS), rows)
 
     @staticmethod
     def _write(key: RowKey, tensor: Tensor, mask: Tensor | None, rows: RowBuffer) -> None:
@@ -272,18 +266,6 @@ class TensorStatistics(Metric):
             # The spread of norms can be a thousandth of their size; in float32 it would lose its digits.
             tensor = torch.linalg.vector_norm(tensor, dim=-1, dtype=torch.float64)
         rows.write(key, moments.row_of(tensor if valid is None else tensor[valid]))
-
-    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
-        """Write the rows of what was kept, all in one go.
-
-        Raises:
-            SignalError: something was changed in place since it was published.
-        """
-        self._on_device.write(hook_point, rows)
-
-    def release(self) -> None:
-        """Drop what was kept of a step that ended before its first hook point."""
-        self._on_device.release()
 
     @staticmethod
     def _check(name: str, tensor: Tensor, mask: Tensor | None, rows: RowBuffer) -> None:

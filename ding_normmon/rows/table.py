@@ -196,6 +196,12 @@ class RowTable(Mapping[RowKey, Row]):
             found.setdefault(name, {})[task_id] = self._rows[index]
         return found
 
+    def named(self, metric: str, part: str = '') -> Iterator[tuple[str, Row]]:
+        """Yield the rows of one metric with the names of their figures, such as ``head_value_task3``."""
+        for name, tasks in self.of(metric, part).items():
+            for task_id, row in tasks.items():
+                yield name if task_id is None else f'{name}_task{task_id}', row
+
     def block(self, metric: str, part: str = '') -> tuple[tuple[Label, ...], Row]:
         """Return the rows of one metric as one table, to derive from hundreds of rows at once.
 

@@ -82,7 +82,6 @@ class HostSums:
                 helper.result()
         return sorted(left)
 
-
     def _measure_small(self, tensors: list[Tensor | None], sums: Tensor, nonfinite: Tensor) -> Sequence[int]:
         """Measure what is small and plain in one call of torch's, where there is no C; return the others' indices."""
         small = {index: tensor for index, tensor in enumerate(tensors) if tensor is not None and _is_small(tensor)}
