@@ -447,8 +447,8 @@ MUTATIONS = (
     Mutation(
         'norms: spread over squares',
         'metrics/square_norms.py',
-        'per_task = [lengths[index] for',
-        'per_task = [lengths[index] ** 2 for',
+        'spread([lengths[index] for',
+        'spread([lengths[index] ** 2 for',
         EVERY_METRIC,
     ),
     Mutation(
@@ -762,16 +762,16 @@ MUTATIONS = (
     ),
     Mutation(
         'conflict: the last step is repeated',
-        'metrics/gradient_conflict.py',
-        '            self.squares.fill_(_ABSENT)\n',
+        'metrics/conflict_cells.py',
+        '        self._squares.fill_(_ABSENT)\n',
         '',
         CONFLICT,
     ),
     Mutation(
         'conflict: sketches of one task for all',
-        'metrics/gradient_conflict.py',
-        'start = 2 * position * sum',
-        'start = 0 * position * sum',
+        'metrics/conflict_cells.py',
+        'self._sketches[position, place], self._squares',
+        'self._sketches[0, place], self._squares',
         CONFLICT,
     ),
     Mutation(

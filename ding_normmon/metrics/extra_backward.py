@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from ding_normmon.core.observed_function import ObservedFunction
-from ding_normmon.metrics.base import Setup
 
-__all__ = ['ExtraBackward', 'extra_backward']
+__all__ = ['ExtraBackward']
 
 Key = TypeVar('Key', bound=Hashable)
 
@@ -273,11 +272,3 @@ def _nodes_of(loss: Tensor) -> set[Any]:
         seen |= fresh
         waiting += fresh
     return seen - {None}
-
-
-def extra_backward(setup: Setup) -> ExtraBackward:
-    """Return what makes the extra backward passes of a set-up; the metrics of one monitor use the same one."""
-    if 'extra_backward' not in setup.common:
-        setup.common['extra_backward'] = ExtraBackward(setup.model, setup.device)
-    made: ExtraBackward = setup.common['extra_backward']
-    return made

@@ -14,48 +14,31 @@ import torch
 from torch import Tensor
 
 from ding_normmon.core.common_figures import MONITOR_SECTION
-from ding_normmon.core.config import ConfigurationError
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.record import Matrix
-from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Setup
-from ding_normmon.metrics.explained_gradient import sketch_gradients, unexplained_part
-from ding_normmon.metrics.extra_backward import extra_backward
+from ding_normmon.metrics.conflict_cells import ConflictCells
+from ding_normmon.metrics.explained_gradient import LossCheck
 from ding_normmon.metrics.maths.conflict_geometry import TaskGeometry, geometry_of
 from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.metrics.sections import NONFINITE_CHART, TASKS_SECTION
-from ding_normmon.metrics.shared_parameters import shared_parameters
+from ding_normmon.metrics.shared_parameters import SharedGradients
 from ding_normmon.rows.moments import COUNT, M2, MEAN, NONFINITE, Row, constant_row, square_sum_row
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
 
-__all__ = ['GradientConflict', 'refuse_sharded_models']
+__all__ = ['GradientConflict']
 
 logger = logging.getLogger('ding_normmon')
-
-_ABSENT = -1.0
 
 _UNEXPLAINED = 0.1
 """Part of a gradient above which the losses per task are not what it is made of."""
 
 
-def refuse_sharded_models(setup: Setup) -> None:
-    """Raise where a rank does not hold whole parameters.
-
-    Raises:
-        ConfigurationError: the model has ``DTensor`` parameters (FSDP2, tensor parallelism).
-    """
-    if any(map(is_sharded, setup.model.parameters())):
-        raise ConfigurationError(
-            'monitor.conflict_freq: gradient conflict cannot be measured on sharded parameters (DTensor), where a '
-            'backward pass per task would gather and scatter them once more per task; set conflict_freq=0'
-        )
-
-
 _figure = partial(Figure, section=TASKS_SECTION, hook_point='`forward_end`')
 
 
-class GradientConflict(DeviceCells):
+class GradientConflict(DeviceCells, SharedGradients):
     r"""Cosines, shares and norms of the tasks' gradients on every shared group, at ``forward_end``.
 
     For tasks :math:`i, j` with loss gradients :math:`g_i` on a group (as they enter the training gradient, the sum of
@@ -167,35 +150,24 @@ class GradientConflict(DeviceCells):
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end', 'local_backward_end', 'backward_end')
     stretchable: ClassVar[bool] = True
 
-    def __init__(self) -> None:
-        self._listening = False
-
     def prepare(self, setup: Setup) -> None:
-        """Lay out the cells: squared norms, exact inner products if asked for, sketches."""
+        """Lay out the cells: squared norms, sketches, and exact inner products if asked for."""
         super().prepare(setup)
         self._off = setup.config.conflict_freq == 0 or (setup.num_tasks or 1) < 2
         self.frequency = setup.config.conflict_freq or 0
         self.num_cells = 0
         if self._off:
             return
-        refuse_sharded_models(setup)
-        self.shared = shared_parameters(setup)
+        self.start(setup)
         self.exact = setup.config.conflict_exact == 'rank'
-        tasks, groups = len(setup.task_ids), len(self.shared.groups)
         self._position = {task_id: position for position, task_id in enumerate(setup.task_ids)}
-        self._said: set[str] = set()
-        self._extra = extra_backward(setup)
-        self._is_checked = False
-        self._before: Tensor | None = None
-        self._given: list[int] = []
-        self._dots_at = tasks * groups
-        self._sketches_at = self._dots_at + (tasks * tasks * groups if self.exact else 0)
-        # Two float32 numbers share the bits of a float64 cell.
-        self._sizes = [-(-group.sketch.size // 2) for group in self.shared.groups]
-        self.num_cells = self._sketches_at + tasks * sum(self._sizes)
-        self._announce(self.num_cells)
+        self._said = False
+        self._losses = LossCheck(self.shared)
+        self.cells = ConflictCells(self.shared, len(setup.task_ids), self.exact)
+        self.num_cells = self.cells.count
+        self._announce()
 
-    def _announce(self, cells: int) -> None:
+    def _announce(self) -> None:
         setup, tasks = self.setup, len(self.setup.task_ids)
         every = self.frequency or setup.config.monitor_norm_freq
         error = math.sqrt(max((group.sketch.collision for group in self.shared.groups), default=0.0))
@@ -205,103 +177,58 @@ class GradientConflict(DeviceCells):
             'monitor: gradient conflict costs this rank %d more backward passes every %d iterations (%d M shared '
             'parameters, %d gradients of them held at a time); %.1f MB between steps; standard error of a cosine at '
             'most %.3f',
-            *(tasks, every, numels / 1e6, held, (8 * cells + self.shared.bytes) / 1e6, error),
+            *(tasks, every, numels / 1e6, held, (8 * self.num_cells + self.shared.bytes) / 1e6, error),
         )
-
-    def state_bytes(self) -> int:
-        """Return the size of the sketches' tables."""
-        return 0 if self._off else self.shared.bytes
 
     def bind(self, cells: Tensor) -> None:
         """Split the cells."""
         if not self._off:
-            tasks, groups = len(self.setup.task_ids), len(self.shared.groups)
-            self.squares = cells[: self._dots_at].view(tasks, groups)
-            self.dots = cells[self._dots_at : self._sketches_at].view(groups, -1)
-            self.floats = cells[self._sketches_at :].view(torch.float32)
-
-    def begin(self, step: LearnerStep) -> None:
-        """Note what is hung on the graph of the step's forward pass."""
-        if not self._off:
-            self._listening = True
-            self._extra.begin()
-
-    def release(self) -> None:
-        """Note it no longer."""
-        if self._listening:
-            self._listening = False
-            self._extra.release()
+            self.cells.bind(cells)
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Differentiate every task's loss and keep a sketch of its gradient."""
         if self._off:
             return
         if hook_point != 'forward_end':
-            # Gradients of other ranks are no part of what this rank's losses explain.
+            # The gradients of other ranks are not explained by this rank's losses.
             is_own = hook_point == 'local_backward_end' or self.setup.world_size == 1
-            if is_own and not self._is_checked and not step.corrected:
-                self._check()
+            if is_own and not step.corrected:
+                self._compare()
             return
         if step.fired.count(hook_point) <= 1:
-            self._given = []
-            if not self._is_checked:
-                self._before = sketch_gradients(self.shared.groups, self.shared.parameters)
-            # A policy may fire `forward_end` once per task; what the last step left is wiped once.
-            self.squares.fill_(_ABSENT)
-            self.dots.fill_(math.nan)
+            # A policy may fire `forward_end` once per task.
+            self._losses.begin()
+            self.cells.wipe()
         if step.losses is None:
-            self._say('the policy gives no losses per task at forward_end, so gradient conflict cannot be measured')
+            if not self._said:
+                self._said = True
+                logger.warning(
+                    'monitor: the policy gives no losses per task at forward_end, so gradient conflict cannot be '
+                    'measured'
+                )
             return
         losses = {task_id: loss for task_id, loss in step.losses.items() if loss.requires_grad}
-        for task_id in losses:
-            if task_id not in self._position:
-                raise ValueError(f'the loss of task {task_id} was given on a rank that trains {self.setup.task_ids}')
-        why = self._extra.refusal(losses)
-        if why is not None:
-            self._off = True
-            raise RuntimeError(f'{why}. Gradient conflict is switched off')
+        self.check(losses, list(losses), 'Gradient conflict is')
         held: dict[int, list[Tensor | None]] = {}
         for task_id, loss in losses.items():
-            self._given.append(task_id)
-            gradients = self.shared.gradients(loss, self._extra)
-            self.extra_backward += 1
+            self._losses.add(task_id)
+            position, gradients = self._position[task_id], self.gradients(loss)
             with torch.no_grad():
-                self._sketch(self._position[task_id], gradients)
+                self.cells.sketch(position, gradients)
+                for other, others in held.items():
+                    self.cells.multiply(position, gradients, other, others)
                 if self.exact:
-                    self._multiply(self._position[task_id], gradients, held)
-                    held[self._position[task_id]] = gradients
+                    held[position] = gradients
             del gradients
 
-    def _check(self) -> None:
-        """Compare, in the first step that can tell, the gradient of this rank with that of the losses it was given.
-
-        It waits for the device once.
+    def _compare(self) -> None:
+        """Compare the gradient of this rank with that of the losses it was given.
 
         Raises:
             RuntimeError: the losses do not explain the gradient; the metric is off from then on.
         """
-        before, self._before = self._before, None
-        if before is None or not self._given or len(set(self._given)) < len(self._given):
-            # Nothing was measured in this step, or the gradient is accumulated over several passes of a task.
-            return
-        squares = self.squares.cpu()
-        parts = []
-        start = 0
-        for index, (group, size) in enumerate(zip(self.shared.groups, self._sizes, strict=True)):
-            total = torch.zeros(group.sketch.size, dtype=torch.float64)
-            for task_id in self._given:
-                position = self._position[task_id]
-                if squares[position, index] != _ABSENT:
-                    at = 2 * position * sum(self._sizes) + start
-                    total += self.floats[at : at + group.sketch.size].double().cpu()
-            parts.append(total)
-            start += 2 * size
-        after = sketch_gradients(self.shared.groups, self.shared.parameters)
-        left = unexplained_part(torch.cat(parts), before, after)
-        if left is None:
-            return
-        self._is_checked = True
-        if left > _UNEXPLAINED:
+        left = self._losses.unexplained(lambda tasks: self.cells.sketch_of_sum(self._position[task] for task in tasks))
+        if left is not None and left > _UNEXPLAINED:
             self._off = True
             raise RuntimeError(
                 f'{left:.0%} of the gradient of this step is not explained by the losses per task that the policy '
@@ -309,61 +236,26 @@ class GradientConflict(DeviceCells):
                 'that are not given. Gradient conflict is switched off'
             )
 
-    def _say(self, what: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
-            logger.warning('monitor: %s', what)
-
-    def _sketch(self, position: int, gradients: list[Tensor | None]) -> None:
-        start = 2 * position * sum(self._sizes)
-        for index, (group, size) in enumerate(zip(self.shared.groups, self._sizes, strict=True)):
-            of_group = group.of(gradients)
-            if any(gradient is not None for gradient in of_group):
-                out = self.floats[start : start + group.sketch.size]
-                group.sketch(of_group, out, self.squares[position, index])
-            start += 2 * size
-
-    def _multiply(self, position: int, gradients: list[Tensor | None], held: dict[int, list[Tensor | None]]) -> None:
-        tasks = len(self.setup.task_ids)
-        for index, group in enumerate(self.shared.groups):
-            for other, others in held.items():
-                product = _inner_product(group.of(gradients), group.of(others), self.dots.device)
-                self.dots[index, min(position, other) * tasks + max(position, other)] = product
+    def _key(self, index: int, position: int | None, part: str = '') -> RowKey:
+        task_id = None if position is None else self.setup.task_ids[position]
+        return RowKey(self.name, self.shared.groups[index].name, task_id, part)
 
     def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
         """Yield the squared norms, and the exact inner products if asked for."""
         if self._off:
             return
-        groups, tasks = self.shared.groups, self.setup.task_ids
-        squares = cells[: self._dots_at].reshape(len(tasks), len(groups))
-        for position, task_id in enumerate(tasks):
-            for index, group in enumerate(groups):
-                square = float(squares[position, index])
-                if square != _ABSENT:
-                    bad = not math.isfinite(square)
-                    yield RowKey(self.name, group.name, task_id), square_sum_row(1, 0.0 if bad else square, float(bad))
-        if self.exact:
-            dots = cells[self._dots_at : self._sketches_at].reshape(len(groups), len(tasks), len(tasks))
-            for index, group in enumerate(groups):
-                for i, first in enumerate(tasks):
-                    for j, second in enumerate(tasks[i + 1 :], i + 1):
-                        if squares[i, index] != _ABSENT and squares[j, index] != _ABSENT:
-                            part = f'dot:{min(first, second)}:{max(first, second)}'
-                            yield RowKey(self.name, group.name, None, part), constant_row(dots[index, i, j])
+        for position, index, square in self.cells.squares(cells):
+            bad = not math.isfinite(square)
+            yield self._key(index, position), square_sum_row(1, 0.0 if bad else square, float(bad))
+        for index, i, j, product in self.cells.dots(cells):
+            first, second = sorted((self.setup.task_ids[i], self.setup.task_ids[j]))
+            yield self._key(index, None, f'dot:{first}:{second}'), constant_row(product)
 
     def unpack_vectors(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Vector]]:
         """Yield the sketches."""
-        if self._off:
-            return
-        groups, tasks = self.shared.groups, self.setup.task_ids
-        floats, start = cells[self._sketches_at :].view(np.float32), 0
-        squares = cells[: self._dots_at].reshape(len(tasks), len(groups))
-        for position, task_id in enumerate(tasks):
-            for index, (group, size) in enumerate(zip(groups, self._sizes, strict=True)):
-                if math.isfinite(squares[position, index]) and squares[position, index] != _ABSENT:
-                    sketch = floats[start : start + group.sketch.size].copy()
-                    yield RowKey(self.name, group.name, task_id, 'sketch'), sketch
-                start += 2 * size
+        if not self._off:
+            for position, index, sketch in self.cells.sketches(cells):
+                yield self._key(index, position, 'sketch'), sketch
 
     # -- on rank 0 -------------------------------------------------------------------------------------------------
 
@@ -396,10 +288,9 @@ class GradientConflict(DeviceCells):
         """Yield the figures of groups and tasks; only where every rank has measured them."""
         if self._off:
             return
-        for name, tasks in table.of(self.name).items():
-            for task_id, row in tasks.items():
-                if row[NONFINITE]:
-                    yield f'monitor/nonfinite/conflict/{name}_task{task_id}', float(row[NONFINITE])
+        for name, row in table.named(self.name):
+            if row[NONFINITE]:
+                yield f'monitor/nonfinite/conflict/{name}', float(row[NONFINITE])
         if not table.complete_for(self.name):
             return
         for name, geometry in self.geometries(table).items():
@@ -426,12 +317,3 @@ class GradientConflict(DeviceCells):
                 pair = f'{self.setup.task_name(first)} and {self.setup.task_name(second)}'
                 verdict = 'in conflict' if cosine < -2 * error else 'no conflict'
                 yield f'conflict/{name}', f'{pair}: cosine {cosine:.3f} ± {error:.3f}, {verdict}'
-
-
-def _inner_product(first: list[Tensor | None], second: list[Tensor | None], device: torch.device) -> Tensor:
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    for a, b in zip(first, second, strict=True):
-        if a is not None and b is not None:
-            for x, y in zip(a.reshape(-1).split(1 << 20), b.reshape(-1).split(1 << 20), strict=True):
-                total += torch.dot(x.to(torch.float64), y.to(torch.float64))
-    return total

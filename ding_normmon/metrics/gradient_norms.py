@@ -12,12 +12,14 @@ from torch import Tensor
 
 from ding_normmon.core.common_figures import MONITOR_SECTION
 from ding_normmon.core.figure import Chart, Figure
+from ding_normmon.core.metric_names import with_task
 from ding_normmon.core.step import COMPARE_GRADIENTS, READ_GRADIENTS, LearnerStep
 from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.mixins import Finishing
 from ding_normmon.metrics.sections import NO_GRADIENT, NONFINITE_NORMS, PARAMETERS_SECTION
 from ding_normmon.metrics.square_norms import SquareNorms
-from ding_normmon.rows.moments import COUNT, MAXIMUM, constant_row
+from ding_normmon.rows.moments import COUNT, MAXIMUM
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['GradientNorms']
@@ -132,8 +134,8 @@ class GradientNorms(Finishing, SquareNorms):
         super().prepare(setup)
 
     def state_bytes(self) -> int:
-        """Return the size of what was read at the end of a backward pass."""
-        return 0 if self._read is None else self._read.cells.nbytes
+        """Return the size of the scratch and of what was read at the end of a backward pass."""
+        return super().state_bytes() + (0 if self._read is None else self._read.cells.nbytes)
 
     def release(self) -> None:
         """Forget what was read in the step."""
@@ -251,29 +253,29 @@ class GradientNorms(Finishing, SquareNorms):
                 not reached and id(parameter) in self._awaited
                 for parameter, reached in zip(span.group.parameters, self._reached[span.start : span.stop], strict=True)
             ):
-                rows.write(key._replace(part='unreached'), constant_row(1))
+                write_number(key._replace(part='unreached'), 1, rows)
                 continue
             missing = self._measured[span.start : span.stop].count(False)
             if missing:
                 part = 'no_gradient' if missing == span.stop - span.start else 'without_gradient'
-                rows.write(key._replace(part=part), constant_row(missing))
+                write_number(key._replace(part=part), missing, rows)
                 if self.setup.config.detail == 'parameter':
                     for path, measured in zip(span.group.paths, self._measured[span.start : span.stop], strict=True):
                         if not measured:
-                            rows.write(key._replace(part=f'absent:{path}'), constant_row(1))
+                            write_number(key._replace(part=f'absent:{path}'), 1, rows)
 
     def unreached(self, table: RowTable) -> set[tuple[str, int | None]]:
         """Return the groups whose optimizer rested in this step."""
-        return {(name, task_id) for name, tasks in table.of(self.name, 'unreached').items() for task_id in tasks}
+        return set(table.block(self.name, 'unreached')[0])
 
     def absent(self, table: RowTable) -> set[tuple[str, int | None]]:
         """Return the groups that had no gradient at all, and those whose optimizer rested."""
+        labels, rows = table.block(self.name, 'no_gradient')
         without = {
-            (name, task_id)
-            for name, tasks in table.of(self.name, 'no_gradient').items()
-            for task_id, row in tasks.items()
-            # Every rank speaks of its own share of a sharded group.
-            if (name, task_id) not in self.sharded_groups or row[COUNT] == table.ranks
+            label
+            for label, count in zip(labels, rows[:, COUNT], strict=True)
+            # Each rank reports its own share of a sharded group.
+            if label not in self.sharded_groups or count == table.ranks
         }
         return without | self.unreached(table)
 
@@ -282,9 +284,8 @@ class GradientNorms(Finishing, SquareNorms):
         yield from super().derive(table)
         absent = self.absent(table)
         for part in ('no_gradient', 'without_gradient'):
-            for name, tasks in table.of(self.name, part).items():
-                for task_id, row in tasks.items():
-                    if part == 'no_gradient' and (name, task_id) not in absent:
-                        continue
-                    key = name if task_id is None else f'{name}_task{task_id}'
-                    yield f'monitor/{part}/{key}', 1.0 if part == 'no_gradient' else float(row[MAXIMUM])
+            labels, rows = table.block(self.name, part)
+            for label, row in zip(labels, rows, strict=True):
+                if part == 'without_gradient' or label in absent:
+                    number = 1.0 if part == 'no_gradient' else float(row[MAXIMUM])
+                    yield f'monitor/{part}/{with_task(*label)}', number

@@ -27,7 +27,7 @@ from ding_normmon.metrics.gradient_norms import GradientNorms
 from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.metrics.sections import NO_GRADIENT, NONFINITE_LOCAL, PARAMETERS_SECTION
 from ding_normmon.metrics.square_norms import SquareNorms
-from ding_normmon.rows.moments import MAXIMUM, MEAN, MINIMUM, Row, constant_row
+from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, Row, constant_row
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['HeadGradientNorms', 'LocalGradients', 'SynchronisedGradientNorms', 'with_local_gradients']
@@ -126,16 +126,14 @@ class LocalGradients(GradientNorms):
 
     def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
         """Yield this rank's norm of every group as one number."""
-        middle = len(self.parameters)
-        sums, nonfinite = cells[:middle], cells[middle : 2 * middle]
-        for span in self.spans:
-            key = RowKey(self.name, span.group.name)
-            if nonfinite[span.start] == _NO_GRADIENT:
+        for group, square, nonfinite in self.sums_by_group(cells):
+            key = RowKey(self.name, group.name)
+            if nonfinite == _NO_GRADIENT:
                 yield key._replace(part='no_gradient'), constant_row(1)
                 continue
-            yield key, constant_row(math.sqrt(float(sums[span.start : span.stop].sum())))
-            if bad := float(nonfinite[span.start : span.stop].sum()):
-                yield key._replace(part='nonfinite'), constant_row(bad)
+            yield key, constant_row(math.sqrt(square))
+            if nonfinite:
+                yield key._replace(part='nonfinite'), constant_row(nonfinite)
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the figures over the ranks; none where a rank is missing."""
@@ -144,8 +142,8 @@ class LocalGradients(GradientNorms):
             for group, tasks in norms.items():
                 for statistic, column in (('mean', MEAN), ('min', MINIMUM), ('max', MAXIMUM)):
                     yield f'{self.family}/{group}/{statistic}', float(tasks[None][column])
-        for group, tasks in table.of(self.name, 'nonfinite').items():
-            yield f'monitor/nonfinite/{self.family}/{group}', float(tasks[None][MEAN] * tasks[None][0])
+        for group, row in table.named(self.name, 'nonfinite'):
+            yield f'monitor/nonfinite/{self.family}/{group}', float(row[MEAN] * row[COUNT])
         for group in table.of(self.name, 'no_gradient'):
             if group not in norms:
                 yield f'monitor/no_gradient/{group}', 1.0

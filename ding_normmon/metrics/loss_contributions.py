@@ -14,11 +14,9 @@ from torch import Tensor
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Setup
-from ding_normmon.metrics.extra_backward import extra_backward
-from ding_normmon.metrics.gradient_conflict import refuse_sharded_models
 from ding_normmon.metrics.mixins import LossParts
 from ding_normmon.metrics.sections import TASKS_SECTION
-from ding_normmon.metrics.shared_parameters import shared_parameters
+from ding_normmon.metrics.shared_parameters import SharedGradients
 from ding_normmon.rows.moments import MEAN, NONFINITE
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
@@ -30,7 +28,7 @@ logger = logging.getLogger('ding_normmon')
 _figure = partial(Figure, section=TASKS_SECTION, hook_point='`forward_end`', prominence='detail')
 
 
-class LossContributions(LossParts):
+class LossContributions(LossParts, SharedGradients):
     """``conflict/{group}_task{i}/{loss}/{norm,share,cosine}``, at ``forward_end``, with ``conflict_by_loss=True``.
 
     ``norm`` is the exact L2 norm of the gradient of one weighted term of the task's loss, ``share`` its part of the sum
@@ -66,9 +64,6 @@ class LossContributions(LossParts):
     hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
     stretchable: ClassVar[bool] = True
 
-    def __init__(self) -> None:
-        self._listening = False
-
     def prepare(self, setup: Setup) -> None:
         """Find the shared parameters."""
         super().prepare(setup)
@@ -78,29 +73,12 @@ class LossContributions(LossParts):
         self.reads_parts = not self._off
         self._said = False
         if not self._off:
-            refuse_sharded_models(setup)
-            self.shared, self._extra = shared_parameters(setup), extra_backward(setup)
+            self.start(setup)
             logger.info(
                 'monitor: conflict_by_loss costs one more backward pass per task and term of its loss, every %d '
                 'iterations',
                 self.frequency or config.monitor_norm_freq,
             )
-
-    def begin(self, step: LearnerStep) -> None:
-        """Note what is hung on the graph of the step's forward pass."""
-        if not self._off:
-            self._listening = True
-            self._extra.begin()
-
-    def release(self) -> None:
-        """Note it no longer."""
-        if self._listening:
-            self._listening = False
-            self._extra.release()
-
-    def state_bytes(self) -> int:
-        """Return the size of the sketches' tables."""
-        return 0 if self._off else self.shared.bytes
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Differentiate every term of every task's loss."""
@@ -119,13 +97,7 @@ class LossContributions(LossParts):
             for name, part in parts.items()
             if part.requires_grad
         }
-        for task_id in step.parts:
-            if task_id not in self.setup.task_ids:
-                raise ValueError(f'the loss of task {task_id} was given on a rank that trains {self.setup.task_ids}')
-        why = self._extra.refusal(terms)
-        if why is not None:
-            self._off = True
-            raise RuntimeError(f'{why}. Contributions of the losses are switched off')
+        self.check(terms, list(step.parts), 'Contributions of the losses are')
         for task_id, parts in step.parts.items():
             self._measure_task(task_id, {name: part for name, part in parts.items() if part.requires_grad}, rows)
 
@@ -133,8 +105,7 @@ class LossContributions(LossParts):
         groups, device = self.shared.groups, self.setup.device
         sketches: list[dict[str, Tensor]] = [{} for _ in groups]
         for name, part in parts.items():
-            gradients = self.shared.gradients(part, self._extra)
-            self.extra_backward += 1
+            gradients = self.gradients(part)
             with torch.no_grad():
                 for group, found in zip(groups, sketches, strict=True):
                     of_group = group.of(gradients)

@@ -7,10 +7,12 @@ from functools import partial
 from typing import ClassVar
 
 from ding_normmon.core.figure import Chart, Figure
+from ding_normmon.core.metric_names import with_task
 from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.sections import NONFINITE_NORMS, PARAMETERS_SECTION
 from ding_normmon.metrics.square_norms import SquareNorms
-from ding_normmon.rows.moments import COUNT, MAXIMUM, NONFINITE, constant_row
+from ding_normmon.rows.moments import COUNT, MAXIMUM, NONFINITE
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['ParameterNorms']
@@ -84,7 +86,7 @@ class ParameterNorms(SquareNorms):
         for span in self.spans:
             frozen = sum(parameter.numel() for parameter in span.group.parameters if not parameter.requires_grad)
             if frozen:
-                rows.write(RowKey(self.name, span.group.name, span.group.task_id, 'frozen'), constant_row(frozen))
+                write_number(RowKey(self.name, span.group.name, span.group.task_id, 'frozen'), frozen, rows)
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the norms and the number of trainable elements of the model and of partly frozen groups."""
@@ -92,14 +94,9 @@ class ParameterNorms(SquareNorms):
         labels, rows = table.block(self.name)
         elements = (rows[:, COUNT] + rows[:, NONFINITE]).tolist()
         of_group = dict(zip(labels, elements, strict=True))
-        frozen = {
-            # Of a sharded group every rank says how much of its share is frozen; the group's owner has all of it.
-            (name, task_id): row[MAXIMUM]
-            for name, tasks in table.of(self.name, 'frozen').items()
-            for task_id, row in tasks.items()
-        }
-        for (name, task_id), count in frozen.items():
-            key = name if task_id is None else f'{name}_task{task_id}'
-            yield f'parameters/{key}/trainable', float(of_group[name, task_id] - count)
+        # Of a sharded group every rank says how much of its share is frozen; the group's owner has all of it.
+        partly, counts = table.block(self.name, 'frozen')
+        for label, count in zip(partly, counts[:, MAXIMUM], strict=True):
+            yield f'parameters/{with_task(*label)}/trainable', float(of_group[label] - count)
         if self._all_groups <= of_group.keys():
-            yield 'parameters/model/trainable', float(sum(elements) - sum(frozen.values()))
+            yield 'parameters/model/trainable', float(sum(elements) - sum(counts[:, MAXIMUM]))

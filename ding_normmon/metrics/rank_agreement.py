@@ -9,16 +9,14 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from ding_normmon.core.figure import Chart, Figure
-from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Setup
-from ding_normmon.metrics.kernels.squares import SquareSums
-from ding_normmon.metrics.mixins import DeviceCells
+from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.sections import TASKS_SECTION
-from ding_normmon.rows.moments import COUNT, M2, MAXIMUM, NONFINITE, Row, constant_row, square_sum_row
+from ding_normmon.metrics.square_norms import GroupSquares
+from ding_normmon.rows.moments import COUNT, M2, MAXIMUM, NONFINITE, Row, square_sum_row
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['RankAgreement', 'agreement_of']
@@ -46,7 +44,7 @@ def agreement_of(square_of_sum: float, sum_of_squares: float, ranks: int) -> tup
 _figure = partial(Figure, section=TASKS_SECTION, hook_point='`local_backward_end`')
 
 
-class RankAgreement(DeviceCells):
+class RankAgreement(GroupSquares):
     """``agreement/{group}/{mean_dot,cosine,ranks}`` of shared groups.
 
     A policy that fires ``local_backward_end`` shows every rank's gradients before they are added up; the norm of the
@@ -89,42 +87,20 @@ class RankAgreement(DeviceCells):
         """Lay out one squared norm and one count of non-finite entries per shared parameter."""
         super().prepare(setup)
         # Gradients of sharded parameters are added up within the backward pass, as those of DDP are.
-        shared = [group for group in setup.groups if group.task_id is None]
-        whole = [group for group in shared if not any(map(is_sharded, group.parameters))]
-        self._groups = whole if setup.world_size > 1 else []
-        self._parameters = [parameter for group in self._groups for parameter in group.parameters]
-        self._squares = SquareSums([parameter.detach() for parameter in self._parameters]) if self._groups else None
-        self.num_cells = 2 * len(self._parameters)
-
-    def bind(self, cells: Tensor) -> None:
-        """Split the cells."""
-        count = len(self._parameters)
-        self._sums, self._nonfinite = cells[:count], cells[count:]
-
-    def state_bytes(self) -> int:
-        """Return the size of the scratch."""
-        return 0 if self._squares is None else self._squares.scratch_bytes
+        self.lay_out(setup.replicated_groups())
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Square this rank's gradients of the shared groups."""
-        if self._squares is None:
-            return
         with torch.no_grad():
-            self._squares([parameter.grad for parameter in self._parameters], self._sums, self._nonfinite)
-        for group in self._groups:
+            self.square([parameter.grad for parameter in self.parameters])
+        for group in (span.group for span in self.spans):
             if any(parameter.grad is not None for parameter in group.parameters):
-                rows.write(RowKey(self.name, group.name, None, 'averaged'), constant_row(step.averaged_over))
-            else:
-                rows.write(RowKey(self.name, group.name, None, 'without'), constant_row(1))
+                write_number(RowKey(self.name, group.name, None, 'averaged'), step.averaged_over, rows)
 
     def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
         """Yield this rank's squared norms by group; 0 where it has no gradient."""
-        middle, start = len(self._parameters), 0
-        for group in self._groups:
-            stop = start + len(group.parameters)
-            square, bad = cells[start:stop].sum(), cells[middle + start : middle + stop].sum()
-            yield RowKey(self.name, group.name), square_sum_row(1, square, bad)
-            start = stop
+        for group, square, nonfinite in self.sums_by_group(cells):
+            yield RowKey(self.name, group.name), square_sum_row(1, square, nonfinite)
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the figures; only where every rank has measured them."""

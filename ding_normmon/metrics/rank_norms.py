@@ -10,15 +10,12 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from ding_normmon.core.figure import Chart, Figure
-from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Setup
-from ding_normmon.metrics.kernels.squares import SquareSums
-from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.metrics.sections import PARAMETERS_SECTION
+from ding_normmon.metrics.square_norms import GroupSquares
 from ding_normmon.rows.moments import MEAN, NONFINITE, Row, constant_row
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
@@ -28,7 +25,7 @@ __all__ = ['RankNorms']
 _figure = partial(Figure, section=PARAMETERS_SECTION, hook_point='`forward_end`')
 
 
-class RankNorms(DeviceCells):
+class RankNorms(GroupSquares):
     """``monitor/rank_norm/{group}/{rank{n},spread}``: the norms of the weights that each rank has before the step.
 
     Where replicas are equal every rank has the same norm and the spread, largest minus smallest, is exactly 0. How it
@@ -58,45 +55,26 @@ class RankNorms(DeviceCells):
     def prepare(self, setup: Setup) -> None:
         """Lay out the shared parameters that every rank has whole."""
         super().prepare(setup)
-        shared = [group for group in setup.groups if group.task_id is None] if setup.world_size > 1 else []
-        self._groups = [group for group in shared if not any(map(is_sharded, group.parameters))]
-        self._parameters = [parameter.detach() for group in self._groups for parameter in group.parameters]
-        self._squares = SquareSums(self._parameters) if self._parameters else None
-        self.num_cells = 2 * len(self._parameters)
-
-    def bind(self, cells: Tensor) -> None:
-        """Split the cells."""
-        self._sums, self._nonfinite = cells.view(2, -1).unbind() if self._parameters else (cells, cells)
-
-    def state_bytes(self) -> int:
-        """Return the size of the scratch."""
-        return 0 if self._squares is None else self._squares.scratch_bytes
+        self.lay_out(setup.replicated_groups())
 
     @torch.no_grad()
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Square this rank's parameters."""
-        if self._squares is not None:
-            # Not those of set-up: a parameter may have been given new storage since.
-            parameters = [parameter for group in self._groups for parameter in group.parameters]
-            self._squares(parameters, self._sums, self._nonfinite)
+        self.square(self.parameters)
 
     def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
         """Yield this rank's norm of every group; counted as non-finite where an entry is."""
-        sums, nonfinite = cells.reshape(2, -1) if self._parameters else (cells, cells)
-        start = 0
-        for group in self._groups:
-            stop = start + len(group.parameters)
-            norm = math.nan if nonfinite[start:stop].any() else math.sqrt(float(sums[start:stop].sum()))
+        for group, square, nonfinite in self.sums_by_group(cells):
+            norm = math.nan if nonfinite else math.sqrt(square)
             yield RowKey(self.name, group.name, None, f'rank{self.setup.rank}'), constant_row(norm)
-            start = stop
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the norms of the ranks that have reported, and the spread where all have."""
         norms: dict[str, list[float]] = {}
-        for rank in range(self.setup.world_size if self._groups else 0):
-            for name, tasks in table.of(self.name, f'rank{rank}').items():
-                if not tasks[None][NONFINITE]:
-                    norms.setdefault(name, []).append(float(tasks[None][MEAN]))
+        for rank in range(self.setup.world_size if self.spans else 0):
+            for name, row in table.named(self.name, f'rank{rank}'):
+                if not row[NONFINITE]:
+                    norms.setdefault(name, []).append(float(row[MEAN]))
                     yield f'monitor/rank_norm/{name}/rank{rank}', norms[name][-1]
         for name, values in norms.items():
             if table.complete and len(values) == self.setup.world_size:

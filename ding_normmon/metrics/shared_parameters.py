@@ -1,20 +1,24 @@
-"""What several tasks train together: the groups on which their gradients meet, and one task's gradient of them."""
+"""The parameters that several tasks train together, and backward passes for the gradient of a single loss."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ding_normmon.core.config import ConfigurationError
 from ding_normmon.core.parameter_groups import Group
-from ding_normmon.metrics.base import Setup
+from ding_normmon.core.sharding import is_sharded
+from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics.base import Metric, Setup
 from ding_normmon.metrics.extra_backward import ExtraBackward
 from ding_normmon.metrics.maths.sketch import ChunkTable, Sketch
 
-__all__ = ['SharedGroup', 'SharedParameters', 'shared_parameters']
+__all__ = ['SharedGradients', 'SharedGroup', 'SharedParameters', 'shared_parameters']
 
 _EMBEDDINGS = ('task_embedding', 'action_embedding', 'position_embedding')
 _BLOCK = re.compile(r'(?:^|\.)(?:blocks|layers|h)\.(\d+)\.')
@@ -74,18 +78,6 @@ class SharedParameters:
         """Size of the tables that all sketches share."""
         return sum(table.bytes for table in self._tables.values())
 
-    def gradients(self, loss: Tensor, extra: ExtraBackward) -> list[Tensor | None]:
-        """Return the gradient of one loss, one tensor per parameter, None where the loss does not depend on it.
-
-        The graph stays, and no ``.grad`` is touched, so the training gradient that follows is the same to the last bit.
-        """
-        wanted = [index for index, parameter in enumerate(self.parameters) if parameter.requires_grad]
-        found = extra.gradients(loss, [self.parameters[index] for index in wanted])
-        gradients: list[Tensor | None] = [None] * len(self.parameters)
-        for index, gradient in zip(wanted, found, strict=True):
-            gradients[index] = gradient
-        return gradients
-
 
 def shared_parameters(setup: Setup) -> SharedParameters:
     """Return the shared parameters of a set-up; the metrics of one monitor use the same ones."""
@@ -96,3 +88,74 @@ def shared_parameters(setup: Setup) -> SharedParameters:
         )
     shared: SharedParameters = setup.common['shared_parameters']
     return shared
+
+
+class SharedGradients(Metric):
+    """Base of metrics that make backward passes of their own through the shared parameters, at ``forward_end``.
+
+    Attributes:
+        shared: the shared parameters.
+    """
+
+    shared: SharedParameters
+    _off = False
+    _listening = False
+
+    def start(self, setup: Setup) -> None:
+        """Find the shared parameters; to be called in ``prepare`` where the metric is measured.
+
+        Raises:
+            ConfigurationError: the model has ``DTensor`` parameters (FSDP2, tensor parallelism).
+        """
+        if any(map(is_sharded, setup.model.parameters())):
+            raise ConfigurationError(
+                'monitor.conflict_freq: gradient conflict cannot be measured on sharded parameters (DTensor), where a '
+                'backward pass per task would gather and scatter them once more per task; set conflict_freq=0'
+            )
+        self.shared = shared_parameters(setup)
+        self._extra: ExtraBackward = setup.common.setdefault('extra_backward', ExtraBackward(setup.model, setup.device))
+
+    def begin(self, step: LearnerStep) -> None:
+        """Note what is attached to the graph of the step's forward pass."""
+        if not self._off:
+            self._listening = True
+            self._extra.begin()
+
+    def release(self) -> None:
+        """Stop noting it."""
+        if self._listening:
+            self._listening = False
+            self._extra.release()
+
+    def state_bytes(self) -> int:
+        """Return the size of the sketches' tables."""
+        return 0 if self._off else self.shared.bytes
+
+    def check(self, losses: Mapping[Any, Tensor], tasks: Sequence[int], what: str) -> None:
+        """Make sure that these losses can be differentiated without a trace.
+
+        Raises:
+            ValueError: a task that this rank does not train.
+            RuntimeError: they cannot; the metric is off from then on.
+        """
+        for task_id in tasks:
+            if task_id not in self.setup.task_ids:
+                raise ValueError(f'the loss of task {task_id} was given on a rank that trains {self.setup.task_ids}')
+        why = self._extra.refusal(losses)
+        if why is not None:
+            self._off = True
+            raise RuntimeError(f'{why}. {what} switched off')
+
+    def gradients(self, loss: Tensor) -> list[Tensor | None]:
+        """Return the gradient of one loss, one tensor per shared parameter; None if the loss does not depend on it.
+
+        The graph stays and no ``.grad`` is touched, so the training gradient that follows is the same to the last bit.
+        """
+        parameters = self.shared.parameters
+        wanted = [index for index, parameter in enumerate(parameters) if parameter.requires_grad]
+        found = self._extra.gradients(loss, [parameters[index] for index in wanted])
+        self.extra_backward += 1
+        gradients: list[Tensor | None] = [None] * len(parameters)
+        for index, gradient in zip(wanted, found, strict=True):
+            gradients[index] = gradient
+        return gradients

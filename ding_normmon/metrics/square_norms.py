@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,15 +13,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ding_normmon.core.metric_names import with_task
 from ding_normmon.core.parameter_groups import Group
 from ding_normmon.core.sharding import counted_part, is_sharded
 from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.kernels.squares import SquareSums
 from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.rows.moments import COUNT, EMPTY, M2, NONFINITE, Row, norm, norms, spread, square_sum_row
-from ding_normmon.rows.table import Label, RowKey, RowTable
+from ding_normmon.rows.table import RowKey, RowTable
 
-__all__ = ['SquareNorms']
+__all__ = ['GroupSquares', 'SquareNorms']
 
 
 @dataclass(frozen=True)
@@ -33,67 +35,39 @@ class _Span:
     sharded: bool
 
 
-class _Plan:
-    """What the groups are called, record after record.
-
-    Arguments:
-        labels: of the rows of a :meth:`RowTable.block`.
+class GroupSquares(DeviceCells):
+    """Base of metrics that square one tensor for each parameter of some groups.
 
     Attributes:
-        groups: the same as a set.
-        names: of each group, with its task.
-        of_tasks: the rows of a group that has tasks, by its name.
+        parameters: the parameters of all these groups, group after group.
+        spans: where each group stands among them.
     """
 
-    def __init__(self, labels: tuple[Label, ...]) -> None:
-        self.groups = frozenset(labels)
-        self.names = [name if task_id is None else f'{name}_task{task_id}' for name, task_id in labels]
-        self.of_tasks: dict[str, list[int]] = {}
-        for index, (name, task_id) in enumerate(labels):
-            if task_id is not None:
-                self.of_tasks.setdefault(name, []).append(index)
-
-
-class SquareNorms(DeviceCells):
-    """Base of parameter and gradient norms: which tensor of a parameter is squared is all they differ in.
-
-    Attributes:
-        family: first part of the metric names, ``norm`` or ``grad``.
-        sharded_groups: name and task id of the groups of which every rank reports its share.
-    """
-
-    owner_only: ClassVar[bool] = True
-    family: str
-
-    def prepare(self, setup: Setup) -> None:
-        """Lay the parameters of the owned groups out in one list."""
-        self.setup = setup
+    def lay_out(self, groups: Iterable[Group]) -> None:
+        """Choose the groups; to be called in ``prepare``."""
         self.parameters: list[nn.Parameter] = []
         self.spans: list[_Span] = []
-        for group in setup.owned_groups:
+        for group in groups:
             start = len(self.parameters)
             self.parameters += group.parameters
-            sharded = any(is_sharded(parameter) for parameter in group.parameters)
+            sharded = any(map(is_sharded, group.parameters))
             self.spans.append(_Span(group, start, len(self.parameters), sharded))
-        self.sharded_groups = frozenset((g.name, g.task_id) for g in setup.groups if any(map(is_sharded, g.parameters)))
         self._sharded = [index for index, parameter in enumerate(self.parameters) if is_sharded(parameter)]
-        nothing = torch.zeros(0, device=setup.device)
+        nothing = torch.zeros(0, device=self.setup.device)
         parts = [counted_part(parameter) for parameter in self.parameters]
         templates = [nothing if part is None else part.detach() for part in parts]
         self.squares = SquareSums(templates)
-        self._starts = np.array([span.start for span in self.spans], dtype=np.intp)
         self._elements = [template.numel() for template in templates]
-        self._numels = np.array([sum(self._elements[span.start : span.stop]) for span in self.spans], dtype=np.float64)
-        self._keys = tuple(RowKey(self.name, span.group.name, span.group.task_id) for span in self.spans)
-        self._empty = np.tile(EMPTY, (len(self.spans), 1))
-        self._all_groups = frozenset((group.name, group.task_id) for group in setup.groups)
         self.num_cells = 2 * len(self.parameters)
+
+    def state_bytes(self) -> int:
+        """Return the size of the scratch."""
+        return self.squares.scratch_bytes
 
     def bind(self, cells: Tensor) -> None:
         """Split the raw cells into sums of squares and counts of non-finite entries."""
         self.cells = cells
-        count = len(self.parameters)
-        self.sums, self.nonfinite = cells[:count], cells[count:]
+        self.sums, self.nonfinite = cells.view(2, -1).unbind()
 
     def square(self, tensors: Sequence[Tensor | None], scale: Tensor | float = 1.0) -> None:
         """Write the sums of squares of one tensor per parameter (None counts as nothing) into the cells."""
@@ -116,12 +90,41 @@ class SquareNorms(DeviceCells):
             counted[index] = None if tensor is None else counted_part(tensor)
         return counted
 
+    def sums_by_group(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[Group, float, float]]:
+        """Yield each group with its sum of squares and its number of entries that are not finite."""
+        sums, nonfinite = cells.reshape(2, -1)
+        for span in self.spans:
+            chosen = slice(span.start, span.stop)
+            yield span.group, float(sums[chosen].sum()), float(nonfinite[chosen].sum())
+
+
+class SquareNorms(GroupSquares):
+    """Base of parameter and gradient norms. They differ in the tensor of a parameter that is squared.
+
+    Attributes:
+        family: first part of the metric names, ``norm`` or ``grad``.
+        sharded_groups: name and task id of the groups of which every rank reports its share.
+    """
+
+    owner_only: ClassVar[bool] = True
+    family: str
+
+    def prepare(self, setup: Setup) -> None:
+        """Lay the parameters of the owned groups out in one list."""
+        self.setup = setup
+        self.lay_out(setup.owned_groups)
+        self.sharded_groups = frozenset((g.name, g.task_id) for g in setup.groups if any(map(is_sharded, g.parameters)))
+        self._starts = np.array([span.start for span in self.spans], dtype=np.intp)
+        self._numels = np.array([sum(self._elements[span.start : span.stop]) for span in self.spans], dtype=np.float64)
+        self._keys = tuple(RowKey(self.name, span.group.name, span.group.task_id) for span in self.spans)
+        self._empty = np.tile(EMPTY, (len(self.spans), 1))
+        self._all_groups = frozenset((group.name, group.task_id) for group in setup.groups)
+
     def unpack_rows(self, cells: npt.NDArray[np.float64]) -> tuple[Sequence[RowKey], Row]:
         """Return one row per group, and per parameter where asked for."""
         if not self.parameters:
             return (), np.zeros((0, 6))
-        middle = len(self.parameters)
-        sums, nonfinite = cells[:middle], cells[middle : 2 * middle]
+        sums, nonfinite = cells.reshape(2, -1)
         group_nonfinite = np.add.reduceat(nonfinite, self._starts)
         # The rows of all groups at once, as `square_sum_row` makes them one by one.
         table = self._empty.copy()
@@ -156,24 +159,23 @@ class SquareNorms(DeviceCells):
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the norms of groups, of single parameters where asked for, across tasks and of the whole model."""
         labels, rows = table.block(self.name)
-        plan = _Plan(labels)
+        names = [with_task(name, task_id) for name, task_id in labels]
         absent = self.absent(table)
         lengths = norms(rows).tolist()
         present = [index for index, label in enumerate(labels) if label not in absent]
         for index in present:
-            yield f'{self.family}/{plan.names[index]}/_total_norm', lengths[index]
+            yield f'{self.family}/{names[index]}/_total_norm', lengths[index]
         for index in np.flatnonzero(rows[:, NONFINITE]).tolist():
             if labels[index] not in absent:
-                yield f'monitor/nonfinite/{self.family}/{plan.names[index]}', float(rows[index, NONFINITE])
+                yield f'monitor/nonfinite/{self.family}/{names[index]}', float(rows[index, NONFINITE])
         if table.complete:
-            for name, indices in plan.of_tasks.items():
-                per_task = [lengths[index] for index in indices if labels[index] not in absent]
-                if per_task:
-                    average, deviation = spread(per_task)
-                    yield f'{self.family}/{name}_all_tasks/mean', average
-                    if deviation is not None:
-                        yield f'{self.family}/{name}_all_tasks/std', deviation
-        if present and self._all_groups <= plan.groups - self.unreached(table):
+            of_tasks = [index for index in present if labels[index][1] is not None]
+            for name, indices in itertools.groupby(of_tasks, lambda index: labels[index][0]):
+                average, deviation = spread([lengths[index] for index in indices])
+                yield f'{self.family}/{name}_all_tasks/mean', average
+                if deviation is not None:
+                    yield f'{self.family}/{name}_all_tasks/std', deviation
+        if present and self._all_groups <= set(labels) - self.unreached(table):
             # What it squares may be as large as its largest entry allows.
             yield f'{self.family}/model/_total_norm', math.hypot(*(lengths[index] for index in present))
         if self.setup.config.detail == 'parameter':
@@ -194,7 +196,7 @@ class SquareNorms(DeviceCells):
                 continue
             path = key.part.removeprefix('parameter:')
             if path != key.part and key._replace(part=f'absent:{path}') not in table:
-                group = key.name if key.task_id is None else f'{key.name}_task{key.task_id}'
+                group = with_task(key.name, key.task_id)
                 found.setdefault(group, []).append((norm(table[key]), path.replace('.', '/')))
         for group, of_group in found.items():
             for value, path in sorted(of_group, key=lambda entry: -entry[0])[: self.setup.config.top_k]:

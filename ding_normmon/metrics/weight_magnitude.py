@@ -40,8 +40,6 @@ class WeightMagnitude(Metric):
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the root mean square per group; nothing where parameter norms are not measured."""
-        for group, tasks in table.of(ParameterNorms.name).items():
-            for task_id, row in tasks.items():
-                if row[COUNT] > 0:
-                    key = group if task_id is None else f'{group}_task{task_id}'
-                    yield f'plasticity/{key}/weight_rms', rms(row)
+        for group, row in table.named(ParameterNorms.name):
+            if row[COUNT] > 0:
+                yield f'plasticity/{group}/weight_rms', rms(row)
