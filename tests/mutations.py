@@ -133,7 +133,7 @@ MUTATIONS = (
     ),
     Mutation(
         'clipping: coefficients above 1',
-        'metrics/clipping.py',
+        'metrics/clip_coefficient.py',
         '.clamp(max=1.0)',
         '.clamp(min=0.0)',
         CLIPPING,
@@ -310,8 +310,8 @@ MUTATIONS = (
     ),
     Mutation(
         'groups: a part called like a wrapper is unwrapped',
-        'core/parameter_groups.py',
-        'if _parameters(inner) == _parameters(model):',
+        'core/module_paths.py',
+        'if parameters_of(inner) == parameters_of(model):',
         'if True:',
         GROUPS,
     ),
@@ -389,7 +389,7 @@ MUTATIONS = (
     ),
     Mutation(
         'signals: mask repeated as a whole and not step by step',
-        'metrics/tensor_statistics.py',
+        'metrics/masks.py',
         'mask.bool().repeat_interleave(repeats, dim=1)',
         'mask.bool().repeat(1, repeats)',
         SIGNALS,

@@ -14,7 +14,6 @@ several modules, because some models spread a head over a convolution, a norm an
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from typing import Any
 from torch import nn
 
 from ding_normmon.core.metric_names import with_task
+from ding_normmon.core.module_paths import GroupError, in_containers, module_at, parameters_of, resolve, unwrap
 from ding_normmon.core.task_containers import CONTAINERS, keys_by_task, without_box
 
 __all__ = ['DEFAULT_GROUPS', 'OTHER', 'Group', 'GroupError', 'find_groups', 'unwrap']
@@ -50,10 +50,6 @@ Spec = str | Mapping[str, Any]
 _RESERVED = re.compile(r'^(model|x_token|other|.*_all_tasks|.*_task\d+)$')
 
 
-class GroupError(ValueError):
-    """A configured group that cannot be: its name is reserved or its path names no module."""
-
-
 @dataclass(frozen=True)
 class Group:
     """A set of parameters that is measured as one.
@@ -74,27 +70,6 @@ class Group:
     def key(self) -> str:
         """The group's name in metrics: ``encoder``, ``head_value_task3``."""
         return with_task(self.name, self.task_id)
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the module inside DistributedDataParallel, torch.compile and DI-engine's model wrappers."""
-    while True:
-        for attribute in ('_orig_mod', 'module', '_model'):
-            inner = model.__dict__.get(attribute, None) or getattr(model, '_modules', {}).get(attribute)
-            if not isinstance(inner, nn.Module) or (
-                attribute == 'module' and not type(model).__name__.endswith('Parallel')
-            ):
-                continue
-            # A model may call one of its parts by such a name; a wrapper has no parameters of its own.
-            if _parameters(inner) == _parameters(model):
-                model = inner
-                break
-        else:
-            return model
-
-
-def _parameters(model: nn.Module) -> set[int]:
-    return {id(parameter) for parameter in model.parameters()}
 
 
 def find_groups(
@@ -128,7 +103,7 @@ def find_groups(
     for name, spec in (module_groups or {}).items():
         paths, per_task = _read_spec(name, spec)
         if len(paths) == 1 and '*' not in paths[0]:
-            found = _groups_of(name, _found(model, name, paths[0]), num_tasks, per_task, taken, task_names)
+            found = _groups_of(name, module_at(model, name, paths[0]), num_tasks, per_task, taken, task_names)
         else:
             found = _groups_of_several(model, name, paths, num_tasks, taken, task_names)
         if not found:
@@ -136,7 +111,7 @@ def find_groups(
                 f'module_groups.{name}: {", ".join(paths)} has no parameters, or they are in a group named before it'
             )
         groups += found
-    own = _parameters(model)
+    own = parameters_of(model)
 
     def foreign(target: nn.Module | nn.Parameter) -> set[int]:
         # What the model can reach but does not register is not trained with it.
@@ -147,14 +122,14 @@ def find_groups(
             continue
         for path in candidates:
             try:
-                target = _resolve(model, path)
+                target = resolve(model, path)
             except GroupError as error:
                 logger.warning('monitor: %s; looking elsewhere for %s', error, name)
                 continue
-            nested = '' if target is not None else _in_containers(model, path, num_tasks)
+            nested = '' if target is not None else in_containers(model, path, num_tasks)
             if '*' in nested:
                 found = _groups_of_several(model, name, [nested], num_tasks, set(taken), task_names)
-            elif (target := _resolve(model, nested) if nested else target) is not None:
+            elif (target := resolve(model, nested) if nested else target) is not None:
                 found = _groups_of(name, target, num_tasks, None, taken | foreign(target), task_names)
             else:
                 continue
@@ -175,13 +150,14 @@ def _read_spec(name: str, spec: Spec) -> tuple[list[str], bool | None]:
             f'module_groups: {name!r} cannot be the name of a group: model, x_token, other, *_all_tasks and '
             f'*_task{{N}} are reserved, and a name consists of letters, digits, _, . and -'
         )
-    options: Mapping[str, Any] = {'path': [spec]} if isinstance(spec, str) else spec
-    if not isinstance(options, Mapping) or set(options) - {'path', 'per_task'}:
-        raise GroupError(_no_spec(name, spec))
+    options: Mapping[str, Any] = spec if isinstance(spec, Mapping) else {'path': [spec]}
     path, per_task = options.get('path'), options.get('per_task')
     paths = [path] if isinstance(path, str) else list(path) if isinstance(path, (list, tuple)) else []
-    if not paths or not all(isinstance(entry, str) for entry in paths) or per_task not in (None, True, False):
-        raise GroupError(_no_spec(name, spec))
+    well_formed = not set(options) - {'path', 'per_task'} and per_task in (None, True, False)
+    if not paths or not all(isinstance(entry, str) for entry in paths) or not well_formed:
+        raise GroupError(
+            f'module_groups.{name}: expected a path or dict(path=..., per_task=True or False), got {spec!r}'
+        )
     starred = {'*' in entry.split('.') for entry in paths}
     if len(starred) > 1 or (per_task is not None and (len(paths) > 1 or True in starred)):
         raise GroupError(
@@ -189,65 +165,6 @@ def _read_spec(name: str, spec: Spec) -> tuple[list[str], bool | None]:
             f'the group is per task; got {spec!r}'
         )
     return paths, per_task
-
-
-def _no_spec(name: str, spec: object) -> str:
-    return f'module_groups.{name}: expected a path or dict(path=..., per_task=True or False), got {spec!r}'
-
-
-def _roots(model: nn.Module) -> Sequence[nn.Module]:
-    world_model = getattr(model, 'world_model', None)
-    return (unwrap(world_model), model) if isinstance(world_model, nn.Module) else (model,)
-
-
-def _resolve(model: nn.Module, path: str) -> nn.Module | nn.Parameter | None:
-    for root in _roots(model):
-        target: Any = root
-        for attribute in path.split('.'):
-            try:
-                target = getattr(target, attribute, None)
-            except Exception as error:
-                where = f'{path} of {type(model).__name__}'
-                raise GroupError(f'{where} cannot be read ({type(error).__name__}: {error})') from error
-            if target is None:
-                break
-            if isinstance(target, nn.Module):
-                target = unwrap(target)
-        if isinstance(target, (nn.Module, nn.Parameter)):
-            return target
-    return None
-
-
-def _in_containers(model: nn.Module, path: str, num_tasks: int | None) -> str:
-    """Return where a path leads from a list or dict of modules: from the only one, or from the entry of every task."""
-    found: dict[str, list[str]] = {}
-    around = [('', root) for root in _roots(model)]
-    for prefix, module in around:
-        for key, child in module.named_children():
-            if isinstance(child, CONTAINERS):
-                around.append((f'{prefix}{key}.', child))
-                if _resolve(child, path) is not None:
-                    found.setdefault(prefix, []).append(f'{prefix}{key}.{path}')
-    if len(found) != 1:
-        return ''
-    ((prefix, paths),) = found.items()
-    if len(paths) > 1:
-        return f'{prefix}*.{path}' if len(paths) == num_tasks else ''
-    return paths[0]
-
-
-def _found(model: nn.Module, name: str, path: str) -> nn.Module | nn.Parameter:
-    target = _resolve(model, path)
-    if target is None:
-        raise GroupError(_no_such_module(model, name, path))
-    return target
-
-
-def _no_such_module(model: nn.Module, name: str, path: str) -> str:
-    known = [known for root in _roots(model) for known, _ in root.named_modules() if known]
-    nearest = difflib.get_close_matches(path, known, n=3, cutoff=0.4)
-    hint = f'; the nearest are {", ".join(nearest)}' if nearest else ''
-    return f'module_groups.{name}: {path!r} names no module of {type(model).__name__}{hint}'
 
 
 def _groups_of(
@@ -306,7 +223,7 @@ def _groups_of_several(
             # What two paths have in common is no part of a parameter's name; a clash keeps the whole path.
             clash = [entry.split('.')[-1] for entry in paths].count(path.split('.')[-1]) > 1
             prefix = '' if len(paths) == 1 else '.'.join(steps if clash else steps[-1:])
-            named += _named(_found(model, name, '.'.join(steps)), prefix)
+            named += _named(module_at(model, name, '.'.join(steps)), prefix)
         if group := _group(name, task_id, named, taken):
             groups.append(group)
     return groups
@@ -316,7 +233,7 @@ def _key_of_task(
     model: nn.Module, steps: Sequence[str], task_id: int | None, num_tasks: int | None, task_names: Sequence[str]
 ) -> str:
     """Return what a ``*`` behind these steps stands for: the task's key in a dict, else its id."""
-    container = _resolve(model, '.'.join(steps)) if steps else model
+    container = resolve(model, '.'.join(steps)) if steps else model
     if isinstance(container, nn.ModuleDict) and len(container) == num_tasks and task_id is not None:
         return keys_by_task(container, task_names)[task_id]
     return str(task_id)

@@ -2,7 +2,6 @@ r"""How much gradients are scaled down by clipping, and how often."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import ClassVar
@@ -11,16 +10,17 @@ import torch
 from torch import Tensor
 
 from ding_normmon.core.figure import Chart, Figure
-from ding_normmon.core.sharding import is_sharded, replicated_value
+from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import Clip, LearnerStep
 from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.clip_coefficient import clip_coefficient, norm_ratio
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.mixins import ClipListener, Finishing
 from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, NONFINITE
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
-__all__ = ['AS_FOUND', 'FOUND', 'Clipping', 'clip_coefficient']
+__all__ = ['AS_FOUND', 'FOUND', 'Clipping']
 
 AS_FOUND = (
     'grad/* is what the optimizer found, because no backward pass was seen to end, or ranks have exchanged tensors '
@@ -37,40 +37,6 @@ FOUND = (
     '(docs/what_cannot_be_seen.md)'
 )
 """What a record says of a coefficient that nobody has announced."""
-
-_EPSILON = 1e-6
-"""What ``torch.nn.utils.clip_grad_norm_`` adds to the norm."""
-
-
-def clip_coefficient(norm: Tensor | float, max_norm: Tensor | float) -> Tensor | float:
-    """Return min(1, max_norm / (norm + 1e-6)), the factor of ``torch.nn.utils.clip_grad_norm_``; NaN where the norm is.
-
-    An infinite norm gives 0, and that is what the gradients are multiplied with: finite ones whose norm overflows are
-    gone after the call.
-
-    Raises:
-        ValueError: a ``DTensor`` whose value the ranks have not added up yet.
-
-    >>> round(clip_coefficient(4.0, 0.5), 6)
-    0.125
-    >>> clip_coefficient(0.25, 0.5)
-    1.0
-    >>> clip_coefficient(math.inf, 0.5)
-    0.0
-    """
-    if not isinstance(norm, Tensor) and not isinstance(max_norm, Tensor):
-        return math.nan if math.isnan(norm) else min(1.0, max_norm / (norm + _EPSILON))
-    number = _whole(norm) if isinstance(norm, Tensor) else torch.tensor(norm, dtype=torch.float64)
-    limit = _whole(max_norm).to(number.device) if isinstance(max_norm, Tensor) else max_norm
-    return (limit / (number + _EPSILON)).clamp(max=1.0)
-
-
-def _whole(value: Tensor) -> Tensor:
-    whole = replicated_value(value)
-    if whole is None:
-        raise ValueError('the norm is a DTensor that the ranks have not added up; pass norm.full_tensor()')
-    return whole.detach().reshape(()).to(torch.float64)
-
 
 _figure = partial(
     Figure,
@@ -248,7 +214,7 @@ class Clipping(ClipListener, Finishing):
         with torch.no_grad():
             for model, found in self._changes.items():
                 if model not in coefficients:
-                    write_number(RowKey(self.name, model, None, 'found'), _ratio(found), rows)
+                    write_number(RowKey(self.name, model, None, 'found'), norm_ratio(found), rows)
         if self._as_found:
             write_number(RowKey(self.name, 'model', None, 'as_found'), 1.0, rows)
         self._count(coefficients)
@@ -301,11 +267,3 @@ class Clipping(ClipListener, Finishing):
             for model, row in table.named(self.name, 'found')
             if row[COUNT] > 0 and abs(float(row[MEAN]) - 1.0) > _SAME and model not in table.of(self.name)
         }
-
-
-def _ratio(found: Tensor) -> Tensor:
-    """Return the ratio of two norms; 1 where there was nothing to change, NaN where entries were not finite."""
-    before, after, nonfinite = found.unbind()
-    one = torch.ones_like(before)
-    ratio = torch.where(before > 0, (after / torch.where(before > 0, before, one)).sqrt(), one)
-    return torch.where(nonfinite > 0, torch.full_like(before, math.nan), ratio)

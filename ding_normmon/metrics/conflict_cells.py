@@ -43,7 +43,7 @@ class ConflictCells:
         for group in shared.groups:
             self._starts.append(width)
             width += 2 * -(-group.sketch.size // 2)
-        groups = len(shared.groups)
+        self._groups = groups = len(shared.groups)
         self._shape = (tasks, width)
         self._dots_at = tasks * groups
         self._sketches_at = self._dots_at + (tasks * tasks * groups if exact else 0)
@@ -51,7 +51,7 @@ class ConflictCells:
 
     def bind(self, cells: Tensor) -> None:
         """Receive the cells on the device, shape (count,)."""
-        self._squares = cells[: self._dots_at].view(self._tasks, len(self._shared.groups))
+        self._squares = cells[: self._dots_at].view(self._tasks, self._groups)
         self._dots = cells[self._dots_at : self._sketches_at]
         self._sketches = cells[self._sketches_at :].view(torch.float32).view(self._shape)
 
@@ -81,7 +81,7 @@ class ConflictCells:
     def multiply(self, first: int, gradients: list[Tensor | None], second: int, others: list[Tensor | None]) -> None:
         """Write the exact inner products of two tasks' gradients."""
         place = min(first, second) * self._tasks + max(first, second)
-        dots = self._dots.view(len(self._shared.groups), -1)
+        dots = self._dots.view(self._groups, self._tasks**2)
         for index, group in enumerate(self._shared.groups):
             dots[index, place] = _inner_product(group.of(gradients), group.of(others), dots.device)
 
@@ -100,7 +100,7 @@ class ConflictCells:
 
     def squares(self, cells: Array) -> Iterator[tuple[int, int, float]]:
         """Yield position of the task, number of the group, and squared norm, of cells on the host."""
-        for position, of_task in enumerate(cells[: self._dots_at].reshape(self._tasks, -1).tolist()):
+        for position, of_task in enumerate(cells[: self._dots_at].reshape(self._tasks, self._groups).tolist()):
             for index, square in enumerate(of_task):
                 if square != _ABSENT:
                     yield position, index, square
@@ -110,7 +110,7 @@ class ConflictCells:
         if not self._exact:
             return
         known = {(position, index) for position, index, _ in self.squares(cells)}
-        dots = cells[self._dots_at : self._sketches_at].reshape(-1, self._tasks, self._tasks)
+        dots = cells[self._dots_at : self._sketches_at].reshape(self._groups, self._tasks, self._tasks)
         for index, of_group in enumerate(dots.tolist()):
             for first in range(self._tasks):
                 for second in range(first + 1, self._tasks):

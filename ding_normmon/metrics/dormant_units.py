@@ -8,19 +8,20 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from ding_normmon.core.compiled import compiled_parts, is_compiling
+from ding_normmon.core.compiled import compiled_parts
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.record import Matrix
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.kernels.device_signals import DeviceSignals, Published
+from ding_normmon.metrics.layer_outputs import LayerOutputs, Output
 from ding_normmon.metrics.maths.dormancy import (
     Mask,
     activities,
@@ -31,9 +32,9 @@ from ding_normmon.metrics.maths.dormancy import (
     sample_mask,
     unit_sums,
 )
-from ding_normmon.metrics.mixins import OwnHooks
+from ding_normmon.metrics.mixins import KeepsSignals, OwnHooks
 from ding_normmon.metrics.sections import PLASTICITY_SECTION
-from ding_normmon.metrics.shared_layers import Layer, shared_layers
+from ding_normmon.metrics.shared_layers import shared_layers
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
 
 __all__ = ['DormantUnits']
@@ -48,15 +49,6 @@ _AT_ONCE = 1 << 22
 """Numbers of outputs that are added up at a time on an accelerator."""
 
 
-class _Output(NamedTuple):
-    """What one call of a layer has returned, inside the step."""
-
-    layer: Layer
-    path: str
-    tensor: Tensor
-    version: int
-
-
 _figure = partial(
     Figure,
     section=PLASTICITY_SECTION,
@@ -66,7 +58,7 @@ _figure = partial(
 )
 
 
-class DormantUnits(OwnHooks):
+class DormantUnits(KeepsSignals, OwnHooks):
     """``plasticity/{group}[_task{i}]/{dormant,gradient_dormant}_tau{t}``: share of a shared group's units whose
     activity is at most ``t`` times the mean of their layer; see :mod:`ding_normmon.metrics.maths.dormancy`.
 
@@ -134,15 +126,12 @@ class DormantUnits(OwnHooks):
 
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
-        self._outputs: list[_Output] = []
-        self._on_device = DeviceSignals(self._write_activations)
+        self._outputs = LayerOutputs()
+        self.signals = DeviceSignals(self._write_activations)
         self._gradients: dict[RowKey, Tensor] = {}
         self._last_mask: tuple[Tensor, Tensor] | None = None
-        self._calls: dict[str, int] = {}
         self._armed = False
         self._error: Exception | None = None
-        # The modules that are running and use a nonlinearity which others use too, the innermost last.
-        self._running: list[nn.Module] = []
         self._stride: int | None = None
         self._unmatched: dict[str, str] = {}
         self._previous: dict[str, dict[str, Mask]] = {}
@@ -172,58 +161,23 @@ class DormantUnits(OwnHooks):
 
     def begin(self, step: LearnerStep) -> None:
         """Attach the forward hooks."""
-        self._on_device.begin()
-        for module in {user: None for layer in self.layers for user in layer.users}:
-            self._handles.append(module.register_forward_pre_hook(self._enter))
-            self._handles.append(module.register_forward_hook(self._leave, always_call=True))
-        for layer in self.layers:
-            self._handles.append(layer.module.register_forward_hook(self._forward_hook(layer)))
-
-    def _enter(self, module: nn.Module, inputs: Any) -> None:
-        if not is_compiling():
-            self._running.append(module)
-
-    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        # Whatever was left in there by an exception has ended as well.
-        if not is_compiling() and module in self._running:
-            while self._running.pop() is not module:
-                pass
+        super().begin(step)
+        self._outputs.begin(self.layers)
 
     def release(self) -> None:
         """Take off all hooks and forget every tensor."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._outputs.clear()
-        self._on_device.release()
+        self._outputs.release()
+        super().release()
         self._gradients.clear()
         self._last_mask = None
-        self._calls.clear()
-        self._running.clear()
         self._armed, self._error = False, None
-
-    def _forward_hook(self, layer: Layer) -> Callable[[nn.Module, Any, Any], None]:
-        def remember(module: nn.Module, inputs: Any, output: Any) -> None:
-            # Traced by a compiler, in a view of the model that nobody has told of, it is to leave nothing in the graph.
-            if is_compiling() or not self._is_meant(layer):
-                return
-            if isinstance(output, Tensor) and module.training and torch.is_grad_enabled() and not self._armed:
-                call = self._calls[layer.path] = self._calls.get(layer.path, -1) + 1
-                path = f'{layer.path}:{call}' if call else layer.path
-                self._outputs.append(_Output(layer, path, output, output._version))
-
-        return remember
-
-    def _is_meant(self, layer: Layer) -> bool:
-        """Tell whether the module runs as this layer: of those that use it and run, the innermost is this layer's."""
-        return not layer.users or layer.within is next(
-            (module for module in reversed(self._running) if module in layer.users), None
-        )
 
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
         """Take what has run since the last publication for the forward pass of this task."""
-        outputs, self._outputs = self._outputs, []
-        self._calls.clear()
+        outputs = self._outputs.take()
         if self._stride is None and outputs:
             self._stride = self._stride_for(outputs)
         for output in outputs:
@@ -243,7 +197,7 @@ class DormantUnits(OwnHooks):
             else:
                 # Not selected by: that would wait for the accelerator to count.
                 valid = None if mask is None else self._invalid(mask, output.tensor.device)
-                self._on_device.add(Published(key, output.tensor.detach(), valid), rows)
+                self.signals.add(Published(key, output.tensor.detach(), valid), rows)
             if output.tensor.requires_grad:
                 gradient_key = key._replace(part=f'gradient:{output.path}')
                 hook = self._gradient_hook(gradient_key, valid, rows.on_host)
@@ -255,7 +209,7 @@ class DormantUnits(OwnHooks):
             self._last_mask = mask, mask.detach().to(device, non_blocking=True).reshape(-1) == 0
         return self._last_mask[1]
 
-    def _stride_for(self, outputs: list[_Output]) -> int:
+    def _stride_for(self, outputs: list[Output]) -> int:
         """Return the stride with which all tasks fit into half of ``memory_budget``; the same on every rank."""
         units = sum(output.tensor.shape[1 if output.tensor.ndim == 4 else -1] for output in outputs)
         num_bytes = units * len(_KINDS) * 8 * max(1, self.setup.num_tasks or 1)
@@ -283,9 +237,9 @@ class DormantUnits(OwnHooks):
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Before the backward pass: listen to gradients from here on. After it: write them."""
         if hook_point == 'forward_end':
-            self._outputs.clear()
+            self._outputs.stop()
             self._armed = True
-            self._on_device.write(hook_point, rows)
+            super().measure(hook_point, step, rows)
             return
         if self._error is not None:
             raise self._error
@@ -339,10 +293,9 @@ class DormantUnits(OwnHooks):
                 if kind == 'activation':
                     sets[key] = {path: dormant(vector, self._overlap_tau) for path, vector in finite.items()}
         for (kind, group), tasks in self._vectors(table).items():
-            if kind == 'activation':
-                pairs = [value for _, _, value in self._pairs(tasks)]
-                if pairs and table.complete_for(self.name):
-                    yield f'plasticity/{group}/dormant_overlap_tasks', sum(pairs) / len(pairs)
+            pairs = [value for _, _, value in self._pairs(tasks)] if kind == 'activation' else []
+            if pairs and table.complete_for(self.name):
+                yield f'plasticity/{group}/dormant_overlap_tasks', sum(pairs) / len(pairs)
         if table.final:
             for key, layers_now in sets.items():
                 overlap = _overlap(self._previous.get(key, {}), layers_now)

@@ -14,10 +14,10 @@ from torch import Tensor
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.kernels.device_signals import DeviceSignals, Published
+from ding_normmon.metrics.masks import align_mask, check_mask
 from ding_normmon.metrics.maths import effective_rank as spectral
 from ding_normmon.metrics.mixins import KeepsSignals
 from ding_normmon.metrics.sections import PLASTICITY_SECTION
-from ding_normmon.metrics.tensor_statistics import align_mask, check_mask
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
 
 __all__ = ['RepresentationRank']

@@ -16,13 +16,14 @@ from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import SignalError
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.device_signals import DeviceSignals, Published, write_signals
+from ding_normmon.metrics.masks import align_mask, check_mask
 from ding_normmon.metrics.mixins import KeepsSignals, takes_graph
 from ding_normmon.metrics.presence import Presence
 from ding_normmon.metrics.sections import NONFINITE_CHART
 from ding_normmon.rows import moments
 from ding_normmon.rows.table import Label, RowBuffer, RowKey, RowTable
 
-__all__ = ['SignalError', 'TensorStatistics', 'align_mask']
+__all__ = ['TensorStatistics']
 
 STATISTICS = ('mean', 'std', 'max', 'min', 'abs_max')
 """What is told of a signal; of norms, which are not negative, all but the last."""
@@ -32,46 +33,6 @@ _FEWEST = np.array([[1], [2], [1], [1], [1]])
 
 # Signals of which the L2 norm of each vector is taken first: signal -> (metric family, prefix of the statistic).
 NORM_SIGNALS = {'x_token': ('norm/x_token', ''), 'embeddings/obs': ('embeddings/obs', 'norm_')}
-
-
-def check_mask(tensor: Tensor, mask: Tensor, name: str = 'tensor') -> None:
-    """See to it that a mask fits a tensor, see :func:`align_mask`.
-
-    Raises:
-        SignalError: it does not.
-    """
-    if mask.ndim != 2:
-        raise SignalError(f'{name}: the mask must have shape (B, T), got {tuple(mask.shape)}')
-    batch, steps = mask.shape
-    fits = tensor.ndim >= 2 and tensor.shape[0] == batch and steps > 0 and tensor.shape[1] % steps == 0
-    if not fits and not (tensor.ndim >= 1 and tensor.shape[0] == batch * steps):
-        raise SignalError(
-            f'{name}: a mask of shape {tuple(mask.shape)} does not fit a tensor of shape {tuple(tensor.shape)}; '
-            f'expected (B, n*T, ...) or (B*T, ...)'
-        )
-
-
-def align_mask(tensor: Tensor, mask: Tensor, name: str = 'tensor') -> tuple[Tensor, Tensor]:
-    """Return tensor and mask with equal leading shape (B, n*T).
-
-    A mask (B, T) applies to (B, n*T, ...) by repeating each step n times in place, because the observation and action
-    token of a step are valid if and only if the step is; a tensor (B*T, ...) is first viewed as (B, T, ...).
-
-    Raises:
-        SignalError: any other pair of shapes.
-
-    >>> tensor, mask = align_mask(torch.zeros(2, 4, 3), torch.tensor([[True, False], [True, True]]))
-    >>> mask.int().tolist()
-    [[1, 1, 0, 0], [1, 1, 1, 1]]
-    """
-    check_mask(tensor, mask, name)
-    batch, steps = mask.shape
-    # With one step a (B, E) tensor is (B*T, E) and not E tokens of one step.
-    flat = tensor.ndim == 2 and steps == 1
-    if not flat and tensor.ndim >= 2 and tensor.shape[0] == batch and steps > 0 and tensor.shape[1] % steps == 0:
-        repeats = tensor.shape[1] // steps
-        return tensor, mask.bool() if repeats == 1 else mask.bool().repeat_interleave(repeats, dim=1)
-    return tensor.reshape(batch, steps, *tensor.shape[1:]), mask.bool()
 
 
 class _Plan:
@@ -227,7 +188,6 @@ class TensorStatistics(KeepsSignals):
     def __init__(self) -> None:
         self._presence = Presence()
         self._keys: dict[tuple[str, int | None], RowKey] = {}
-        self._usual: tuple[Label, ...] = ()
         self.signals = DeviceSignals(write_signals)
 
     @takes_graph
@@ -297,7 +257,7 @@ class TensorStatistics(KeepsSignals):
         """Yield each signal's statistics over all tasks and per task."""
         labels, rows = table.block(self.name)
         if table.complete and table.final:
-            yield from self._presences(labels, rows, table)
+            yield from self._presence.counts(table.of(self.name))
         if not labels:
             return
         plan = _Plan(labels)
@@ -324,12 +284,3 @@ class TensorStatistics(KeepsSignals):
         names = plan.names
         for index, value in zip(chosen.tolist(), values.ravel()[chosen].tolist(), strict=True):
             yield cast(str, names[index]), value
-
-    def _presences(self, labels: tuple[Label, ...], rows: moments.Row, table: RowTable) -> Iterator[tuple[str, float]]:
-        """Yield what is out of the ordinary about the signals of this record."""
-        # The same signals as in the last record, of which there was nothing to say, and none of them empty.
-        if labels is self._usual and (rows[:, moments.COUNT] + rows[:, moments.NONFINITE]).all():
-            return
-        found = dict(self._presence.counts(table.of(self.name)))
-        yield from found.items()
-        self._usual = () if found else labels

@@ -12,7 +12,7 @@ from torch import nn
 from ding_normmon import Monitor
 from ding_normmon.core.step import INERT, InertLearnerStep
 from ding_normmon.metrics import Clipping
-from ding_normmon.metrics.clipping import clip_coefficient
+from ding_normmon.metrics.clip_coefficient import clip_coefficient
 from ding_normmon.rows.moments import constant_row
 from ding_normmon.rows.table import Batch, RowKey, RowTable
 

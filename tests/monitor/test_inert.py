@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ding_normmon import INERT, Monitor
-from ding_normmon.metrics.tensor_statistics import SignalError
+from ding_normmon.core.step import SignalError
 from tests.models import Operations, SmallModel, finished, learn, make_batches, small_monitor
 from tests.monitor.steps import measure
 

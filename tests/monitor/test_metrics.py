@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ding_normmon import Monitor
-from ding_normmon.metrics.tensor_statistics import SignalError
+from ding_normmon.core.step import SignalError
 from tests.accelerator import take_accelerators_path
 from tests.models import SmallModel, assert_same, finished, make_batches, reference, small_monitor
 from tests.monitor.steps import measure, publish_and_end

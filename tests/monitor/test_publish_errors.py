@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ding_normmon import ConfigurationError, GroupError, Monitor
-from ding_normmon.metrics.tensor_statistics import SignalError
+from ding_normmon.core.step import SignalError
 from ding_normmon.ranks.transport import LocalTransport
 from tests.models import SmallModel, finished, learn, make_batches, small_monitor
 from tests.monitor.steps import measure, publish_and_end

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ding_normmon.core.observed_function import ObservedFunction, observed
 from ding_normmon.core.sharding import is_sharded, replicated_value
-from ding_normmon.metrics.clipping import clip_coefficient
+from ding_normmon.metrics.clip_coefficient import clip_coefficient
 
 __all__ = ['ClipListener', 'clip_calls_observed']
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ding_normmon import Monitor
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.squares import SquareSums
-from ding_normmon.metrics.tensor_statistics import align_mask
+from ding_normmon.metrics.masks import align_mask
 from ding_normmon.rows.moments import row_of
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
