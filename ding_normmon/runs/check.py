@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -146,9 +146,8 @@ def repair(path: Path) -> tuple[Path, int]:
 def _clean(history: History) -> Iterator[bytes]:
     """Yield the bytes of every record, and behind those of each stream the bytes that end it."""
     for stream in history.streams:
-        header = stream.header or Header()
-        replaced = begins_at(stream)
-        encoder = Encoder(Header(header.tasks, header.configuration, replaced, header.rules).plain())
+        header = replace(stream.header or Header(), replaces_from=begins_at(stream))
+        encoder = Encoder(header.plain())
         rows = stream.rows
         places = np.flatnonzero((np.diff(rows.iterations) != 0) | (np.diff(rows.times) != 0)) + 1
         edges = [0, *places.tolist(), len(rows.iterations)]

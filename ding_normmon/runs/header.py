@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ding_normmon.core.figures import Figures
+from ding_normmon.runs.declarations import plain_figures, read_figures
+
 __all__ = ['LARGEST_TASK', 'Header', 'read_header', 'task_names']
 
 LARGEST_TASK = 1 << 20
@@ -24,6 +27,7 @@ class Header:
             them again. None where it goes on with what the same process wrote before.
         rules: which rules have judged the records; see :func:`~ding_normmon.runs.judge.rules_of_today`.
         version: of the format.
+        figures: the declarations of the run's own metrics, those that are not from this package.
     """
 
     tasks: Mapping[int, str] = field(default_factory=dict)
@@ -31,6 +35,7 @@ class Header:
     replaces_from: int | None = None
     rules: str = ''
     version: int = 0
+    figures: Figures = field(default_factory=Figures, compare=False, repr=False)
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain values, as it is written."""
@@ -39,6 +44,7 @@ class Header:
             'configuration': self.configuration,
             'replaces_from': self.replaces_from,
             'rules': self.rules,
+            'figures': plain_figures(self.figures),
         }
 
 
@@ -66,6 +72,7 @@ def read_header(text: str | bytes | None) -> Header | None:
         begin if _is_integer(begin) else None,
         str(content.get('rules') or '')[:100],
         version if isinstance(version, int) and _is_integer(version) else 0,
+        read_figures(content.get('figures')),
     )
 
 

@@ -16,6 +16,7 @@ from weakref import WeakSet
 
 from ding_normmon.core.destination import RunDescription
 from ding_normmon.core.record import Record
+from ding_normmon.runs.declarations import own_figures
 
 __all__ = ['FILE_NAME', 'HistoryFile', 'is_history_name']
 
@@ -224,6 +225,7 @@ class HistoryFile:
             # A file that had to be opened again goes on where it was.
             None if self._has_begun else begin,
             rules_of_today(),
+            figures=own_figures(self._description.figures),
         )
         self._encoder = Encoder(header.plain())
         # The newest is encoded by whoever asks.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ding_normmon.core.figures import Figures
 from ding_normmon.core.finding import SEVERITIES, Finding
 from ding_normmon.runs.format import FINDING, MATRIX, NOTE, SCALAR, VERSION
 from ding_normmon.runs.parts import Doubts, finding_from, matrix_from, matrix_series
@@ -44,6 +45,7 @@ def run_of(path: Path, history: History) -> Run:
         tasks=dict(last.tasks) if last else {},
         configuration=dict(last.configuration) if last else {},
         rules=last.rules if last else '',
+        figures=last.figures if last else Figures(),
         warnings=warnings,
     )
     if not streams:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ding_normmon.core.figures import Figures
 from ding_normmon.core.finding import Finding
 from ding_normmon.core.record import Matrix, Record
 
@@ -77,6 +78,7 @@ class Run:
         findings: the latest state of every finding that was written, in the order in which they were found.
         warnings: sentences on what could not be read.
         rules: by which rules the findings were made while the run trained; empty where nobody said.
+        figures: the declarations of the run's own metrics, those that are not from this package.
     """
 
     path: Path
@@ -88,6 +90,7 @@ class Run:
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     rules: str = ''
+    figures: Figures = field(default_factory=Figures, compare=False)
 
     @property
     def name(self) -> str:
