@@ -24,7 +24,7 @@ RUN := .venv/bin/python -m
 PYTEST := $(RUN) pytest $(TESTS) --doctest-modules -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test test-all test-matrix test-fast test-recipes lint faults docs clean
+.PHONY: help env train test test-all test-matrix test-fast test-recipes lint faults peers docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -85,6 +85,20 @@ lint: env  ## style, types and the direction of imports
 
 faults: env  ## record runs with planted faults (54, resumable) and print how many the rules find: JOBS
 	@$(RUN) benchmarks.planted_faults --jobs $(JOBS)
+
+PEERS := build/peers
+
+# Their environment has its own torch; DI-engine, LightZero and this package come from .venv behind it.
+peers: env  ## what LightZero's method, wandb.watch, Lightning and Composer cost on the same learner step: ARGS
+	@cmp -s benchmarks/peers_requirements.txt "$(PEERS)/requirements.txt" || { \
+	    rm -rf "$(PEERS)" && .venv/bin/python -m venv "$(PEERS)" && \
+	    "$(PEERS)/bin/python" -m pip install -q --disable-pip-version-check -r benchmarks/peers_requirements.txt \
+	        $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") && \
+	    for name in purelib platlib; do \
+	        .venv/bin/python -c "import sysconfig; print(sysconfig.get_path('$$name'))"; \
+	    done > "$$("$(PEERS)/bin/python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")/project.pth" && \
+	    cp benchmarks/peers_requirements.txt "$(PEERS)/requirements.txt"; }
+	@PYTHONPATH="$(CURDIR)" "$(PEERS)/bin/python" benchmarks/peers.py $(ARGS)
 
 docs: env  ## the documentation, as pages in build/docs; a warning is an error
 	@$(RUN) sphinx -W --keep-going -q -b html docs build/docs
