@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ding_normmon.integrations.ding_engine.writer import init_writer
     from ding_normmon.integrations.loop import Monitor
     from ding_normmon.integrations.run import monitored_run
+    from ding_normmon.runs.history_file import HistoryFile
 
 __version__ = '0.1.0'
 
@@ -24,6 +25,7 @@ __all__ = [
     'Attachment',
     'ConfigurationError',
     'GroupError',
+    'HistoryFile',
     'LearnerStep',
     'Matrix',
     'Monitor',
@@ -43,6 +45,7 @@ _LAZY = {
     'Attachment': 'integrations.attach',
     'ConfigurationError': 'core.config',
     'GroupError': 'core.parameter_groups',
+    'HistoryFile': 'runs.history_file',
     'INERT': 'core.step',
     'LearnerStep': 'core.step',
     'Matrix': 'core.record',
@@ -68,7 +71,7 @@ def __getattr__(name: str) -> Any:
             if (error.name or '').partition('.')[0] != 'ding':
                 raise
             raise ImportError(
-                f'{name} needs DI-engine, and the package ding is missing: pip install "ding_normmon[train]"'
+                f'{name} needs DI-engine, and the package ding is missing: pip install DI-engine'
             ) from error
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 

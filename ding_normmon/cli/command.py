@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from ding_normmon.core.install import install_command
 from ding_normmon.core.plain_text import plain
 
 __all__ = ['Command', 'Exit', 'Refused', 'exit_code_of', 'missing_package', 'say', 'write_file']
@@ -135,4 +136,4 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
 
 def missing_package(error: ImportError, extra: str) -> Refused:
     """Return what to say where a package is not installed."""
-    return Refused(f'{error}: pip install "ding_normmon[{extra}]"')
+    return Refused(f'{error}; to install what is missing: {install_command(extra)}')

@@ -34,7 +34,9 @@ def main() -> None:
     try:
         import click
     except ImportError:
-        print('normmon needs the package click: pip install "ding_normmon[cli]"', file=sys.stderr)
+        from ding_normmon.core.install import install_command
+
+        print(f'normmon needs the package click: {install_command("cli")}', file=sys.stderr)
         sys.exit(_WRONG_USE)
     from ding_normmon import __version__
     from ding_normmon.cli.command import Command, Refused

@@ -15,6 +15,7 @@ from typing import Any
 from weakref import WeakSet
 
 from ding_normmon.core.destination import RunDescription
+from ding_normmon.core.install import install_command
 from ding_normmon.core.record import Record
 from ding_normmon.runs.declarations import own_figures
 
@@ -200,7 +201,8 @@ class HistoryFile:
             from ding_normmon.runs.rules import rules_of_today
         except ImportError as error:
             raise ImportError(
-                f'{error}; pip install "ding_normmon[history]", or switch the history off with history=False'
+                f'{error}; to install what is missing: {install_command("history")}. Or do without the file: '
+                'history=False'
             ) from error
         path = self._find()
         if path is None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from ding_normmon.core.install import install_command
 from ding_normmon.runs.run import Run, RunError
 
 __all__ = ['read_run']
@@ -113,7 +114,7 @@ def _history(path: Path) -> Run:
     try:
         from ding_normmon.runs.read_history import read_history
     except ImportError as error:
-        raise ImportError('reading history files needs pyarrow: pip install "ding_normmon[report]"') from error
+        raise ImportError(f'reading history files needs pyarrow: {install_command("history")}') from error
     return replace(read_history(path), path=path)
 
 

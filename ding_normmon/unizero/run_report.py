@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ding_normmon.core.install import install_command
+
 __all__ = ['print_report']
 
 
@@ -16,7 +18,7 @@ def print_report(folder: Path) -> None:
         path = folder / 'report.html'
         write_page(path, [read_run(folder)])
     except ImportError as error:
-        print(f'report:       not written ({error}); pip install "ding_normmon[report]"', flush=True)
+        print(f'report:       not written ({error}); to install it: {install_command("report")}', flush=True)
     except Exception as error:
         # A broken page must not turn a finished run into a failed one.
         print(f'report:       not written ({type(error).__name__}: {error})', flush=True)

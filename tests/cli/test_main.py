@@ -54,7 +54,7 @@ def test_a_mistake_is_one_sentence(
 def test_a_missing_package_is_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'click', None)
     code, text = normmon(capsys, monkeypatch, 'inspect', 'builtins:dict')
-    assert (code, text) == (3, 'normmon needs the package click: pip install "ding_normmon[cli]"\n')
+    assert (code, text) == (3, 'normmon needs the package click: pip install click tabulate\n')
 
 
 def test_a_missing_table_package_is_one_sentence(

@@ -290,8 +290,8 @@ class TestWithoutThem:
             for _ in range(2):
                 Monitor(torch.nn.Linear(2, 1), {'monitor_norm_freq': 1}).close()
         assert [record.message for record in caplog.records if 'compiled part' in record.message] == [
-            'monitor: its compiled part is missing (), so that measuring takes longer, with the same figures; '
-            'pip install ding_normmon, or pip install . in a checkout, makes it and needs a C compiler'
+            'monitor: the compiled part is missing (). Figures are the same, measuring takes longer. To build it, '
+            'install a C compiler and run pip install . in the checkout again'
         ]
 
     def test_rows_of_numpy_agree(self) -> None:

@@ -65,7 +65,7 @@ def say_if_missing() -> None:
     if kernels is None and not _said:
         _said = True
         logger.warning(
-            'monitor: its compiled part is missing (%s), so that measuring takes longer, with the same figures; '
-            'pip install ding_normmon, or pip install . in a checkout, makes it and needs a C compiler',
+            'monitor: the compiled part is missing (%s). Figures are the same, measuring takes longer. To build it, '
+            'install a C compiler and run pip install . in the checkout again',
             _reason,
         )
