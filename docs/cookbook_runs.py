@@ -65,7 +65,7 @@ def pcgrad(gradients: Tensor) -> Tensor:
 
 
 def moco(rate: float = 0.3, step: float = 0.02, regularisation: float = 0.01) -> Callable[[Tensor], Tensor]:
-    """MoCo (Fernando et al. 2023): moving averages of the tasks' gradients, and weights that follow the least conflict."""
+    """MoCo (Fernando et al. 2023): moving averages of the tasks' gradients, and weights of least conflict."""
     averages: Tensor | None = None
     weights = torch.full((len(TASKS),), 1 / len(TASKS))
 
@@ -94,7 +94,10 @@ def train(setting: Setting) -> list[Record]:
     teachers[1] = 0.3 * teachers[1] - teachers[0]
     encoder: Any = model['encoder']
     heads: Any = model['head_value']
-    groups = [{'params': list(encoder.parameters())}, {'params': list(heads.parameters()), 'lr': setting.learning_rate / 10}]
+    groups = [
+        {'params': list(encoder.parameters())},
+        {'params': list(heads.parameters()), 'lr': setting.learning_rate / 10},
+    ]
     optimizer = torch.optim.SGD(groups, lr=setting.learning_rate, momentum=0.9)
     shared = list(encoder.parameters())
     config = {'monitor_norm_freq': 2, 'preset': 'multitask', 'budget': None}
@@ -122,9 +125,14 @@ def train(setting: Setting) -> list[Record]:
                 if setting.correct is None:
                     torch.stack(list(losses.values())).sum().backward()
                 else:
-                    rows = [torch.autograd.grad(loss, shared, retain_graph=True) for loss in losses.values()]
+                    rows = [
+                        torch.cat([part.flatten() for part in torch.autograd.grad(loss, shared, retain_graph=True)])
+                        for loss in losses.values()
+                    ]
                     torch.stack(list(losses.values())).sum().backward()
-                    combined = setting.correct(torch.stack([torch.cat([part.flatten() for part in row]) for row in rows]))
+                    combined = setting.correct(
+                        torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
+                    )
                     sizes = [parameter.numel() for parameter in shared]
                     for parameter, part in zip(shared, combined.split(sizes), strict=True):
                         parameter.grad = part.view_as(parameter)

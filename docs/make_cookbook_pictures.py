@@ -2,7 +2,8 @@
 
     python docs/make_cookbook_pictures.py [NAME...]
 
-Recorded runs of the real policy are in tests/data/faults; the others are trained here (`cookbook_runs.py`), in a minute.
+Recorded runs of the real policy are in tests/data/faults; the others are trained here, in a minute
+(`cookbook_runs.py`).
 """
 
 from __future__ import annotations
@@ -49,11 +50,12 @@ class Planted:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: a title, which names it shows, and whether its values are drawn as logarithms."""
+    """One pair of axes: title, names, whether on a logarithmic scale, and over how many points a mean."""
 
     title: str
     pattern: str
     log: bool = False
+    mean_of: int = 1
 
 
 def recorded(name: str) -> Planted:
@@ -97,7 +99,7 @@ def draw(name: str, run: Planted, panels: Sequence[Panel], rule: str, last: int 
         names = sorted(key for key in run.curves if re.fullmatch(panel.pattern, key))
         assert names, f'{name}: no curve for {panel.pattern}'
         for key in names:
-            draw_curve(axes, run, key, finding, alone=len(names) == 1)
+            draw_curve(axes, run, key, finding, panel.mean_of, alone=len(names) == 1)
         if run.planted is not None:
             axes.axvline(run.planted, color='0.4', ls=':', lw=1.2, label='planted')
         axes.axvline(finding.found, color='crimson', lw=1.2, label='found')
@@ -119,9 +121,10 @@ def draw(name: str, run: Planted, panels: Sequence[Panel], rule: str, last: int 
     save(figure, name)
 
 
-def draw_curve(axes: plt.Axes, run: Planted, key: str, finding: Finding, alone: bool) -> None:
+def draw_curve(axes: plt.Axes, run: Planted, key: str, finding: Finding, mean_of: int, alone: bool) -> None:
     """Draw one curve: the task of the finding thick and red, the others thin."""
     iterations, values = run.curves[key]
+    iterations, values = iterations[mean_of - 1 :], smooth(values, mean_of)
     found = re.search(r'_task(\d+)', key)
     task = int(found[1]) if found else None
     at_fault = alone or (task is not None and task in finding.tasks)
@@ -131,10 +134,7 @@ def draw_curve(axes: plt.Axes, run: Planted, key: str, finding: Finding, alone: 
     else:
         label = f'{task} {run.tasks.get(task, "")}'
         colour = 'crimson' if at_fault else ('0.35', 'tab:blue', 'tab:green', 'tab:olive', 'tab:purple')[task % 5]
-    axes.plot(iterations, values, lw=1.7 if at_fault else 0.9, color=colour, label=label)
-    broken = iterations[~np.isfinite(values)]
-    if len(broken):
-        axes.plot(broken, np.full(len(broken), 0.96), 'x', color='crimson', transform=axes.get_xaxis_transform())
+    axes.plot(iterations, values, lw=1.7 if at_fault else 0.9, color=colour, label=label, marker='.', ms=2)
 
 
 def save(figure: plt.Figure, name: str) -> None:
@@ -146,7 +146,7 @@ def save(figure: plt.Figure, name: str) -> None:
 
 def broken_run() -> None:
     panels = (
-        Panel('share of the encoder\'s gradient', r'conflict/encoder_task\d+/share'),
+        Panel("share of the encoder's gradient", r'conflict/encoder_task\d+/share'),
         Panel('gradient norm of the value heads', r'grad/head_value_task\d+/_total_norm', log=True),
         Panel('value loss', r'noreduce_value_loss_task\d+', log=True),
     )
@@ -156,7 +156,7 @@ def broken_run() -> None:
 def one_task_does_not_learn() -> None:
     panels = (
         Panel('gradient norm of the value heads', r'grad/head_value_task\d+/_total_norm'),
-        Panel('share of the encoder\'s gradient', r'conflict/encoder_task\d+/share'),
+        Panel("share of the encoder's gradient", r'conflict/encoder_task\d+/share'),
         Panel('value loss', r'noreduce_value_loss_task\d+', log=True),
     )
     draw('one_task_does_not_learn', recorded('zeroed_gradients-0'), panels, 'no_gradient')
@@ -194,6 +194,7 @@ def loss_explodes() -> None:
     panels = (
         Panel('reward loss', r'noreduce_reward_loss_task\d+', log=True),
         Panel('gradient norm of the reward heads', r'grad/head_reward_task\d+/_total_norm', log=True),
+        Panel("entries that are not finite, encoder's gradient", r'monitor/nonfinite/grad/encoder'),
     )
     draw('loss_explodes', recorded('nan_rewards-1'), panels, 'non_finite')
 
@@ -210,7 +211,7 @@ def always_clipped() -> None:
 def forgotten() -> None:
     panels = (
         Panel('value loss', r'noreduce_value_loss_task\d+', log=True),
-        Panel('share of the encoder\'s gradient', r'conflict/encoder_task\d+/share'),
+        Panel("share of the encoder's gradient", r'conflict/encoder_task\d+/share'),
         Panel('cosine of the step and the gradient', r'update/encoder_task\d+/cosine'),
     )
     setting = Setting(conflicting=True, weights=(1.0, 0.05, 0.3), new_weights=(0.0, 1.0, 0.3))
@@ -239,16 +240,16 @@ def tasks_fight() -> None:
     """Draw the conflict and what the remedies make of it; print the table of the page."""
     runs = {name: trained(setting) for name, setting in REMEDIES.items()}
     panels = (
-        Panel('cosines between tasks, encoder', r'conflict/encoder/(mean_cosine|min_cosine)'),
-        Panel('share of pairs in conflict', r'conflict/encoder/rate'),
-        Panel('value loss', r'noreduce_value_loss_task\d+', log=True),
+        Panel('cosines between tasks, encoder', r'conflict/encoder/(mean_cosine|min_cosine)', mean_of=15),
+        Panel('share of pairs in conflict', r'conflict/encoder/rate', mean_of=15),
+        Panel('value loss', r'noreduce_value_loss_task\d+', log=True, mean_of=15),
     )
     draw('tasks_fight', runs['nothing'], panels, 'conflicting_pair')
     figure, grid = plt.subplots(1, len(TASKS), figsize=(13, 3.2), sharey=True)
     for task, axes in enumerate(grid):
         for name, run in runs.items():
             iterations, values = run.curves[f'noreduce_value_loss_task{task}']
-            axes.plot(iterations[9:], smooth(values), label=name, lw=1.1)
+            axes.plot(iterations[9:], smooth(values, 10), label=name, lw=1.1)
         axes.set_title(f'value loss, task {task} ({TASKS[task]})', fontsize=10)
         axes.set_yscale('log')
         axes.grid(alpha=0.25)
@@ -262,8 +263,8 @@ def tasks_fight() -> None:
         print(f'| {name} | ' + ' | '.join(f'{cell:.2f}' for cell in cells) + ' |')
 
 
-def smooth(values: npt.NDArray[np.float64], width: int = 10) -> npt.NDArray[np.float64]:
-    """Return the running mean, so that curves of several runs can be told apart."""
+def smooth(values: npt.NDArray[np.float64], width: int) -> npt.NDArray[np.float64]:
+    """Return the running mean, so that noisy curves can be told apart."""
     return np.convolve(values, np.ones(width) / width, mode='valid')
 
 
