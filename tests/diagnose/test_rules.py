@@ -193,6 +193,22 @@ def test_nothing_is_judged_during_the_warm_up() -> None:
     assert not [finding for finding in findings(records[:20]) if finding.rule == 'exploding_gradient']
 
 
+@pytest.mark.parametrize('planted', [3, 7, 26])
+def test_a_jump_by_ten_orders_is_found_in_a_young_run(planted: int) -> None:
+    records = healthy()[:40]
+    for record in records[planted:]:
+        times('grad/', 1e10)(0, record.scalars, record.matrices)
+    found = [finding for finding in findings(records) if finding.rule == 'exploding_gradient']
+    assert [finding.found <= EVERY * (planted + 6) for finding in found] == [True]
+
+
+def test_a_gradient_that_was_zero_has_not_exploded() -> None:
+    records = healthy()
+    for record in records[:6]:
+        times('grad/', 0.0)(0, record.scalars, record.matrices)
+    assert not [finding for finding in findings(records) if finding.rule == 'exploding_gradient']
+
+
 def test_heads_are_those_of_the_model() -> None:
     assert len(HEADS) == 4
     assert dataclasses.is_dataclass(RULES[0])

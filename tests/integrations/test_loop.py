@@ -271,3 +271,19 @@ def test_optimizers_that_somebody_puts_together_are_all_seen() -> None:
 def test_what_is_no_optimizer_is_refused(given: Any) -> None:
     with pytest.raises(ConfigurationError, match=r'is no torch\.optim\.Optimizer, and holds none'):
         Monitor(Net(), EVERY, optimizer=given)
+
+
+@pytest.mark.parametrize('planted', [4, 60])
+def test_a_jump_by_ten_orders_is_told_while_training(planted: int) -> None:
+    """In a run of fast steps, in which most records are not judged by all rules."""
+    model, told = Net(), []
+    optimizer = torch.optim.Adam(model.parameters())
+    factor = [1.0]
+    for parameter in model.parameters():
+        parameter.register_hook(lambda gradient: gradient * factor[0])
+    with Monitor(model, EVERY, optimizer=optimizer, callback=told.append):
+        for step in range(planted + 12):
+            factor[0] = 1e10 if step >= planted else 1.0
+            train(model, optimizer, 1)
+    [finding] = [finding for finding in told if finding.rule == 'exploding_gradient']
+    assert planted <= finding.found < planted + 8
