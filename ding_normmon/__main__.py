@@ -1,4 +1,4 @@
-"""``python -m ding_normmon`` is ``normmon``, for ``torchrun -m -- ding_normmon run ...`` too."""
+"""``python -m ding_normmon`` is ``normmon``, and so is ``torchrun -m ding_normmon``."""
 
 from ding_normmon.cli.main import main
 

@@ -63,8 +63,8 @@ errors, and 3 if there is nothing to read.
 
 Rules compare a task with its own past and with the other tasks, in logarithms, with medians and median absolute
 deviations, so that no threshold depends on a model's size. A pattern becomes a finding after several records with it,
-and the finding clears after several records without it; the first 30 records raise few (`warmup`). All counts are numbers
-of records, so `monitor_norm_freq` does not matter. Shortly after a finding that names a cause, the findings of other
+and the finding clears after several records without it; the first 30 records raise few. All counts are numbers of
+records, so `monitor_norm_freq` does not matter. Shortly after a finding that names a cause, the findings of other
 rules are only information, because a fault of one task also affects shared parts and other tasks. The rules take at
 most the share `budget` of the training time; if records come faster, they are asked about only some of them, but always
 about those with NaN, with a gradient that clipping took away, or with a jump by three orders of magnitude.

@@ -14,7 +14,12 @@ __all__ = ['command', 'read_settings']
 
 @click.command('run', cls=Command, context_settings={'allow_interspersed_args': False})
 @click.option(
-    '--monitor', 'settings', metavar='KEY=VALUE', multiple=True, help='As often as wanted: monitor_norm_freq=100.'
+    '--monitor',
+    '--set',
+    'settings',
+    metavar='KEY=VALUE',
+    multiple=True,
+    help='A key of the monitor, such as monitor_norm_freq=100. May be given several times.',
 )
 @click.option('-m', 'is_module', is_flag=True, help='Run a module, as python -m does.')
 @click.argument('program', metavar='SCRIPT')
@@ -23,11 +28,11 @@ __all__ = ['command', 'read_settings']
 def command(
     ctx: click.Context, settings: tuple[str, ...], is_module: bool, program: str, arguments: tuple[str, ...]
 ) -> None:
-    """Run SCRIPT, untouched, with the monitor on every learner that it builds: LightZero's entries, DI-engine's.
+    """Run SCRIPT unchanged, with the monitor on every learner that it builds with LightZero or DI-engine.
 
-    Under torchrun: torchrun --nproc_per_node=2 -m -- ding_normmon run SCRIPT; without the two dashes torchrun takes
-    --monitor for an option of its own. The keys of --monitor count more than policy.monitor of the script's own
-    configuration.
+    The keys given here override policy.monitor in the script's own configuration. On several ranks write --set, because
+    torchrun takes --monitor for its own --monitor-interval: torchrun --nproc_per_node=2 -m ding_normmon run --set
+    monitor_norm_freq=100 SCRIPT.
     """
     from pathlib import Path
 
@@ -65,7 +70,7 @@ def read_settings(settings: tuple[str, ...]) -> dict[str, Any]:
     for setting in settings:
         key, separator, value = setting.partition('=')
         if not separator:
-            raise ConfigurationError(f'--monitor {setting}: expected KEY=VALUE, such as monitor_norm_freq=100')
+            raise ConfigurationError(f'{setting}: expected KEY=VALUE, such as monitor_norm_freq=100')
         place = config
         *parents, last = key.split('.')
         for parent in parents:

@@ -33,8 +33,8 @@ _SAME = 1e-9
 
 FOUND = (
     'when the optimizer stepped, the gradient was not what it was at the end of the backward pass, and no clip call '
-    'was seen: grad/* is what it was before; the coefficient is the norm after over the norm before '
-    '(docs/what_cannot_be_seen.md)'
+    'was seen: it was clipped by hand, or corrected (PCGrad, MoCo). grad/* is what it was before; the coefficient is '
+    'the norm after over the norm before (docs/what_cannot_be_seen.md)'
 )
 """What a record says of a coefficient that nobody has announced."""
 

@@ -232,8 +232,9 @@ class GradientConflict(DeviceCells, SharedGradients):
             self._off = True
             raise RuntimeError(
                 f'{left:.0%} of the gradient of this step is not explained by the losses per task that the policy '
-                'gives at forward_end: it is made by several backward passes that depend on each other, or of losses '
-                'that are not given. Gradient conflict is switched off'
+                'gives at forward_end: it is made by several backward passes that depend on each other, of losses that '
+                'are not given, or it was corrected (PCGrad, MoCo), which step.forward_end(losses, corrected=True) '
+                'says. Gradient conflict is switched off'
             )
 
     def _key(self, index: int, position: int | None, part: str = '') -> RowKey:

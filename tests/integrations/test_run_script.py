@@ -140,8 +140,8 @@ dist.destroy_process_group()
 def test_several_ranks_under_torchrun(tmp_path: Path) -> None:
     (tmp_path / 'script.py').write_text(_RANKS)
     launch = ('-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2')
-    # Without the dashes torchrun takes --monitor for its own --monitor-interval.
-    process = start(tmp_path, *launch, '-m', '--', *MONITORED[1:], 'script.py')
+    # torchrun takes --monitor for its own --monitor-interval.
+    process = start(tmp_path, *launch, '-m', 'ding_normmon', 'run', '--set', 'monitor_norm_freq=1', 'script.py')
     output, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors[-3000:]
     assert 'rank 0 ended' in output

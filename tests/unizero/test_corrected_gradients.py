@@ -105,3 +105,14 @@ def test_the_sum_before_it_is_that_of_an_uncorrected_policy() -> None:
     for group in ('encoder', 'transformer'):
         expected = plain[0].scalars[f'grad/{group}/_total_norm']
         assert corrected[0].scalars[f'conflict/{group}/sum_norm'] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_correction_that_nobody_declared_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """What is left of conflict after it would be that of other gradients than those that were used."""
+
+    class Undeclared(Corrected):
+        corrects_gradients = False
+
+    _, records = train(Undeclared, MGDA, watch=True)
+    assert 'it was corrected (PCGrad, MoCo)' in caplog.text
+    assert not [name for name in records[-1].scalars if name.startswith('conflict/')]

@@ -61,7 +61,7 @@ class ExplodingGradient(_SharedJump):
     Options:
         factor: rise against the median of the past.
         spreads: the same rise in units of the past's spread.
-        young: in this many records at the start only a rise by ``factor_young`` counts, because norms still change a lot.
+        young: in this many records at the start only a rise by ``factor_young`` counts: norms still change much then.
         factor_young: rise against the median of the past, which may be two points.
     """
 

@@ -1,12 +1,49 @@
-"""What the user's own file says and what DI-engine's ``compile_config`` makes of it: only the second is kept by it."""
+"""The configurations of a run: the user's own, and what DI-engine's ``compile_config`` makes of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
-__all__ = ['CompiledConfig', 'CompiledConfigs']
+__all__ = ['CompiledConfig', 'CompiledConfigs', 'task_names_of_callers']
+
+
+def task_names_of_callers() -> dict[int, str]:
+    """Return the task names in the configurations that the calling functions have as local variables.
+
+    LightZero's multi-task entries get the configurations of all tasks of all ranks, and build one learner. Call this
+    before the training begins: up to Python 3.12, a frame keeps alive what its local variables were when they were read.
+
+    Example:
+        >>> def train(configs):
+        ...     return task_names_of_callers()
+        >>> config = {'env': {'env_id': 'Pong'}, 'policy': {'task_id': 1}}
+        >>> train([[1, [config, {}]]])
+        {1: 'Pong'}
+    """
+    names: dict[int, str] = {}
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        for value in list(frame.f_locals.values()):
+            names |= {task: name for task, name in _named_tasks(value) if task not in names}
+        frame = frame.f_back
+    return dict(sorted(names.items()))
+
+
+def _named_tasks(value: Any, depth: int = 4) -> Iterator[tuple[int, str]]:
+    """Yield ``policy.task_id`` and ``env.env_id`` of a configuration, or of those in a list."""
+    if isinstance(value, Mapping):
+        task, name = ((value.get(part) or {}) for part in ('policy', 'env'))
+        if isinstance(task, Mapping) and isinstance(name, Mapping):
+            task, name = task.get('task_id'), name.get('env_id')
+            if isinstance(task, int) and not isinstance(task, bool) and isinstance(name, str):
+                yield task, name
+    elif isinstance(value, (list, tuple)) and depth:
+        for entry in value:
+            yield from _named_tasks(entry, depth - 1)
 
 
 @dataclass(frozen=True)
@@ -56,13 +93,7 @@ class CompiledConfigs:
 
     def task_names(self) -> dict[int, str]:
         """Return ``env.env_id`` of every task whose configuration was compiled, by ``policy.task_id``."""
-        names = {}
-        for found in self._found:
-            task_id = (found.whole.get('policy') or {}).get('task_id')
-            name = (found.whole.get('env') or {}).get('env_id')
-            if isinstance(task_id, int) and isinstance(name, str):
-                names[task_id] = name
-        return names
+        return dict(_named_tasks([found.whole for found in self._found]))
 
     def of(self, policy: Any) -> Mapping[str, Any] | None:
         """Return the whole configuration that a policy was made of."""

@@ -17,6 +17,7 @@ from ding.worker.learner.learner_hook import LearnerHook, register_learner_hook
 from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.core.finding import Finding
 from ding_normmon.integrations.attach import Attachment
+from ding_normmon.integrations.ding_engine.compiled_configs import task_names_of_callers
 from ding_normmon.integrations.ding_engine.learner_destinations import destinations_of
 from ding_normmon.integrations.monitored_forward import MonitoredForward
 from ding_normmon.metrics import Metric
@@ -69,9 +70,10 @@ class NormMonitorHook(LearnerHook):
         task_names: Mapping[int, str] | None = None,
         configuration: Mapping[str, Any] | None = None,
     ) -> None:
-        # DI-engine calls it with the hook's name first.
         if isinstance(cfg, str):
+            # DI-engine makes it from a configuration file, with the hook's name first, while it builds the learner.
             name, cfg = cfg, None
+            task_names = {**task_names_of_callers(), **(task_names or {})}
         super().__init__(name, priority, position=position)
         if position != 'before_iter':
             raise ConfigurationError(f"monitor: the hook's position is 'before_iter', got {position!r}")

@@ -25,7 +25,8 @@ def reported_gradient(policy: Any) -> str:
     configuration does not say. The order of the two names in its own ``_forward_learn`` does.
     """
     config = getattr(policy, '_cfg', None)
-    if getattr(config, 'use_moco', False):
+    # With `only_use_moco_stats` the losses are added to what computing the statistics has left in `.grad`.
+    if getattr(config, 'use_moco', False) or getattr(config, 'only_use_moco_stats', False):
         return CORRECTED
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return ONE_RANK
@@ -41,7 +42,7 @@ def remarks_on(gradient: str) -> Iterator[str]:
         )
     elif gradient == CORRECTED:
         yield (
-            'grad/{shared group}: what the gradient correction wrote into .grad, not what the losses gave; '
+            'grad/{shared group}: what is in .grad after the gradient correction, not what the losses gave; '
             'conflict/{group}/sum_norm is the norm before it'
         )
 

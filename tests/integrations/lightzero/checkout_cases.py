@@ -6,7 +6,10 @@ what is asserted here.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from ding_normmon.core.parameter_groups import unwrap
+from ding_normmon.integrations.lightzero import lightzero_adapter
+from ding_normmon.integrations.lightzero.gradient import CORRECTED
 from tests.integrations.lightzero import measure, multitask, policies
+from tests.integrations.lightzero.libmtl_standin import FastMoCo, MoCo, MoCoCfg
 from tests.integrations.lightzero.multitask import TASKS, learn
 from tests.integrations.lightzero.test_multitask import valid_steps, world_model_parts
 
@@ -155,6 +161,51 @@ def test_the_single_task_policy() -> None:
     same(theirs, ours, norms)
     assert 'norm/x_token/mean' in theirs
     assert theirs['logits/value/std'] != pytest.approx(ours['logits/value/std'], rel=1e-4)
+
+
+@pytest.fixture
+def gradient_correction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the stand-in in the place of the library that LightZero imports."""
+    module = import_module('lzero.policy.unizero_multitask')
+    for name, kind in {'GradCorrect': MoCo, 'FastMoCo': FastMoCo, 'MoCoCfg': MoCoCfg}.items():
+        monkeypatch.setattr(module, name, kind)
+
+
+CORRECTIONS = [
+    {'use_moco': True, 'moco_version': 'v0'},
+    {'use_moco': True, 'moco_version': 'v1'},
+    {'use_moco': False, 'only_use_moco_stats': True, 'moco_version': 'v0'},
+]
+
+
+@pytest.mark.usefixtures('gradient_correction')
+@pytest.mark.parametrize('options', CORRECTIONS)
+def test_corrected_gradients(options: dict[str, Any]) -> None:
+    """What is clipped, what the losses gave, and conflict between tasks, each under its own name."""
+    states = []
+    for is_watched in (False, True):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        policy = multitask.POLICIES[NAME](grad_correct_params={'beta': 0.5, 'gamma': 0.1}, **options)
+        groups = {'encoder': list(policy._learn_model.world_model.tokenizer.encoder.parameters())}
+        for iteration in range(2):  # in the first step LightZero's zero heads let no gradient through
+            learn(policy, NAME, iteration)
+        settings = {'preset': 'multitask', 'conflict_exact': 'rank', 'budget': None}
+        watch = measure.monitored(policy, **settings) if is_watched else contextlib.nullcontext([])
+        with measure.gradients_before_clipping(groups) as used, watch as records:
+            learn(policy, NAME, 2)
+        states.append(measure.state_of(policy))
+    measure.assert_same(*states)
+    scalars = measure.only(records).scalars
+    assert scalars['grad/encoder/_total_norm'] == pytest.approx(measure.norm_of(used['encoder']), rel=1e-6)
+    size = sum(parameter.numel() for parameter in groups['encoder'])
+    tasks = [gradient[:size].double() for gradient in policy.grad_correct.seen]
+    given = float(sum(tasks).norm())
+    assert scalars['conflict/encoder/sum_norm'] == pytest.approx(given, rel=1e-5)
+    assert scalars['conflict/encoder/sum_norm'] != pytest.approx(scalars['grad/encoder/_total_norm'], rel=1e-3)
+    cosines = [float(a @ b / (a.norm() * b.norm())) for a, b in itertools.combinations(tasks, 2)]
+    assert scalars['conflict/encoder/mean_cosine'] == pytest.approx(np.mean(cosines), rel=1e-4)
+    assert lightzero_adapter(policy).gradient == CORRECTED
 
 
 def test_the_unroll_of_every_task_goes_through_the_first_prediction_network() -> None:

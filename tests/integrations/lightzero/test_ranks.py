@@ -110,9 +110,10 @@ def test_what_the_package_does(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert reported_gradient(policy) == LOCAL_GRADIENT
 
 
-def test_gradients_that_the_policy_corrects() -> None:
+@pytest.mark.parametrize('key', ['use_moco', 'only_use_moco_stats'])
+def test_gradients_that_the_policy_corrects(key: str) -> None:
     policy = multitask.unizero_multitask()
-    policy._cfg.use_moco = True
+    setattr(policy._cfg, key, True)
     assert reported_gradient(policy) == CORRECTED
 
 

@@ -242,6 +242,42 @@ def test_a_backward_pass_of_another_model_is_not_taken_for_ours(other_first: boo
     check(monitor.take_records(), true, ratios)
 
 
+@pytest.mark.parametrize('by_backward', [True, False])
+def test_a_gradient_correction_that_nobody_declared_is_noted(by_backward: bool) -> None:
+    """PCGrad by hand on two losses that are in conflict."""
+    torch.manual_seed(0)
+    model, inputs = nn.Linear(4, 1), torch.randn(8, 4)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=0.01)
+
+    def gradient_towards(target: float) -> Tensor:
+        loss = (model(inputs) - target).square().mean()
+        if not by_backward:
+            return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, parameters)])
+        optimizer.zero_grad()
+        loss.backward()
+        return torch.cat([parameter.grad.flatten() for parameter in parameters])
+
+    with Monitor(model, {'monitor_norm_freq': 1}, optimizer=optimizer) as monitor:
+        first, second = gradient_towards(1.0), gradient_towards(-3.0)
+        inner = first @ second
+        assert inner < 0
+        corrected = first - inner / second.norm() ** 2 * second + second - inner / first.norm() ** 2 * first
+        for parameter, part in zip(parameters, corrected.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = part.view_as(parameter).clone()
+        optimizer.step()
+    (record,) = monitor.take_records()
+    before, after = float(second.double().norm()), float(corrected.double().norm())
+    if by_backward:
+        # What the last backward pass has left, and how much of it there was when the optimizer stepped.
+        assert 'PCGrad' in record.notes['clip/model']
+        assert record.scalars['grad/model/_total_norm'] == pytest.approx(before, rel=1e-6)
+        assert record.scalars['clip/model/coefficient'] == pytest.approx(after / before, rel=1e-5)
+    else:
+        assert record.notes['clip'] == AS_FOUND
+        assert record.scalars['grad/model/_total_norm'] == pytest.approx(after, rel=1e-6)
+
+
 class Policy:
     """Clips by hand, and writes its gradient itself if asked to."""
 
