@@ -62,7 +62,7 @@ def _read(path: Path) -> Run:
         raise RunError(f'{path} holds {len(histories)} runs: name one of them, such as {names}')
     run = Run(path)
     if files:
-        run = _events(path, files)
+        run = _events(path, files, is_beside_history=bool(histories))
     if histories:
         history = _first_readable(next(iter(histories.values())))
         tasks = history.tasks or run.tasks
@@ -118,10 +118,10 @@ def _history(path: Path) -> Run:
     return replace(read_history(path), path=path)
 
 
-def _events(path: Path, files: list[Path]) -> Run:
+def _events(path: Path, files: list[Path], is_beside_history: bool = False) -> Run:
     from ding_normmon.runs.read_events import read_events
 
-    return read_events(path if path.is_dir() else path.parent, files)
+    return read_events(path if path.is_dir() else path.parent, files, is_beside_history)
 
 
 def _checked(run: Run, path: Path) -> Run:

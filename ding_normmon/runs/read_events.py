@@ -23,7 +23,8 @@ from ding_normmon.runs.run import Run, RunError, Series
 
 __all__ = ['event_files', 'read_events']
 
-_PREFIXES = ('learner_iter/', 'learner_step/', 'learner/', 'train/')
+_PREFIXES = ('learner_iter/', 'learner/', 'train/')
+"""Of curves over learner iterations; the same figures over environment steps keep their tags."""
 
 
 def event_files(folder: Path) -> list[Path]:
@@ -37,7 +38,7 @@ def _begun(path: Path) -> int:
     return int(found.group(1)) if found else 0
 
 
-def read_events(path: Path, files: Iterable[Path]) -> Run:
+def read_events(path: Path, files: Iterable[Path], is_beside_history: bool = False) -> Run:
     """Read event files as one run; of points that are there twice the later file's counts.
 
     What TensorBoard drops is dropped: points behind the step at which a writer began anew (``purge_step``). Curves of
@@ -46,6 +47,7 @@ def read_events(path: Path, files: Iterable[Path]) -> Run:
     Arguments:
         path: the run.
         files: its event files, in the order in which they were begun.
+        is_beside_history: whether the monitor's own figures are in a history file, so that others' keep their tags.
 
     Raises:
         RunError: the folders hold runs of their own.
@@ -61,6 +63,8 @@ def read_events(path: Path, files: Iterable[Path]) -> Run:
         if wrong:
             warnings.append(f'{file.name} cannot be read as a whole: {wrong}')
     series = _told_apart(path, {folder: found.series() for folder, found in folders.items()})
+    if not is_beside_history:
+        series = _renamed(series)
     tasks = sorted({task for name in series if (task := task_in(name)) is not None and task <= LARGEST_TASK})
     return Run(path, series, tasks={task_id: f'task {task_id}' for task_id in tasks}, warnings=warnings)
 
@@ -84,7 +88,7 @@ class _Folder:
         for value in event.summary.value:
             number = _number(value)
             if number is not None:
-                self.codes.append(self.index.setdefault(_own_name(value.tag), len(self.index)))
+                self.codes.append(self.index.setdefault(value.tag, len(self.index)))
                 self.steps.append(event.step)
                 self.values.append(number)
                 self.times.append(event.wall_time)
@@ -203,12 +207,20 @@ def _listed(tensor: Any) -> Iterator[float]:
             yield numbers[0]
 
 
-def _own_name(tag: str) -> str:
-    """Return the name that a tag of DI-engine's loggers stands for, where that is one of ours.
+def _renamed(series: Mapping[str, Series]) -> dict[str, Series]:
+    """Return curves of DI-engine's loggers under the monitor's names, where those are not in use.
 
-    >>> _own_name('learner_iter/grad/encoder/_total_norm_avg'), _own_name('learner_iter/cur_lr_avg')
-    ('grad/encoder/_total_norm', 'learner_iter/cur_lr_avg')
+    >>> list(_renamed({'learner_iter/grad/encoder/_total_norm_avg': None, 'learner_iter/cur_lr_avg': None}))
+    ['grad/encoder/_total_norm', 'learner_iter/cur_lr_avg']
     """
+    found: dict[str, Series] = {}
+    for tag, curve in series.items():
+        name = _own_name(tag)
+        found[tag if name in series or name in found else name] = curve
+    return found
+
+
+def _own_name(tag: str) -> str:
     for prefix in _PREFIXES:
         if tag.startswith(prefix):
             name = tag.removeprefix(prefix).removesuffix('_avg')

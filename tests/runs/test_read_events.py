@@ -16,7 +16,9 @@ from tensorboardX.proto.tensor_pb2 import TensorProto
 from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto
 
 from ding_normmon.destinations.tensorboard.frames import checksum, read_frames
+from ding_normmon.core.record import Record
 from ding_normmon.runs import RunError, read_run
+from ding_normmon.runs.history_file import FILE_NAME, HistoryFile
 from tests.runs.histories import points
 
 NAME = 'grad/encoder/_total_norm'
@@ -105,3 +107,39 @@ def test_a_shape_of_more_numbers_than_there_is_memory_is_no_scalar(tmp_path: Pat
         + frame(TensorProto(dtype=3, int_val=[7, 8]))
     )
     assert points(read_run(tmp_path), 't') == {1: 2.5}
+
+
+def write_as_di_engine(folder: Path) -> None:
+    """Its loggers write one figure over iterations and once more over environment steps, 0 where nobody reported one."""
+    for axis, every in (('learner_iter', 1), ('learner_step', 10)):
+        write(folder, {step * every: 0.0 for step in range(3)}, name=f'{axis}/{NAME}_avg')
+
+
+def test_a_figure_of_another_logger_has_the_name_that_it_stands_for(tmp_path: Path) -> None:
+    write_as_di_engine(tmp_path)
+    assert points(read_run(tmp_path), NAME) == {0: 0.0, 1: 0.0, 2: 0.0}
+
+
+@pytest.mark.parametrize('has_history', [False, True])
+def test_figures_of_another_logger_are_not_mixed_with_the_monitors(tmp_path: Path, has_history: bool) -> None:
+    write_as_di_engine(tmp_path)
+    if has_history:
+        write_history(tmp_path, {5: 2.0})
+    else:
+        write(tmp_path, {5: 2.0})
+    run = read_run(tmp_path)
+    assert points(run, NAME) == {5: 2.0}
+    assert points(run, f'learner_iter/{NAME}_avg') == {0: 0.0, 1: 0.0, 2: 0.0}
+
+
+def test_a_figure_that_the_monitor_leaves_out_is_not_taken_from_another_logger(tmp_path: Path) -> None:
+    write_as_di_engine(tmp_path)
+    write_history(tmp_path, {5: 2.0}, name='grad_local/encoder/mean')
+    assert NAME not in read_run(tmp_path).series
+
+
+def write_history(folder: Path, values: dict[int, float], name: str = NAME) -> None:
+    file = HistoryFile(folder / FILE_NAME)
+    for step, value in values.items():
+        file.publish(Record(step, {name: value}))
+    file.close()

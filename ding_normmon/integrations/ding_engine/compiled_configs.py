@@ -15,7 +15,7 @@ def task_names_of_callers() -> dict[int, str]:
     """Return the task names in the configurations that the calling functions have as local variables.
 
     LightZero's multi-task entries get the configurations of all tasks of all ranks, and build one learner. Call this
-    before the training begins: up to Python 3.12, a frame keeps alive what its local variables were when they were read.
+    before the training begins: up to Python 3.12, a frame keeps alive what its local variables were when read.
 
     Example:
         >>> def train(configs):

@@ -19,6 +19,7 @@ from easydict import EasyDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ding_normmon import ConfigurationError, NormMonitorHook, attach
+from ding_normmon.core.step import INERT
 from ding_normmon.runs import read_run
 from tests.integrations.ding_engine.learners import make_learner
 from tests.integrations.ding_engine.policies import CASES
@@ -297,3 +298,26 @@ class Noting(LearnerHook):
 
     def __call__(self, engine: Any) -> None:
         self._order.append(self.name)
+
+
+def test_a_hook_of_a_configuration_file_takes_the_names_of_the_tasks_of_all_ranks(folder: Path) -> None:
+    """From the configurations that a multi-task entry is given; what the monitor's own says counts more."""
+    configs = [
+        [task, [EasyDict(env=dict(env_id=name), policy=dict(task_id=task)), EasyDict(policy=dict(type='dqn'))]]
+        for task, name in enumerate(['Pong', 'Boxing', 'Alien'])
+    ]
+
+    def entry(configs: list[Any], ext_args: dict[str, Any]) -> dict[int, str]:
+        policy = seeded('DQN')
+        policy.learner_step, policy.num_tasks = INERT, 3
+        hook = {'name': 'norm_monitor', 'type': 'norm_monitor', 'position': 'before_iter', 'ext_args': ext_args}
+        learner = make_learner(policy, norm_monitor=EasyDict(hook))
+        train(learner, 'DQN', 1)
+        [monitor] = [hook for hook in learner._hooks['before_iter'] if isinstance(hook, NormMonitorHook)]
+        names = monitor.monitor.tasks
+        learner.call_hook('after_run')
+        return dict(names)
+
+    assert entry(configs, {'monitor_norm_freq': 1}) == {0: 'Pong', 1: 'Boxing', 2: 'Alien'}
+    own = {'monitor_norm_freq': 1, 'task_names': ['a', 'b', 'c']}
+    assert entry(configs, own) == {0: 'a', 1: 'b', 2: 'c'}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tests.integrations.lightzero.zoo_files import HOOK, MODULE
+
 _FILE = """\
 from tests.integrations.lightzero.checkout import use_checkout
 
@@ -14,6 +16,8 @@ from tests.integrations.lightzero import checkout_policies
 from tests.integrations.lightzero.policies import SUPPORTS
 
 checkout_policies.repair()
+if {ranks} > 1:
+    checkout_policies.repair_ranks()
 
 NAMES = ['Pong-tiny', 'Boxing-tiny']
 world_model = checkout_policies.world_model(
@@ -40,7 +44,7 @@ def config(task_id, name):
             weight_decay=1e-2, batch_size=[4, 4], num_unroll_steps=5, num_segments=2, num_simulations=2,
             reanalyze_ratio=0.0, n_episode=2, total_batch_size=8, collector_env_num=2, evaluator_env_num=1,
             buffer_reanalyze_freq=1 / 1e8, reanalyze_batch_size=8, reanalyze_partition=0.75,
-            replay_buffer_size=10000, eval_freq={eval_freq}, use_wandb=False, {policy}
+            replay_buffer_size=10000, eval_freq={eval_freq}, use_wandb=False, {hook}{policy}
         ),
     ))
 
@@ -48,7 +52,7 @@ def config(task_id, name):
 create = EasyDict(dict(
     env=dict(type='tiny_image', import_names=['tests.integrations.lightzero.tiny_image_env']),
     env_manager=dict(type='base'),
-    policy=dict(type='unizero_multitask', import_names=['lzero.policy.unizero_multitask']),
+    policy=dict(type='unizero_multitask', import_names=['lzero.policy.unizero_multitask'{module}]),
 ))
 
 if __name__ == '__main__':
@@ -62,9 +66,32 @@ if __name__ == '__main__':
 
 
 def checkout_file(
-    entry: str, iterations: int, world_model: str = '', policy: str = '', ranks: int = 1, eval_freq: int = 10000
+    entry: str,
+    iterations: int,
+    world_model: str = '',
+    policy: str = '',
+    ranks: int = 1,
+    eval_freq: int = 10000,
+    hook: str | None = None,
 ) -> str:
-    """Return the text of a file that calls one of the multi-task entries."""
+    """Return the text of a file that calls one of the multi-task entries.
+
+    Arguments:
+        entry: the entry.
+        iterations: of the learner.
+        world_model: further keys of the world model.
+        policy: further keys of the policy.
+        ranks: number of ranks, each with one of the two tasks, or one with both.
+        eval_freq: iterations between evaluations.
+        hook: the monitor's configuration, where the file asks for it: the two lines of the guide.
+    """
     return _FILE.format(
-        entry=entry, iterations=iterations, world_model=world_model, policy=policy, ranks=ranks, eval_freq=eval_freq
+        entry=entry,
+        iterations=iterations,
+        world_model=world_model,
+        policy=policy,
+        ranks=ranks,
+        eval_freq=eval_freq,
+        hook='' if hook is None else HOOK.format(config=hook) + ', ',
+        module='' if hook is None else f", '{MODULE}'",
     )

@@ -13,6 +13,9 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+import torch
+import torch.distributed as dist
+
 from tests.integrations.lightzero import multitask
 from tests.integrations.lightzero.multitask import OBSERVATIONS, TASKS
 from tests.integrations.lightzero.policies import (
@@ -76,6 +79,28 @@ def repair() -> list[str]:
             )
             added.append('MuZeroMTPolicy: arguments of DiscreteSupport')
     return added
+
+
+def repair_ranks() -> None:
+    """Do what several ranks need beside DI-engine 0.5.3: average gradients over the ranks that have them.
+
+    What ``LogReduceHook`` reduces has a name on one rank only, and needs an accelerator; it is left out.
+    """
+    from ding.policy import Policy
+    from ding.worker.learner.learner_hook import LogReduceHook
+
+    def sync_gradients(policy: Any, model: torch.nn.Module) -> None:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                holders = torch.tensor(float(parameter.grad is not None))
+                dist.all_reduce(gradient)
+                dist.all_reduce(holders)
+                if parameter.grad is not None:
+                    gradient.div_(holders)
+
+    Policy.sync_gradients = sync_gradients
+    LogReduceHook.__call__ = lambda hook, engine: None
 
 
 RENAMED = {

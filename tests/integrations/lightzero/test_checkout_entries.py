@@ -1,4 +1,4 @@
-"""The multi-task entries of LightZero's git main by ``normmon run``, on one rank; see ``test_checkout.py``.
+"""The multi-task entries of LightZero's git main, on one rank and on two; see ``test_checkout.py``.
 
 The checkout's search trees have to be compiled: ``python setup.py build_ext --inplace``.
 """
@@ -70,6 +70,38 @@ def test_the_multi_task_entry(tmp_path: Path, in_tree: int) -> None:
     run_on_one_rank(tmp_path / 'plain', text)
     assert checkpoints(tmp_path / 'watched') == checkpoints(tmp_path / 'plain')
     assert 'iteration_12.pth.tar' in checkpoints(tmp_path / 'plain')
+
+
+TWO_RANKS = ('-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2')
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize('way', ['normmon run', 'two lines'])
+def test_the_multi_task_entry_on_two_ranks(tmp_path: Path, way: str) -> None:
+    """Each rank has one task; LightZero clips on each rank before it averages."""
+    hook = 'monitor_norm_freq=3' if way == 'two lines' else None
+    text = checkout_file('train_unizero_multitask_segment_ddp', 12, policy='monitor_norm_freq=0,', ranks=2, hook=hook)
+    by_run = () if hook else ('-m', 'ding_normmon', 'run', '--set', 'monitor_norm_freq=3')
+    done = run(tmp_path, text, *TWO_RANKS, *by_run, LIGHTZERO_SRC=str(Path(SOURCE).resolve()))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert checkpoints(tmp_path) == ['iteration_0.pth.tar', 'iteration_12.pth.tar']
+    recorded = read_run(tmp_path / 'data' / 'Pong-tiny')
+    assert recorded.tasks == {0: 'Pong-tiny', 1: 'Boxing-tiny'}
+    names = ('norm/encoder/_total_norm', 'grad_local/encoder/mean', 'grad_synced/encoder/_total_norm')
+    for name in (*names, 'grad/head_value_task0/_total_norm', 'logits/value_task1/mean', 'noreduce_obs_loss_task1'):
+        assert recorded.series[name].iterations.tolist() == [0, 3, 6, 9], name
+    assert 'grad/encoder/_total_norm' not in recorded.series
+    assert set(recorded.series['monitor/missing_ranks'].values.tolist()) == {0.0}
+    assert not [name for name in recorded.series if name.startswith('monitor/lost')]
+
+
+def test_the_two_lines_on_one_rank(tmp_path: Path) -> None:
+    hook = 'monitor_norm_freq=3'
+    text = checkout_file('train_unizero_multitask_segment_ddp', 8, policy='monitor_norm_freq=0,', hook=hook)
+    run_on_one_rank(tmp_path, text)
+    recorded = read_run(tmp_path / 'data' / 'Pong-tiny')
+    assert recorded.tasks == {0: 'Pong-tiny', 1: 'Boxing-tiny'}
+    assert recorded.series['grad/encoder/_total_norm'].iterations.tolist() == [0, 3, 6]
 
 
 def test_the_balance_entry_through_two_stages(tmp_path: Path) -> None:
