@@ -15,8 +15,8 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.proto.tensor_pb2 import TensorProto
 from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto
 
-from ding_normmon.destinations.tensorboard.frames import checksum, read_frames
 from ding_normmon.core.record import Record
+from ding_normmon.destinations.tensorboard.frames import checksum, read_frames
 from ding_normmon.runs import RunError, read_run
 from ding_normmon.runs.history_file import FILE_NAME, HistoryFile
 from tests.runs.histories import points
