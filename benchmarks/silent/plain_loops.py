@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -175,6 +176,42 @@ class BatchCollapsed(Loop):
         return x[:2] if self.broken else x
 
 
+class Scheduled(Loop):
+    """The learning rate follows half a cosine."""
+
+    def __init__(self, planted: int = PLANTED) -> None:
+        super().__init__(planted)
+        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, 200)
+
+    def after(self) -> None:
+        self.scheduler.step()
+
+
+class SchedulerForgotten(Scheduled):
+    """An earlier state is loaded of the optimizer, and not of its scheduler."""
+
+    def __init__(self, planted: int = PLANTED) -> None:
+        super().__init__(planted)
+        self.state = copy.deepcopy(self.optimizer.state_dict())
+
+    def before(self) -> None:
+        if self.iteration == self.planted:
+            self.optimizer.load_state_dict(self.state)
+
+
+class SchedulerStopped(Scheduled):
+    def after(self) -> None:
+        if not self.broken:
+            super().after()
+
+
+class SchedulerStepsTwice(Scheduled):
+    def after(self) -> None:
+        super().after()
+        if self.broken:
+            super().after()
+
+
 class InputsNotFinite(Loop):
     def batch(self) -> Tensor:
         x = super().batch()
@@ -261,6 +298,30 @@ PLAIN_LOOPS: tuple[SilentError, ...] = (
         frozenset({'input_changes'}),
         False,
         _plain(BatchCollapsed),
+    ),
+    SilentError(
+        "an optimizer's state is loaded without its scheduler's",
+        '',
+        frozenset({'rate_off_schedule'}),
+        False,
+        _plain(SchedulerForgotten),
+    ),
+    SilentError(
+        'a scheduler that steps no more',
+        '',
+        frozenset({'scheduler_steps_change'}),
+        False,
+        _plain(SchedulerStopped),
+        # What comes after the last step before it is seen in the next one.
+        planted=PLANTED + 1,
+    ),
+    SilentError(
+        'a scheduler that steps twice',
+        '',
+        frozenset({'scheduler_steps_change'}),
+        False,
+        _plain(SchedulerStepsTwice),
+        planted=PLANTED + 1,
     ),
     SilentError('a NaN in the batch', '', frozenset({'non_finite'}), True, _plain(InputsNotFinite)),
 )

@@ -25,6 +25,7 @@ from ding_normmon.metrics.rank_agreement import RankAgreement
 from ding_normmon.metrics.rank_norms import RankNorms
 from ding_normmon.metrics.replicas import Replicas
 from ding_normmon.metrics.representation_rank import RepresentationRank
+from ding_normmon.metrics.schedules import Schedules
 from ding_normmon.metrics.task_losses import TaskLosses
 from ding_normmon.metrics.tensor_statistics import TensorStatistics
 from ding_normmon.metrics.updates import Updates
@@ -45,7 +46,7 @@ _MULTITASK = (
     DormantUnits,
     RepresentationRank,
 )
-_INVARIANTS = (RankNorms, Replicas, HeldParameters, ParameterMoves, BackwardCalls, ModelInputs)
+_INVARIANTS = (RankNorms, Replicas, HeldParameters, ParameterMoves, Schedules, BackwardCalls, ModelInputs)
 _METRICS: tuple[type[Metric], ...] = (
     *_BASIC,
     LocalGradients,

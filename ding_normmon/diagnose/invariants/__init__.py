@@ -9,6 +9,7 @@ from ding_normmon.diagnose.invariants.optimizer_moves import FrozenParameterMove
 from ding_normmon.diagnose.invariants.outside_support import OutsideSupport
 from ding_normmon.diagnose.invariants.replicas_differ import ReplicasDiffer
 from ding_normmon.diagnose.invariants.same_batch import BatchRepeats, RanksShareBatch
+from ding_normmon.diagnose.invariants.schedule import RateOffSchedule, SchedulerStepsChange
 from ding_normmon.diagnose.invariants.target_network import TargetNetwork
 from ding_normmon.diagnose.rule import Rule
 
@@ -27,6 +28,8 @@ EXPECTED: tuple[type[Rule], ...] = (
     InputRange,
     InputChanges,
     OptimizerStepsChange,
+    RateOffSchedule,
+    SchedulerStepsChange,
     TargetNetwork,
 )
 """Each with a precondition that it states and learns from the run's own beginning."""

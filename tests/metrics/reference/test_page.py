@@ -47,6 +47,9 @@ ELSEWHERE = {
     'broken/still/{group}',
     'broken/frozen/{group}',
     'broken/leftover_gradient',
+    'broken/schedule/rate',
+    'broken/schedule/optimizer',
+    'step/scheduler_steps',  # loops with a scheduler
     'broken/same_batch',
     'data/outside/{part}[_task{i}]',
     'monitor/replicas/compared',  # several ranks
@@ -103,8 +106,8 @@ def test_every_metric_declares_the_names_that_it_yields(names: set[str]) -> None
         if owner is not None:
             yielded.setdefault(owner, set()).add(name)
     of_every_preset = {metric.name for metric in preset_metrics('full')}
-    # Several ranks, steps that are skipped, or something broken.
-    elsewhere = {'rank_agreement', 'rank_norms', 'replicas', 'learner_steps', 'parameter_moves'}
+    # Several ranks, steps that are skipped, a scheduler, or something broken.
+    elsewhere = {'rank_agreement', 'rank_norms', 'replicas', 'learner_steps', 'parameter_moves', 'schedules'}
     assert of_every_preset - set(yielded) <= elsewhere
     assert {name for name in names if DECLARED.owner(name) is None} == set()
 
