@@ -27,9 +27,9 @@ from ding_normmon.integrations.nothing_measured import NothingMeasured
 from ding_normmon.integrations.observe.grad_scaler import find_scalers
 from ding_normmon.integrations.observe.hook_points import HookPoints
 from ding_normmon.integrations.observe.observed_steps import ObservedSteps
-from ding_normmon.integrations.policy_model import find_optimizers, names_of_policy
+from ding_normmon.integrations.policy_model import find_optimizers, names_of_policy, target_of
 from ding_normmon.integrations.publishing_policy import PublishingAdapter
-from ding_normmon.metrics import Clipping, LearnerSteps, Metric, preset_metrics
+from ding_normmon.metrics import Clipping, LearnerSteps, Metric, TargetDistance, preset_metrics
 from ding_normmon.metrics.local_gradients import with_local_gradients
 from ding_normmon.monitor.monitor import StepMonitor
 from ding_normmon.ranks.setup_agreement import refusals_told
@@ -169,6 +169,11 @@ class Attachment:
             learner_steps=next((metric for metric in monitor.metrics if isinstance(metric, LearnerSteps)), None),
             local=adapter.gradient == LOCAL_GRADIENT,
         )
+        attachment = weakref.ref(self)
+        for metric in monitor.metrics:
+            if isinstance(metric, TargetDistance):
+                # The monitor lives on when the policy has been let go of.
+                metric.follow(lambda: target_of(getattr(attachment(), '_policy', None)))
         self._data: Any = None
         whole = isinstance(adapter, PublishingAdapter)
         self._steps = ObservedSteps(self.monitor, self._points, self._observe, whole=whole)

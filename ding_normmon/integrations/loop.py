@@ -14,7 +14,7 @@ from ding_normmon.core.finding import Finding
 from ding_normmon.core.step import INERT, InertLearnerStep
 from ding_normmon.integrations.nothing_measured import NothingMeasured
 from ding_normmon.integrations.observe.training_loop import TrainingLoop
-from ding_normmon.metrics import Metric
+from ding_normmon.metrics import Metric, TargetDistance
 from ding_normmon.monitor.monitor import StepMonitor
 from ding_normmon.ranks.transport import Transport
 
@@ -31,6 +31,7 @@ class Monitor(StepMonitor):
             ``with Monitor(...)`` around a training loop then measures it. A learner step ends when every optimizer has
             stepped; a step that is skipped is no learner step.
         scaler: the ``GradScaler`` of that loop, where there is one.
+        target: the target network that follows the model, where there is one.
         first_iteration: the iteration of the loop's first learner step, where training is resumed without
             :meth:`load_state_dict`.
         num_tasks: number of tasks of the whole run; None where there are none.
@@ -78,6 +79,7 @@ class Monitor(StepMonitor):
         *,
         optimizer: Any = None,
         scaler: Any = None,
+        target: nn.Module | None = None,
         first_iteration: int = 0,
         num_tasks: int | None = None,
         task_ids: Sequence[int] | None = None,
@@ -100,6 +102,10 @@ class Monitor(StepMonitor):
             callback=callback,
             transport=transport,
         )
+        models = None if target is None else (model, target)
+        for metric in self.metrics:
+            if isinstance(metric, TargetDistance):
+                metric.follow(lambda: models)
         self._running = contextlib.ExitStack()
         self._loop = TrainingLoop(self, optimizer, scaler) if optimizer is not None and self.frequency > 0 else None
         self._nothing = NothingMeasured(self, None)

@@ -10,19 +10,27 @@ from torch.optim import Optimizer
 
 from ding_normmon.core.parameter_groups import unwrap
 
-__all__ = ['find_models', 'find_optimizers', 'model_of', 'names_of_policy']
+__all__ = ['find_models', 'find_optimizers', 'model_of', 'names_of_policy', 'target_of']
 
 
 def model_of(policy: Any) -> nn.Module | None:
     """Return the model that a policy trains, out of its wrappers; None where there is none."""
-    for attribute in ('_learn_model', '_model'):
-        model = getattr(policy, attribute, None)
-        # DI-engine's model wrappers are no modules, and stand inside one another.
-        while model is not None and not isinstance(model, nn.Module):
-            model = getattr(model, '__dict__', {}).get('_model')
-        if model is not None:
-            return unwrap(model)
-    return None
+    learns = _module_at(policy, '_learn_model')
+    return _module_at(policy, '_model') if learns is None else learns
+
+
+def target_of(policy: Any) -> tuple[nn.Module, nn.Module] | None:
+    """Return the model that a policy trains and the target network that follows it; None where there is none."""
+    online, target = model_of(policy), _module_at(policy, '_target_model')
+    return None if online is None or target is None else (online, target)
+
+
+def _module_at(policy: Any, attribute: str) -> nn.Module | None:
+    model = getattr(policy, attribute, None)
+    # DI-engine's model wrappers are no modules, and stand inside one another.
+    while model is not None and not isinstance(model, nn.Module):
+        model = getattr(model, '__dict__', {}).get('_model')
+    return None if model is None else unwrap(model)
 
 
 def find_optimizers(policy: Any) -> dict[str, Optimizer]:

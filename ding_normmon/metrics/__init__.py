@@ -12,6 +12,7 @@ from ding_normmon.metrics.parameter_norms import ParameterNorms
 from ding_normmon.metrics.presets import DECLARED, PRESETS, default_metrics, preset_metrics
 from ding_normmon.metrics.rank_agreement import RankAgreement
 from ding_normmon.metrics.representation_rank import RepresentationRank
+from ding_normmon.metrics.target_network import TargetDistance
 from ding_normmon.metrics.task_losses import TaskLosses
 from ding_normmon.metrics.tensor_statistics import TensorStatistics
 from ding_normmon.metrics.updates import Updates
@@ -32,6 +33,7 @@ __all__ = [
     'RankAgreement',
     'RepresentationRank',
     'Setup',
+    'TargetDistance',
     'TaskLosses',
     'TensorStatistics',
     'Updates',

@@ -26,6 +26,7 @@ from ding_normmon.metrics.rank_norms import RankNorms
 from ding_normmon.metrics.replicas import Replicas
 from ding_normmon.metrics.representation_rank import RepresentationRank
 from ding_normmon.metrics.schedules import Schedules
+from ding_normmon.metrics.target_network import TargetDistance
 from ding_normmon.metrics.task_losses import TaskLosses
 from ding_normmon.metrics.tensor_statistics import TensorStatistics
 from ding_normmon.metrics.updates import Updates
@@ -46,7 +47,16 @@ _MULTITASK = (
     DormantUnits,
     RepresentationRank,
 )
-_INVARIANTS = (RankNorms, Replicas, HeldParameters, ParameterMoves, Schedules, BackwardCalls, ModelInputs)
+_INVARIANTS = (
+    RankNorms,
+    Replicas,
+    HeldParameters,
+    ParameterMoves,
+    Schedules,
+    TargetDistance,
+    BackwardCalls,
+    ModelInputs,
+)
 _METRICS: tuple[type[Metric], ...] = (
     *_BASIC,
     LocalGradients,

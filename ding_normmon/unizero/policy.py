@@ -39,7 +39,6 @@ from ding_normmon.unizero.lightzero_classes import (
 from ding_normmon.unizero.model import BoundModel, UniZeroMultitaskModel
 from ding_normmon.unizero.policy_config import DEFAULTS, single_task_config, validate_policy_config
 from ding_normmon.unizero.private_state import gather_private_state
-from ding_normmon.unizero.target_network import publish_target
 from ding_normmon.unizero.task_batch import TaskBatch, prepare_task_batch
 from ding_normmon.unizero.task_metrics import (
     SHARED_METRICS,
@@ -206,8 +205,6 @@ class UniZeroMultitaskPolicy(ActingPolicy):
             for current_batch, target_batch, task_id in data:
                 publish_data(step, current_batch, target_batch, task_id)
                 self._publish_checks(step, current_batch, target_batch, task_id)
-        if step.due:
-            publish_target(step, self._learn_model, self._target_model)
         step.forward_end(losses, parts, corrected=self.corrects_gradients)
         parts.clear()
         if losses:

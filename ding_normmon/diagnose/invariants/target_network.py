@@ -15,41 +15,52 @@ __all__ = ['TargetNetwork']
 
 @dataclass
 class TargetNetwork(ExpectedInvariant):
-    """The target network has moved between all records of the beginning, and no longer does; or it is the model itself.
+    """The target network rests longer than it ever has between two updates; or it is the model itself.
 
-    A target that is copied from the model now and then stands still in between, so nothing is expected of it; nor of
-    one that was the model from the beginning.
+    Learnt from the first five updates, whether they come in every learner step or every hundred: as long as they came
+    evenly, one that is overdue is told, and otherwise when three times the longest rest is over. Nothing is expected of
+    a target network that was the model from the beginning.
     """
 
     name: ClassVar[str] = 'target_network'
     advice: ClassVar[str] = 'Look at what updates the target network: never called, or called with a factor of 0 or 1.'
     reads: ClassVar[tuple[str, ...]] = ('target/',)
 
-    settled: int = 10
     confirm: int = 3
 
     def __post_init__(self) -> None:
-        self._last: float | None = None
-        self._moved = 0
+        self._fingerprint: float | None = None
+        self._moved_at: int | None = None
+        self._rests = 0
+        self._shortest = self._longest = 0
         self._apart = 0
 
     def signs(self, window: Window) -> Iterable[Sign]:
-        """One sign."""
-        scalars = window.record.scalars
+        """One sign for a target that rests too long, one for a target that is the model."""
+        scalars, iteration = window.record.scalars, window.iteration
         fingerprint, distance = scalars.get('monitor/fingerprint/target'), scalars.get('target/distance')
         if fingerprint is None or distance is None:
             return
-        last, self._last = self._last, fingerprint
-        stands = fingerprint == last
-        if stands and self._moved >= self.settled:
-            evidence = {'target/distance': distance}
-            yield Sign('The target network no longer follows the model.', group='target', evidence=evidence)
-        elif stands:
-            # It rests between its updates.
-            self._moved = -(10**9)
-        else:
-            self._moved += last is not None
-        if distance == 0.0 and self._apart >= self.settled:
+        before, self._fingerprint = self._fingerprint, fingerprint
+        if before is not None and fingerprint != before:
+            self._note_move(iteration)
+        elif self._moved_at is not None and self._rests >= self.settled:
+            overdue = self._longest * (1 if self._longest == self._shortest else 3)
+            if iteration - self._moved_at >= overdue:
+                evidence = {'target/distance': distance}
+                yield Sign('The target network no longer follows the model.', group='target', evidence=evidence)
+        if before is None or distance > 0.0:
+            self._apart += before is not None
+        elif self._apart >= 2 * self.settled:
             yield Sign('The target network is the model itself, to the last bit.', group='target copy')
-        elif distance > 0.0:
-            self._apart += 1
+        else:
+            # It is copied from the model now and then, and no different at that moment.
+            self._apart = -(10**9)
+
+    def _note_move(self, iteration: int) -> None:
+        if self._moved_at is not None:
+            rest = iteration - self._moved_at
+            self._shortest = rest if not self._rests else min(self._shortest, rest)
+            self._longest = max(self._longest, rest)
+            self._rests += 1
+        self._moved_at = iteration

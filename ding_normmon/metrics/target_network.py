@@ -1,0 +1,111 @@
+"""How far the target network is from the model that it follows, and whether it follows at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ding_normmon.core.figure import Chart, Figure
+from ding_normmon.core.sharding import is_sharded
+from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics.base import Metric
+from ding_normmon.metrics.kernels.bit_sums import bit_sums, combined, folded
+from ding_normmon.metrics.sections import INVARIANTS_SECTION
+from ding_normmon.rows.moments import COUNT, MEAN, constant_numbers, device_row_of
+from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
+
+__all__ = ['TargetDistance', 'relative_distance']
+
+_AT_ONCE = 1 << 22
+"""Elements whose differences are in memory at a time, about: 16 MiB in float32."""
+
+_FIGURES = {'distance': 'target/distance', 'fingerprint': 'monitor/fingerprint/target'}
+
+
+@torch.no_grad()
+def relative_distance(online: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+    """Return the L2 norm of the difference of two models over that of the first, in float64.
+
+    Example:
+        >>> round(float(relative_distance([torch.tensor([3.0, 4.0])], [torch.tensor([3.0, 3.0])])), 6)
+        0.2
+    """
+    squares: list[Tensor] = []
+    first = elements = 0
+    for stop, parameter in enumerate(online, 1):
+        elements += parameter.numel()
+        if elements >= _AT_ONCE or stop == len(online):
+            # On an accelerator each call is a launch or two, however many tensors there are.
+            mine = list(online[first:stop])
+            both = (list(torch._foreach_sub(mine, list(target[first:stop]))), mine)
+            squares += [torch.stack(torch._foreach_norm(part, 2, torch.float64)).square().sum() for part in both]
+            first, elements = stop, 0
+    return (torch.stack(squares[::2]).sum() / torch.stack(squares[1::2]).sum()).sqrt()
+
+
+class TargetDistance(Metric):
+    """``target/distance``, and ``monitor/fingerprint/target``: the same as long as the target does not move.
+
+    Whoever knows the two models says so with :meth:`follow`; without, there are no figures.
+    """
+
+    name: ClassVar[str] = 'target_distance'
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            pattern='target/distance',
+            definition='L2 norm of the difference of the model and its target network, over that of the model',
+            unit='ratio',
+            hook_point='`forward_end`',
+            bad_value='growing without end: the target no longer follows; 0: it is the model itself',
+            section='Learner steps',
+            scale='log',
+            chart=Chart('Updates', 'Distance of the target network'),
+        ),
+        Figure(
+            pattern='monitor/fingerprint/target',
+            definition='a number that stays the same only as long as the target network does, to the last bit',
+            unit='none',
+            hook_point='`forward_end`',
+            bad_value='the same again and again',
+            section=INVARIANTS_SECTION,
+            chart=Chart('Health of the record', 'Fingerprint of the target network'),
+        ),
+    )
+    hook_points: ClassVar[tuple[str, ...]] = ('forward_end',)
+    stretchable: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self._models: Callable[[], tuple[nn.Module, nn.Module] | None] = lambda: None
+
+    def follow(self, models: Callable[[], tuple[nn.Module, nn.Module] | None]) -> None:
+        """Ask this function, in every measured step, for the model and its target network; None where there is none."""
+        self._models = models
+
+    @torch.no_grad()
+    def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
+        """Compare the two models, where their parameters are alike."""
+        models = self._models()
+        if models is None or models[0] is models[1]:
+            return
+        online, target = ([parameter.detach() for parameter in model.parameters()] for model in models)
+        alike = [(p.shape, p.dtype, p.device) for p in online] == [(p.shape, p.dtype, p.device) for p in target]
+        if not online or not alike or any(map(is_sharded, online)):
+            return
+        values = (relative_distance(online, target), folded(combined(bit_sums(target))))
+        for name, value in zip(_FIGURES, values, strict=True):
+            key = RowKey(self.name, name)
+            if isinstance(value, Tensor) and not rows.on_host:
+                rows.write(key, device_row_of(value.reshape(1)))
+            else:
+                rows.write_numbers(key, constant_numbers(float(value)))
+
+    def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
+        """Yield both figures; a distance that is no number is absent."""
+        for name, figure in _FIGURES.items():
+            row = table.get(RowKey(self.name, name))
+            if row is not None and row[COUNT] > 0 and math.isfinite(row[MEAN]):
+                yield figure, float(row[MEAN])
