@@ -156,16 +156,25 @@ class Figure:
         >>> Figure('grad/{group}/_total_norm', '', '', task_chart=chart).place('grad/head_task3/_total_norm').title
         'head: gradient norm'
         """
+        chart, words = self.template(name), self.words(name)
+        return other_chart(name) if chart is None else Chart(chart.category, chart.title.format(**words))
+
+    def template(self, name: str) -> Chart | None:
+        """Return the declared chart of the figure of that name, its title as declared; None if there is none."""
+        return (self.task_chart or self.chart) if task_in(name) is not None else self.chart
+
+    def words(self, name: str) -> dict[str, str]:
+        """Return what the placeholders of a chart's title stand for in a name.
+
+        >>> Figure('norm/x_token[_task{i}]/{mean,std}', '', '').words('norm/x_token_task3/mean')
+        {'signal': 'x_token', 'statistic': 'mean', 'i': '3'}
+        """
         match = self._expression.fullmatch(name)
         if match is None:
             raise ValueError(f'{name} does not match the declaration {self.pattern}')
-        chart = (self.task_chart or self.chart) if task_in(name) is not None else self.chart
-        if chart is None:
-            return other_chart(name)
         parts = {'signal': '/'.join(name.split('/')[1:-1]), 'statistic': name.rpartition('/')[2]}
         found = {key: value for key, value in match.groupdict().items() if value is not None}
-        words = {key: of_all_tasks(value).replace(ANY_TASK, '') for key, value in {**parts, **found}.items()}
-        return Chart(chart.category, chart.title.format(**words))
+        return {key: of_all_tasks(value).replace(ANY_TASK, '') for key, value in {**parts, **found}.items()}
 
     def samples(self, words: Mapping[str, str] = _NO_WORDS) -> Iterator[str]:
         """Yield one sample name for each choice in the pattern.

@@ -47,6 +47,7 @@ def run_of(path: Path, history: History) -> Run:
         rules=last.rules if last else '',
         figures=last.figures if last else Figures(),
         warnings=warnings,
+        is_ended=history.is_ended,
     )
     if not streams:
         return run

@@ -79,6 +79,7 @@ class Run:
         warnings: sentences on what could not be read.
         rules: by which rules the findings were made while the run trained; empty where nobody said.
         figures: the declarations of the run's own metrics, those that are not from this package.
+        is_ended: whether the writer of its history closed the file; None where nothing tells.
     """
 
     path: Path
@@ -91,6 +92,7 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     rules: str = ''
     figures: Figures = field(default_factory=Figures, compare=False)
+    is_ended: bool | None = None
 
     @property
     def name(self) -> str:

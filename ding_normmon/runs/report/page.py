@@ -2,57 +2,84 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import hashlib
+import json
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from ding_normmon.core.plain_text import plain
 from ding_normmon.runs import Run
-from ding_normmon.runs.judge import judge
 from ding_normmon.runs.report.changes import Change
-from ding_normmon.runs.report.charts import lay_out
-from ding_normmon.runs.report.payload import bounded, pack, payload_of
-from ding_normmon.runs.report.texts import TERMS, TEXTS
+from ding_normmon.runs.report.data import page_data
 
-__all__ = ['render_page', 'write_page']
+__all__ = ['ASSETS', 'SCRIPTS', 'STYLES', 'render_page', 'script', 'style', 'write_page']
 
-_TEMPLATE = Path(__file__).parent / 'template'
+ASSETS = Path(__file__).parent / 'assets'
+"""Folder of the page's JavaScript and CSS."""
+
+SCRIPTS = ('uplot/uPlot.iife.min.js', 'texts.js', 'curves.js', 'chart.js', 'overview.js', 'page.js')
+"""Files of the page's JavaScript in the order in which they are loaded: plain scripts that define ``normmonPage``."""
+
+STYLES = ('uplot/uPlot.min.css', 'page.css')
+"""Files of the page's CSS."""
+
+_PAGE = """\
+<!doctype html>
+<html lang="{language}">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<main id="page"></main>
+<script type="application/octet-stream" id="data">{data}</script>
+<script>{script}</script>
+<script>{start}</script>
+</body>
+</html>
+"""
+
+_START = "normmonPage.unpack(document.getElementById('data').textContent)\
+.then((data) => { window.page = normmonPage(document.getElementById('page'), data); });"
+
+
+def script() -> str:
+    """Return all of the page's JavaScript."""
+    return '\n'.join((ASSETS / name).read_text('utf-8') for name in SCRIPTS)
+
+
+def style() -> str:
+    """Return all of the page's CSS."""
+    return '\n'.join((ASSETS / name).read_text('utf-8') for name in STYLES)
 
 
 def render_page(runs: Sequence[Run], language: str = 'en', changes: Sequence[Change] = (), again: bool = False) -> str:
     """Return the page of a run, or of several laid over each other.
 
     Arguments:
-        runs: the runs; where nobody has judged one, or by other rules, today's rules are applied.
+        runs: the runs; today's rules are applied to those that nobody has judged, or by other rules.
         language: ``'en'`` or ``'zh'``; the page can be switched.
         changes: a table of what differs between runs.
         again: apply today's rules in any case.
-
-    Raises:
-        ImportError: jinja2 or plotly is not installed.
     """
-    import jinja2
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
-
-    environment = jinja2.Environment(autoescape=True, loader=jinja2.FileSystemLoader(_TEMPLATE))
-    sections = bounded(lay_out(runs))
-    findings = [judge(run, again=again).findings for run in runs]
-
-    def trusted(name: str) -> Any:
-        return Markup((_TEMPLATE / name).read_text(encoding='utf-8'))
-
-    return environment.get_template('page.html').render(
+    scripts = (script(), _START)
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
+    return _PAGE.format(
         language=language,
-        names=[plain(run.name) for run in runs],
-        warnings=[plain(warning) for run in runs for warning in run.warnings],
-        changes=changes,
-        style=trusted('style.css'),
-        script=trusted('script.js'),
-        # What comes from the run is compressed and in base64, so that no name in it can end the element.
-        library=pack(get_plotlyjs().encode()),
-        payload=pack(payload_of(runs, sections, findings)),
-        texts=pack({**TEXTS, 'terms': TERMS}),
+        title=escape(' · '.join(plain(run.name) for run in runs)),
+        hashes=' '.join(f"'sha256-{digest}'" for digest in digests),
+        style=style(),
+        # Compressed and in base64, no name in a run can end the element.
+        data=_pack(page_data(runs, changes, again)),
+        script=scripts[0],
+        start=scripts[1],
     )
 
 
@@ -62,3 +89,8 @@ def write_page(
     """Write the page to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render_page(runs, language, changes, again), encoding='utf-8')
+
+
+def _pack(data: Any) -> str:
+    raw = json.dumps(data, separators=(',', ':'), allow_nan=False).encode()
+    return base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode()

@@ -1,0 +1,241 @@
+// The first screen: what the run is, what is wrong with it, and its tasks.
+'use strict';
+(() => {
+  const { short, duration, element, Chart } = normmon;
+  const SEVERITIES = ['error', 'warning', 'info'];
+  /** Cards that are unfolded at first. */
+  const OPEN = 3;
+
+  /** Return the line that says what the runs are and how they are going. */
+  const header = (page) => {
+    const { text, data } = page;
+    const number = (value) => Number(value).toLocaleString('en');
+    const about = data.runs.map((run) => {
+      const { state, silent, began, seconds, iterations, steps, seed, ranks, versions } = run.about;
+      const parts = [
+        ['iterations', number(iterations)], ['steps', steps === null ? null : number(steps)], ['duration', duration(seconds)],
+        ['ranks', ranks], ['seed', seed], ['records', number(run.records)],
+        ['began', began > 1e8 ? new Date(began * 1000).toLocaleString(page.state.language === 'zh' ? 'zh-CN' : 'en-GB', { dateStyle: 'medium', timeStyle: 'short' }) : null],
+        ['versions', versions ? Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(', ') : null],
+      ].filter(([, value]) => value !== null && value !== undefined && value !== '');
+      const how = state === 'silent' || state === 'died' ? `${text(state)} ${duration(silent)}`
+        : state === 'running' ? `${text('running')} (${text('last')} ${duration(silent)} ${text('ago')})` : text(state);
+      return element('div', { class: 'about' },
+        element('span', { class: `state ${state}` }, how),
+        data.runs.length > 1 ? element('b', {}, run.name) : null,
+        ...parts.map(([key, value]) => element('span', {}, element('i', {}, text(key)), ` ${value}`)),
+        Object.keys(run.configuration).length ? element('details', { class: 'configuration' },
+          element('summary', {}, text('configuration')),
+          element('pre', { tabindex: '0' }, JSON.stringify(run.configuration, null, 2))) : null);
+    });
+    return element('div', {}, ...about);
+  };
+
+  /** Return findings as cards: those of one rule about the same tasks are one; the worst is the first. */
+  const cardsOf = (page) => {
+    const cards = new Map();
+    page.data.runs.forEach((run, place) => run.findings.forEach((finding) => {
+      const key = [place, finding.rule, finding.tasks.join()].join('|');
+      const card = cards.get(key) ?? { run, place, findings: [] };
+      card.findings.push(finding);
+      cards.set(key, card);
+    }));
+    for (const card of cards.values()) {
+      card.findings.sort((a, b) => (a.cleared !== null) - (b.cleared !== null)
+        || SEVERITIES.indexOf(a.severity) - SEVERITIES.indexOf(b.severity) || a.since - b.since);
+      [card.first] = card.findings;
+      card.isActive = card.first.cleared === null;
+    }
+    return [...cards.values()].sort((a, b) => SEVERITIES.indexOf(a.first.severity) - SEVERITIES.indexOf(b.first.severity)
+      || a.first.since - b.first.since);
+  };
+
+  const cardOf = (page, card, isOpen) => {
+    const { text, state } = page, { first, run } = card;
+    const { language } = state;
+    const when = ({ since, cleared }) => `${text('since')} ${since}${cleared === null ? '' : ` ${text('until')} ${cleared}`}`;
+    const spec = page.chartOf(first);
+    const more = card.findings.slice(1);
+    const body = element('div', { class: 'body' });
+    const fill = () => {
+      if (body.childElementCount) return;
+      body.append(element('p', { class: 'advice' }, element('i', {}, `${text('advice')}: `), first.advice[language]));
+      if (spec) {
+        const view = page.viewOf(first, spec);
+        const small = new Chart(page, spec, { mini: true, focus: view.focus, zoom: view.zoom, span: view.span });
+        small.root.setAttribute('aria-label', `${page.titleOf(spec)}: ${first.sentence[language]}`);
+        body.append(element('a', { class: 'small-chart', href: view.link, tabindex: '-1', 'aria-hidden': 'true' },
+          element('span', {}, page.titleOf(spec)), small.root));
+        page.draw(small);
+      }
+      if (more.length) {
+        body.append(element('ul', { class: 'further' }, ...more.map((finding) => {
+          const other = page.chartOf(finding);
+          return element('li', {}, `${finding.sentence[language]} (${when(finding)}) `,
+            other ? element('a', { href: page.viewOf(finding, other).link }, text('open')) : null);
+        })));
+      }
+    };
+    const summary = element('summary', {},
+      element('b', {}, text(first.severity)), ` ${page.data.runs.length > 1 ? `${run.name}: ` : ''}${first.sentence[language]} `,
+      element('small', {}, `${first.rule}, ${when(first)}${more.length ? ` +${more.length}` : ''}`));
+    const made = element('details', { class: `card ${first.severity}`, open: isOpen,
+      toggle: (event) => { if (event.target.open) fill(); } }, summary);
+    if (spec) made.append(element('a', { class: 'see', href: page.viewOf(first, spec).link }, text('open')));
+    made.append(body);
+    if (isOpen) fill();
+    return made;
+  };
+
+  const folded = (label, cards, className) => (cards.length
+    ? element('details', { class: className }, element('summary', {}, label), element('div', { class: 'cards' }, ...cards)) : null);
+
+  /** Return the section of what was found. */
+  const verdict = (page) => {
+    const { text, data } = page;
+    const cards = cardsOf(page);
+    const active = cards.filter((card) => card.isActive);
+    const serious = active.filter((card) => card.first.severity !== 'info');
+    const notes = active.filter((card) => card.first.severity === 'info');
+    const cleared = cards.filter((card) => !card.isActive);
+    const made = element('section', { id: 'findings', 'aria-labelledby': 'findings-title' },
+      element('h2', { id: 'findings-title' }, text('findings')));
+    if (!serious.length) made.append(element('p', { class: 'nothing' }, text('nothing')));
+    for (const run of data.runs) {
+      const lacking = Object.entries(run.not_judged);
+      const judged = data.rules.length - lacking.length;
+      const name = data.runs.length > 1 ? `${run.name}: ` : '';
+      made.append(element('details', { class: 'judged' },
+        element('summary', {}, `${name}${run.judged} ${text('judged')} ${judged} ${text('rules')}`),
+        element('p', {}, data.rules.filter((rule) => !(rule in run.not_judged)).join(', ')),
+        lacking.length ? element('p', {}, `${lacking.length} ${text('not judged')}:`) : null,
+        element('ul', {}, ...lacking.map(([rule, why]) => element('li', {}, `${rule}: ${why}`)))));
+    }
+    const list = element('div', { class: 'cards' });
+    serious.forEach((card, i) => list.append(cardOf(page, card, i < OPEN)));
+    made.prepend(made.firstChild);
+    made.insertBefore(list, made.querySelector('.judged'));
+    const foldedNotes = folded(`${text('notes')}: ${notes.length}`, notes.map((card) => cardOf(page, card, false)), 'notes');
+    const foldedCleared = folded(`${text('cleared findings')}: ${cleared.length}`, cleared.map((card) => cardOf(page, card, false)), 'cleared');
+    for (const one of [foldedNotes, foldedCleared]) if (one) made.insertBefore(one, made.querySelector('.judged'));
+    return made;
+  };
+
+  const SVG = 'http://www.w3.org/2000/svg';
+  const sparkline = (values, colour) => {
+    const points = values.map((value, i) => [i, value]).filter(([, value]) => value !== null);
+    const svg = document.createElementNS(SVG, 'svg');
+    svg.setAttribute('viewBox', '0 0 80 18'); svg.setAttribute('width', '80'); svg.setAttribute('height', '18');
+    svg.setAttribute('aria-hidden', 'true');
+    if (points.length < 2) return svg;
+    const ys = points.map(([, value]) => value), low = Math.min(...ys), high = Math.max(...ys);
+    const line = document.createElementNS(SVG, 'polyline');
+    line.setAttribute('points', points.map(([i, value]) =>
+      `${(i / (values.length - 1) * 78 + 1).toFixed(1)},${(high > low ? 16 - (value - low) / (high - low) * 14 : 9).toFixed(1)}`).join(' '));
+    line.setAttribute('fill', 'none'); line.setAttribute('stroke', colour); line.setAttribute('stroke-width', '1.3');
+    svg.append(line);
+    return svg;
+  };
+
+  /** Colours of distances: nothing to be seen, then ever stronger; what is not finite is the strongest. */
+  const colourOf = (distance, isDark) => {
+    if (distance === null) return null;
+    if (distance >= 100) return isDark ? '#ffffff' : '#000000';
+    if (distance < 3) return isDark ? '#232a34' : '#eef1f5';
+    const strength = Math.min(1, Math.log(distance / 3) / Math.log(10));
+    const [from, to] = isDark ? [[90, 66, 30], [255, 110, 80]] : [[255, 224, 160], [190, 30, 20]];
+    return `rgb(${from.map((value, i) => Math.round(value + (to[i] - value) * strength)).join(',')})`;
+  };
+
+  const strip = (page, cells) => {
+    const canvas = element('canvas', { width: cells.length, height: 1, class: 'strip', 'aria-hidden': 'true' });
+    const context = canvas.getContext('2d');
+    cells.forEach((distance, i) => {
+      const colour = colourOf(distance, page.state.dark);
+      if (colour) { context.fillStyle = colour; context.fillRect(i, 0, 1, 1); }
+    });
+    return canvas;
+  };
+
+  const FIGURES = ['return', 'evaluation', 'random', 'share'];
+
+  /** Return the table of the tasks, sorted as the page's state says. */
+  const taskTable = (page) => {
+    const { text, data, state } = page;
+    const rows = data.runs.flatMap((run) => Object.keys(run.tasks).map((id) => {
+      const task = Number(id), known = run.figures[id] ?? {};
+      const found = run.findings.filter((finding) => finding.tasks.includes(task) && finding.cleared === null && finding.severity !== 'info');
+      const cells = run.deviations.tasks?.[id] ?? [];
+      const furthest = Math.max(...cells.filter((cell) => cell !== null), 0);
+      return { run, task, known, found, cells, furthest, name: run.tasks[id] };
+    }));
+    if (!rows.length) return null;
+    const figures = FIGURES.filter((key) => rows.some(({ known }) => known[key] !== undefined && known[key] !== null));
+    const hasCourse = rows.some(({ known }) => known.course?.length > 1), hasStrip = rows.some(({ cells }) => cells.length);
+    const values = { task: (row) => row.task, findings: (row) => row.found.length, deviation: (row) => row.furthest };
+    for (const key of figures) values[key] = (row) => row.known[key] ?? -Infinity;
+    const { key, down } = state.sort;
+    const of = values[key] ?? values.task;
+    rows.sort((a, b) => (down ? of(b) - of(a) : of(a) - of(b)) || a.task - b.task);
+    const heading = (name, about) => element('th', { scope: 'col', 'aria-sort': key === name ? (down ? 'descending' : 'ascending') : 'none' },
+      element('button', { title: about, click: () => page.sortBy(name) }, text(name), key === name ? (down ? ' ▼' : ' ▲') : ''));
+    const head = element('tr', {}, heading('task'), data.runs.length > 1 ? element('th', { scope: 'col' }, text('run')) : null,
+      ...figures.map((name) => heading(name, normmonTexts[state.language][`${name} about`])),
+      hasCourse ? element('th', { scope: 'col' }, text('course')) : null, heading('findings'),
+      hasStrip ? heading('deviation', text('deviation about')) : null);
+    const body = rows.map(({ run, task, known, found, cells, furthest, name }) => element('tr', { 'data-task': task,
+      mouseenter: () => page.highlight(task), mouseleave: () => page.highlight(null) },
+      element('th', { scope: 'row' }, element('button', { class: 'task', title: `${text('show task')} ${name}`, click: () => page.openTask(task) },
+        element('span', { class: 'dot', 'data-colour': task }), `${task} ${name}`)),
+      data.runs.length > 1 ? element('td', {}, run.name) : null,
+      ...figures.map((figure) => element('td', { class: 'number' }, figure === 'share' && known[figure] !== undefined ? `${Math.round(known[figure] * 100)}%` : short(known[figure]))),
+      hasCourse ? element('td', {}, sparkline(known.course ?? [], page.colourOfTask(task))) : null,
+      element('td', {}, ...found.flatMap((finding) => {
+        const spec = page.chartOf(finding);
+        return [spec ? element('a', { href: page.viewOf(finding, spec).link, class: finding.severity }, finding.rule)
+          : element('span', { class: finding.severity }, finding.rule), ' '];
+      })),
+      hasStrip ? element('td', { class: 'strip-cell' }, element('button', { click: () => page.openTask(task),
+        'aria-label': `${text('show task')} ${name}, ${text('deviation')}: ${short(furthest)}` }, strip(page, cells))) : null));
+    const edges = data.runs[0].deviations.edges;
+    return element('section', { id: 'tasks', 'aria-labelledby': 'tasks-title' }, element('h2', { id: 'tasks-title' }, text('tasks')),
+      element('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-labelledby': 'tasks-title' },
+        element('table', {}, element('thead', {}, head), element('tbody', {}, ...body))),
+      hasStrip ? element('p', { class: 'foot' }, `${text('deviation')}: ${text('iteration')} ${edges[0]} – ${edges[1]}; ${text('colours')}`) : null);
+  };
+
+  /** Return the conflict matrices, each with a slider over the iterations. */
+  const matrices = (page) => {
+    const { text, data } = page;
+    const found = data.runs.flatMap((run) => Object.entries(run.matrices).map(([name, stack]) => ({ run, name, stack })));
+    return found.map(({ run, name, stack }) => {
+      const cells = stack.rows.map(() => stack.rows.map(() => element('td')));
+      const nameOf = (id) => `${id} ${run.tasks[id] ?? ''}`.trim();
+      const shown = element('output', {});
+      const slider = element('input', { type: 'range', min: 0, max: stack.iterations.length - 1, value: stack.iterations.length - 1, 'aria-label': `${text('matrix')}: ${name}` });
+      const fill = () => {
+        const at = Number(slider.value);
+        shown.textContent = `${text('iteration')} ${stack.iterations[at]}`;
+        slider.setAttribute('aria-valuetext', shown.textContent);
+        stack.values[at].forEach((row, i) => row.forEach((value, j) => {
+          const cell = cells[i][j], strength = Math.min(1, Math.abs(value ?? 0));
+          const [r, g, b] = (value ?? 0) < 0 ? [178, 24, 43] : [33, 102, 172];
+          cell.style.background = value === null ? 'none' : `rgba(${r},${g},${b},${strength.toFixed(2)})`;
+          cell.style.color = strength > 0.5 ? '#fff' : '';
+          cell.textContent = value === null ? '✕' : stack.rows.length <= 8 ? value.toFixed(2) : '';
+          cell.title = `${nameOf(stack.rows[i])} · ${nameOf(stack.rows[j])}: ${value}`;
+        }));
+      };
+      slider.addEventListener('input', fill);
+      fill();
+      const head = element('tr', {}, element('td'), ...stack.rows.map((id) => element('th', { scope: 'col', title: nameOf(id) }, String(id))));
+      const body = stack.rows.map((id, i) => element('tr', {}, element('th', { scope: 'row' }, nameOf(id)), ...cells[i]));
+      return element('figure', { class: 'matrix' }, element('figcaption', {}, `${text('matrix')}: ${name.replace(/^conflict\/|\/cosine$/g, '')}${data.runs.length > 1 ? ` · ${run.name}` : ''}`),
+        element('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': `${text('matrix')}: ${name}` },
+          element('table', {}, element('thead', {}, head), element('tbody', {}, ...body))),
+        element('label', { class: 'slider' }, shown, slider));
+    });
+  };
+
+  Object.assign(normmon, { header, verdict, taskTable, matrices });
+})();

@@ -1,0 +1,165 @@
+"""A run, or several beside each other, as the plain values that the page draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ding_normmon.core.finding import Finding
+from ding_normmon.core.plain_text import plain
+from ding_normmon.diagnose.rules import RULES
+from ding_normmon.runs import Run, read_run
+from ding_normmon.runs.judge import Judgement, judge
+from ding_normmon.runs.report.changes import Change
+from ding_normmon.runs.report.curves import STEPS, Columns, deviations, finite, plain_matrices, stretches
+from ding_normmon.runs.report.layout import EACH_TASK, chinese, lay_out
+from ding_normmon.runs.state import state_of
+from ding_normmon.runs.strict_json import dumps
+
+__all__ = ['page_data', 'read_page_data']
+
+VERSION = 1
+"""Of what :func:`page_data` returns."""
+
+_OF_ONE_RUN = ('seed', 'exp_name')
+"""Keys of a configuration in which the runs of one experiment differ."""
+
+_FIGURES = {
+    'return': ('collect/{name}/return_of_20', 'collect/{name}/return'),
+    'evaluation': ('eval/{name}/return',),
+    'random': ('random_policy/{name}/return',),
+    'share': ('conflict/encoder_task{task}/share', 'conflict/transformer_task{task}/share'),
+}
+"""Columns of the table of tasks, each with the metrics that may hold it."""
+
+
+def read_page_data(path: str | Path, again: bool = False) -> dict[str, Any]:
+    """Return what the page of a run on disk draws.
+
+    Arguments:
+        path: the folder of a run, or a history file; it may be one that is being written.
+        again: apply today's rules in any case.
+
+    Raises:
+        RunError: there is no run.
+    """
+    return page_data([read_run(path)], again=again)
+
+
+def page_data(runs: Sequence[Run], changes: Sequence[Change] = (), again: bool = False) -> dict[str, Any]:
+    """Return what the page of one run, or of several over each other, draws.
+
+    Everything is plain values that JSON has words for, and every text of unknown origin can be shown as it is.
+
+    Arguments:
+        runs: the runs; today's rules are applied to those that nobody has judged, or by other rules.
+        changes: what differs most between them.
+        again: apply today's rules in any case.
+
+    Returns:
+        ``charts``: what is drawn where; ``sections``: their headings; ``runs``: for each run its curves, matrices,
+        findings and what is known about it; ``rules``: the names of all rules; ``changes``.
+    """
+    charts = lay_out(runs)
+    names = dict.fromkeys(
+        name for chart in charts for line in chart.lines for name in (line.metric, line.low, line.high) if name
+    )
+    translated = chinese()['categories']
+    experiments = [_experiment(run.configuration) for run in runs]
+    return {
+        'version': VERSION,
+        'charts': [_harmless(chart.plain()) for chart in charts],
+        'sections': [
+            {'category': plain(name), 'title': {'en': plain(name), 'zh': translated.get(name, plain(name))}}
+            for name in dict.fromkeys(chart.category for chart in charts)
+        ],
+        'each_task': EACH_TASK,
+        'rules': [rule.name for rule in RULES],
+        'runs': [
+            {**_run(run, judge(run, again=again), names), 'experiment': experiments.index(experiment)}
+            for run, experiment in zip(runs, experiments, strict=True)
+        ],
+        'changes': [_harmless(vars(change)) for change in changes],
+    }
+
+
+def _run(run: Run, judgement: Judgement, names: Iterable[str]) -> dict[str, Any]:
+    columns = Columns(run)
+    state = state_of(run)
+    times = [time for series in run.series.values() for time in (series.times[0], series.times[-1])]
+    steps = run.series.get(STEPS)
+    return {
+        'name': plain(run.name),
+        'tasks': {str(task): plain(name, 200) for task, name in run.tasks.items()},
+        'about': {
+            'state': state.name,
+            'silent': state.silent,
+            'began': float(min(times, default=0.0)),
+            'seconds': float(max(times, default=0.0) - min(times, default=0.0)),
+            'iterations': max((int(series.iterations[-1]) for series in run.series.values()), default=0),
+            'steps': None if steps is None else int(steps.values[-1]),
+            'seed': _harmless(run.configuration.get('seed')),
+        },
+        'configuration': _harmless(run.configuration),
+        'judged': judgement.judged,
+        'records': judgement.records,
+        'not_judged': judgement.not_judged,
+        'findings': [_finding(finding) for finding in judgement.findings],
+        'figures': {str(task): _figures(run, task, name) for task, name in run.tasks.items()},
+        'deviations': deviations(run),
+        'series': columns.all_of(names),
+        'axes': columns.axes,
+        'matrices': plain_matrices(run.matrices),
+        'warnings': [plain(warning) for warning in run.warnings],
+    }
+
+
+def _figures(run: Run, task: int, name: str) -> dict[str, Any]:
+    """Return the figures of one task in the table: those of which the run has a point, the newest of each."""
+    found: dict[str, Any] = {}
+    for key, metrics in _FIGURES.items():
+        names = [metric.format(name=name, task=task) for metric in metrics]
+        series = [run.series[metric] for metric in names if metric in run.series]
+        newest = [float(one.values[-1]) for one in series if np.isfinite(one.values[-1])]
+        if newest:
+            found[key] = newest[0] if key != 'share' else float(np.mean(newest))
+        if key == 'return' and series:
+            found['course'] = finite(stretches(series[0].values, 40)[1])
+    return found
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    """Return a finding, what it says by language."""
+    return {
+        'rule': plain(finding.rule, 100),
+        'severity': finding.severity,
+        'since': finding.since,
+        'found': finding.found,
+        'cleared': finding.cleared,
+        'sentence': {'en': plain(finding.sentence), 'zh': plain(finding.sentence)},
+        'advice': {'en': plain(finding.advice), 'zh': plain(finding.advice)},
+        'tasks': list(finding.tasks),
+        'group': finding.group,
+        'metrics': list(finding.evidence),
+    }
+
+
+def _experiment(configuration: Mapping[str, Any]) -> str:
+    """Return a text that is the same for runs that differ in their seeds and names only."""
+    kept = {key: value for key, value in configuration.items() if key not in _OF_ONE_RUN}
+    return dumps(kept)
+
+
+def _harmless(value: Any, depth: int = 12) -> Any:
+    """Return a value as JSON has it, every text in it without control characters."""
+    if isinstance(value, Mapping):
+        return {plain(key, 300): _harmless(entry, depth - 1) for key, entry in value.items()} if depth else '…'
+    if isinstance(value, (list, tuple)):
+        return [_harmless(entry, depth - 1) for entry in value] if depth else '…'
+    if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return plain(value)
