@@ -10,7 +10,7 @@
   };
   const INKS = {
     light: { ink: '#1d2430', soft: '#5c6675', line: '#e3e7ed', grey: '#9aa3af', faint: '#d3d8df', mark: '#b3261e' },
-    dark: { ink: '#e6eaf0', soft: '#a3adbc', line: '#2a323d', grey: '#6d7887', faint: '#394351', mark: '#ff8a80' },
+    dark: { ink: '#e6eaf0', soft: '#a3adbc', line: '#2a323d', grey: '#6d7887', faint: '#465162', mark: '#ff8a80' },
   };
   const DASHES = [[], [7, 4], [2, 3], [9, 3, 2, 3]];
   /** More tasks than colours: curves are grey, but for those that stand out. */
@@ -192,8 +192,8 @@
       const [unit, unitName] = timeUnit(page.fullRange()[1]);
       const axis = { stroke: soft, font: FONT, grid: { stroke: line, width: 1 }, ticks: { show: false }, gap: 4 };
       return {
-        width: this.root.clientWidth || own.width || 400,
-        height: this.root.clientHeight || 220,
+        width: this.width || this.root.clientWidth || 400,
+        height: this.height ??= this.root.clientHeight || 200,
         padding: [8, 10, 0, 0],
         legend: { show: false },
         scales: {
@@ -201,7 +201,7 @@
           y: { distr: log ? 3 : 1, range: () => [this.range.min, this.range.max] },
         },
         axes: [
-          { ...axis, size: own.mini ? 18 : 34, space: 60, labelSize: 14, labelGap: 0, labelFont: FONT, font: FONT,
+          { ...axis, size: 18, space: 60, labelSize: 15, labelGap: 0, labelFont: FONT, font: FONT,
             label: own.mini ? undefined : isTime ? `${page.text('times')} (${unitName})` : page.text(page.state.along),
             splits: isTime ? (u, i, min, max) => this.timeSplits(min, max, unit) : undefined,
             values: (u, values, i, space, step) => (isTime ? values.map((v) => short(v / unit, 4)) : values.map((v) => this.tick(v, step))) },
@@ -350,7 +350,7 @@
         let last = one.x.length - 1;
         while (last >= 0 && (one.y[last] === null || one.x[last] > to)) last -= 1;
         return last < 0 ? null : { text: one.run && this.spec.lines.length === 1 ? one.run : one.name, colour: this.looks[i].colour,
-          y: u.valToPos(one.y[last], 'y', true) };
+          y: u.valToPos(one.y[last], 'y', true) - 9 * ratio };
       }).filter((end) => end !== null && (this.lines.length > 1 || end.text === undefined));
       if (!ends.length || ends.length > 10) return;
       ends.sort((a, b) => a.y - b.y);
@@ -361,7 +361,7 @@
         ends.at(-1).y -= over;
         for (let i = ends.length - 2; i >= 0; i -= 1) ends[i].y = Math.min(ends[i].y, ends[i + 1].y - step);
       }
-      ctx.textAlign = 'right'; ctx.textBaseline = 'middle'; ctx.lineWidth = 3 * ratio; ctx.lineJoin = 'round';
+      ctx.textAlign = 'right'; ctx.textBaseline = 'middle'; ctx.lineWidth = 4 * ratio; ctx.lineJoin = 'round';
       ctx.strokeStyle = this.page.paper(); ctx.setLineDash([]);
       for (const end of ends) {
         const text = end.text.length > 28 ? `${end.text.slice(0, 27)}…` : end.text;

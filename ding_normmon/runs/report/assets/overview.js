@@ -20,8 +20,10 @@
       ].filter(([, value]) => value !== null && value !== undefined && value !== '');
       const how = state === 'silent' || state === 'died' ? `${text(state)} ${duration(silent)}`
         : state === 'running' ? `${text('running')} (${text('last')} ${duration(silent)} ${text('ago')})` : text(state);
+      // Records without a clock, such as those of other programs, do not say how long ago they were.
+      const isDated = began > 1e8 || state === 'ended';
       return element('div', { class: 'about' },
-        element('span', { class: `state ${state}` }, how),
+        isDated ? element('span', { class: `state ${state}` }, how) : null,
         data.runs.length > 1 ? element('b', {}, run.name) : null,
         ...parts.map(([key, value]) => element('span', {}, element('i', {}, text(key)), ` ${value}`)),
         Object.keys(run.configuration).length ? element('details', { class: 'configuration' },

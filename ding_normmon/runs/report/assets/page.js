@@ -5,7 +5,7 @@
   const SEVERITY_COLOURS = { light: { error: '#b3261e', warning: '#a86400', info: '#2f6fae' },
     dark: { error: '#ff8a80', warning: '#f0b55a', info: '#7db2ff' } };
   /** Milliseconds of a frame in which charts are drawn. */
-  const FRAME = 8;
+  const FRAME = 5;
   let pages = 0;
 
   /**
@@ -168,7 +168,7 @@
       const begin = performance.now();
       for (const chart of waiting) {
         waiting.delete(chart);
-        if (chart.root.isConnected && chart.root.clientWidth) { chart.draw(); chart.isStale = false; }
+        if (chart.root.isConnected && (chart.width || chart.root.clientWidth)) { chart.draw(); chart.isStale = false; }
         if (performance.now() - begin > FRAME) break;
       }
       isDrawing = waiting.size > 0;
@@ -179,9 +179,11 @@
       waiting.add(chart);
       if (!isDrawing) { isDrawing = true; requestAnimationFrame(work); }
     };
-    const observer = new IntersectionObserver((entries) => entries.forEach(({ isIntersecting, target }) => {
+    const observer = new IntersectionObserver((entries) => entries.forEach(({ isIntersecting, target, boundingClientRect }) => {
       const { chart } = target;
       chart.isNear = isIntersecting;
+      // Asking an element for its size while others change costs a layout of the page.
+      chart.width = boundingClientRect.width;
       if (isIntersecting && (!chart.plot || chart.isStale)) page.draw(chart);
     }), { rootMargin: '250px' });
     const refreshAll = () => {
@@ -349,6 +351,7 @@
       state.isPrinting = isPrinting;
       root.classList.toggle('printing', isPrinting);
       root.dataset.theme = page.theme();
+      for (const chart of charts) chart.width = 0;
       for (const made of root.querySelectorAll('details.fold, details.notes, details.cleared')) {
         if (made.id.endsWith('-flat')) continue;
         if (isPrinting && !made.open) { made.open = true; made.wasFolded = true; }
@@ -363,6 +366,7 @@
     new ResizeObserver(() => {
       if (root.clientWidth === width || state.isPrinting) return;
       width = root.clientWidth;
+      for (const chart of charts) chart.width = 0;
       refreshAll();
       root.querySelectorAll('.plot.mini').forEach((one) => page.draw(one.chart));
     }).observe(root);
@@ -370,6 +374,7 @@
     state.seeds = new Set(data.runs.map((run) => run.experiment)).size < data.runs.length;
     build();
     openHash();
+    root.dataset.ready = 'yes';
 
     return {
       get charts() { return charts.length; },
