@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 
 from ding_normmon.core.figures import Figures
 from ding_normmon.runs.declarations import plain_figures, read_figures
 
-__all__ = ['LARGEST_TASK', 'Header', 'read_header', 'task_names']
+__all__ = ['LARGEST_TASK', 'Header', 'about_this_run', 'read_header', 'task_names']
 
 LARGEST_TASK = 1 << 20
 """Task ids beyond it are a mistake, or meant to do harm."""
@@ -28,6 +31,7 @@ class Header:
         rules: which rules have judged the records; see :func:`~ding_normmon.runs.judge.rules_of_today`.
         version: of the format.
         figures: the declarations of the run's own metrics, those that are not from this package.
+        about: see :func:`about_this_run`.
     """
 
     tasks: Mapping[int, str] = field(default_factory=dict)
@@ -36,6 +40,7 @@ class Header:
     rules: str = ''
     version: int = 0
     figures: Figures = field(default_factory=Figures, compare=False, repr=False)
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain values, as it is written."""
@@ -45,6 +50,7 @@ class Header:
             'replaces_from': self.replaces_from,
             'rules': self.rules,
             'figures': plain_figures(self.figures),
+            'about': dict(self.about),
         }
 
 
@@ -53,7 +59,7 @@ def read_header(text: str | bytes | None) -> Header | None:
 
     Example:
         >>> read_header('{"version": 7, "tasks": {"0": "Pong", "x": "?"}, "new": 1}')
-        Header(tasks={0: 'Pong'}, configuration={}, replaces_from=None, rules='', version=7)
+        Header(tasks={0: 'Pong'}, configuration={}, replaces_from=None, rules='', version=7, about={})
         >>> read_header('[1]') is None
         True
     """
@@ -65,7 +71,9 @@ def read_header(text: str | bytes | None) -> Header | None:
         return None
     if not isinstance(content, dict):
         return None
-    configuration, version, begin = (content.get(key) for key in ('configuration', 'version', 'replaces_from'))
+    configuration, version, begin, about = (
+        content.get(key) for key in ('configuration', 'version', 'replaces_from', 'about')
+    )
     return Header(
         task_names(content.get('tasks')),
         configuration if isinstance(configuration, dict) else {},
@@ -73,7 +81,25 @@ def read_header(text: str | bytes | None) -> Header | None:
         str(content.get('rules') or '')[:100],
         version if isinstance(version, int) and _is_integer(version) else 0,
         read_figures(content.get('figures')),
+        about if isinstance(about, dict) else {},
     )
+
+
+def about_this_run() -> dict[str, Any]:
+    """Return the number of ranks of this process's run, and the versions of what it trains with.
+
+    Example:
+        >>> sorted(about_this_run())
+        ['ranks', 'versions']
+    """
+    import torch.distributed as dist
+
+    versions = {'Python': platform.python_version()}
+    for package in ('torch', 'DI-engine', 'LightZero', 'ding_normmon'):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    is_distributed = dist.is_available() and dist.is_initialized()
+    return {'ranks': dist.get_world_size() if is_distributed else 1, 'versions': versions}
 
 
 def task_names(content: Any) -> dict[int, str]:

@@ -197,7 +197,7 @@ class HistoryFile:
             )
         try:
             from ding_normmon.runs.format import Encoder
-            from ding_normmon.runs.header import Header
+            from ding_normmon.runs.header import Header, about_this_run
             from ding_normmon.runs.rules import rules_of_today
         except ImportError as error:
             raise ImportError(
@@ -228,6 +228,7 @@ class HistoryFile:
             None if self._has_begun else begin,
             rules_of_today(),
             figures=own_figures(self._description.figures),
+            about=about_this_run(),
         )
         self._encoder = Encoder(header.plain())
         # The newest is encoded by whoever asks.

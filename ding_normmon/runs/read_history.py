@@ -48,6 +48,7 @@ def run_of(path: Path, history: History) -> Run:
         figures=last.figures if last else Figures(),
         warnings=warnings,
         is_ended=history.is_ended,
+        about=dict(last.about) if last else {},
     )
     if not streams:
         return run

@@ -80,6 +80,7 @@ class Run:
         rules: by which rules the findings were made while the run trained; empty where nobody said.
         figures: the declarations of the run's own metrics, those that are not from this package.
         is_ended: whether the writer of its history closed the file; None where nothing tells.
+        about: ``ranks`` and ``versions`` of what it trained with, as far as they were written down.
     """
 
     path: Path
@@ -93,6 +94,7 @@ class Run:
     rules: str = ''
     figures: Figures = field(default_factory=Figures, compare=False)
     is_ended: bool | None = None
+    about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

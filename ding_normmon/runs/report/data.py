@@ -12,11 +12,11 @@ import numpy as np
 from ding_normmon.core.finding import Finding
 from ding_normmon.core.plain_text import plain
 from ding_normmon.diagnose.rules import RULES
-from ding_normmon.runs import Run, read_run
+from ding_normmon.runs import Run, Series, read_run
 from ding_normmon.runs.judge import Judgement, judge
 from ding_normmon.runs.report.changes import Change
 from ding_normmon.runs.report.curves import STEPS, Columns, deviations, finite, plain_matrices, stretches
-from ding_normmon.runs.report.layout import EACH_TASK, chinese, lay_out
+from ding_normmon.runs.report.layout import EACH_TASK, Chart, chinese, lay_out
 from ding_normmon.runs.state import state_of
 from ding_normmon.runs.strict_json import dumps
 
@@ -27,6 +27,9 @@ VERSION = 1
 
 _OF_ONE_RUN = ('seed', 'exp_name')
 """Keys of a configuration in which the runs of one experiment differ."""
+
+_DENSE_CHARTS = 6
+"""Charts of an incident."""
 
 _FIGURES = {
     'return': ('collect/{name}/return_of_20', 'collect/{name}/return'),
@@ -78,7 +81,7 @@ def page_data(runs: Sequence[Run], changes: Sequence[Change] = (), again: bool =
             for name in dict.fromkeys(chart.category for chart in charts)
         ],
         'each_task': EACH_TASK,
-        'rules': [rule.name for rule in RULES],
+        'rules': {rule.name: {'en': rule.name, 'zh': chinese()['rules'].get(rule.name, rule.name)} for rule in RULES},
         'runs': [
             {**_run(run, judge(run, again=again), names), 'experiment': experiments.index(experiment)}
             for run, experiment in zip(runs, experiments, strict=True)
@@ -103,6 +106,8 @@ def _run(run: Run, judgement: Judgement, names: Iterable[str]) -> dict[str, Any]
             'iterations': max((int(series.iterations[-1]) for series in run.series.values()), default=0),
             'steps': None if steps is None else int(steps.values[-1]),
             'seed': _harmless(run.configuration.get('seed')),
+            'ranks': _harmless(run.about.get('ranks')),
+            'versions': _harmless(run.about.get('versions')),
         },
         'configuration': _harmless(run.configuration),
         'judged': judgement.judged,
@@ -114,6 +119,7 @@ def _run(run: Run, judgement: Judgement, names: Iterable[str]) -> dict[str, Any]
         'series': columns.all_of(names),
         'axes': columns.axes,
         'matrices': plain_matrices(run.matrices),
+        'incidents': [_incident(run, incident) for incident in getattr(run, 'incidents', ())],
         'warnings': [plain(warning) for warning in run.warnings],
     }
 
@@ -136,6 +142,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
     """Return a finding, what it says by language."""
     return {
         'rule': plain(finding.rule, 100),
+        'title': {'en': plain(finding.rule, 100), 'zh': chinese()['rules'].get(finding.rule, plain(finding.rule, 100))},
         'severity': finding.severity,
         'since': finding.since,
         'found': finding.found,
@@ -146,6 +153,43 @@ def _finding(finding: Finding) -> dict[str, Any]:
         'group': finding.group,
         'metrics': list(finding.evidence),
     }
+
+
+def _incident(run: Run, incident: Any) -> dict[str, Any]:
+    """Return an incident with charts of what left its level, over the watched steps around it."""
+    window = incident.window
+    clock = np.zeros(len(window.iterations))
+    series = {}
+    for column, name in enumerate(window.names):
+        measured = ~np.isnan(window.values[:, column])
+        if measured.any():
+            points = window.iterations[measured], window.values[measured, column], clock[measured]
+            series[name] = Series(*points)
+    dense = Run(run.path, series, tasks=run.tasks)
+    columns = Columns(dense)
+    departed = {departure.metric: None for departure in incident.first}
+    charts = [chart for chart in lay_out([dense]) if chart.category != EACH_TASK]
+    charts = [chart for chart in charts if any(line.metric in departed for line in chart.lines)] or charts
+    charts = sorted(charts, key=lambda chart: _first_of(chart, list(departed)))[:_DENSE_CHARTS]
+    return _harmless(
+        {
+            'number': incident.number,
+            'opened': incident.opened,
+            'since': incident.since,
+            'kind': incident.kind,
+            'reason': incident.reason,
+            'tasks': [] if incident.task is None else [incident.task],
+            'order': [dict(vars(departure)) for departure in incident.first],
+            'charts': [chart.plain() for chart in charts],
+            'series': columns.all_of(name for chart in charts for line in chart.lines for name in vars(line).values()),
+            'axes': columns.axes,
+        }
+    )  # fmt: skip
+
+
+def _first_of(chart: Chart, departed: Sequence[str]) -> int:
+    places = [departed.index(line.metric) for line in chart.lines if line.metric in departed]
+    return min(places, default=len(departed))
 
 
 def _experiment(configuration: Mapping[str, Any]) -> str:

@@ -54,7 +54,7 @@
    *
    * page: what all charts share: data, state, text, taskIndex, isAccused, hover, zoomTo, fullRange.
    * spec: one of data.charts.
-   * own: { mini, focus, zoom, span }: of a card's small chart, which follows nobody's zoom.
+   * own: { mini, focus, zoom, span, runs, along }: of a small chart, which follows nobody's zoom.
    */
   class Chart {
     constructor(page, spec, own = {}) {
@@ -74,16 +74,16 @@
 
     /** Return every curve that can be drawn: its points, name, task, run and its number among its kind. */
     curves() {
-      const { data, state } = this.page;
+      const { state } = this.page, runs = this.own.runs ?? this.page.data.runs;
       const found = [];
-      const byExperiment = state.seeds ? Map.groupBy(data.runs, (run) => run.experiment) : null;
-      const sets = byExperiment ? [...byExperiment.values()] : data.runs.map((run) => [run]);
-      sets.forEach((runs, place) => {
+      const byExperiment = state.seeds ? Map.groupBy(runs, (run) => run.experiment) : null;
+      const sets = byExperiment ? [...byExperiment.values()] : runs.map((run) => [run]);
+      sets.forEach((set, place) => {
         this.spec.lines.forEach(([metric, task, label, low, high], number) => {
-          const several = runs.map((run) => this.banded(run, metric, low, high)).filter((one) => one && one.x.length);
+          const several = set.map((run) => this.banded(run, metric, low, high)).filter((one) => one && one.x.length);
           if (!several.length) return;
           const points = several.length === 1 ? several[0] : meanOf(several);
-          const run = sets.length > 1 ? (runs.length > 1 ? `${runs[0].name} × ${runs.length}` : runs[0].name) : '';
+          const run = sets.length > 1 ? (set.length > 1 ? `${set[0].name} × ${set.length}` : set[0].name) : '';
           const name = task === null ? label : this.page.nameOf(task);
           found.push({ ...points, metric, task, run, place, number, name: run ? `${name} · ${run}` : name,
             label: task === null ? label : `${task} ${this.page.nameOf(task)}`, y: smooth(points.y, state.smoothing),
@@ -94,9 +94,10 @@
     }
 
     banded(run, metric, low, high) {
-      const points = curve(run, metric, this.page.state.along);
+      const along = this.own.along ?? this.page.state.along;
+      const points = curve(run, metric, along);
       if (!points || !low || points.low) return points;
-      const [lower, upper] = [curve(run, low, this.page.state.along), curve(run, high, this.page.state.along)];
+      const [lower, upper] = [curve(run, low, along), curve(run, high, along)];
       const fits = lower && upper && lower.y.length === points.y.length && upper.y.length === points.y.length;
       return fits ? { ...points, low: lower.low ?? lower.y, high: upper.high ?? upper.y, isBand: true } : points;
     }

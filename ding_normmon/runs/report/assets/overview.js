@@ -80,7 +80,7 @@
     };
     const summary = element('summary', {},
       element('b', {}, text(first.severity)), ` ${page.data.runs.length > 1 ? `${run.name}: ` : ''}${first.sentence[language]} `,
-      element('small', {}, `${first.rule}, ${when(first)}${more.length ? ` +${more.length}` : ''}`));
+      element('small', {}, `${first.title[language]}, ${when(first)}${more.length ? ` +${more.length}` : ''}`));
     const made = element('details', { class: `card ${first.severity}`, open: isOpen,
       toggle: (event) => { if (event.target.open) fill(); } }, summary);
     if (spec) made.append(element('a', { class: 'see', href: page.viewOf(first, spec).link }, text('open')));
@@ -105,13 +105,14 @@
     if (!serious.length) made.append(element('p', { class: 'nothing' }, text('nothing')));
     for (const run of data.runs) {
       const lacking = Object.entries(run.not_judged);
-      const judged = data.rules.length - lacking.length;
+      const called = (rule) => data.rules[rule]?.[page.state.language] ?? rule;
+      const judged = Object.keys(data.rules).filter((rule) => !(rule in run.not_judged));
       const name = data.runs.length > 1 ? `${run.name}: ` : '';
       made.append(element('details', { class: 'judged' },
-        element('summary', {}, `${name}${run.judged} ${text('judged')} ${judged} ${text('rules')}`),
-        element('p', {}, data.rules.filter((rule) => !(rule in run.not_judged)).join(', ')),
+        element('summary', {}, `${name}${run.judged} ${text('judged')} ${judged.length} ${text('rules')}`),
+        element('p', {}, judged.map(called).join(', ')),
         lacking.length ? element('p', {}, `${lacking.length} ${text('not judged')}:`) : null,
-        element('ul', {}, ...lacking.map(([rule, why]) => element('li', {}, `${rule}: ${why}`)))));
+        element('ul', {}, ...lacking.map(([rule, why]) => element('li', {}, `${called(rule)}: ${why}`)))));
     }
     const list = element('div', { class: 'cards' });
     serious.forEach((card, i) => list.append(cardOf(page, card, i < OPEN)));
@@ -194,8 +195,8 @@
       hasCourse ? element('td', {}, sparkline(known.course ?? [], page.colourOfTask(task))) : null,
       element('td', {}, ...found.flatMap((finding) => {
         const spec = page.chartOf(finding);
-        return [spec ? element('a', { href: page.viewOf(finding, spec).link, class: finding.severity }, finding.rule)
-          : element('span', { class: finding.severity }, finding.rule), ' '];
+        return [spec ? element('a', { href: page.viewOf(finding, spec).link, class: finding.severity }, finding.title[state.language])
+          : element('span', { class: finding.severity }, finding.title[state.language]), ' '];
       })),
       hasStrip ? element('td', { class: 'strip-cell' }, element('button', { click: () => page.openTask(task),
         'aria-label': `${text('show task')} ${name}, ${text('deviation')}: ${short(furthest)}` }, strip(page, cells))) : null));
@@ -239,5 +240,38 @@
     });
   };
 
-  Object.assign(normmon, { header, verdict, taskTable, matrices });
+  /** Return the section of incidents: charts of the steps around each, and what left its level in which order. */
+  const incidents = (page) => {
+    const { text, data } = page;
+    const found = data.runs.flatMap((run) => run.incidents.map((incident) => ({ run, incident })));
+    if (!found.length) return null;
+    return element('section', { id: 'incidents', 'aria-labelledby': 'incidents-title' }, element('h2', { id: 'incidents-title' }, text('incidents')),
+      ...found.map(({ run, incident }, i) => {
+        const { since, opened } = incident;
+        const body = element('div', {});
+        const fill = () => {
+          if (body.childElementCount) return;
+          if (incident.order.length) {
+            body.append(element('p', {}, text('order')), element('ol', { class: 'order' }, ...incident.order.map((one) => element('li', {},
+              `${text('iteration')} ${one.iteration}: ${text(one.stage)}, ${one.metric} `, element('small', {}, `${short(one.value)}, ${text('usual')} ${short(one.usual)}`)))));
+          }
+          const whole = incident.axes.flatMap((axis) => axis.iterations);
+          const zoom = [Math.min(...whole), Math.max(...whole)];
+          const focus = { tasks: new Set(incident.tasks), metrics: new Set(incident.order.map((one) => one.metric)) };
+          body.append(element('div', { class: 'grid' }, ...incident.charts.map((spec) => {
+            const chart = new Chart(page, spec, { mini: true, focus, zoom, along: 'iterations', span: { from: since, to: opened, severity: 'error' },
+              runs: [{ ...incident, name: run.name, tasks: run.tasks }] });
+            page.draw(chart);
+            return element('figure', {}, element('figcaption', {}, page.titleOf(spec)), chart.root);
+          })));
+        };
+        const made = element('details', { class: 'card error', open: i === 0, toggle: (event) => { if (event.target.open) fill(); } },
+          element('summary', {}, element('b', {}, `${text(incident.kind)} `), `${data.runs.length > 1 ? `${run.name}: ` : ''}${incident.reason} `,
+            element('small', {}, `${text('iteration')} ${opened}, ${text('since')} ${since}`)), body);
+        if (i === 0) fill();
+        return made;
+      }));
+  };
+
+  Object.assign(normmon, { header, verdict, taskTable, matrices, incidents });
 })();

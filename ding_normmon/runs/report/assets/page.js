@@ -1,7 +1,7 @@
 // The page: sections of charts under the first screen, and what all charts have in common.
 'use strict';
 (() => {
-  const { Chart, PALETTES, MANY, short, curve, element, header, verdict, taskTable, matrices, unpack } = normmon;
+  const { Chart, PALETTES, MANY, short, curve, element, header, verdict, taskTable, matrices, incidents, unpack } = normmon;
   const SEVERITY_COLOURS = { light: { error: '#b3261e', warning: '#a86400', info: '#2f6fae' },
     dark: { error: '#ff8a80', warning: '#f0b55a', info: '#7db2ff' } };
   /** Milliseconds of a frame in which charts are drawn. */
@@ -285,7 +285,7 @@
       if (kept.length === folds.length) folds.forEach((one, i) => { one.open = kept[i]; });
       fillTasks();
       const warnings = page.data.runs.flatMap((run) => run.warnings);
-      places.notes.replaceChildren(...[warnings.length ? element('details', { class: 'warnings', open: true }, element('summary', {}, element('h2', {}, text('warnings'))),
+      places.notes.replaceChildren(...[incidents(page), warnings.length ? element('details', { class: 'warnings', open: true }, element('summary', {}, element('h2', {}, text('warnings'))),
         element('ul', {}, ...warnings.map((warning) => element('li', {}, warning)))) : null, changesTable()].filter(Boolean));
     };
     const changesTable = () => {

@@ -20,7 +20,7 @@ globalThis.normmonTexts = {
     'chart keys': 'Left and right read values, up and down change the curve, L changes the scale, T opens a table, Escape shows everything.',
     skip: 'Skip to the charts', changes: 'What changed most', metric: 'metric', ratio: 'ratio', change: 'change in spreads',
     run: 'run', seeds: 'Seeds as mean and band (one standard deviation)', warnings: 'What could not be read', reset: 'Reset zoom',
-    incidents: 'Incidents', order: 'Left their level in this order', thinned: 'Curves of more than 400 points are medians of stretches; bands go from the smallest to the largest value.',
+    incidents: 'Incidents', order: 'Left their level in this order', usual: 'usual', 'learning rate': 'learning rate', data: 'data', signals: 'signals', loss: 'loss', 'head gradient': 'head gradient', 'shared gradient': 'shared gradient', clipping: 'clipping', weights: 'weights', finding: 'finding', invariant: 'invariant', 'non-finite': 'not finite', exception: 'exception', death: 'death', thinned: 'Curves of more than 400 points are medians of stretches; bands go from the smallest to the largest value.',
     sidebar: 'Tasks and contents', records: 'records', colours: '3, 10, 30 and more; black: not finite',
   },
   zh: {
@@ -42,7 +42,7 @@ globalThis.normmonTexts = {
     'chart keys': '左右键读数，上下键切换曲线，L 切换刻度，T 打开数据表，Esc 显示全部。',
     skip: '跳到图表', changes: '变化最大的指标', metric: '指标', ratio: '比值', change: '变化（以离散度计）',
     run: '运行', seeds: '多个种子显示为均值与一个标准差的带', warnings: '无法读取的部分', reset: '恢复缩放',
-    incidents: '事故', order: '依次偏离原有水平', thinned: '超过 400 个点的曲线画出每一段的中位数；带为最小值到最大值。',
+    incidents: '事故', order: '依次偏离原有水平', usual: '平时', finding: '诊断结论', invariant: '不变量', 'non-finite': '非有限值', exception: '异常', death: '进程死亡', 'learning rate': '学习率', data: '数据', signals: '信号', loss: '损失', 'head gradient': '头的梯度', 'shared gradient': '共享梯度', clipping: '裁剪', weights: '权重', thinned: '超过 400 个点的曲线画出每一段的中位数；带为最小值到最大值。',
     sidebar: '任务与目录', records: '条记录', colours: '3、10、30 及以上；黑色：非有限值',
   },
 };
