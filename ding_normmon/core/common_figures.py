@@ -68,7 +68,10 @@ COMMON_FIGURES: tuple[tuple[str, Figure], ...] = (
             ('eval/{path}/return', 'Returns in evaluation'),
             ('collect/{path}/return', 'Returns in training'),
             ('{basic,evaluator_iter}/[{path}]{return,reward}_mean[{path}]', 'Mean return in evaluation'),
+            ('collect/{path}/mean_return', 'Mean returns of the last episodes in training'),
             ('collect/{path}/episode_length', 'Lengths of episodes in training'),
+            ('random_policy/{path}/return', 'Returns of a random policy'),
+            ('collect/environment_steps', 'Environment steps'),
         )
     ),
 )

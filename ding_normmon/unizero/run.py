@@ -72,7 +72,7 @@ class MultiTaskRun:
         self.buffers = {task_id: TaskReplayBuffer(self.policy.task_cfg(task_id)) for task_id in task_ids}
         names = list(config.tasks)
         self.return_tracker = ReturnTracker(names, config.log.return_window)
-        self.return_writer = ReturnWriter(DistributedWriter.get_instance(), names)
+        self.return_writer = ReturnWriter(DistributedWriter.get_instance(), self.return_tracker.tasks)
         self.collector = MultiTaskCollector(
             self.policy,
             {task_id: self._environments(task_id, config.policy.collector_env_num, 0) for task_id in task_ids},

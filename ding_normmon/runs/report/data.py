@@ -11,6 +11,7 @@ import numpy as np
 
 from ding_normmon.core.finding import Finding
 from ding_normmon.core.plain_text import plain
+from ding_normmon.destinations.tensorboard.charts import tag_of
 from ding_normmon.diagnose.rules import RULES
 from ding_normmon.runs import Run, Series, read_run
 from ding_normmon.runs.judge import Judgement, judge
@@ -32,7 +33,7 @@ _DENSE_CHARTS = 6
 """Charts of an incident."""
 
 _FIGURES = {
-    'return': ('collect/{name}/return_of_20', 'collect/{name}/return'),
+    'return': ('collect/{name}/mean_return', 'collect/{name}/return'),
     'evaluation': ('eval/{name}/return',),
     'random': ('random_policy/{name}/return',),
     'share': ('conflict/encoder_task{task}/share', 'conflict/transformer_task{task}/share'),
@@ -128,7 +129,7 @@ def _figures(run: Run, task: int, name: str) -> dict[str, Any]:
     """Return the figures of one task in the table: those of which the run has a point, the newest of each."""
     found: dict[str, Any] = {}
     for key, metrics in _FIGURES.items():
-        names = [metric.format(name=name, task=task) for metric in metrics]
+        names = [metric.format(name=spelt, task=task) for metric in metrics for spelt in (name, tag_of(name))]
         series = [run.series[metric] for metric in names if metric in run.series]
         newest = [float(one.values[-1]) for one in series if np.isfinite(one.values[-1])]
         if newest:

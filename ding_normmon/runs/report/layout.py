@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from ding_normmon.core.figure import Figure, Prominence
 from ding_normmon.core.metric_names import of_all_tasks, task_in, without_task
+from ding_normmon.destinations.tensorboard.charts import tag_of
 from ding_normmon.metrics import DECLARED
 from ding_normmon.runs import Run
 
@@ -75,7 +76,8 @@ class Chart:
 def lay_out(runs: Sequence[Run]) -> list[Chart]:
     """Return the charts of everything that any of the runs holds, in reading order."""
     known = {name for run in runs for name in run.series}
-    named = {name: task for run in runs for task, name in run.tasks.items()}
+    # Returns carry the name of their task, not its id, as TensorBoard spells it.
+    named = {spelt: task for run in runs for task, name in run.tasks.items() for spelt in (name, tag_of(name))}
     found: dict[tuple[str, str], list[Line]] = {}
     of_task: dict[int, list[Line]] = {}
     for name in sorted(known, key=_order):
@@ -85,7 +87,6 @@ def lay_out(runs: Sequence[Run]) -> list[Chart]:
         if task is None and edges is None:
             continue  # Drawn as an edge of its mean.
         place = DECLARED.place(name)[0]
-        # Returns carry the name of their task, not its id.
         whose = task if task is not None else named.get(name.partition('/')[2].rpartition('/')[0])
         line = Line(name, whose, _label(name), *(edges or ()) if task is None else ())
         found.setdefault((place.category, place.title), []).append(line)

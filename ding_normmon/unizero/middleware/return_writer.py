@@ -10,43 +10,65 @@ from ding.framework.context import OnlineRLContext
 
 from ding_normmon.destinations.tensorboard.charts import tag_of
 from ding_normmon.integrations.ding_engine.announced import announce
+from ding_normmon.unizero.middleware.return_tracker import TaskReturns
 
 __all__ = ['ReturnWriter']
 
+_STEPS = 'collect/environment_steps'
+
 
 class ReturnWriter:
-    """Write ``collect/{task}/return``, ``collect/{task}/episode_length`` and ``eval/{task}/return``.
+    """Write the returns of every task, and the environment steps so far, at the current learner iteration.
 
-    A point is the mean over the episodes that ended in this loop, at the current learner iteration. A loop in which no
-    episode ended has no point; neither has one without a learner step, whose point would fall on the previous one.
+    ``collect/{task}/return`` and ``collect/{task}/episode_length`` are means over the episodes that ended in this loop,
+    ``collect/{task}/mean_return`` is the mean over the last episodes of training, ``eval/{task}/return`` that of an
+    evaluation. A loop in which no episode ended has no point of theirs; neither has one without a learner step, whose
+    point would fall on the previous one. ``random_policy/{task}/return`` is written once.
 
     Arguments:
         writer: has ``add_scalar(tag, value, step)``, such as DI-engine's, which writes on rank 0 only.
-        task_names: the name of every task of the run, by global task id.
+        tasks: the returns of every task, by global task id; they hold this loop's already.
     """
 
-    def __init__(self, writer: Any, task_names: Sequence[str]) -> None:
+    def __init__(self, writer: Any, tasks: Sequence[TaskReturns]) -> None:
         self._writer = writer
-        self._task_names = task_names
+        self._tasks = tasks
         announce(
             writer,
             [
-                tag_of(f'{where}/{name}/{what}')
-                for name in task_names
-                for where, what in (('eval', 'return'), ('collect', 'return'), ('collect', 'episode_length'))
+                _STEPS,
+                *(
+                    tag_of(f'{where}/{task.name}/{what}')
+                    for task in tasks
+                    for where, what in (
+                        ('eval', 'return'),
+                        ('collect', 'return'),
+                        ('collect', 'mean_return'),
+                        ('collect', 'episode_length'),
+                        ('random_policy', 'return'),
+                    )
+                ),
             ],
         )
         self._last_iteration = 0
 
     def __call__(self, ctx: OnlineRLContext) -> None:
         summaries = (getattr(ctx, 'collect_summaries', None) or {}) if ctx.train_iter > self._last_iteration else {}
+        if not self._last_iteration and ctx.train_iter:
+            for task in self._tasks:
+                if task.random is not None:
+                    self._writer.add_scalar(f'random_policy/{task.name}/return', task.random, ctx.train_iter)
+        if ctx.train_iter > self._last_iteration:
+            self._writer.add_scalar(_STEPS, float(ctx.env_step), ctx.train_iter)
         self._last_iteration = ctx.train_iter
         for task_id, summary in sorted(summaries.items()):
+            task = self._tasks[task_id]
             if summary.returns:
-                name = self._task_names[task_id]
-                self._writer.add_scalar(f'collect/{name}/return', float(np.mean(summary.returns)), ctx.train_iter)
-                self._writer.add_scalar(
-                    f'collect/{name}/episode_length', float(np.mean(summary.lengths)), ctx.train_iter
-                )
+                for what, value in (
+                    ('return', float(np.mean(summary.returns))),
+                    ('mean_return', task.trained),
+                    ('episode_length', float(np.mean(summary.lengths))),
+                ):
+                    self._writer.add_scalar(f'collect/{task.name}/{what}', value, ctx.train_iter)
         for task_id, value in sorted((getattr(ctx, 'eval_returns', None) or {}).items()):
-            self._writer.add_scalar(f'eval/{self._task_names[task_id]}/return', value, ctx.train_iter)
+            self._writer.add_scalar(f'eval/{self._tasks[task_id].name}/return', value, ctx.train_iter)
