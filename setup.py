@@ -58,7 +58,15 @@ setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=find_packages(include=['ding_normmon', 'ding_normmon.*']),
-    package_data={'ding_normmon': ['py.typed', 'runs/report/*.json', 'runs/report/assets/*', 'runs/report/assets/uplot/*', 'metrics/kernels/native/*.pyi']},
+    package_data={
+        'ding_normmon': [
+            'py.typed',
+            'runs/report/*.json',
+            'runs/report/assets/*',
+            'runs/report/assets/uplot/*',
+            'metrics/kernels/native/*.pyi',
+        ]
+    },
     exclude_package_data={'ding_normmon': ['metrics/kernels/native/*.c', 'metrics/kernels/native/*.h']},
     ext_modules=[kernels],
     options={'bdist_wheel': {'py_limited_api': 'cp310'}},
