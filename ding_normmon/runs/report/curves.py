@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ding_normmon.core.figures import Figures
 from ding_normmon.core.metric_names import task_in
-from ding_normmon.metrics import DECLARED
 from ding_normmon.runs import MatrixSeries, Run, Series
 
 __all__ = ['POINTS', 'STEPS', 'Columns', 'deviations', 'finite', 'plain_matrices', 'stretches']
@@ -131,12 +131,16 @@ def plain_matrices(matrices: Mapping[str, MatrixSeries]) -> dict[str, Any]:
     return found
 
 
-def deviations(run: Run) -> dict[str, Any]:
+def deviations(run: Run, figures: Figures) -> dict[str, Any]:
     """Return how far each task is from its own past.
 
     A figure's distance is that of a stretch's median from the median of all stretches before it, in robust standard
     deviations of those; that of a task is the mean of the three largest among its figures with a chart of one task: the
     norms of its heads, its logits, its losses.
+
+    Arguments:
+        run: the run.
+        figures: the declarations of its figures.
 
     Returns:
         ``edges``, first and last iteration, and ``tasks``, task id to up to 120 distances from 0 to 99; None where
@@ -150,7 +154,7 @@ def deviations(run: Run) -> dict[str, Any]:
     edges = np.linspace(begin, end + 1, cells + 1)
     of_task: dict[int, list[Floats]] = {}
     for name, series in run.series.items():
-        figure, task = DECLARED.describe(name), task_in(name)
+        figure, task = figures.describe(name), task_in(name)
         if figure is None or task not in run.tasks or not figure.of_task or figure.prominence == 'detail':
             continue
         is_log = figure.scale == 'log' and not figure.is_signed(name)

@@ -17,7 +17,7 @@ from ding_normmon.runs import Run, Series, read_run
 from ding_normmon.runs.judge import Judgement, judge
 from ding_normmon.runs.report.changes import Change
 from ding_normmon.runs.report.curves import STEPS, Columns, deviations, finite, plain_matrices, stretches
-from ding_normmon.runs.report.layout import EACH_TASK, Chart, chinese, lay_out
+from ding_normmon.runs.report.layout import EACH_TASK, Chart, chinese, figures_of, lay_out
 from ding_normmon.runs.state import state_of
 from ding_normmon.runs.strict_json import dumps
 
@@ -116,7 +116,7 @@ def _run(run: Run, judgement: Judgement, names: Iterable[str]) -> dict[str, Any]
         'not_judged': judgement.not_judged,
         'findings': [_finding(finding) for finding in judgement.findings],
         'figures': {str(task): _figures(run, task, name) for task, name in run.tasks.items()},
-        'deviations': deviations(run),
+        'deviations': deviations(run, figures_of([run])),
         'series': columns.all_of(names),
         'axes': columns.axes,
         'matrices': plain_matrices(run.matrices),

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ding_normmon.core.figure import Figure, Prominence
+from ding_normmon.core.figures import Figures
 from ding_normmon.core.metric_names import of_all_tasks, task_in, without_task
 from ding_normmon.destinations.tensorboard.charts import tag_of
 from ding_normmon.metrics import DECLARED
 from ding_normmon.runs import Run
 
-__all__ = ['EACH_TASK', 'Chart', 'Line', 'chinese', 'lay_out', 'title_in_chinese']
+__all__ = ['EACH_TASK', 'Chart', 'Line', 'chinese', 'figures_of', 'lay_out', 'title_in_chinese']
 
 EACH_TASK = 'Each task'
 """Category of the charts that draw the headlines of one task together; it follows theirs."""
@@ -73,42 +74,49 @@ class Chart:
         return {**vars(self), 'title': dict(self.title), 'lines': lines}
 
 
+def figures_of(runs: Sequence[Run]) -> Figures:
+    """Return the declarations of the package's figures and of the runs' own."""
+    own = dict.fromkeys(entry for run in runs for entry in run.figures.declared)
+    return Figures([*DECLARED.declared, *own]) if own else DECLARED
+
+
 def lay_out(runs: Sequence[Run]) -> list[Chart]:
     """Return the charts of everything that any of the runs holds, in reading order."""
+    declared = figures_of(runs)
     known = {name for run in runs for name in run.series}
     # Returns carry the name of their task, not its id, as TensorBoard spells it.
     named = {spelt: task for run in runs for task, name in run.tasks.items() for spelt in (name, tag_of(name))}
     found: dict[tuple[str, str], list[Line]] = {}
     of_task: dict[int, list[Line]] = {}
-    for name in sorted(known, key=_order):
-        figure, task, edges = DECLARED.describe(name), task_in(name), _edges(name, known)
+    for name in sorted(known, key=lambda name: _order(declared, name)):
+        figure, task, edges = declared.describe(name), task_in(name), _edges(name, known)
         if figure is not None and '{path}' in figure.pattern and figure.prominence != 'headline':
             continue  # Single parameters, of which there are hundreds.
         if task is None and edges is None:
             continue  # Drawn as an edge of its mean.
-        place = DECLARED.place(name)[0]
+        place = declared.place(name)[0]
         whose = task if task is not None else named.get(name.partition('/')[2].rpartition('/')[0])
         line = Line(name, whose, _label(name), *(edges or ()) if task is None else ())
         found.setdefault((place.category, place.title), []).append(line)
         if task is not None and figure is not None and figure.of_task and figure.prominence == 'headline':
             of_task.setdefault(task, []).append(line)
-    charts = [_chart(category, title, lines[:_MOST]) for (category, title), lines in found.items()]
+    charts = [_chart(declared, category, title, lines[:_MOST]) for (category, title), lines in found.items()]
     tasks = [
         Chart(f'task-{task}', EACH_TASK, dict.fromkeys(('en', 'zh'), f'{{task {task}}}'), tuple(lines), 'log', 'main')
         for task, lines in sorted(of_task.items())
     ]
-    theirs = {place.category for lines in of_task.values() for place in [DECLARED.place(lines[0].metric)[0]]}
+    theirs = {place.category for lines in of_task.values() for place in [declared.place(lines[0].metric)[0]]}
     behind = max((i + 1 for i, chart in enumerate(charts) if chart.category in theirs), default=len(charts))
     return list(_distinct([*charts[:behind], *tasks, *charts[behind:]][:_MOST]))
 
 
-def _chart(category: str, title: str, lines: Sequence[Line]) -> Chart:
+def _chart(figures: Figures, category: str, title: str, lines: Sequence[Line]) -> Chart:
     """Return the chart of figures with the same declared place."""
     first = lines[0].metric
-    figures = [(DECLARED.describe(line.metric), line.metric) for line in lines]
-    declared = [(figure, metric) for figure, metric in figures if figure is not None]
-    is_log = len(declared) == len(figures) and all(f.scale == 'log' and not f.is_signed(m) for f, m in declared)
-    prominences = [_prominence(figure, metric) for figure, metric in figures]
+    described = [(figures.describe(line.metric), line.metric) for line in lines]
+    declared = [(figure, metric) for figure, metric in described if figure is not None]
+    is_log = len(declared) == len(described) and all(f.scale == 'log' and not f.is_signed(m) for f, m in declared)
+    prominences = [_prominence(figure, metric) for figure, metric in described]
     about = dict.fromkeys(f'{figure.pattern}: {figure.definition} ({figure.unit})' for figure, _ in declared)
     return Chart(
         without_task(first).removesuffix('/_total_norm').replace('/', '-'),
@@ -137,10 +145,10 @@ def _distinct(charts: Sequence[Chart]) -> Iterator[Chart]:
         yield chart if number == 1 else replace(chart, key=f'{chart.key}-{number}')
 
 
-def _order(name: str) -> tuple[tuple[int, int, int], str, int]:
+def _order(figures: Figures, name: str) -> tuple[tuple[int, int, int], str, int]:
     """Sort by place, and the figures of one chart by task."""
     task = task_in(name)
-    return DECLARED.place(name)[1], of_all_tasks(name), -1 if task is None else task
+    return figures.place(name)[1], of_all_tasks(name), -1 if task is None else task
 
 
 def _edges(name: str, known: set[str]) -> tuple[str, ...] | None:
@@ -178,7 +186,7 @@ def title_in_chinese(name: str, title: str) -> str:
     """
     figure = DECLARED.describe(name)
     template = figure.template(name) if figure is not None else None
-    if figure is None or template is None:
+    if figure is None or template is None or template.title not in chinese()['titles']:
         return title
     words = {key: chinese()['words'].get(word, word) for key, word in figure.words(name).items()}
-    return chinese()['titles'].get(template.title, template.title).format(**words)
+    return chinese()['titles'][template.title].format(**words)
