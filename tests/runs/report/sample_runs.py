@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +78,23 @@ def sample_run(tasks: int = 4, records: int = 200, names: tuple[str, ...] = (), 
     ]  # fmt: skip
     matrices, rules = {'conflict/encoder/cosine': stack}, rules_of_today()
     return Run(Path(path), series, matrices, called, {'seed': 0}, [], findings, rules=rules)
+
+
+def broken_run(tasks: int = 4, records: int = 200, path: str = 'broken', seed: int = 0) -> Run:
+    """Return a run that nobody has judged, in which the head gradients of task 1 are 60 times as large from 60% on."""
+    run = sample_run(tasks, records, path=path)
+    chance = np.random.default_rng(seed)
+    series = {}
+    for name, curve in run.series.items():
+        level = float(curve.values[0])
+        values = level * np.exp(0.15 * chance.normal(size=records))
+        if name.startswith('grad/head') and '_task1/' in name:
+            values[records * 6 // 10 :] *= 60
+        if name.startswith('grad/'):
+            values[0] = 1e4 * level
+        series[name] = Series(curve.iterations, values, 1.7e9 + curve.times)
+    steps = 32.0 * np.arange(1, records + 1)
+    series['collect/environment_steps'] = Series(curve.iterations, steps, 1.7e9 + curve.times)
+    configuration = {'seed': seed, 'lr': 1e-3}
+    near = {name: dataclasses.replace(stack, values=stack.values * 0.2) for name, stack in run.matrices.items()}
+    return Run(Path(path), series, near, run.tasks, configuration)

@@ -3,8 +3,8 @@
 (() => {
   const { short, duration, element, Chart } = normmon;
   const SEVERITIES = ['error', 'warning', 'info'];
-  /** Cards that are unfolded at first. */
-  const OPEN = 3;
+  /** Cards that are unfolded at first, cards of one rule, and cards of all rules before the others are folded away. */
+  const OPEN = 3, OF_A_RULE = 2, SHOWN = 6;
 
   /** Return the line that says what the runs are and how they are going. */
   const header = (page) => {
@@ -115,12 +115,16 @@
         element('ul', {}, ...lacking.map(([rule, why]) => element('li', {}, `${called(rule)}: ${why}`)))));
     }
     const list = element('div', { class: 'cards' });
-    serious.forEach((card, i) => list.append(cardOf(page, card, i < OPEN)));
-    made.prepend(made.firstChild);
+    const seen = {};
+    const isEarly = ({ first }) => { seen[first.rule] = (seen[first.rule] ?? 0) + 1; return first.severity === 'error' || seen[first.rule] <= OF_A_RULE; };
+    const early = serious.filter(isEarly).slice(0, SHOWN);
+    const late = serious.filter((card) => !early.includes(card));
+    early.forEach((card, i) => list.append(cardOf(page, card, i < OPEN)));
+    const foldedMore = folded(`${text('more')}: ${late.length}`, late.map((card) => cardOf(page, card, false)), 'notes');
     made.insertBefore(list, made.querySelector('.judged'));
     const foldedNotes = folded(`${text('notes')}: ${notes.length}`, notes.map((card) => cardOf(page, card, false)), 'notes');
     const foldedCleared = folded(`${text('cleared findings')}: ${cleared.length}`, cleared.map((card) => cardOf(page, card, false)), 'cleared');
-    for (const one of [foldedNotes, foldedCleared]) if (one) made.insertBefore(one, made.querySelector('.judged'));
+    for (const one of [foldedMore, foldedNotes, foldedCleared]) if (one) made.insertBefore(one, made.querySelector('.judged'));
     return made;
   };
 
@@ -167,7 +171,8 @@
     const { text, data, state } = page;
     const rows = data.runs.flatMap((run) => Object.keys(run.tasks).map((id) => {
       const task = Number(id), known = run.figures[id] ?? {};
-      const found = run.findings.filter((finding) => finding.tasks.includes(task) && finding.cleared === null && finding.severity !== 'info');
+      const found = run.findings.filter((finding) => finding.tasks.includes(task) && finding.cleared === null && finding.severity !== 'info')
+        .sort((a, b) => SEVERITIES.indexOf(a.severity) - SEVERITIES.indexOf(b.severity) || a.since - b.since);
       const cells = run.deviations.tasks?.[id] ?? [];
       const furthest = Math.max(...cells.filter((cell) => cell !== null), 0);
       return { run, task, known, found, cells, furthest, name: run.tasks[id] };
@@ -191,12 +196,13 @@
       element('th', { scope: 'row' }, element('button', { class: 'task', title: `${text('show task')} ${name}`, click: () => page.openTask(task) },
         element('span', { class: 'dot', 'data-colour': task }), `${task} ${name}`)),
       data.runs.length > 1 ? element('td', {}, run.name) : null,
-      ...figures.map((figure) => element('td', { class: 'number' }, figure === 'share' && known[figure] !== undefined ? `${Math.round(known[figure] * 100)}%` : short(known[figure]))),
+      ...figures.map((figure) => element('td', { class: 'number', 'data-label': page.isNarrow() ? text(figure) : null }, figure === 'share' && known[figure] !== undefined ? `${Math.round(known[figure] * 100)}%` : short(known[figure]))),
       hasCourse ? element('td', {}, sparkline(known.course ?? [], page.colourOfTask(task))) : null,
-      element('td', {}, ...found.flatMap((finding) => {
-        const spec = page.chartOf(finding);
-        return [spec ? element('a', { href: page.viewOf(finding, spec).link, class: finding.severity }, finding.title[state.language])
-          : element('span', { class: finding.severity }, finding.title[state.language]), ' '];
+      element('td', { class: 'found' }, ...[...Map.groupBy(found, (finding) => finding.rule).values()].flatMap((alike) => {
+        const [finding] = alike, spec = page.chartOf(finding);
+        const called = finding.title[state.language] + (alike.length > 1 ? ` ×${alike.length}` : '');
+        return [spec ? element('a', { href: page.viewOf(finding, spec).link, class: finding.severity }, called)
+          : element('span', { class: finding.severity }, called), ' '];
       })),
       hasStrip ? element('td', { class: 'strip-cell' }, element('button', { click: () => page.openTask(task),
         'aria-label': `${text('show task')} ${name}, ${text('deviation')}: ${short(furthest)}` }, strip(page, cells))) : null));

@@ -27,6 +27,7 @@
 
     // -- What charts ask ------------------------------------------------------------------------------------------
 
+    page.isNarrow = () => !matchMedia('(min-width: 821px)').matches;
     page.theme = () => (state.dark && !state.isPrinting ? 'dark' : 'light');
     page.paper = () => (page.theme() === 'dark' ? '#14181f' : '#ffffff');
     page.severityColour = (severity) => SEVERITY_COLOURS[page.theme()][severity];
@@ -63,7 +64,9 @@
         const found = page.data.charts.find((spec) => holds(spec, metric));
         if (found) return found;
       }
-      return undefined;
+      // Some are about pairs, which have no curve: the task's curve of the same group is the nearest.
+      return page.data.charts.find((spec) => spec.category !== page.data.each_task && finding.group && finding.tasks.length
+        && spec.lines.some(([metric, task]) => finding.tasks.includes(task) && metric.includes(`/${finding.group}_task`)));
     };
 
     /** Return how a finding is looked at: which curves, which stretch of the axis, and the link that opens it so. */
@@ -305,7 +308,6 @@
 
     const build = () => {
       measure();
-      const isWide = matchMedia('(min-width: 821px)').matches;
       const { runs } = page.data;
       const hasSteps = runs.some((run) => run.axes.some((axis) => axis.steps));
       const hasSeeds = new Set(runs.map((run) => run.experiment)).size < runs.length;
@@ -335,7 +337,7 @@
         element('a', { class: 'skip', href: '#charts', click: (event) => { event.preventDefault(); places.charts.focus(); } }, text('skip')),
         element('div', { class: 'top' }, element('h1', {}, runs.map((run) => run.name).join(' · ')), places.header, controls),
         element('div', { class: 'columns' },
-          element('details', { class: 'side', open: isWide }, element('summary', {}, text('sidebar')),
+          element('details', { class: 'side', open: !page.isNarrow() }, element('summary', {}, text('sidebar')),
             element('label', {}, element('span', { class: 'unseen' }, text('search')), element('input', { type: 'search', placeholder: text('search'), value: state.search,
               input: (event) => { state.search = event.target.value; search(); } })), places.noMatch,
             ...legend, element('h3', {}, text('contents')), element('nav', { 'aria-label': text('contents') }, places.contents)),
