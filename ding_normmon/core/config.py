@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import numbers
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
-__all__ = ['ON_FINDING', 'ConfigurationError', 'MonitorConfig']
+__all__ = ['ON_FINDING', 'ConfigurationError', 'MonitorConfig', 'bytes_of']
 
 ON_FINDING = ('warn', 'checkpoint', 'stop')
 """Actions of a finding."""
@@ -27,6 +28,11 @@ class MonitorConfig:
     Arguments:
         monitor_norm_freq: measure every so many learner iterations, beginning with iteration 0; 0 turns everything
             off.
+        watch: how often learner steps between two published records are measured, with the ``basic`` metrics: every so
+            many iterations, ``'auto'`` for the smallest power of two that keeps everything within ``budget``, or
+            ``'off'``. The rules and the black box read these records; no curve does.
+        black_box: size of each rank's black box, a file beside the history with the last watched records, such as
+            ``'64MB'``; None for none.
         merge_train_output: also put this rank's own figures of the same step into ``train_output``. It waits for the
             device copy of the step.
         preset: what is measured: ``'basic'`` (what costs next to nothing), ``'multitask'`` (also gradient conflict,
@@ -45,7 +51,8 @@ class MonitorConfig:
         memory_budget: bytes that a rank may spend on one record's vectors (second moments, per-unit activity); what
             would not fit is projected to fewer dimensions, with a stated error.
         budget: share of training time that the monitor may cost; expensive metrics are measured less often to stay
-            under it, and judging records takes at most a quarter of it. None for no limit.
+            under it, and judging records takes at most a quarter of it. None for no limit; ``watch='auto'`` keeps to 1%
+            then.
         detail: ``'group'``, or ``'parameter'`` for one norm per parameter as well.
         top_k: with ``detail='parameter'``, only the so many largest of each group; None for all.
         module_groups: further parameter groups, name to attribute path.
@@ -73,6 +80,8 @@ monitor_norm_freq
     """
 
     monitor_norm_freq: int = 5000
+    watch: str | int = 'auto'
+    black_box: str | int | None = '64MB'
     merge_train_output: bool = False
     preset: str = 'basic'
     conflict_freq: int | None = None
@@ -143,6 +152,21 @@ monitor_norm_freq
         return result
 
 
+def bytes_of(size: str | int | None) -> int:
+    """Return a size in bytes.
+
+    Raises:
+        ValueError: it is none.
+
+    >>> bytes_of('64MB'), bytes_of('1.5 GB'), bytes_of(4096), bytes_of(None)
+    (67108864, 1610612736, 4096, 0)
+    """
+    found = re.fullmatch(r'([0-9.]+) ?([KMG]?)i?B?', str(size or 0), re.IGNORECASE)
+    if found is None or isinstance(size, bool):
+        raise ValueError(f'{size!r} is no size')
+    return int(float(found[1]) * {'': 1, 'K': 1 << 10, 'M': 1 << 20, 'G': 1 << 30}[found[2].upper()])
+
+
 _LARGER = {
     'cfg': ('policy', 'env'),
     'cfg.policy': ('learn', 'collect', 'eval', 'cuda', 'type', 'batch_size', 'monitor'),
@@ -178,6 +202,22 @@ def _positive_integer(value: Any) -> str | None:
 def _non_negative_integer_or_none(value: Any) -> str | None:
     ok = value is None or (_is_integer(value) and value >= 0)
     return None if ok else 'an integer of at least 0 (0 for never), or None'
+
+
+def _watch(value: Any) -> str | None:
+    ok = value in ('auto', 'off') if isinstance(value, str) else _is_integer(value) and value > 0
+    return None if ok else "'auto', 'off' or a number of iterations of at least 1"
+
+
+_SMALLEST_BOX = 1 << 20
+
+
+def _size(value: Any) -> str | None:
+    try:
+        ok = value is None or bytes_of(value) >= _SMALLEST_BOX
+    except ValueError:
+        ok = False
+    return None if ok else "a size of at least 1MB, such as '64MB', or None for no black box"
 
 
 def _sketch_size(value: Any) -> str | None:
@@ -261,6 +301,8 @@ def _mapping(value: object) -> str | None:
 
 _CHECKS = {
     'monitor_norm_freq': _non_negative_integer,
+    'watch': _watch,
+    'black_box': _size,
     'merge_train_output': _boolean,
     'preset': _preset,
     'conflict_freq': _non_negative_integer_or_none,

@@ -43,7 +43,9 @@ class Destination(Protocol):
 
     A destination that needs the tasks' names also has ``begin(description: RunDescription)``, which is called once, in
     the same thread, before the first record. A destination with a true attribute ``only_findings`` gets only the
-    records that hold findings. An exception is logged once and counted; later records still arrive.
+    records that hold findings. Findings of a step between two published records come with the next published one; to
+    such a destination, and to one with a true attribute ``takes_between``, they come at once, with the incidents, in a
+    record without figures. An exception is logged once and counted; later records still arrive.
     """
 
     def publish(self, record: Record) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ding_normmon.core.finding import Finding
+from ding_normmon.core.incident import Incident
 
 __all__ = ['Matrix', 'Record']
 
@@ -39,7 +40,8 @@ class Record:
         scalars: metric name to value; only names that were measured.
         matrices: figures per pair; they never become tags.
         notes: short texts, such as where a non-finite value was first seen.
-        findings: findings raised or cleared in this record.
+        findings: findings raised or cleared in this record, or in a watched step since the published one before.
+        incidents: incidents that were opened or completed; only destinations with ``takes_between`` get them.
 
     Example:
         >>> Record(10, {'norm/encoder/_total_norm': 3.5}).scalars['norm/encoder/_total_norm']
@@ -51,3 +53,4 @@ class Record:
     matrices: dict[str, Matrix] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    incidents: tuple[Incident, ...] = ()

@@ -188,6 +188,7 @@ class LearnerStep(InertLearnerStep):
         'as_read',
         'averaged_over',
         'awaited',
+        'between',
         'changes',
         'corrected',
         'detached',
@@ -209,6 +210,8 @@ class LearnerStep(InertLearnerStep):
         self.listener = listener
         self.detached: bool = not getattr(listener, 'detaches', False)
         """Whether published tensors are detached before they reach the listener."""
+        self.between = False
+        """Whether it is watched between two published records: what is counted since the last record goes on."""
         self.losses: Mapping[int, Tensor] | None = None
         self.parts: Mapping[int, Mapping[str, Tensor]] | None = None
         self.averaged_over = 1

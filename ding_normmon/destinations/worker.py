@@ -30,6 +30,9 @@ class DestinationWorker:
         description: description of the run, for a destination with a ``begin``; or a function that returns it, which
             is called when the first record comes.
 
+    Attributes:
+        takes_between: whether findings and incidents of watched steps come at once, in a record of their own.
+
     Example:
         >>> from ding_normmon.core.record import Record
         >>> class Printer:
@@ -55,6 +58,7 @@ class DestinationWorker:
         self._destination = destination
         self._lost = lost_data
         self._only_findings = bool(getattr(destination, 'only_findings', False))
+        self.takes_between = self._only_findings or bool(getattr(destination, 'takes_between', False))
         self._name = type(destination).__name__
         self._queue: deque[Record] = deque()
         self._queue_size = queue_size

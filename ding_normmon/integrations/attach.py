@@ -15,12 +15,14 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ding_normmon.core.black_box import BlackBox
 from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.core.destination import Destination
 from ding_normmon.core.finding import Finding
 from ding_normmon.core.parameter_groups import GroupError, find_groups
 from ding_normmon.core.step import INERT, InertLearnerStep, LearnerStep
 from ding_normmon.integrations.adapter import LOCAL_GRADIENT, Adapter, find_adapter
+from ding_normmon.integrations.black_box import box_beside
 from ding_normmon.integrations.description import Description, describe
 from ding_normmon.integrations.monitored_forward import MonitoredForward
 from ding_normmon.integrations.nothing_measured import NothingMeasured
@@ -109,6 +111,9 @@ def attach(
 class Attachment:
     """A monitor on one policy; see :func:`attach`.
 
+    Arguments as of :func:`attach`, and:
+        black_box: keeps what this rank measures; by default one beside the history file among ``destinations``.
+
     Attributes:
         monitor: measures and publishes; ``monitor.take_records()`` returns what became complete.
     """
@@ -124,6 +129,7 @@ class Attachment:
         rules: Sequence[Any] = (),
         callback: Callable[[Finding], object] | None = None,
         task_names: Mapping[int, str] | None = None,
+        black_box: BlackBox | None = None,
     ) -> None:
         with refusals_told():
             if isinstance(getattr(policy, '_forward_learn', None), MonitoredForward):
@@ -142,6 +148,7 @@ class Attachment:
             metrics=_metrics_of(adapter, preset_metrics(config.preset) if metrics is None else metrics),
             rules=rules,
             callback=callback,
+            black_box=box_beside(destinations, config) if black_box is None else black_box,
         )
         self._iteration_source = iteration
         self._last_base = -1
@@ -291,11 +298,18 @@ class Attachment:
         step = self.monitor.begin_step(iteration)
         if step is INERT and self._steps.idle:
             self._steps_done += 1
-            return forward_learn(data, *args, **kwargs)
+            try:
+                return forward_learn(data, *args, **kwargs)
+            except Exception as error:
+                self.monitor.note_exception(error)
+                raise
         steps, self._data, self._running = self._steps, data, True
         try:
             with steps.block(iteration, step):
                 output = forward_learn(data, *args, **kwargs)
+        except Exception as error:
+            self.monitor.note_exception(error)
+            raise
         finally:
             self._data, self._running = None, False
             self._steps_done += steps.finished

@@ -12,13 +12,23 @@ from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.core.destination import Destination
 from ding_normmon.core.finding import Finding
 from ding_normmon.core.step import INERT, InertLearnerStep
+from ding_normmon.integrations.black_box import box_beside
 from ding_normmon.integrations.nothing_measured import NothingMeasured
 from ding_normmon.integrations.observe.training_loop import TrainingLoop
 from ding_normmon.metrics import Metric, TargetDistance
 from ding_normmon.monitor.monitor import StepMonitor
 from ding_normmon.ranks.transport import Transport
+from ding_normmon.runs.black_box import BlackBoxFile
 
 __all__ = ['Monitor']
+
+
+def _box(destinations: Any, config: Any) -> BlackBoxFile | None:
+    # What cannot be is for the monitor itself to refuse.
+    try:
+        return box_beside(destinations, MonitorConfig.read(config))
+    except (ConfigurationError, TypeError):
+        return None
 
 
 class Monitor(StepMonitor):
@@ -37,7 +47,8 @@ class Monitor(StepMonitor):
         num_tasks: number of tasks of the whole run; None where there are none.
         task_ids: global ids of the tasks this rank trains; all of them by default.
         task_names: what people call the tasks, by global id.
-        destinations: where records go, on rank 0.
+        destinations: where records go, on rank 0. Beside a :class:`~ding_normmon.runs.history_file.HistoryFile` among
+            them every rank keeps its black box, so hand it over on every rank.
         metrics: what is measured; by default those of ``preset``, see :mod:`ding_normmon.metrics`.
         rules: further rules that judge records, the same on every rank; see :mod:`ding_normmon.diagnose`.
         callback: called on rank 0, in a background thread, with every finding: raised, and again when it cleared.
@@ -101,6 +112,7 @@ class Monitor(StepMonitor):
             rules=rules,
             callback=callback,
             transport=transport,
+            black_box=_box(destinations, config),
         )
         models = None if target is None else (model, target)
         for metric in self.metrics:
@@ -190,6 +202,9 @@ class Monitor(StepMonitor):
     def __exit__(self, *exception: object) -> None:
         """Take the hooks off the optimizer and close."""
         self._running.close()
+        error = exception[1] if len(exception) > 1 else None
+        if isinstance(error, Exception):
+            self.note_exception(error)
         if any(part is not None for part in exception):
             # Whoever sees an exception knows why.
             self._nothing.cause = None

@@ -130,6 +130,7 @@ class Clipping(ClipListener, Finishing):
         self.found: set[str] = set()
         # Of all steps since the last record: those in which clipping did something, and how many there were.
         self._clipped: dict[str, tuple[Tensor | float, int]] = {}
+        self._between = False
 
     def prepare(self, setup: Setup) -> None:
         """Read from the configuration whether every step counts."""
@@ -143,6 +144,7 @@ class Clipping(ClipListener, Finishing):
 
     def begin(self, step: LearnerStep) -> None:
         """Forget what an earlier step, of which nothing was written, has left."""
+        self._between = step.between
         self._forget()
 
     def add(self, model: str, coefficient: Tensor | float, local: bool = False) -> None:
@@ -220,7 +222,8 @@ class Clipping(ClipListener, Finishing):
         self._count(coefficients)
         for model, (clipped, steps) in self._clipped.items():
             write_number(RowKey(self.name, model, None, 'fraction'), clipped / steps, rows)
-        self._clipped.clear()
+        if not self._between:
+            self._clipped.clear()
         self._forget()
 
     def state_bytes(self) -> int:

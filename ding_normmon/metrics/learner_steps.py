@@ -55,6 +55,7 @@ class LearnerSteps(Finishing):
     def __init__(self) -> None:
         self._skipped = 0
         self._scale: Tensor | float | None = None
+        self._between = False
 
     def note_skipped(self) -> None:
         """Count a step that was left out."""
@@ -66,7 +67,7 @@ class LearnerSteps(Finishing):
 
     def begin(self, step: LearnerStep) -> None:
         """Forget the scale of a step of which nothing was written."""
-        self._scale = None
+        self._scale, self._between = None, step.between
 
     def finish(self, rows: RowBuffer) -> None:
         """Write what was noted."""
@@ -75,7 +76,8 @@ class LearnerSteps(Finishing):
             self._scale = None
         if self._skipped:
             write_number(RowKey(self.name, 'skipped'), self._skipped, rows)
-            self._skipped = 0
+            if not self._between:
+                self._skipped = 0
 
     def state_bytes(self) -> int:
         """Return the size of the count."""

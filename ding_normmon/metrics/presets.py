@@ -15,7 +15,7 @@ from ding_normmon.metrics.gradient_conflict import GradientConflict
 from ding_normmon.metrics.gradient_norms import GradientNorms
 from ding_normmon.metrics.held_parameters import HeldParameters
 from ding_normmon.metrics.learner_steps import LearnerSteps
-from ding_normmon.metrics.local_gradients import LocalGradients, SynchronisedGradientNorms
+from ding_normmon.metrics.local_gradients import HeadGradientNorms, LocalGradients, SynchronisedGradientNorms
 from ding_normmon.metrics.loss_contributions import LossContributions
 from ding_normmon.metrics.model_inputs import ModelInputs
 from ding_normmon.metrics.own_cost import OwnCost
@@ -32,7 +32,7 @@ from ding_normmon.metrics.tensor_statistics import TensorStatistics
 from ding_normmon.metrics.updates import Updates
 from ding_normmon.metrics.weight_magnitude import WeightMagnitude
 
-__all__ = ['DECLARED', 'PRESETS', 'default_metrics', 'preset_metrics']
+__all__ = ['DECLARED', 'PRESETS', 'WATCHED', 'default_metrics', 'preset_metrics']
 
 # Order matters in two places: gradient conflict adds backward passes at `forward_end`, and plasticity, which listens to
 # the training backward pass, comes after it; own cost comes last, when everything else is known.
@@ -83,6 +83,14 @@ DECLARED = Figures(
     ]
 )
 """Every figure that the package declares, in the order of the metric reference."""
+
+WATCHED = frozenset(
+    {
+        *(*_BASIC, HeadGradientNorms, LocalGradients, SynchronisedGradientNorms),
+        *(Clipping, LearnerSteps, *_INVARIANTS, OwnCost),
+    }
+)
+"""Metrics that are also measured between two published records."""
 
 
 def preset_metrics(preset: str) -> list[Metric]:

@@ -20,7 +20,7 @@ from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.kernels.squares import SquareSums
 from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.rows.moments import COUNT, EMPTY, M2, NONFINITE, Row, norm, norms, spread, square_sum_row
-from ding_normmon.rows.table import RowKey, RowTable
+from ding_normmon.rows.table import RowKey, RowTable, Vector
 
 __all__ = ['GroupSquares', 'SquareNorms']
 
@@ -155,6 +155,20 @@ class SquareNorms(GroupSquares):
         # With those as large as the last of them: an absent one looks like one that is zero, and is left out later.
         smallest = sorted((sums[index] for index in indices), reverse=True)[: self.setup.config.top_k][-1]
         return [index for index in indices if sums[index] >= smallest]
+
+    def unpack_vectors(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Vector]]:
+        """Yield the sum of squares of each parameter of each group, infinite where entries are not finite.
+
+        The black box and incidents name the parameter that something began with.
+        """
+        config, middle = self.setup.config, len(self.parameters)
+        if config.watch == 'off' and config.black_box is None:
+            return
+        sums = np.where(cells[middle : 2 * middle] > 0, np.inf, cells[:middle])
+        for span in self.spans:
+            if span.stop > span.start:
+                key = RowKey(self.name, span.group.name, span.group.task_id, 'parameters')
+                yield key, sums[span.start : span.stop].copy()
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the norms of groups, of single parameters where asked for, across tasks and of the whole model."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from ding_normmon.core.black_box import BlackBox
 from ding_normmon.core.record import Record
 from ding_normmon.monitor.foundation import Foundation
 from ding_normmon.monitor.prepared import Prepared
@@ -20,17 +21,19 @@ class Arrivals:
     Arguments:
         base: says which groups are sharded, and whether this rank's own figures are wanted.
         reducer: where batches go.
+        black_box: keeps what this rank measures; None for none.
 
     Attributes:
         pending: steps whose rows may still be on their way.
         last_local: this rank's own figures of the last step, with ``merge_train_output``.
     """
 
-    def __init__(self, base: Foundation, reducer: Reducer) -> None:
+    def __init__(self, base: Foundation, reducer: Reducer, black_box: BlackBox | None = None) -> None:
         self.pending: deque[Pending] = deque()
         self.last_local: Record | None = None
         self._base = base
         self._reducer = reducer
+        self._box = black_box
         self._waiting: deque[WaitingBatch] = deque()
 
     def collect(self, prepared: Prepared, wait: bool = False) -> None:
@@ -43,12 +46,14 @@ class Arrivals:
                 return
             self.pending.popleft()
             waiting = prepared.batches.take(pending)
-            if self._base.config.merge_train_output:
+            if self._base.config.merge_train_output and not pending.watched:
                 local = RowTable(self._base.sharded.whole([waiting.get()]), final=False)
                 self.last_local = prepared.records.derive(local, pending.iteration)
             while self._waiting and self._waiting[0].is_made:
                 self._waiting.popleft()
             self._waiting.append(waiting)
+            if self._box is not None:
+                self._box.keep_own(waiting.get)
             self._reducer.submit(waiting)
 
     def settle(self, prepared: Prepared) -> None:

@@ -83,7 +83,7 @@ class BatchBuilder:
             own_keys, own_rows = cost.table_of(totals, pending.spent, sizes, pending.active)
             keys.extend(own_keys)
             table = np.concatenate((table, own_rows))
-        return Batch(pending.iteration, tuple(keys), table, vectors)
+        return Batch(pending.iteration, tuple(keys), table, vectors, pending.watched)
 
     def _all_known(self, keys: Sequence[RowKey]) -> bool:
         # The same keys come record after record.

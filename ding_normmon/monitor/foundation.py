@@ -78,6 +78,7 @@ class Foundation:
         self.model, self.num_tasks = model, num_tasks
         self.lost_data = LostData()
         self.groups: tuple[Group, ...] = ()
+        self._paths: tuple[tuple[Group, ...], dict[tuple[str, int | None], tuple[str, ...]]] | None = None
         self.metrics: list[Metric] = []
         self.optimizers = SteppingOptimizers()
         self.figures = Figures()
@@ -130,6 +131,17 @@ class Foundation:
 
     def _names_in_order(self) -> tuple[str, ...]:
         return tuple(self._names.get(task, f'task{task}') for task in range(self.num_tasks or 0)) if self._names else ()
+
+    @property
+    def paths(self) -> dict[tuple[str, int | None], tuple[str, ...]]:
+        """The parameters of each group, by its name and task."""
+        if self._paths is None or self._paths[0] is not self.groups:
+            named = {
+                (group.name, group.task_id): tuple(path.replace('.', '/') for path in group.paths)
+                for group in self.groups
+            }
+            self._paths = (self.groups, named)
+        return self._paths[1]
 
     def taken(self, name: str) -> str | None:
         """Return the metric that yields a figure of this name; None where none does for certain."""

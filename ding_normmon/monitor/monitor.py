@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from ding_normmon.core.black_box import BlackBox
 from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.core.destination import Destination
 from ding_normmon.core.finding import Finding
@@ -18,8 +19,10 @@ from ding_normmon.core.parameter_groups import Group, GroupError
 from ding_normmon.core.record import Record
 from ding_normmon.core.step import INERT, InertLearnerStep, LearnerStep
 from ding_normmon.metrics import Metric
+from ding_normmon.monitor.announcements import about_run, call_exception, first_line
 from ding_normmon.monitor.arrivals import Arrivals
 from ding_normmon.monitor.budget.throttle import Throttle
+from ding_normmon.monitor.budget.watching import Watching
 from ding_normmon.monitor.findings.stage import DiagnosisStage
 from ding_normmon.monitor.foundation import Foundation
 from ding_normmon.monitor.prepared import Prepared
@@ -48,6 +51,7 @@ class StepMonitor:
         rules: further rules that judge records, see :mod:`ding_normmon.diagnose`; the same on every rank.
         callback: called on rank 0, in a background thread, with every finding: raised, and again when it cleared.
         transport: the connection to the other ranks; by default ``torch.distributed``'s rendezvous store.
+        black_box: keeps what this rank measures, see :class:`~ding_normmon.runs.black_box.BlackBoxFile`; on every rank.
 
     Attributes:
         diagnosis: ``diagnosis.active`` are the findings that last, ``diagnosis.findings`` all of the run (on rank 0).
@@ -85,6 +89,7 @@ class StepMonitor:
         rules: Sequence[Any] = (),
         callback: Callable[[Finding], object] | None = None,
         transport: Transport | None = None,
+        black_box: BlackBox | None = None,
     ) -> None:
         self._base = base = Foundation(
             model, config, num_tasks, task_ids, task_names, destinations, metrics, rules, callback, transport
@@ -103,11 +108,21 @@ class StepMonitor:
         self._queue = queue_of(base.transport.rank)
         self._prepared = Prepared(base, self._publish_errors, self._queue.backward_begins)
         self._throttle = Throttle(base.metrics, self.frequency, base.config.budget, base.control, base.config.deadline)
-        self._publication = Publication(base, self._throttle, self._prepared.records)
+        self._watching = Watching(base.config, base.control)
+        self._box = black_box if base.config.black_box is not None else None
+        self._publication = Publication(base, self._throttle, self._watching, self._prepared.records, self._box)
         out, deadline = self._publication, base.config.deadline
         parts = (base.lost_data, base.control, deadline, base.session, base.ownership)
         self._reducer = Reducer(base.transport, out.take, *parts, out.rest, self._queue)
-        self._arrivals = Arrivals(base, self._reducer)
+        self._arrivals = Arrivals(base, self._reducer, self._box)
+        self._begin_box()
+        if base.transport.rank == 0:
+            told = first_line(base.config, self._watching.every > 0, self._box is not None)
+            logger.info('monitor: %s', told)
+
+    def _begin_box(self) -> None:
+        if self._box is not None:
+            self._box.begin(about_run(self._base), lambda what: self.lost_data.count('black_box', what))
 
     @property
     def model(self) -> nn.Module:
@@ -172,6 +187,7 @@ class StepMonitor:
         self._arrivals.settle(self._prepared)
         self._prepared = Prepared(self._base, self._publish_errors, self._queue.backward_begins, self._prepared)
         self._publication.builder = self._prepared.records
+        self._begin_box()
 
     def state_dict(self) -> dict[str, int]:
         """Return what a checkpoint keeps: the schedule in force and the last iteration that was measured.
@@ -204,7 +220,12 @@ class StepMonitor:
             return False
         if self.frequency == 0:
             return False
-        return iteration % self.frequency == 0 or self._prepared.measurement.gradient_due
+        watching = self._watching.every
+        return (
+            iteration % self.frequency == 0
+            or (watching > 0 and iteration % watching == 0)
+            or self._prepared.measurement.gradient_due
+        )
 
     def begin_step(self, iteration: int) -> InertLearnerStep:
         """Return the context object for one learner step: a live one if the step is due, the inert one if not."""
@@ -224,9 +245,13 @@ class StepMonitor:
         if self._base.snapshot.has_changed() and not self._find_groups_again(iteration):
             return prepared.off_step
         # The gradients of a step that is not due itself complete what a due one began.
-        forward = iteration % self.frequency == 0
-        due = [metric for metric in self.metrics if self._throttle.is_due(metric, iteration)] if forward else None
-        return self._prepared.measurement.begin(iteration, due, started)
+        due: list[Metric] | None = None
+        between = iteration % self.frequency != 0
+        if not between:
+            due = [metric for metric in self.metrics if self._throttle.is_due(metric, iteration)]
+        elif self._watching.is_due(iteration):
+            due = [metric for metric in self.metrics if self._throttle.is_watched(metric)]
+        return self._prepared.measurement.begin(iteration, due, started, between)
 
     def end_step(self, step: InertLearnerStep, raised: bool = False) -> None:
         """Finish a step that :meth:`begin_step` began; also one that raised, which completes no accumulation cycle."""
@@ -236,8 +261,9 @@ class StepMonitor:
         if pending is None:
             return
         self._arrivals.pending.append(pending)
-        self._last_measured = max(self._last_measured, pending.iteration)
-        self._arrivals.collect(self._prepared, wait=self.config.merge_train_output)
+        if not pending.watched:
+            self._last_measured = max(self._last_measured, pending.iteration)
+        self._arrivals.collect(self._prepared, wait=self.config.merge_train_output and not pending.watched)
 
     def drop_step(self, step: InertLearnerStep) -> None:
         """Forget a step that :meth:`begin_step` began and that turned out not to take place."""
@@ -261,8 +287,20 @@ class StepMonitor:
         try:
             yield step
             raised = False
+        except Exception as error:
+            self.note_exception(error)
+            raise
         finally:
             self.end_step(step, raised)
+
+    def note_exception(self, error: BaseException) -> None:
+        """Take note that an exception has left the learner step that began last; it opens an incident."""
+        if self._closed:
+            return
+        sentence, trace = call_exception(error, self._last_begun)
+        self._publication.incidents.note_exception(self._last_begun, sentence)
+        if self._box is not None:
+            self._box.keep_event(self._last_begun, {'exception': sentence, 'traceback': trace})
 
     # -- results and end -------------------------------------------------------------------------------------------
 
@@ -292,6 +330,9 @@ class StepMonitor:
         self._closed = True
         self._arrivals.collect(self._prepared, wait=True)
         self._reducer.close(self.config.close_timeout)
+        self._publication.finish()
+        if self._box is not None:
+            self._box.close(self.config.close_timeout)
         for worker in self._base.workers:
             worker.close(self.config.close_timeout)
         if self.lost_data.total:

@@ -53,20 +53,25 @@ class StepMeasurement:
         self._ended = _Ended(lost_data)
         self._step: LearnerStep | None = None
         self._measuring = False
-        self._forward = False
+        self._forward = self._between = False
         self._milliseconds = 0.0
 
-    def begin(self, iteration: int, metrics: Sequence[Metric] | None, started: float) -> LearnerStep:
+    def begin(
+        self, iteration: int, metrics: Sequence[Metric] | None, started: float, between: bool = False
+    ) -> LearnerStep:
         """Begin a step in which these are measured; None for one that only completes an accumulation cycle.
 
         Such a step measures what the due step of the cycle began, and not its own forward pass. ``started`` is when the
-        work on it began (``time.perf_counter``).
+        work on it began (``time.perf_counter``), ``between`` whether it lies between two published records.
         """
         self._forward = metrics is not None
+        if self._forward:
+            self._between = between
         self._measuring = True
         self._publish_errors.begin_step()
         self._buffer.begin(iteration)
         self._step = step = LearnerStep(iteration, self)
+        step.between = self._between
         self._calls.start(metrics)
         step.reads_parts = self._forward and self._calls.reads_parts
         if self._forward:
@@ -99,7 +104,7 @@ class StepMeasurement:
         if pending is None:
             self._lost.count('device_copy', 'copies from the device are too slow; the rows of a step were dropped')
             return None
-        pending.fired = fired
+        pending.fired, pending.watched = fired, self._between
         pending.failed = frozenset(self._calls.failed)
         pending.active = {
             metric.name: metric.extra_backward

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ding_normmon.core.lost_data import LostData
 from ding_normmon.ranks.ownership import Ownership
@@ -31,6 +31,10 @@ class Ready:
 class _Pending:
     batches: dict[int, Batch] = field(default_factory=dict)
     waiting_since: float | None = None
+
+    @property
+    def is_watched(self) -> bool:
+        return all(batch.watched for batch in self.batches.values())
 
 
 class Collector:
@@ -79,6 +83,7 @@ class Collector:
         self._pending: dict[int, _Pending] = {}
         self._clock = -1
         self._finished = -1
+        self._newest: dict[int, int] = {}
         self._silent: set[int] = set()
 
     def __len__(self) -> int:
@@ -98,6 +103,7 @@ class Collector:
         """
         self.mark_alive(rank)
         number = batch.iteration
+        self._newest[rank] = max(number, self._newest.get(rank, -1))
         if number <= self._finished:
             self._lost.count(
                 'late',
@@ -139,7 +145,7 @@ class Collector:
             missing = tuple(rank for rank in range(self._world_size) if rank not in pending.batches)
             if missing and not everything and not self._given_up(number, pending, missing, now):
                 return
-            if missing:
+            if missing and not pending.is_watched:
                 self._silent.update(missing)
                 self._lost.count(
                     'missing_rank',
@@ -154,6 +160,9 @@ class Collector:
     def _given_up(self, number: int, pending: _Pending, missing: tuple[int, ...], now: float) -> bool:
         if pending.waiting_since is None:
             return False
+        if pending.is_watched and all(self._newest.get(rank, -1) > number for rank in missing):
+            # Whoever has sent a later iteration was not watching in this one.
+            return True
         waited = now - pending.waiting_since
         return waited >= self._deadline or self._silent.issuperset(missing) or self._is_crowded()
 
@@ -175,4 +184,4 @@ class Collector:
             f'were dropped. If tasks move between ranks, call Monitor.reassign(...)',
             amount=len(batch.keys) - len(keep) + len(batch.vectors) - len(vectors),
         )
-        return Batch(batch.iteration, tuple(batch.keys[index] for index in keep), batch.rows[keep], vectors)
+        return replace(batch, keys=tuple(batch.keys[index] for index in keep), rows=batch.rows[keep], vectors=vectors)

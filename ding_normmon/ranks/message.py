@@ -8,6 +8,7 @@ A message is a fixed header and four parts, all little-endian::
             bytes)
     note    JSON: data that the rank lost since its last message, or its answer to a decision (else 0 bytes)
     rows    float64, six columns each
+    flags   1: there are vectors; 4: the step lies between two published records
     vectors only if flag 1 is set: number of bytes u32, then float32 and float64 vectors end to end
 
 Rank 0 draws the session at the start of a run, so that messages of another run are recognised.
@@ -53,7 +54,7 @@ _HEADER = struct.Struct('<4sBBHI8sq8sIII')
 _CHECK = struct.Struct('<I')
 _SIZE = struct.Struct('<I')
 _BODY = _HEADER.size + _CHECK.size
-_WITH_VECTORS = 1
+_WITH_VECTORS, _WATCHED = 1, 4
 _TYPES: dict[str, np.dtype[Any]] = {'f4': np.dtype('<f4'), 'f8': np.dtype('<f8')}
 _LONGEST = 1 << 28
 _REASON = re.compile(r'[A-Za-z0-9_.-]{1,100}')
@@ -108,6 +109,7 @@ class Message:
         note: counts of lost data by reason (rows), or the answer (control).
         rows: float64, shape (N, 6); a read-only view of the message's bytes.
         vectors: the concatenated vectors; :meth:`Schema.split` splits them.
+        watched: whether the step lies between two published records.
     """
 
     kind: int
@@ -118,6 +120,7 @@ class Message:
     note: Mapping[str, Any] = field(default_factory=dict)
     rows: Row = field(default_factory=lambda: np.zeros((0, 6)))
     vectors: memoryview = field(default_factory=lambda: memoryview(b''))
+    watched: bool = False
 
 
 def encode_schema(keys: Sequence[RowKey], vectors: Mapping[RowKey, Vector] | None = None) -> bytes:
@@ -164,7 +167,7 @@ def encode(
     """
     rows = np.ascontiguousarray(batch.rows, dtype='<f8').reshape(-1, 6)
     vectors = b''.join(np.asarray(vector, _TYPES[_type_of(vector)]).tobytes() for vector in batch.vectors.values())
-    return _pack(ROWS, rank, session, batch.iteration, digest, schema or b'', losses, rows, vectors)
+    return _pack(ROWS, rank, session, batch.iteration, digest, schema or b'', losses, rows, vectors, batch.watched)
 
 
 def encode_answer(rank: int, session: bytes, iteration: int, answer: Mapping[str, Any]) -> bytes:
@@ -182,10 +185,11 @@ def _pack(
     note: Mapping[str, Any],
     rows: Row,
     vectors: bytes = b'',
+    watched: bool = False,
 ) -> bytes:
     encoded_note = json.dumps(dict(note), separators=(',', ':')).encode() if note else b''
     sizes = (len(rows), len(schema), len(encoded_note))
-    flags = _WITH_VECTORS if vectors else 0
+    flags = (_WITH_VECTORS if vectors else 0) | (_WATCHED if watched else 0)
     header = _HEADER.pack(_MAGIC, _VERSION, kind, flags, rank, session, iteration, digest, *sizes)
     body = schema + encoded_note + rows.tobytes() + (_SIZE.pack(len(vectors)) + vectors if vectors else b'')
     return header + _CHECK.pack(zlib.crc32(body, zlib.crc32(header))) + body
@@ -203,7 +207,7 @@ def decode(data: bytes, session: bytes) -> Message:
     magic, version, kind, flags, rank, of, iteration, digest, count, schema_size, note_size = _HEADER.unpack(header)
     if magic != _MAGIC or version != _VERSION or kind not in (ROWS, CONTROL):
         raise MessageError(f'not a message of version {_VERSION}: it begins with {data[:6]!r}')
-    if flags & ~_WITH_VECTORS:
+    if flags & ~(_WITH_VECTORS | _WATCHED):
         raise MessageError(f'unknown flags {flags:#x}')
     if of != session:
         raise MessageError('it belongs to another run')
@@ -229,7 +233,8 @@ def decode(data: bytes, session: bytes) -> Message:
             raise MessageError(f'{len(data) - vectors_at} bytes are left for {schema.vector_bytes} bytes of vectors')
     note = _decode_note(kind, data[middle:start]) if note_size else {}
     rows = np.frombuffer(data, dtype='<f8', count=6 * count, offset=start).reshape(-1, 6)
-    return Message(kind, rank, iteration, digest, schema, note, rows, memoryview(data)[vectors_at:])
+    vectors, watched = memoryview(data)[vectors_at:], bool(flags & _WATCHED)
+    return Message(kind, rank, iteration, digest, schema, note, rows, vectors, watched)
 
 
 def _json(data: bytes, what: str) -> Any:

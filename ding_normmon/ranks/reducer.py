@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from ding_normmon.core.lost_data import LostData
 from ding_normmon.ranks.collector import Collector
@@ -199,7 +200,7 @@ class Reducer:
         for batch in batches:
             # Use one tuple for equal keys; merging recognises a known layout by the tuple's identity.
             keys = self._schema_of(batch)[0].keys
-            self._collector.add(0, Batch(batch.iteration, keys, batch.rows, batch.vectors), now)
+            self._collector.add(0, replace(batch, keys=keys), now)
         if self._collector and not self._alone:
             # Receive before checking deadlines: this process may have been suspended.
             self._receive(now)
@@ -279,7 +280,7 @@ class Reducer:
             f'{size / 1e6:.1f} MB of vectors (such as gradient sketches) do not fit into a message; the figures that '
             f'need them are left out. Lower sketch_size, or leave out conflict_blocks',
         )
-        return Batch(batch.iteration, batch.keys, batch.rows)
+        return replace(batch, vectors={})
 
     def _receive(self, now: float) -> None:
         if self._transport.rank != 0:
@@ -318,7 +319,8 @@ class Reducer:
             )
             return
         vectors = schema.split(message.vectors)
-        self._collector.add(rank, Batch(message.iteration, schema.keys, message.rows, vectors), now)
+        batch = Batch(message.iteration, schema.keys, message.rows, vectors, message.watched)
+        self._collector.add(rank, batch, now)
 
     def _say_goodbye(self) -> None:
         if self._alone or self._transport.rank != 0:

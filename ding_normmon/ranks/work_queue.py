@@ -19,7 +19,7 @@ __all__ = ['WorkQueue']
 
 Entry = TypeVar('Entry')
 
-_MOST_PATIENCE = 2.0
+_MOST_PATIENCE = 0.5
 """Seconds after which work is done however busy the learner is."""
 
 _BURST_SECONDS = 0.25

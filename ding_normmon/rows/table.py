@@ -56,12 +56,14 @@ class Batch:
         keys: key of each row.
         rows: float64, shape (len(keys), 6).
         vectors: vectors by key.
+        watched: whether it was measured between two published records.
     """
 
     iteration: int
     keys: tuple[RowKey, ...]
     rows: Row
     vectors: Mapping[RowKey, Vector] = field(default_factory=dict)
+    watched: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -257,6 +259,7 @@ class Pending:
         active: the metrics that were measured in this step, with the backward passes they added.
         spent: milliseconds of the learner's thread by metric.
         vectors: each vector, or its position in the buffer: first row and number of entries.
+        watched: whether the step lies between two published records.
     """
 
     iteration: int
@@ -270,6 +273,7 @@ class Pending:
     active: dict[str, int] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
     vectors: dict[RowKey, Vector | tuple[int, int]] = field(default_factory=dict)
+    watched: bool = False
 
     def arrived(self) -> bool:
         """Return, without waiting, whether everything is on the host."""

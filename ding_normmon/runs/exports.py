@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ding_normmon.runs.parts import Doubts
+from ding_normmon.runs.plain_incident import incident_from, plain_incident
 from ding_normmon.runs.run import Note, Run, RunError, Series
 from ding_normmon.runs.strict_json import dumps, number
 
@@ -34,7 +36,8 @@ def _write_parquet(run: Run, path: Path) -> None:
 
     columns = _columns(run)
     columns['name'] = pa.array(columns['name'], pa.string()).dictionary_encode()
-    header = dumps({'tasks': run.tasks, 'configuration': run.configuration})
+    incidents = [plain_incident(incident) for incident in run.incidents]
+    header = dumps({'tasks': run.tasks, 'configuration': run.configuration, 'incidents': incidents})
     table = pa.table(columns).replace_schema_metadata({'ding_normmon': header})
     pq.write_table(table, path, compression='zstd')
 
@@ -74,6 +77,7 @@ def _write_json(run: Run, path: Path) -> None:
         },
         'notes': [dataclasses.asdict(note) for note in run.notes],
         'findings': [dataclasses.asdict(finding) for finding in run.findings],
+        'incidents': [plain_incident(incident) for incident in run.incidents],
     }
     path.write_text(dumps(content), encoding='utf-8')
 
@@ -97,7 +101,8 @@ def _read_parquet(path: Path) -> Run:
                     f'{path} holds {file.metadata.num_rows} rows in {size} bytes, which is no export of a run'
                 )
             table = file.read(columns=list(_COLUMNS))
-            header = read_header((file.schema_arrow.metadata or {}).get(HEADER)) or Header()
+            said = (file.schema_arrow.metadata or {}).get(HEADER)
+            header = read_header(said) or Header()
         for name, kind in zip(_COLUMNS[1:], (pa.int64(), pa.float64(), pa.float64()), strict=True):
             if table[name].type != kind:
                 raise RunError(f'{path} is no export of a run: its column {name} is of the type {table[name].type}')
@@ -109,7 +114,23 @@ def _read_parquet(path: Path) -> Run:
     codes = np.array([index.setdefault(name, len(index)) for name in names], np.int64)
     points = (table[name].to_numpy() for name in ('iteration', 'value', 'time'))
     series = series_of_rows(list(index), codes, *points)
-    return Run(path, series, tasks=dict(header.tasks), configuration=dict(header.configuration))
+    doubts = Doubts()
+    content = {} if header == Header() else json.loads(said or b'{}')
+    incidents = _every(content.get('incidents'), incident_from, 'incidents', doubts)
+    run = Run(path, series, tasks=dict(header.tasks), configuration=dict(header.configuration), incidents=incidents)
+    run.warnings.extend(f'{path.name}: {sentence}' for sentence in doubts.sentences())
+    return run
+
+
+def _every(entries: Any, read: Callable[[Any], Any], what: str, doubts: Doubts) -> list[Any]:
+    """Return what can be read of several entries, which depend on each other in nothing."""
+    good = []
+    for entry in entries or ():
+        try:
+            good.append(read(entry))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            doubts.add(f'{what} cannot be read', 1)
+    return good
 
 
 _ROWS, _ROWS_PER_BYTE = 2_000_000, 64
@@ -156,19 +177,12 @@ def _iteration(text: str) -> int:
 
 def _read_json(path: Path) -> Run:
     from ding_normmon.runs.header import task_names
-    from ding_normmon.runs.parts import Doubts, finding_from, matrix_from, matrix_series
+    from ding_normmon.runs.parts import finding_from, matrix_from, matrix_series
 
     doubts = Doubts()
 
     def every(entries: Any, read: Callable[[Any], Any], what: str) -> list[Any]:
-        """Return what can be read of several entries, which depend on each other in nothing."""
-        good = []
-        for entry in entries or ():
-            try:
-                good.append(read(entry))
-            except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-                doubts.add(f'{what} cannot be read', 1)
-        return good
+        return _every(entries, read, what, doubts)
 
     def matrices(entry: tuple[str, Any]) -> tuple[str, Any]:
         name, stack = entry
@@ -187,6 +201,7 @@ def _read_json(path: Path) -> Run:
             configuration=content['configuration'] if isinstance(content.get('configuration'), dict) else {},
             notes=every(content.get('notes'), _json_note, 'notes'),
             findings=[finding for finding, _ in every(content.get('findings'), finding_from, 'findings')],
+            incidents=every(content.get('incidents'), incident_from, 'incidents'),
             warnings=[f'{path.name}: {sentence}' for sentence in doubts.sentences()],
         )
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:

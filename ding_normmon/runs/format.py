@@ -19,12 +19,14 @@ import pyarrow as pa
 
 from ding_normmon.core.record import Matrix, Record
 from ding_normmon.runs.chunks import new_session, seal, unsealed
+from ding_normmon.runs.plain_incident import plain_incident
 from ding_normmon.runs.strict_json import dumps
 
 __all__ = [
     'EXTRA',
     'FINDING',
     'HEADER',
+    'INCIDENT',
     'MATRIX',
     'NOTE',
     'SCALAR',
@@ -35,7 +37,7 @@ __all__ = [
     'beginning',
 ]
 
-SCALAR, MATRIX, NOTE, FINDING = range(4)
+SCALAR, MATRIX, NOTE, FINDING, INCIDENT = range(5)
 """What a row is, in its column ``kind``."""
 
 SCHEMA = pa.schema(
@@ -87,6 +89,7 @@ class Encoder:
             *((MATRIX, name, dumps(_plain_matrix(matrix))) for name, matrix in record.matrices.items()),
             *((NOTE, name, dumps(text)) for name, text in record.notes.items()),
             *((FINDING, finding.rule, dumps(dataclasses.asdict(finding))) for finding in record.findings),
+            *((INCIDENT, f'incident/{entry.number}', dumps(plain_incident(entry))) for entry in record.incidents),
         ]
         names = [*record.scalars, *(name for _, name, _ in texts)]
         scalars, rows = len(record.scalars), len(names)

@@ -34,7 +34,7 @@ _MOST_WAITING = 64 << 20
 
 
 class HistoryFile:
-    """A destination that appends each record to a history file.
+    """A destination that appends each record to a history file, and incidents as soon as they open.
 
     Where the file is there already it goes on behind what is in it: a torn last record is cut off, anything else stays
     as it is, and what this start of the run measures again takes the place of what was there. The file is locked while
@@ -66,6 +66,8 @@ class HistoryFile:
         >>> run.tasks, run.series['grad/model/_total_norm'].values.tolist()
         ({0: 'Pong'}, [2.5])
     """
+
+    takes_between = True
 
     def __init__(
         self,
@@ -135,6 +137,12 @@ class HistoryFile:
         # One that nobody closed must not keep the file from the next.
         if getattr(self, '_file', -1) >= 0:
             os.close(self._file)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the file is, or will be; None for nowhere."""
+        path = self.path or self._find()
+        return None if path is None else path.parent
 
     # -- the bytes -------------------------------------------------------------------------------------------------
 
@@ -345,6 +353,7 @@ def _is_same(path: Path, file: int) -> bool:
 def _size(record: Record) -> int:
     """Return roughly the bytes that a record takes while it waits."""
     matrices = sum(matrix.values.nbytes for matrix in record.matrices.values())
+    matrices += sum(incident.window.values.nbytes for incident in record.incidents)
     return 100 * (len(record.scalars) + len(record.notes)) + 1000 * len(record.findings) + 2 * matrices + 1000
 
 

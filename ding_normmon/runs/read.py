@@ -73,7 +73,22 @@ def _read(path: Path) -> Run:
             tasks=tasks,
             warnings=[*history.warnings, *run.warnings],
         )
-    return _checked(run, path)
+    return _with_death(_checked(run, path), path)
+
+
+def _with_death(run: Run, path: Path) -> Run:
+    """Add what the black box of a run that died tells."""
+    from ding_normmon.runs.read_black_box import boxes_of, incident_of_death
+
+    try:
+        boxes = boxes_of(path)
+    except RunError as error:
+        if any(path.rglob('black_box-rank*.ring')):
+            run.warnings.append(str(error))
+        return run
+    run.warnings.extend(warning for box in boxes for warning in box.warnings)
+    death = incident_of_death(boxes, len(run.incidents) + 1)
+    return run if death is None else replace(run, incidents=[*run.incidents, death])
 
 
 def _histories(path: Path) -> dict[Path, list[Path]]:

@@ -12,8 +12,10 @@ import numpy.typing as npt
 
 from ding_normmon.core.figures import Figures
 from ding_normmon.core.finding import SEVERITIES, Finding
-from ding_normmon.runs.format import FINDING, MATRIX, NOTE, SCALAR, VERSION
+from ding_normmon.core.incident import Incident
+from ding_normmon.runs.format import FINDING, INCIDENT, MATRIX, NOTE, SCALAR, VERSION
 from ding_normmon.runs.parts import Doubts, finding_from, matrix_from, matrix_series
+from ding_normmon.runs.plain_incident import incident_from, joined
 from ding_normmon.runs.run import Note, Run, Series
 from ding_normmon.runs.streams import Damage, History, Stream, read_streams
 
@@ -124,7 +126,7 @@ def _visible(stream: Stream, until: int, index: dict[str, int], doubts: Doubts) 
     inside = (rows.codes >= 0) & (rows.codes < len(stream.names))
     codes = known[np.where(inside, rows.codes, -1)]
     doubts.add('rows have a name that is lost', int((codes < 0).sum()))
-    strange = ~np.isin(rows.kinds, (SCALAR, MATRIX, NOTE, FINDING))
+    strange = ~np.isin(rows.kinds, (SCALAR, MATRIX, NOTE, FINDING, INCIDENT))
     doubts.add('rows are of a kind that this version does not know', int(strange.sum()))
     shown = (codes >= 0) & ~strange & (rows.iterations < until)
     names = stream.names
@@ -141,6 +143,7 @@ def _add_texts(run: Run, texts: list[Text], doubts: Doubts) -> None:
     matrices: dict[str, dict[int, Any]] = {}
     notes: dict[tuple[int, str], str] = {}
     findings: dict[tuple[Any, ...], Finding] = {}
+    incidents: dict[tuple[int, int], list[Incident]] = {}
     for kind, name, iteration, text in texts:
         try:
             content = json.loads(text)
@@ -148,16 +151,20 @@ def _add_texts(run: Run, texts: list[Text], doubts: Doubts) -> None:
                 matrices.setdefault(name, {})[iteration] = matrix_from(content)
             elif kind == NOTE:
                 notes[iteration, name] = str(content)
+            elif kind == INCIDENT:
+                incident = incident_from(content)
+                incidents.setdefault((incident.opened, incident.number), []).append(incident)
             else:
                 finding, severity = finding_from(content)
                 findings[finding.key, finding.found] = finding
                 if severity not in SEVERITIES:
                     doubts.add('findings are of a severity that this version does not know, and shown as warnings', 1)
         except (ValueError, TypeError, KeyError, RecursionError):
-            doubts.add('matrices, notes or findings cannot be read', 1)
+            doubts.add('matrices, notes, findings or incidents cannot be read', 1)
     run.matrices.update({name: matrix_series(points) for name, points in matrices.items()})
     run.notes.extend(Note(iteration, name, text) for (iteration, name), text in sorted(notes.items()))
     run.findings.extend(findings.values())
+    run.incidents.extend(joined(parts) for _, parts in sorted(incidents.items()))
 
 
 def series_of_rows(

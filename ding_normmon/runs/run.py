@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ding_normmon.core.figures import Figures
 from ding_normmon.core.finding import Finding
+from ding_normmon.core.incident import Incident
 from ding_normmon.core.record import Matrix, Record
 
 __all__ = ['MatrixSeries', 'Note', 'Run', 'RunError', 'Series']
@@ -76,6 +77,11 @@ class Run:
         configuration: the run's configuration as plain values, as far as it was written down.
         notes: short texts, in the order of iterations.
         findings: the latest state of every finding that was written, in the order in which they were found.
+        incidents: what went wrong, in the order in which it did, each with the watched steps around it
+            (:class:`~ding_normmon.core.incident.Incident`): what opened it and when, with which task, group and
+            parameter it began, what left its level in which order (``incident.first``), and up to 256 watched steps
+            before and 64 after as a table (``incident.window``). A run that died without closing has one more, of the
+            kind ``'death'``, from its black box. ``tell_incident`` makes lines of text of one.
         warnings: sentences on what could not be read.
         rules: by which rules the findings were made while the run trained; empty where nobody said.
         figures: the declarations of the run's own metrics, those that are not from this package.
@@ -90,6 +96,7 @@ class Run:
     configuration: dict[str, Any] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    incidents: list[Incident] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     rules: str = ''
     figures: Figures = field(default_factory=Figures, compare=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from ding_normmon.core.record import Record
 from ding_normmon.destinations.tensorboard.destination import TensorBoard
 from ding_normmon.destinations.tensorboard.event_file import folder_of
 from ding_normmon.integrations.ding_engine.announced import announce
-from ding_normmon.integrations.ding_engine.run_history import history_beside
+from ding_normmon.integrations.ding_engine.run_history import folder_of_run, history_beside
 from ding_normmon.integrations.ding_engine.writer import DIEngineWriter
 from ding_normmon.runs.history_file import FILE_NAME, HistoryFile
 
-__all__ = ['destinations_of']
+__all__ = ['destinations_of', 'folder_of_learner']
 
 logger = logging.getLogger('ding_normmon')
 
@@ -55,6 +55,21 @@ def destinations_of(
         destination = _NoEventFile(str(error), folder / FILE_NAME if config.history else None)
     history = HistoryFile(folder / FILE_NAME, configuration)
     return [destination, history] if config.history else [destination]
+
+
+def folder_of_learner(learner: Any) -> Callable[[], Path | None]:
+    """Return a function that finds the folder of a learner's history, or of its experiment where it has no writer."""
+    writer, experiment = learner.tb_logger, Path(learner.exp_name)
+    if isinstance(writer, DistributedWriter):
+        return folder_of_run(writer)
+
+    def find() -> Path:
+        try:
+            return experiment if writer is None else folder_of(writer)
+        except TypeError:
+            return experiment
+
+    return find
 
 
 class _NoEventFile:

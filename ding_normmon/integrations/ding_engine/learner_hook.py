@@ -17,8 +17,9 @@ from ding.worker.learner.learner_hook import LearnerHook, register_learner_hook
 from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.core.finding import Finding
 from ding_normmon.integrations.attach import Attachment
+from ding_normmon.integrations.black_box import box_in
 from ding_normmon.integrations.ding_engine.compiled_configs import task_names_of_callers
-from ding_normmon.integrations.ding_engine.learner_destinations import destinations_of
+from ding_normmon.integrations.ding_engine.learner_destinations import destinations_of, folder_of_learner
 from ding_normmon.integrations.monitored_forward import MonitoredForward
 from ding_normmon.metrics import Metric
 from ding_normmon.monitor.monitor import StepMonitor
@@ -134,6 +135,7 @@ class NormMonitorHook(LearnerHook):
             rules=self._rules,
             callback=self._callback,
             task_names=self._task_names,
+            black_box=box_in(folder_of_learner(engine), self._config),
         )
         if not self._attachment.attached:
             return

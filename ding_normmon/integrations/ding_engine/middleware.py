@@ -16,9 +16,10 @@ from ding_normmon.core.finding import Finding
 from ding_normmon.core.record import Record
 from ding_normmon.destinations.prefixed import Prefixed, with_prefix
 from ding_normmon.integrations.attach import Attachment
+from ding_normmon.integrations.black_box import box_in
 from ding_normmon.integrations.ding_engine.finding_checkpoint import FindingCheckpoint
 from ding_normmon.integrations.ding_engine.policies_of_task import PoliciesOfTask
-from ding_normmon.integrations.ding_engine.run_history import history_beside
+from ding_normmon.integrations.ding_engine.run_history import folder_of_run, history_beside
 from ding_normmon.integrations.ding_engine.writer import DIEngineWriter
 from ding_normmon.metrics import Metric
 from ding_normmon.monitor.monitor import StepMonitor
@@ -91,8 +92,12 @@ class NormMonitor:
             self._refuse_async()
             if not isinstance(name, str) or not re.fullmatch(r'[A-Za-z0-9_.-]*', name):
                 raise ConfigurationError(f'monitor: {name!r} cannot be a name: letters, digits, _, . and -')
-            if destinations is None and not _is_other_role() and MonitorConfig.read(cfg).history:
-                self._destinations.append(history_beside(name=self._current_name))
+            black_box = None
+            if destinations is None and not _is_other_role():
+                config = MonitorConfig.read(cfg)
+                black_box = box_in(folder_of_run(name=self._current_name), config)
+                if config.history:
+                    self._destinations.append(history_beside(name=self._current_name))
         if _is_other_role():
             self.monitor = StepMonitor(nn.Module(), _OFF, transport=LocalTransport())
         else:
@@ -110,6 +115,7 @@ class NormMonitor:
                 rules=rules,
                 callback=callback,
                 task_names=task_names,
+                black_box=black_box,
             )
             self.monitor = self._attachment.monitor
         self._active = self.monitor.frequency > 0

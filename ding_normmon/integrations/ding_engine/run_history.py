@@ -11,7 +11,7 @@ from ding.utils import DistributedWriter
 from ding_normmon.integrations.ding_engine.announced import announced
 from ding_normmon.runs.history_file import FILE_NAME, HistoryFile
 
-__all__ = ['history_beside']
+__all__ = ['folder_of_run', 'history_beside']
 
 
 def history_beside(
@@ -30,18 +30,29 @@ def history_beside(
         configuration: of the run; by default what :func:`~ding_normmon.init_writer` was given.
     """
 
-    def current() -> Any:
-        return writer or DistributedWriter.get_instance()
+    find = folder_of_run(writer, name, folder)
 
     def path() -> Path | None:
-        found = folder if current() is None else current().logdir
+        found = find()
         if found is None:
             return None
-        path = Path(found) / name()
-        path.mkdir(parents=True, exist_ok=True)
-        return path / FILE_NAME
+        found.mkdir(parents=True, exist_ok=True)
+        return found / FILE_NAME
 
     def known() -> Mapping[str, Any]:
-        return configuration or announced(current()).configuration or {}
+        return configuration or announced(writer or DistributedWriter.get_instance()).configuration or {}
 
     return HistoryFile(path, known)
+
+
+def folder_of_run(
+    writer: DistributedWriter | None = None, name: Callable[[], str] = str, folder: str | None = None
+) -> Callable[[], Path | None]:
+    """Return a function that finds the folder of DI-engine's writer; arguments as of :func:`history_beside`."""
+
+    def find() -> Path | None:
+        current: Any = writer or DistributedWriter.get_instance()
+        found = folder if current is None else current.logdir
+        return None if found is None else Path(found) / name()
+
+    return find

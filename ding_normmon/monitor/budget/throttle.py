@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from ding_normmon.metrics import Metric
+from ding_normmon.metrics.presets import WATCHED
 from ding_normmon.monitor.budget.cost_budget import FACTORS, Budget
 from ding_normmon.ranks.decisions.control import STRETCH, Control, ControlError, Decision
 
@@ -34,6 +35,7 @@ class Throttle:
         self._deadline = deadline
         self._frequencies = {metric.name: metric.frequency or frequency for metric in metrics}
         self._factors = {metric.name: 1 for metric in metrics if metric.stretchable}
+        self._watched = {metric.name for metric in metrics if type(metric) in WATCHED}
         # What rank 0 has decided, and when; the factors follow when every rank has promised and the learner is there.
         self._announced: dict[str, tuple[int, float]] = {}
         self._budget = Budget(budget or 1.0, self._frequencies, frozenset(self._factors))
@@ -48,6 +50,10 @@ class Throttle:
     def is_due(self, metric: Metric, iteration: int) -> bool:
         """Tell whether a metric is measured in a monitored iteration."""
         return iteration % (self._frequencies[metric.name] * self._factors.get(metric.name, 1)) == 0
+
+    def is_watched(self, metric: Metric) -> bool:
+        """Tell whether a metric is measured between published records: a basic one that does not cost too much."""
+        return metric.name in self._watched and self._factors.get(metric.name, 1) == 1
 
     def keep_to_budget(self, iteration: int, scalars: Mapping[str, float]) -> Iterator[tuple[str, str]]:
         """Have metrics that cost too much measured less often, on all ranks; in the background, on rank 0.

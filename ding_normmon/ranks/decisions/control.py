@@ -5,7 +5,7 @@ every rank's background thread reads it, and the learner thread compares two int
 right before the learner step of its iteration. Late ranks are handled as follows:
 
 - A rank that reads a decision too late reports this, and rank 0 posts the decision again with twice the lead.
-- ``stop``, ``checkpoint`` and measuring a metric less often are two-phase. First every rank promises to act at the
+- ``stop``, ``checkpoint`` and how often something is measured are two-phase. First every rank promises to act at the
   iteration; only if all promise early enough does rank 0 commit. If a rank does not answer within the deadline, nothing
   happens, and the next record has a note about it. A rank that reads a *commitment* too late stops at its next step,
   because the others have stopped, and measures as often as they do, but writes no checkpoint, because its weights
@@ -18,12 +18,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ding_normmon.core.lost_data import LostData
-from ding_normmon.ranks.decisions.decision import STRETCH, TWO_PHASE, ControlError, Decision, is_two_phase
+from ding_normmon.ranks.decisions.decision import STRETCH, TWO_PHASE, WATCH, ControlError, Decision, is_two_phase
 from ding_normmon.ranks.decisions.follower import Follower
 from ding_normmon.ranks.decisions.leader import Leader
 from ding_normmon.ranks.decisions.schedule import DecisionSchedule
 
-__all__ = ['STRETCH', 'TWO_PHASE', 'Control', 'ControlError', 'Decision', 'is_two_phase']
+__all__ = ['STRETCH', 'TWO_PHASE', 'WATCH', 'Control', 'ControlError', 'Decision', 'is_two_phase']
 
 
 class Control:

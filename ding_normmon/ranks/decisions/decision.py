@@ -6,18 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ['STRETCH', 'TWO_PHASE', 'ControlError', 'Decision', 'is_two_phase', 'read_decision']
+__all__ = ['STRETCH', 'TWO_PHASE', 'WATCH', 'ControlError', 'Decision', 'is_cadence', 'is_two_phase', 'read_decision']
 
 TWO_PHASE = frozenset({'stop', 'checkpoint'})
-"""Actions that happen on all ranks or on none; those that begin with :data:`STRETCH` do too."""
+"""Actions that happen on all ranks or on none; those about how often something is measured do too."""
 
 STRETCH = 'stretch '
 """Prefix of an action: ``'stretch plasticity 4'`` measures plasticity four times less often than configured."""
 
+WATCH = 'watch '
+"""Prefix of an action: ``'watch 8'`` watches every eighth learner step, ``'watch 0'`` none."""
+
 
 def is_two_phase(action: str) -> bool:
     """Tell whether every rank has to promise before rank 0 commits."""
-    return action in TWO_PHASE or action.startswith(STRETCH)
+    return action in TWO_PHASE or is_cadence(action)
+
+
+def is_cadence(action: str) -> bool:
+    """Tell whether it is about how often something is measured: a late rank follows the others then."""
+    return action.startswith((STRETCH, WATCH))
 
 
 class ControlError(ValueError):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ding_normmon.core.lost_data import LostData
-from ding_normmon.ranks.decisions.decision import STRETCH, Decision, read_decision
+from ding_normmon.ranks.decisions.decision import Decision, is_cadence, read_decision
 from ding_normmon.ranks.decisions.schedule import DecisionSchedule
 
 __all__ = ['Follower']
@@ -78,7 +78,7 @@ class Follower:
             decision.iteration,
             self._schedule.iteration,
         )
-        if decision.action == 'stop' or decision.action.startswith(STRETCH):
+        if decision.action == 'stop' or is_cadence(decision.action):
             self._schedule.add(replace(decision, iteration=self._schedule.iteration + 1))
 
     def _answer(self, number: int, reply: str) -> None:

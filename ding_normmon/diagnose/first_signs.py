@@ -1,0 +1,267 @@
+r"""What came first: the order in which the figures of a run left their level around an incident.
+
+A figure has left its level where it is not finite, or where it is above
+
+.. math:: \max\bigl(2 m,\; m + 8 s,\; h + (h - m)\bigr)
+
+with :math:`m` the median of its past, :math:`s` the past's spread (1.4826 times the median absolute deviation) and
+:math:`h` the largest value of the past. Of weights it is not the norm but its change from one watched step to the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ding_normmon.core.incident import STAGES, DenseWindow, Departure, Incident
+from ding_normmon.core.metric_names import task_in, without_task
+
+__all__ = ['PARAMETERS', 'incident_of', 'stage_of', 'what_came_first']
+
+PARAMETERS = 'parameter/'
+"""How the names of figures of single parameters begin."""
+
+_PAST = 64
+_FEWEST = 6
+_GUARD = 32
+_GAP = 3
+_RATIO = 2.0
+_SPREADS = 8.0
+_MOST = 48
+_NONFINITE = 'monitor/nonfinite/'
+
+_STAGES = (
+    ('learning_rate/', 'learning rate'),
+    ('data/', 'data'),
+    ('inputs/', 'data'),
+    ('embeddings/', 'signals'),
+    ('norm/x_token', 'signals'),
+    ('logits/', 'signals'),
+    ('noreduce_', 'loss'),
+    ('loss/', 'loss'),
+    ('grad', 'gradient'),
+    ('norm/', 'weights'),
+)
+
+_FIGURES = ('noreduce_', 'loss/', 'data/', 'clip/', 'step/')
+_MOST_FIGURES = 256
+
+
+def stage_of(name: str) -> str | None:
+    """Return the stage of a learner step that a figure belongs to; None for one that says nothing about causes.
+
+    Example:
+        >>> [stage_of(name) for name in ('data/reward_task1/max', 'grad/head_value_task1/_total_norm', 'grad/model/x')]
+        ['data', 'head gradient', 'shared gradient']
+        >>> stage_of('monitor/nonfinite/noreduce_obs_loss_task0'), stage_of('monitor/cost/ms')
+        ('loss', None)
+    """
+    inner = name.removeprefix(_NONFINITE).removeprefix(PARAMETERS)
+    found = next((stage for beginning, stage in _STAGES if inner.startswith(beginning)), None)
+    if found == 'gradient':
+        return 'shared gradient' if task_in(inner) is None else 'head gradient'
+    return found
+
+
+def _is_compared(name: str) -> bool:
+    # What is signed crosses 0, and what is over all tasks tells of no task.
+    return not name.endswith(('/min', '_min', '/features', '/batch_size')) and '_all_tasks/' not in name
+
+
+def what_came_first(window: DenseWindow, opened: int) -> tuple[Departure, ...]:
+    """Return what left its level around the step ``opened``, in that order; within a step causes before consequences.
+
+    Arguments:
+        window: the watched steps around it.
+        opened: iteration of the step in which something was noticed.
+
+    Example:
+        >>> steps = np.arange(40)
+        >>> values = np.stack([1 + 0.1 * np.sin(steps), 5 + 0.1 * np.cos(steps)], 1)
+        >>> values[30:33, 1], values[31:33, 0] = 500.0, 90.0
+        >>> window = DenseWindow(('grad/encoder/_total_norm', 'noreduce_value_loss_task1'), steps, values)
+        >>> [(departure.iteration, departure.stage, departure.task) for departure in what_came_first(window, 32)]
+        [(30, 'loss', 1), (31, 'shared gradient', None)]
+    """
+    found = _departures(window, opened)
+    # A figure of the whole model says nothing that its parts do not say.
+    return tuple(entry for entry in found if not entry.metric.startswith(PARAMETERS))[:_MOST]
+
+
+def _departures(window: DenseWindow, opened: int) -> list[Departure]:
+    stages = [stage_of(name) if _is_compared(name) else None for name in window.names]
+    chosen = [place for place, stage in enumerate(stages) if stage is not None]
+    until = int(np.searchsorted(window.iterations, opened, side='right')) - 1
+    if not chosen or until < 0:
+        return []
+    names = [window.names[place] for place in chosen]
+    values = np.abs(window.values[:, chosen])
+    counted = np.array([name.startswith(_NONFINITE) for name in names])
+    of_weights = np.array([stages[place] == 'weights' for place in chosen]) & ~counted
+    compared = values.copy()
+    compared[1:, of_weights] = np.abs(np.diff(window.values[:, chosen], axis=0))[:, of_weights]
+    compared[:1, of_weights] = np.nan
+    stop = max(until - _GUARD, min(until, max(_FEWEST, until // 2)))
+    past = compared[max(0, stop - _PAST) : stop]
+    usual, limit = _limits(past)
+    with np.errstate(invalid='ignore'):
+        left = compared > limit
+    # What was not finite all the time, such as the logits of actions that are impossible, is no sign.
+    before = np.nan_to_num(values[:stop][:, counted]) > 0
+    left[:, counted] = (np.nan_to_num(values[:, counted]) > 0) & ~before.any(0)
+    start = _beginning(left, until)
+    entries = []
+    for column in np.flatnonzero(left[start:].any(0)).tolist():
+        row = start + int(left[start:, column].argmax())
+        value, level = float(compared[row, column]), float(usual[column])
+        ratio = math.inf if counted[column] else value / max(abs(level), 1e-30)
+        name = names[column]
+        entries.append(
+            Departure(
+                int(window.iterations[row]),
+                str(stages[chosen[column]]),
+                name.removeprefix(_NONFINITE) if counted[column] else name,
+                task_in(name),
+                math.nan if counted[column] else value,
+                math.nan if counted[column] else level,
+                ratio,
+            )
+        )
+    return sorted(entries, key=_order)
+
+
+def _order(departure: Departure) -> tuple[int, bool, int, bool, float, str]:
+    return (
+        departure.iteration,
+        math.isfinite(departure.ratio),
+        # Weights that are not finite before a forward pass were spoilt by the step before.
+        -1 if departure.stage == 'weights' and math.isinf(departure.ratio) else STAGES.index(departure.stage),
+        departure.task is None,
+        -departure.ratio,
+        departure.metric,
+    )
+
+
+def _limits(past: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the level of each column and the limit above which it has left it; infinite where nothing is known."""
+    known = np.isfinite(past).sum(0)
+    enough = known >= _FEWEST
+    usual, limit = np.full(past.shape[1], np.nan), np.full(past.shape[1], np.inf)
+    if enough.any():
+        columns = past[:, enough]
+        middle = np.nanmedian(columns, axis=0)
+        spread = 1.4826 * np.nanmedian(np.abs(columns - middle), axis=0)
+        highest = np.nanmax(columns, axis=0)
+        usual[enough] = middle
+        limit[enough] = np.maximum.reduce([_RATIO * middle, middle + _SPREADS * spread, 2 * highest - middle])
+    return usual, limit
+
+
+def _beginning(left: npt.NDArray[np.bool_], until: int) -> int:
+    """Return the row in which the episode began that goes on, with small gaps, to row ``until``."""
+    any_left = left.any(1)
+    start = until
+    for row in range(until, -1, -1):
+        if any_left[row]:
+            start = row
+        elif start - row >= _GAP:
+            break
+    return start
+
+
+def incident_of(
+    number: int,
+    window: DenseWindow,
+    opened: int,
+    kind: str,
+    reason: str,
+    tasks: Mapping[int, str],
+    at_fault: Sequence[int] = (),
+    every: int = 0,
+) -> Incident:
+    """Return the incident that the steps of a window make.
+
+    Arguments:
+        number: of the incident.
+        window: the watched steps around it.
+        opened: iteration of the step in which something was noticed.
+        kind: see :class:`~ding_normmon.core.incident.Incident`.
+        reason: what was noticed.
+        tasks: global task id to name.
+        at_fault: the tasks that a finding names.
+        every: iterations from one watched step to the next.
+    """
+    found = _departures(window, opened)
+    first = tuple(entry for entry in found if not entry.metric.startswith(PARAMETERS))[:_MOST]
+    task = _first_task(first)
+    if task is None and len(at_fault) == 1 and not first:
+        task = at_fault[0]
+    parameters = [entry for entry in found if entry.metric.startswith(PARAMETERS)]
+    if task is not None:
+        parameters.sort(key=lambda entry: (entry.iteration, entry.task not in (task, None), _order(entry)))
+    head = next((entry for entry in first if task is None or entry.task == task), None)
+    since = min([opened, *(entry.iteration for entry in first)])
+    return Incident(
+        number,
+        opened,
+        since,
+        kind,
+        reason,
+        first,
+        task,
+        '' if task is None else tasks.get(task, f'task {task}'),
+        '' if head is None else _group(head.metric),
+        _path(parameters[0].metric) if parameters else '',
+        _figures(window, opened),
+        every,
+        window,
+    )
+
+
+def _first_task(first: Sequence[Departure]) -> int | None:
+    """Return the task that something began with: none where the rate or the weights of all came first."""
+    if not first or first[0].stage == 'learning rate':
+        return None
+    at_once = [entry for entry in first if entry.iteration == first[0].iteration]
+    if at_once[0].stage == 'weights' and math.isinf(at_once[0].ratio):
+        return None
+    stage = next((entry.stage for entry in at_once if entry.task is not None), None)
+    of_stage = [entry for entry in at_once if entry.stage == stage and entry.task is not None]
+    if not of_stage:
+        later = [entry for entry in first if entry.task is not None]
+        return later[0].task if later else None
+    furthest: dict[int, float] = {}
+    for entry in of_stage:
+        assert entry.task is not None
+        furthest[entry.task] = max(furthest.get(entry.task, 0.0), entry.ratio)
+    return max(furthest, key=lambda task: furthest[task])
+
+
+def _group(metric: str) -> str:
+    """Return the group or signal of a figure.
+
+    >>> _group('grad/head_value_task1/_total_norm'), _group('noreduce_obs_loss_task1'), _group('data/reward_task0/max')
+    ('head_value', 'obs loss', 'data/reward')
+    """
+    name = without_task(metric)
+    if name.startswith(('grad/', 'grad_local/', 'grad_synced/', 'norm/')) and '/' in name:
+        return name.split('/')[1]
+    if name.startswith('noreduce_'):
+        return name.removeprefix('noreduce_').replace('_', ' ')
+    return name.rsplit('/', 1)[0] if name.count('/') > 1 or name.startswith(('data/', 'inputs/')) else name
+
+
+def _path(metric: str) -> str:
+    return metric.removeprefix(PARAMETERS).split('/', 1)[-1]
+
+
+def _figures(window: DenseWindow, opened: int) -> dict[str, float]:
+    rows = np.flatnonzero(window.iterations == opened)
+    if not len(rows):
+        return {}
+    names = [(place, name) for place, name in enumerate(window.names) if name.startswith(_FIGURES)]
+    found = {name: float(window.values[rows[-1], place]) for place, name in names[:_MOST_FIGURES]}
+    return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -1,0 +1,56 @@
+"""What a monitor says when it begins: the first line of its log, and the header of its black box."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+from ding_normmon.core.config import MonitorConfig
+from ding_normmon.monitor.foundation import Foundation
+
+__all__ = ['about_run', 'call_exception', 'first_line']
+
+
+def first_line(config: MonitorConfig, watches: bool, has_box: bool) -> str:
+    """Return what is published and watched, what that may cost, and how it is switched off.
+
+    Example:
+        >>> print(first_line(MonitorConfig(watch=8), watches=True, has_box=False))
+        a record every 5000 iterations (monitor_norm_freq); every 8 iterations in between are watched (watch='off' for \
+none)
+    """
+    told = [f'a record every {config.monitor_norm_freq} iterations (monitor_norm_freq)']
+    if watches and config.watch == 'auto':
+        share = 100 * (config.budget or 0.01)
+        told.append(
+            f'learner steps in between are watched, which with all else takes at most {share:.3g}% of training time '
+            f"(watch='off' for none)"
+        )
+    elif watches:
+        told.append(f"every {config.watch} iterations in between are watched (watch='off' for none)")
+    if has_box:
+        told.append(f'the last steps are kept in a black box of {config.black_box} per rank (black_box=None for none)')
+    return '; '.join(told)
+
+
+def about_run(base: Foundation) -> dict[str, Any]:
+    """Return what the black box of a rank says of the run."""
+    paths = {name if task is None else f'{name}_task{task}': found for (name, task), found in base.paths.items()}
+    return {
+        'rank': base.transport.rank,
+        'ranks': base.transport.world_size,
+        'tasks': base.tasks,
+        'frequency': base.config.monitor_norm_freq,
+        'paths': paths,
+    }
+
+
+def call_exception(error: BaseException, iteration: int) -> tuple[str, str]:
+    """Return a sentence about an exception that left the learner step of an iteration, and the end of its traceback.
+
+    >>> call_exception(ValueError('odd.'), 7)[0]
+    'ValueError: odd, in the learner step of iteration 7.'
+    """
+    what = f'{type(error).__name__}: {error}'[:1000].rstrip('.')
+    text = ''.join(traceback.format_exception(type(error), error, error.__traceback__))[-4000:]
+    return f'{what}, in the learner step of iteration {iteration}.', text

@@ -1,0 +1,183 @@
+"""What opens an incident, and what is kept of the steps around it; on rank 0, in the background."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ding_normmon.core.incident import DenseWindow, Incident
+from ding_normmon.core.lost_data import LostData
+from ding_normmon.core.record import Record
+from ding_normmon.diagnose.first_signs import incident_of
+from ding_normmon.diagnose.invariants import EXACT, EXPECTED
+
+__all__ = ['AFTER', 'BEFORE', 'Incidents']
+
+BEFORE, AFTER = 256, 64
+"""Watched steps that an incident keeps from before it was opened, and from after."""
+
+_MOST = 16
+_MOST_BYTES = 4 << 20
+_NONFINITE = 'monitor/nonfinite/'
+
+
+@dataclass
+class _Step:
+    iteration: int
+    names: tuple[str, ...]
+    values: npt.NDArray[np.float64]
+
+
+class Incidents:
+    """Keeps the last watched steps, and makes incidents of them.
+
+    Opened by a warning or an error, by a value that is not finite where there was none, and by an exception that left
+    the learner step. What is noticed while an incident is open belongs to it. An incident is yielded when it opens,
+    with the steps before, and once more, with those after, when they are there or the run ends.
+
+    Arguments:
+        lost_data: where it is counted that there are too many.
+        is_on: whether anything is kept.
+
+    Example:
+        >>> incidents = Incidents(LostData())
+        >>> for iteration in range(20):
+        ...     good = Record(iteration, {'noreduce_value_loss_task1': 1.0})
+        ...     found = list(incidents.observe(good, {}, {1: 'Pong'}, 1))
+        >>> broken = Record(20, {'monitor/nonfinite/noreduce_value_loss_task1': 1.0})
+        >>> [incident] = incidents.observe(broken, {}, {1: 'Pong'}, 1)
+        >>> incident.kind, incident.task_name, len(incident.window.iterations)
+        ('non-finite', 'Pong', 21)
+    """
+
+    def __init__(self, lost_data: LostData, is_on: bool = True) -> None:
+        self._lost = lost_data
+        self._is_on = is_on
+        self._steps: deque[_Step] = deque(maxlen=BEFORE + AFTER + 1)
+        self._names: tuple[str, ...] = ()
+        self._opened = 0
+        self._open: Incident | None = None
+        self._after = 0
+        self._broken: set[str] = set()
+        self._tasks: Mapping[int, str] = {}
+        self._raised: tuple[int, str] | None = None
+        self._lock = threading.Lock()
+
+    def note_exception(self, iteration: int, what: str) -> None:
+        """Take note that an exception has left the learner step of ``iteration``; in the learner's thread."""
+        with self._lock:
+            self._raised = (iteration, what)
+
+    def observe(
+        self, record: Record, parameters: Mapping[str, float], tasks: Mapping[int, str], every: int
+    ) -> Iterator[Incident]:
+        """Take the next watched step, which may be published too; yield the incidents that it opens or completes.
+
+        Arguments:
+            record: its record, judged.
+            parameters: norms of single parameters.
+            tasks: global task id to name.
+            every: iterations from one watched step to the next.
+        """
+        if not self._is_on:
+            return
+        self._tasks = tasks
+        self._add(record, parameters)
+        if self._open is not None:
+            self._after += 1
+            if self._after >= AFTER:
+                yield self._completed()
+        else:
+            self._after = 0
+        kind, reason, at_fault = self._opener(record)
+        if self._open is None and kind:
+            yield from self._begin(record.iteration, kind, reason, at_fault, every)
+
+    def finish(self, every: int) -> Iterator[Incident]:
+        """Yield what is open, and the incident of an exception that ended the run."""
+        if not self._is_on:
+            return
+        with self._lock:
+            raised, self._raised = self._raised, None
+        if raised is not None and self._open is None and self._steps:
+            yield from self._begin(raised[0], 'exception', raised[1], (), every)
+        if self._open is not None:
+            yield self._completed()
+
+    def _add(self, record: Record, parameters: Mapping[str, float]) -> None:
+        names = (*record.scalars, *parameters)
+        # The same names come step after step, and are kept once.
+        self._names = names = self._names if names == self._names else names
+        values = np.fromiter((*record.scalars.values(), *parameters.values()), np.float64, len(names))
+        self._steps.append(_Step(record.iteration, names, values))
+
+    def _opener(self, record: Record) -> tuple[str, str, tuple[int, ...]]:
+        broken = {name for name, value in record.scalars.items() if name.startswith(_NONFINITE) and value}
+        new, first = broken - self._broken, len(self._steps) <= 1
+        self._broken |= broken
+        finding = next((entry for entry in record.findings if entry.is_active and entry.severity != 'info'), None)
+        with self._lock:
+            raised, self._raised = self._raised, None
+        if raised is not None:
+            return 'exception', raised[1], ()
+        if finding is not None:
+            kind = 'invariant' if finding.rule in _INVARIANTS else 'finding'
+            kind = 'non-finite' if finding.rule == 'non_finite' else kind
+            return kind, finding.sentence, finding.tasks
+        # Logits of actions that are impossible may be infinite from the beginning.
+        new = {name for name in new if not (first and '/logits/' in name)}
+        if new:
+            name = min(new, key=lambda entry: ('loss' not in entry, entry))
+            return 'non-finite', f'{name.removeprefix(_NONFINITE)} is NaN or infinite.', ()
+        return '', '', ()
+
+    def _begin(
+        self, iteration: int, kind: str, reason: str, at_fault: tuple[int, ...], every: int
+    ) -> Iterator[Incident]:
+        if self._opened >= _MOST:
+            self._lost.count('incidents', f'there were {_MOST} incidents; of later ones the steps around are not kept')
+            return
+        self._opened += 1
+        window = self._window(BEFORE + 1)
+        opened = iteration if kind == 'exception' else int(window.iterations[-1])
+        self._open = incident_of(self._opened, window, opened, kind, reason, self._tasks, at_fault, every)
+        self._after = 0
+        yield self._open
+
+    def _completed(self) -> Incident:
+        assert self._open is not None
+        incident, self._open = self._open, None
+        whole = self._window(BEFORE + self._after + 1)
+        last = incident_of(
+            incident.number, whole, incident.opened, incident.kind, incident.reason, self._tasks, (), incident.every
+        )
+        # Who it began with is known better from the steps at which it was opened; what followed is known now.
+        after = whole.iterations > incident.window.iterations[-1]
+        window = DenseWindow(whole.names, whole.iterations[after], whole.values[after])
+        kept = {entry.metric for entry in incident.first}
+        first = (*incident.first, *(entry for entry in last.first if entry.metric not in kept))
+        return replace(incident, first=first, window=window)
+
+    def _window(self, most: int) -> DenseWindow:
+        steps = list(self._steps)[-most:]
+        index: dict[str, int] = {}
+        for step in {id(step.names): step for step in steps}.values():
+            for name in step.names:
+                index.setdefault(name, len(index))
+        steps = steps[-max(1, _MOST_BYTES // (8 * max(1, len(index)))) :]
+        values = np.full((len(steps), len(index)), np.nan)
+        places: dict[int, list[int]] = {}
+        for row, step in enumerate(steps):
+            known = places.setdefault(id(step.names), [])
+            if not known:
+                known.extend(index[name] for name in step.names)
+            values[row, known] = step.values
+        return DenseWindow(tuple(index), np.array([step.iteration for step in steps], np.int64), values)
+
+
+_INVARIANTS = frozenset(rule.name for rule in (*EXACT, *EXPECTED))
