@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ding_normmon.cli.command import Command, Refused, exit_code_of, say
 
 if TYPE_CHECKING:
+    from ding_normmon.core.incident import Incident
     from ding_normmon.runs.judge import Judgement
     from ding_normmon.runs.run import Run
 
@@ -29,7 +30,8 @@ def command(run: str, form: str, names: str, again: bool) -> None:
 
     What was found while the run trained is told; where nothing was judged then, or by other rules than today's, it is
     judged now. The exit code is 0 if nothing was found, 1 with warnings, 2 with errors (also those that cleared), 3 if
-    RUN cannot be read or the monitor wrote nothing there.
+    RUN cannot be read or the monitor wrote nothing there. What came first is told of every incident; an exception or
+    the death of the run counts as an error.
     """
     from ding_normmon.core.config import ConfigurationError
     from ding_normmon.runs import RunError, read_run
@@ -46,7 +48,9 @@ def command(run: str, form: str, names: str, again: bool) -> None:
         click.echo(_as_json(found, judgement))
     else:
         _print(found, judgement)
-    raise SystemExit(exit_code_of(finding.severity for finding in judgement.findings))
+    ended = ['error' for incident in found.incidents if incident.kind in ('exception', 'death')]
+    severities = [*(finding.severity for finding in judgement.findings), *ended]
+    raise SystemExit(exit_code_of(severities))
 
 
 def _only(names: str) -> dict[str, bool]:
@@ -76,10 +80,19 @@ def _as_json(run: Run, judgement: Judgement) -> str:
         'judged': judgement.judged,
         'judged_while_training': judgement.is_of_training,
         'findings': [asdict(finding) for finding in judgement.findings],
+        'incidents': [_as_plain(incident) for incident in run.incidents],
         'not_judged': judgement.not_judged,
         'warnings': run.warnings,
     }
     return dumps(content, indent=2)
+
+
+def _as_plain(incident: Incident) -> dict[str, Any]:
+    from ding_normmon.core.incident import DenseWindow
+
+    plain = asdict(replace(incident, window=DenseWindow()))
+    del plain['window']
+    return {**plain, 'steps': len(incident.window.iterations)}
 
 
 def _print(run: Run, judgement: Judgement) -> None:
@@ -88,12 +101,20 @@ def _print(run: Run, judgement: Judgement) -> None:
         say(f'  judged while it trained, {judgement.judged} of the records; --again judges all of them now')
     for warning in run.warnings:
         say(f'  {warning}')
+    if run.incidents:
+        say(f'  {len(run.incidents)} incidents, told below: what came first')
     for finding in judgement.findings:
         when = f'iteration {finding.found}, since {finding.since}'
         when += '' if finding.cleared is None else f', cleared at {finding.cleared}'
         severity = click.style(finding.severity, fg=_COLOURS[finding.severity], bold=True)
         click.echo(f'\n{severity} ', nl=False)
         say(f'{finding.rule} ({when})\n  {finding.sentence}\n  {finding.advice}')
+    from ding_normmon.core.incident import tell_incident
+
+    for incident in run.incidents:
+        say('')
+        for line in tell_incident(incident):
+            say(line)
     if judgement.not_judged:
         say('\nNot judged, because the run has no such metrics:')
         for name, families in judgement.not_judged.items():

@@ -13,6 +13,7 @@ COMMANDS = {
     'run': 'Run a script, untouched, with the monitor on its learners.',
     'inspect': 'Tell what the monitor finds on a policy.',
     'diagnose': 'Tell what went wrong in a run.',
+    'blackbox': 'Print the last steps of a run that died.',
     'report': 'Write a run as one page that opens from disk.',
     'compare': 'Lay runs over each other and tell what changed most.',
     'watch': 'Follow a run in the terminal.',

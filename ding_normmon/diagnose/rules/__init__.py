@@ -22,6 +22,7 @@ from ding_normmon.diagnose.rules.representation_collapse import RepresentationCo
 from ding_normmon.diagnose.rules.reward_scale import RewardScale
 from ding_normmon.diagnose.rules.shared_growth import SharedGrowth
 from ding_normmon.diagnose.rules.shared_jump import ExplodingGradient, VanishingGradient
+from ding_normmon.diagnose.rules.spike import Spike
 from ding_normmon.diagnose.rules.task_share import TaskDominates, TaskStarves
 from ding_normmon.diagnose.rules.twin_tasks import TwinTasks
 from ding_normmon.diagnose.rules.update_jump import UpdateJump
@@ -33,6 +34,7 @@ RULES: tuple[type[Rule], ...] = (
     *EXACT,
     *EXPECTED,
     NonFinite,
+    Spike,
     ClippedToZero,
     NoGradient,
     TwinTasks,

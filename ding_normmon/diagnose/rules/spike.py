@@ -1,0 +1,169 @@
+"""Figures of one learner step are far above everything before."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ding_normmon.core.metric_names import task_in, without_task
+from ding_normmon.diagnose.first_signs import stage_of
+from ding_normmon.diagnose.rule import Rule, Sign
+from ding_normmon.diagnose.window import Window
+
+__all__ = ['Spike']
+
+_CAUSES = ('learning rate', 'data', 'loss', 'head gradient', 'shared gradient', 'signals')
+_HARM = ('loss', 'head gradient', 'shared gradient')
+_NAMED = ('/_total_norm', '/max', '/abs_max', '/norm_max', '/std', '/mean')
+_NAMES_KEPT = 4
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which figures of a record are compared, by the names of its scalars."""
+
+    names: tuple[str, ...]
+    stages: tuple[str, ...]
+    tasks: tuple[int | None, ...]
+    families: npt.NDArray[np.intp]
+    count: int
+
+
+@dataclass
+class Spike(Rule):
+    """Data, losses, gradients or the learning rate of one step are far above all that was there before, in any task.
+
+    One record is enough: what lasts for three iterations is in no more than one or two of them. What counts is a loss,
+    a gradient or a rate that is ``alone`` times its highest value so far; or figures of two stages of the step (its
+    data and its loss, say) that are both ``together`` times what they were in the last 128 records, of which a loss or
+    a gradient is higher than ever. A task that finds its first reward does the first half of that.
+
+    Options:
+        alone: factor above the highest value of any task so far.
+        together: factor above the highest recent value of any task, in two stages at once.
+    """
+
+    name: ClassVar[str] = 'spike'
+    advice: ClassVar[str] = (
+        'Look at the incident: what left its level first is the cause (data, learning rate), what came after it the '
+        'consequence. Look at the batch of that iteration, clip rewards and targets, and go back to a checkpoint from '
+        'before if weights have jumped.'
+    )
+    reads: ClassVar[tuple[str, ...]] = ('grad/', 'noreduce_', 'data/', 'learning_rate/')
+    follows: ClassVar[bool] = False
+    judges_all: ClassVar[bool] = True
+
+    confirm: int = 1
+    clear: int = 8
+    warmup: int = 16
+    alone: float = 10.0
+    together: float = 2.5
+
+    def __post_init__(self) -> None:
+        self._layouts: dict[tuple[str, ...], _Layout] = {}
+        self._families: dict[str, int] = {}
+        self._highest = np.zeros(0)
+        self._recent: deque[npt.NDArray[np.float64]] = deque(maxlen=128)
+
+    def signs(self, window: Window) -> Iterable[Sign]:
+        """One sign, for the task whose figures are furthest off; without a task where the learning rate is."""
+        scalars = window.record.scalars
+        layout = self._layout_of(scalars)
+        values = np.abs(np.fromiter((scalars[name] for name in layout.names), np.float64, len(layout.names)))
+        values[~np.isfinite(values)] = 0.0
+        sign = self._sign(window, layout, values) if self._recent else None
+        of_family = np.zeros(len(self._families))
+        np.maximum.at(of_family, layout.families, values)
+        self._highest = np.maximum(_padded(self._highest, len(of_family)), of_family)
+        self._recent.append(of_family)
+        if sign is not None:
+            yield sign
+
+    def _layout_of(self, scalars: dict[str, float]) -> _Layout:
+        names = tuple(scalars)
+        layout = self._layouts.get(names)
+        if layout is None:
+            chosen = tuple(name for name in names if stage_of(name) in _CAUSES and _is_compared(name))
+            families = [self._families.setdefault(without_task(name), len(self._families)) for name in chosen]
+            layout = _Layout(
+                chosen,
+                tuple(str(stage_of(name)) for name in chosen),
+                tuple(task_in(name) for name in chosen),
+                np.array(families, np.intp),
+                len(self._families),
+            )
+            self._layouts = {**dict(list(self._layouts.items())[-_NAMES_KEPT + 1 :]), names: layout}
+        return layout
+
+    def _sign(self, window: Window, layout: _Layout, values: npt.NDArray[np.float64]) -> Sign | None:
+        if not len(values):
+            return None
+        highest = _padded(self._highest, layout.count)[layout.families]
+        recent = np.max([_padded(row, layout.count) for row in self._recent], axis=0)[layout.families]
+        with np.errstate(divide='ignore', invalid='ignore'):
+            above = np.where(highest > 0, values / highest, 0.0)
+            lately = np.where(recent > 0, values / recent, 0.0)
+        far = np.flatnonzero(lately >= self.together)
+        record = {layout.tasks[place] for place in far.tolist() if above[place] > 1 and layout.stages[place] in _HARM}
+        stages: dict[int | None, dict[str, float]] = {}
+        for place in far.tolist():
+            of_task = stages.setdefault(layout.tasks[place], {})
+            of_task[layout.stages[place]] = max(of_task.get(layout.stages[place], 0.0), float(lately[place]))
+        strengths: dict[int | None, float] = {}
+        for task, of_task in stages.items():
+            shared = {} if task is None else stages.get(None, {})
+            factors = sorted({**shared, **of_task}.values())
+            is_record = task in record or None in record
+            strengths[task] = factors[-2] / self.together if len(factors) > 1 and is_record else 0.0
+        for place in np.flatnonzero(above >= self.alone).tolist():
+            if layout.stages[place] not in ('data', 'signals'):
+                task = layout.tasks[place]
+                strengths[task] = max(strengths.get(task, 0.0), float(above[place]) / self.alone)
+        strengths = {task: strength for task, strength in strengths.items() if strength >= self.release}
+        if not strengths:
+            return None
+        task = max(strengths, key=lambda entry: (entry is not None, strengths[entry]))
+        if 'learning rate' in stages.get(None, {}):
+            task = None
+        return self._told(window, layout, values, recent, lately, task, max(strengths.values()))
+
+    def _told(
+        self,
+        window: Window,
+        layout: _Layout,
+        values: npt.NDArray[np.float64],
+        recent: npt.NDArray[np.float64],
+        lately: npt.NDArray[np.float64],
+        task: int | None,
+        strength: float,
+    ) -> Sign:
+        mine = [place for place in np.argsort(-lately).tolist() if layout.tasks[place] == task and lately[place] > 1]
+        mine.sort(key=lambda place: (_CAUSES.index(layout.stages[place]), -lately[place]))
+        shown = mine[:1] or [int(np.argmax(lately))]
+        what = ', '.join(
+            f'{layout.names[place]} is {values[place]:.3g}, {lately[place]:.3g} times the largest of late'
+            for place in shown
+        )
+        whose = '' if task is None else f'{window.call(task)}: '
+        return Sign(
+            f'{whose}{what}.',
+            strength,
+            tasks=() if task is None else (task,),
+            evidence={layout.names[place]: float(values[place]) for place in mine[:8]},
+        )
+
+
+def _is_compared(name: str) -> bool:
+    if '_all_tasks/' in name or name.startswith('monitor/'):
+        return False
+    return name.endswith(_NAMED) or name.startswith(('noreduce_', 'learning_rate/')) or '/' not in name
+
+
+def _padded(row: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float64]:
+    return row if len(row) >= count else np.concatenate([row, np.zeros(count - len(row))])
+
