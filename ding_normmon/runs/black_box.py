@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import threading
 import time
 from collections import deque
@@ -291,6 +292,8 @@ def is_in_use(path: Path) -> bool:
         # A link, a folder or something that may not be read: left alone.
         return True
     try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return True
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

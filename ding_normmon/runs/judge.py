@@ -94,7 +94,7 @@ _MEASURED = ('norm/', 'grad/', 'grad_local/', 'logits/', 'monitor/')
 
 def nothing_measured(run: Run) -> str | None:
     """Return a sentence for a run in which the monitor wrote nothing; None where it did."""
-    if _is_measured(run.series):
+    if _is_measured(run.series) or run.incidents:
         return None
     return (
         f'{run.path}: the monitor wrote nothing here, only others did ({len(run.series)} curves); `normmon run` puts '

@@ -55,7 +55,7 @@ def _read(path: Path) -> Run:
 
     histories = _histories(path)
     files = event_files(path)
-    if not histories and not files:
+    if not histories and not files and not _has_box(path):
         raise RunError(f'{path} holds neither a history file (history.arrows) nor event files: it is no run')
     if len(histories) > 1:
         names = ', '.join(str(folder) for folder in list(histories)[:4])
@@ -73,7 +73,11 @@ def _read(path: Path) -> Run:
             tasks=tasks,
             warnings=[*history.warnings, *run.warnings],
         )
-    return _with_death(_checked(run, path), path)
+    return _checked(_with_death(run, path), path)
+
+
+def _has_box(path: Path) -> bool:
+    return any(path.rglob('black_box-rank*.ring'))
 
 
 def _with_death(run: Run, path: Path) -> Run:
@@ -83,7 +87,7 @@ def _with_death(run: Run, path: Path) -> Run:
     try:
         boxes = boxes_of(path)
     except RunError as error:
-        if any(path.rglob('black_box-rank*.ring')):
+        if _has_box(path):
             run.warnings.append(str(error))
         return run
     run.warnings.extend(warning for box in boxes for warning in box.warnings)
@@ -140,7 +144,8 @@ def _events(path: Path, files: list[Path], is_beside_history: bool = False) -> R
 
 
 def _checked(run: Run, path: Path) -> Run:
-    if not run.series and not run.matrices:
+    # A run that died early may have left nothing but its black box.
+    if not run.series and not run.matrices and not run.incidents:
         why = f' ({run.warnings[0]})' if run.warnings else ''
         raise RunError(f'{path} holds no points{why}')
     return run
