@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from ding_normmon.core.plain_text import plain
 
-__all__ = ['STAGES', 'DenseWindow', 'Departure', 'Incident', 'call_departure', 'tell_incident']
+__all__ = ['STAGES', 'DenseWindow', 'Departure', 'Incident', 'call_departure', 'leading', 'picture', 'tell_incident']
 
 STAGES = (
     'learning rate',
@@ -145,10 +146,60 @@ def tell_incident(incident: Incident, most: int = 8) -> list[str]:
         lines.append(f'  it began with {whose}{": " if what else ""}{what}')
     elif incident.kind != 'exception':
         lines.append('  no figure had left its level in the watched steps before')
-    for place, departure in enumerate(incident.first[:most]):
-        later = place > 0 and departure.iteration > incident.first[place - 1].iteration
+    shown = leading(incident.first)
+    for place, departure in enumerate(shown[:most]):
+        later = place > 0 and departure.iteration > shown[place - 1].iteration
         order = 'first' if place == 0 else 'then ' if later else '     '
-        lines.append(f'  {order}  iteration {departure.iteration}  {call_departure(departure)}')
-    if len(incident.first) > most:
-        lines.append(f'  and {len(incident.first) - most} more')
+        drawn = picture(incident, departure.metric)
+        lines.append(f'  {order}  iteration {departure.iteration}  {drawn}{call_departure(departure)}')
+    if len(shown) > most:
+        lines.append(f'  and {len(shown) - most} more')
     return [plain(line) for line in lines]
+
+
+def leading(departures: Iterable[Departure]) -> list[Departure]:
+    """Return of each stage and task the one that left first and furthest; what is over all tasks repeats a task's.
+
+    Example:
+        >>> both = [Departure(8, 'loss', f'noreduce_{name}_loss_task1', 1, 8.0, 2.0, 4.0) for name in ('value', 'obs')]
+        >>> [departure.metric for departure in leading(both)]
+        ['noreduce_value_loss_task1']
+    """
+    found: dict[tuple[str, int | None], Departure] = {}
+    for departure in departures:
+        earlier = found.get((departure.stage, departure.task))
+        if earlier is None or (earlier.iteration == departure.iteration and departure.ratio > earlier.ratio):
+            found[departure.stage, departure.task] = departure
+    of_tasks = {stage for stage, task in found if task is not None}
+    return [entry for (stage, task), entry in found.items() if task is not None or stage not in of_tasks & _PER_TASK]
+
+
+_PER_TASK = {'data', 'signals', 'loss', 'head gradient'}
+_DRAWN = 16
+_BLOCKS = '▁▂▃▄▅▆▇█'
+
+
+def picture(incident: Incident, metric: str) -> str:
+    """Return a figure in the watched steps around an incident as a line of blocks, on a logarithmic scale.
+
+    Example:
+        >>> window = DenseWindow(('loss',), np.arange(4), np.array([[1.0], [1.0], [100.0], [10.0]]))
+        >>> picture(Incident(1, 3, 2, 'finding', 'Odd.', window=window), 'loss')
+        '▁▁█▅  '
+    """
+    window = incident.window
+    if metric not in window.names:
+        return ''
+    stop = int(np.searchsorted(window.iterations, incident.opened, side='right')) + _DRAWN // 4
+    values = np.abs(window.values[max(0, stop - _DRAWN) : stop, window.names.index(metric)])
+    known = values[np.isfinite(values) & (values > 0)]
+    if not len(known):
+        return ''
+    low, high = math.log(known.min()), math.log(known.max())
+    scale = (len(_BLOCKS) - 1) / max(high - low, 0.2)
+    drawn = [
+        '!' if math.isinf(value) else ' ' if math.isnan(value) else _BLOCKS[0] if value <= 0
+        else _BLOCKS[round((math.log(value) - low) * scale)]
+        for value in values.tolist()
+    ]
+    return f'{"".join(drawn)}  '
