@@ -28,8 +28,9 @@ from ding_normmon.metrics.maths.dormancy import (
     activity,
     check_samples,
     dormant,
-    jaccard,
+    overlap,
     sample_mask,
+    total,
     unit_sums,
 )
 from ding_normmon.metrics.mixins import KeepsSignals, OwnHooks
@@ -282,7 +283,7 @@ class DormantUnits(KeepsSignals, OwnHooks):
                 f'{group}_task{task_id}': layers for task_id, layers in tasks.items() if task_id is not None
             }
             if table.complete_for(self.name):
-                samples[group] = _total(tasks)
+                samples[group] = total(tasks)
             for key, layers in samples.items():
                 finite = {path: vector for path, vector in layers.items() if np.isfinite(vector).all()}
                 if not finite:
@@ -298,9 +299,9 @@ class DormantUnits(KeepsSignals, OwnHooks):
                 yield f'plasticity/{group}/dormant_overlap_tasks', sum(pairs) / len(pairs)
         if table.final:
             for key, layers_now in sets.items():
-                overlap = _overlap(self._previous.get(key, {}), layers_now)
-                if overlap is not None:
-                    yield f'plasticity/{key}/dormant_overlap_time', overlap
+                common = overlap(self._previous.get(key, {}), layers_now)
+                if common is not None:
+                    yield f'plasticity/{key}/dormant_overlap_time', common
             self._previous.update(sets)
 
     def matrices(self, table: RowTable) -> Iterator[tuple[str, Matrix]]:
@@ -350,23 +351,6 @@ class DormantUnits(KeepsSignals, OwnHooks):
     def _pairs(self, tasks: Mapping[int | None, Mapping[str, Vector]]) -> Iterator[tuple[int, int, float]]:
         sets = [self._sets(layers) for task_id, layers in tasks.items() if task_id is not None]
         for (i, first), (j, second) in itertools.combinations(enumerate(sets), 2):
-            value = _overlap(first, second)
+            value = overlap(first, second)
             if value is not None:
                 yield i, j, value
-
-
-def _total(tasks: Mapping[int | None, Mapping[str, Vector]]) -> dict[str, Vector]:
-    """Return the activity vectors of all tasks together."""
-    total: dict[str, Vector] = {}
-    for layers in tasks.values():
-        for path, vector in layers.items():
-            total[path] = total[path] + vector if path in total else vector
-    return total
-
-
-def _overlap(first: Mapping[str, Mask], second: Mapping[str, Mask]) -> float | None:
-    """Return the Jaccard index of two dormant sets over the layers that both have."""
-    common = [path for path in first if path in second and len(first[path]) == len(second[path])]
-    if not common:
-        return None
-    return jaccard(np.concatenate([first[path] for path in common]), np.concatenate([second[path] for path in common]))

@@ -14,6 +14,7 @@ from torch import Tensor
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.mixins import LossParts
 from ding_normmon.metrics.sections import TASKS_SECTION
 from ding_normmon.metrics.shared_parameters import SharedGradients
@@ -113,7 +114,7 @@ class LossContributions(LossParts, SharedGradients):
                         square = torch.zeros((), dtype=torch.float64, device=device)
                         out = torch.zeros(group.sketch.size, dtype=torch.float64, device=device)
                         found[name] = group.sketch(of_group, out, square)
-                        rows.write(RowKey(self.name, group.name, task_id, f'square:{name}'), _row(square))
+                        write_number(RowKey(self.name, group.name, task_id, f'square:{name}'), square, rows)
             del gradients
         with torch.no_grad():
             for group, found in zip(groups, sketches, strict=True):
@@ -122,7 +123,7 @@ class LossContributions(LossParts, SharedGradients):
                 total = torch.stack(list(found.values())).sum(0)
                 for name, sketch in found.items():
                     cosine = torch.dot(sketch, total) / (sketch.norm() * total.norm())
-                    rows.write(RowKey(self.name, group.name, task_id, f'cosine:{name}'), _row(cosine))
+                    write_number(RowKey(self.name, group.name, task_id, f'cosine:{name}'), cosine, rows)
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield norm, share and cosine of every term."""
@@ -142,13 +143,3 @@ class LossContributions(LossParts, SharedGradients):
                 yield f'conflict/{group}_task{task_id}/{loss}/norm', norm
                 if total > 0:
                     yield f'conflict/{group}_task{task_id}/{loss}/share', norm / total
-
-
-def _row(value: Tensor) -> Tensor:
-    """Return the row of one number that may not be finite, without a look at it."""
-    finite = torch.isfinite(value)
-    known = torch.where(finite, value, torch.zeros_like(value))
-    count = finite.to(torch.float64)
-    low = torch.where(finite, value, torch.full_like(value, math.inf))
-    high = torch.where(finite, value, torch.full_like(value, -math.inf))
-    return torch.stack([count, known, torch.zeros_like(count), low, high, 1 - count])

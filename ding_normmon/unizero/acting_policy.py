@@ -57,17 +57,8 @@ class ActingPolicy(UniZeroPolicy):
         """Choose exploring actions for some environments of one task; see :meth:`TaskActor.act`."""
         self._collect_mcts_temperature = float(temperature)
         self._collect_epsilon = float(epsilon)
-        return self._act(
-            self._collectors,
-            data,
-            action_mask,
-            to_play,
-            ready_env_id,
-            timestep,
-            task_id,
-            temperature=temperature,
-            epsilon=epsilon,
-        )
+        exploration = {'temperature': temperature, 'epsilon': epsilon}
+        return self._act(self._collectors, data, action_mask, to_play, ready_env_id, timestep, task_id, **exploration)
 
     def _forward_eval(
         self,
@@ -109,40 +100,31 @@ class ActingPolicy(UniZeroPolicy):
             return 0
         return check_task_ids([task_id], self.num_tasks)[0]
 
-    def _reset_collect(
+    def _reset_collect(self, *args: Any, **kwargs: Any) -> None:
+        """Forget environments whose episode is over, without touching the others; see :meth:`_reset`."""
+        self._reset(self._collectors, *args, **kwargs)
+
+    def _reset_eval(self, *args: Any, **kwargs: Any) -> None:
+        """Reset evaluation as :meth:`_reset_collect` resets collection."""
+        self._reset(self._evaluators, *args, **kwargs)
+
+    def _reset(
         self,
+        actors: dict[int, TaskActor],
         env_id: int | Iterable[int] | None = None,
         current_steps: int | None = None,
         reset_init_data: bool = True,
         task_id: int | None = None,
     ) -> None:
-        """Forget environments whose episode is over, without touching the others.
+        """Forget environments.
 
         Arguments:
+            actors: of collection or evaluation, by task id.
             env_id: one id or several; None: all environments.
             current_steps: not used; histories have a bounded length, so they need no periodic clearing.
             reset_init_data: False does nothing.
             task_id: global task id; None: every task.
         """
-        self._reset(self._collectors, env_id, reset_init_data, task_id)
-
-    def _reset_eval(
-        self,
-        env_id: int | Iterable[int] | None = None,
-        current_steps: int | None = None,
-        reset_init_data: bool = True,
-        task_id: int | None = None,
-    ) -> None:
-        """Reset evaluation as :meth:`_reset_collect` resets collection."""
-        self._reset(self._evaluators, env_id, reset_init_data, task_id)
-
-    def _reset(
-        self,
-        actors: dict[int, TaskActor],
-        env_id: int | Iterable[int] | None,
-        reset_init_data: bool,
-        task_id: int | None,
-    ) -> None:
         if not reset_init_data:
             return
         environment_ids = [env_id] if isinstance(env_id, int | np.integer) else env_id

@@ -16,6 +16,7 @@ from easydict import EasyDict
 
 from ding_normmon.core.config import ConfigurationError
 from ding_normmon.core.parameter_groups import GroupError
+from ding_normmon.unizero.policy_config import flatten
 from ding_normmon.unizero.ranks import (
     gather_objects,
     join_process_group,
@@ -24,7 +25,7 @@ from ding_normmon.unizero.ranks import (
     rank,
     world_size,
 )
-from ding_normmon.unizero.run_config import complete_config, flatten, tasks_of_ranks
+from ding_normmon.unizero.run_config import complete_config, tasks_of_ranks
 
 __all__ = ['BAD_INPUT', 'BadInputError', 'build_config', 'check_agreement', 'parse_settings', 'training_command']
 

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 __all__ = [
-    'all_gather_object',
     'all_reduce_sum',
     'broadcast_parameters',
     'clip_gradients',
-    'gather_object',
     'is_distributed',
     'squared_gradient_norm',
     'sum_shared_gradients',
@@ -37,24 +34,6 @@ def all_reduce_sum(values: Sequence[float], device: torch.device) -> list[float]
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)
     return [float(value) for value in tensor.tolist()]
-
-
-def all_gather_object(value: Any) -> list[Any]:
-    """Return every rank's value, in the order of ranks."""
-    if not is_distributed():
-        return [value]
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, value)
-    return gathered
-
-
-def gather_object(value: Any) -> list[Any] | None:
-    """Return every rank's value on rank 0, in the order of ranks, and None on the others."""
-    if not is_distributed():
-        return [value]
-    gathered = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-    dist.gather_object(value, gathered, dst=0)
-    return gathered
 
 
 def broadcast_parameters(module: nn.Module) -> None:

@@ -22,7 +22,6 @@ from ding_normmon.unizero.batch_checks import publish_checks
 from ding_normmon.unizero.data_signals import publish_data, valid_steps
 from ding_normmon.unizero.dropout_stream import DropoutStream
 from ding_normmon.unizero.gradient_synchronisation import (
-    all_gather_object,
     all_reduce_sum,
     broadcast_parameters,
     clip_gradients,
@@ -39,6 +38,7 @@ from ding_normmon.unizero.lightzero_classes import (
 from ding_normmon.unizero.model import BoundModel, UniZeroMultitaskModel
 from ding_normmon.unizero.policy_config import DEFAULTS, single_task_config, validate_policy_config
 from ding_normmon.unizero.private_state import gather_private_state
+from ding_normmon.unizero.ranks import gather_objects
 from ding_normmon.unizero.task_batch import TaskBatch, prepare_task_batch
 from ding_normmon.unizero.task_metrics import (
     SHARED_METRICS,
@@ -150,11 +150,11 @@ class UniZeroMultitaskPolicy(ActingPolicy):
     # --- learning ---------------------------------------------------------------------------------------------------
 
     def _init_learn(self) -> None:
-        owners = [task_id for rank_tasks in all_gather_object(self.task_ids) for task_id in rank_tasks]
+        owners = [task_id for rank_tasks in gather_objects(self.task_ids) for task_id in rank_tasks]
         if len(set(owners)) < len(owners):
             raise ValueError(f'a task can be trained by one rank only; task ids of all ranks: {sorted(owners)}')
         self._learn_model = self._model
-        self._dropout = DropoutStream(self._model, seed=all_gather_object(torch.initial_seed())[0])
+        self._dropout = DropoutStream(self._model, seed=gather_objects(torch.initial_seed())[0])
         self._target_model = copy.deepcopy(self._model)
         self._target_model.requires_grad_(False)
         self._target_model.eval()
@@ -204,7 +204,8 @@ class UniZeroMultitaskPolicy(ActingPolicy):
             # After all forward passes: between them it would cost four times as much.
             for current_batch, target_batch, task_id in data:
                 publish_data(step, current_batch, target_batch, task_id)
-                self._publish_checks(step, current_batch, target_batch, task_id)
+                actions, scale = self.tasks[task_id].action_space_size, float(self._cfg.model.support_scale)
+                publish_checks(step, current_batch, target_batch, valid_steps(current_batch), actions, scale, task_id)
         step.forward_end(losses, parts, corrected=self.corrects_gradients)
         parts.clear()
         if losses:
@@ -276,16 +277,6 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         weight_of_task = 1.0 if weights is None else weights[task_id]
         terms = {name: term * weight_of_task for name, term in loss_terms(result).items()} if step.reads_parts else {}
         return _TaskLoss(result.loss_total * weight_of_task, metrics, terms)
-
-    def _publish_checks(
-        self,
-        step: InertLearnerStep,
-        current_batch: Sequence[NDArray[Any]],
-        target_batch: Sequence[NDArray[Any]],
-        task_id: int,
-    ) -> None:
-        actions, scale = self.tasks[task_id].action_space_size, float(self._cfg.model.support_scale)
-        publish_checks(step, current_batch, target_batch, valid_steps(current_batch), actions, scale, task_id)
 
     def _count_skipped_step(self, norm: float) -> None:
         if not self.skipped_steps:

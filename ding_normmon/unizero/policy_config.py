@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from ding.utils import deep_merge_dicts
 from easydict import EasyDict
 
 from ding_normmon.unizero.lightzero_classes import UniZeroPolicy
 from ding_normmon.unizero.task_spec import TaskSpec, check_task_ids
 
-__all__ = ['DEFAULTS', 'multitask_policy_config', 'single_task_config', 'validate_policy_config']
+__all__ = ['DEFAULTS', 'flatten', 'multitask_policy_config', 'single_task_config', 'validate_policy_config']
 
 DEFAULTS: dict[str, Any] = {
     'type': 'unizero_multitask',
@@ -125,10 +126,9 @@ def multitask_policy_config(
     """
     if not tasks:
         raise ValueError('tasks: at least one task is required')
-    cfg: dict[str, Any] = copy.deepcopy(dict(UniZeroPolicy.default_config()))
-    _merge(cfg, DEFAULTS)
+    cfg: dict[str, Any] = deep_merge_dicts(dict(UniZeroPolicy.default_config()), copy.deepcopy(DEFAULTS))
     _check_keys(cfg, overrides)
-    _merge(cfg, overrides)
+    cfg = deep_merge_dicts(cfg, copy.deepcopy(overrides))
     cfg['tasks'] = [
         {
             'name': task.name,
@@ -177,8 +177,9 @@ def validate_policy_config(cfg: EasyDict) -> None:
     """
     num_tasks = len(cfg.tasks)
     world_model = cfg.model.world_model_cfg
+    flat = flatten(cfg)
     for path, supported in FIXED.items():
-        value = _get(cfg, path)
+        value = flat[path]
         if value != supported:
             raise ValueError(f'{path}: the multi-task policy supports {supported!r} only, got {value!r}')
     if world_model.context_length < 4 or world_model.context_length % 2:
@@ -239,20 +240,6 @@ def _derive(cfg: EasyDict, tasks: Sequence[TaskSpec]) -> None:
     model.observation_shape = list(tasks[0].observation_shape)
 
 
-def _get(cfg: Mapping[str, Any], path: str) -> Any:
-    for key in path.split('.'):
-        cfg = cfg[key]
-    return cfg
-
-
-def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
-    for key, value in source.items():
-        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
-            _merge(target[key], value)
-        else:
-            target[key] = copy.deepcopy(value)
-
-
 def _check_keys(valid: Mapping[str, Any], overrides: Mapping[str, Any], prefix: str = '') -> None:
     for key, value in overrides.items():
         path = f'{prefix}{key}'
@@ -260,7 +247,7 @@ def _check_keys(valid: Mapping[str, Any], overrides: Mapping[str, Any], prefix: 
             raise ValueError(f'{path}: this key is derived from others and cannot be set')
         if key not in valid:
             nearest = difflib.get_close_matches(str(key), list(valid), n=1, cutoff=0.0)
-            elsewhere = [found for found in _paths(valid, prefix) if found.rpartition('.')[2] == key]
+            elsewhere = [found for found in flatten(valid, prefix) if found.rpartition('.')[2] == key]
             suggestion = elsewhere[0] if elsewhere else f'{prefix}{nearest[0]}' if nearest else 'none'
             raise ValueError(f'{path}: no such key; the nearest is {suggestion}')
         if isinstance(valid[key], Mapping) and path not in FREE_FORM:
@@ -269,10 +256,18 @@ def _check_keys(valid: Mapping[str, Any], overrides: Mapping[str, Any], prefix: 
             _check_keys(valid[key], value, f'{path}.')
 
 
-def _paths(tree: Mapping[str, Any], prefix: str) -> list[str]:
-    paths = []
-    for key, value in tree.items():
-        paths.append(f'{prefix}{key}')
-        if isinstance(value, Mapping):
-            paths.extend(_paths(value, f'{prefix}{key}.'))
-    return paths
+def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Return a nested configuration as one level with dotted keys.
+
+    Example:
+        >>> flatten({'a': 1, 'b': {'c': 2}})
+        {'a': 1, 'b.c': 2}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f'{prefix}{key}'
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f'{name}.'))
+        else:
+            flat[name] = value
+    return flat

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ding_normmon.unizero.gradient_synchronisation import gather_object, is_distributed
+from ding_normmon.unizero.gradient_synchronisation import is_distributed
 from ding_normmon.unizero.model import UniZeroMultitaskModel
 
 __all__ = ['gather_private_state']
@@ -41,9 +41,8 @@ def gather_private_state(
         ]
         for task_id in (task_ids if dist.get_rank() else ())
     }
-    gathered = gather_object(own)
-    if gathered is None:
-        return
+    gathered: list[Any] = [{}] * dist.get_world_size()
+    dist.gather_object(own, gathered if dist.get_rank() == 0 else None, dst=0)
     with torch.no_grad():
         for states in gathered:
             for task_id, entries in states.items():

@@ -35,8 +35,7 @@ from ding_normmon.unizero.policy import UniZeroMultitaskPolicy
 from ding_normmon.unizero.random_policy import random_returns
 from ding_normmon.unizero.ranks import gather_objects, rank
 from ding_normmon.unizero.replay_buffer import TaskReplayBuffer
-from ding_normmon.unizero.run_report import print_report
-from ding_normmon.unizero.summary import print_summary
+from ding_normmon.unizero.summary import print_report, print_summary
 
 __all__ = ['INTERRUPTED', 'STOPPED_BY_FINDING', 'MultiTaskRun', 'prepare_folder']
 
@@ -150,7 +149,6 @@ class MultiTaskRun:
                 checkpoint=self.checkpointer.newest,
                 diagnosis=None if self._monitor is None else self._monitor.monitor.diagnosis,
             )
-        if rank() == 0:
             print_report(Path(self.config.exp_name))
         return {'interrupted': INTERRUPTED, 'finding': STOPPED_BY_FINDING}.get(reason, 0)
 

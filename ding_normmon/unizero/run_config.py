@@ -13,11 +13,11 @@ from easydict import EasyDict
 
 from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.unizero.environments import environment_spec
-from ding_normmon.unizero.policy_config import multitask_policy_config
+from ding_normmon.unizero.policy_config import flatten, multitask_policy_config
 from ding_normmon.unizero.task_spec import TaskSpec, check_task_ids
 from ding_normmon.unizero.task_split import split_tasks
 
-__all__ = ['RUN_DEFAULTS', 'complete_config', 'flatten', 'tasks_of_ranks']
+__all__ = ['RUN_DEFAULTS', 'complete_config', 'tasks_of_ranks']
 
 logger = logging.getLogger('ding_normmon')
 
@@ -157,23 +157,6 @@ def tasks_of_ranks(number_of_tasks: int, number_of_ranks: int, split: Any = None
     if missing:
         raise ConfigurationError(f'task_split: no rank trains task {missing[0]}; every task needs exactly one rank')
     return [[int(task_id) for task_id in ids] for ids in split]
-
-
-def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    """Return a nested configuration as one level with dotted keys.
-
-    Example:
-        >>> flatten({'a': 1, 'b': {'c': 2}})
-        {'a': 1, 'b.c': 2}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f'{prefix}{key}'
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f'{name}.'))
-        else:
-            flat[name] = value
-    return flat
 
 
 def _task_specs(names: Any, options: Mapping[str, Any]) -> list[TaskSpec]:

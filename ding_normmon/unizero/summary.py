@@ -1,4 +1,4 @@
-"""Prints the summary of a run: a table of the tasks, one of the findings, and where to look next."""
+"""What a run ends with: a table of the tasks, one of the findings, where to look next, and the report page."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ding_normmon.core.finding import SEVERITIES, Finding
+from ding_normmon.core.install import install_command
 from ding_normmon.monitor.findings.stage import DiagnosisStage
-from ding_normmon.unizero.middleware.return_tracker import TaskReturns
+from ding_normmon.unizero.middleware.returns import TaskReturns
 
-__all__ = ['event_files', 'findings_table', 'print_summary']
+__all__ = ['event_files', 'findings_table', 'print_report', 'print_summary']
 
 COLOURS = {'info': 'blue', 'warning': 'yellow', 'error': 'red'}
 ENDINGS = {
@@ -101,3 +102,20 @@ def event_files(folder: Path) -> list[Path]:
 
 def _show(value: float | None) -> str:
     return '-' if value is None else f'{value:.2f}'
+
+
+def print_report(folder: Path) -> None:
+    """Write ``report.html`` into a run's folder and print its path, or one sentence on why it could not be written."""
+    try:
+        from ding_normmon.runs import read_run
+        from ding_normmon.runs.report.page import write_page
+
+        path = folder / 'report.html'
+        write_page(path, [read_run(folder)])
+    except ImportError as error:
+        print(f'report:       not written ({error}); to install it: {install_command("report")}', flush=True)
+    except Exception as error:
+        # A broken page must not turn a finished run into a failed one.
+        print(f'report:       not written ({type(error).__name__}: {error})', flush=True)
+    else:
+        print(f'report:       {path}', flush=True)

@@ -12,9 +12,15 @@ from easydict import EasyDict
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ding_normmon.unizero.inference_cache import Context, InferenceCache, pack, unpack
+from ding_normmon.unizero.inference_cache import (
+    Context,
+    InferenceCache,
+    RowCollector,
+    pack,
+    rows_of_equal_size,
+    unpack,
+)
 from ding_normmon.unizero.lightzero_classes import Head, SimNorm, Tokenizer, WorldModel, WorldModelOutput, init_weights
-from ding_normmon.unizero.row_groups import RowCollector, rows_of_equal_size
 from ding_normmon.unizero.task_modules import PerTaskModules, TaskSelection
 from ding_normmon.unizero.task_spec import TaskSpec
 

@@ -26,12 +26,24 @@ Worked numbers: sums (0, 1, 3, 8) have mean 3 and scores (0, 1/3, 1, 8/3): one o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ['activities', 'activity', 'check_samples', 'dormant', 'jaccard', 'sample_mask', 'unit_sums']
+__all__ = [
+    'activities',
+    'activity',
+    'check_samples',
+    'dormant',
+    'jaccard',
+    'overlap',
+    'sample_mask',
+    'total',
+    'unit_sums',
+]
 
 Mask = npt.NDArray[np.bool_]
 Vector = npt.NDArray[np.float32] | npt.NDArray[np.float64]
@@ -138,3 +150,20 @@ def jaccard(first: Mask, second: Mask) -> float | None:
     """Return the size of the intersection over that of the union; None where both sets are empty."""
     union = int(np.count_nonzero(first | second))
     return int(np.count_nonzero(first & second)) / union if union else None
+
+
+def total(tasks: Mapping[int | None, Mapping[str, Vector]]) -> dict[str, Vector]:
+    """Return the activity vectors of all tasks together, by layer."""
+    found: dict[str, Vector] = {}
+    for layers in tasks.values():
+        for path, vector in layers.items():
+            found[path] = found[path] + vector if path in found else vector
+    return found
+
+
+def overlap(first: Mapping[str, Mask], second: Mapping[str, Mask]) -> float | None:
+    """Return the Jaccard index of two dormant sets over the layers that both have."""
+    common = [path for path in first if path in second and len(first[path]) == len(second[path])]
+    if not common:
+        return None
+    return jaccard(np.concatenate([first[path] for path in common]), np.concatenate([second[path] for path in common]))

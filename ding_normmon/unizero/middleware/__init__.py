@@ -11,14 +11,15 @@ A rank without tasks runs all of them too; there they only join the collectives.
 from ding_normmon.unizero.middleware.checkpointer import MultiTaskCheckpointer
 from ding_normmon.unizero.middleware.collector import CollectSummary, MultiTaskCollector
 from ding_normmon.unizero.middleware.evaluator import MultiTaskEvaluator
-from ding_normmon.unizero.middleware.learner import MultiTaskLearner
+from ding_normmon.unizero.middleware.learner import (
+    MultiTaskLearner,
+    MultiTaskPusher,
+    MultiTaskSampler,
+    MultiTaskTrainer,
+)
 from ding_normmon.unizero.middleware.progress import Progress
-from ding_normmon.unizero.middleware.pusher import MultiTaskPusher
-from ding_normmon.unizero.middleware.return_tracker import ReturnTracker, TaskReturns
-from ding_normmon.unizero.middleware.return_writer import ReturnWriter
-from ding_normmon.unizero.middleware.sampler import MultiTaskSampler
+from ding_normmon.unizero.middleware.returns import ReturnTracker, ReturnWriter, TaskReturns
 from ding_normmon.unizero.middleware.stop import FinishWhenAgreed, StopAgreement
-from ding_normmon.unizero.middleware.trainer import MultiTaskTrainer
 
 __all__ = [
     'CollectSummary',

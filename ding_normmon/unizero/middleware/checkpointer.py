@@ -18,7 +18,7 @@ from ding_normmon.unizero.checkpoint import (
     restore_random_states,
     save_file,
 )
-from ding_normmon.unizero.middleware.return_tracker import ReturnTracker
+from ding_normmon.unizero.middleware.returns import ReturnTracker
 from ding_normmon.unizero.ranks import any_rank, gather_objects, rank
 
 __all__ = ['MultiTaskCheckpointer']

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
 
 from ding.framework.context import OnlineRLContext
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from ding_normmon.unizero.middleware.return_tracker import ReturnTracker, TaskReturns
+from ding_normmon.unizero.middleware.returns import ReturnTracker, TaskReturns
 from ding_normmon.unizero.ranks import rank
 
 __all__ = ['Progress']
@@ -86,7 +85,6 @@ class Progress:
             self._mark = (now, iteration)
 
 
-def describe(task: TaskReturns, missing: str = '-') -> str:
+def describe(task: TaskReturns) -> str:
     """Return a task's latest training return as text."""
-    value: Any = task.trained
-    return missing if value is None else f'{value:.2f}'
+    return '-' if task.trained is None else f'{task.trained:.2f}'
