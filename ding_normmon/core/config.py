@@ -18,7 +18,15 @@ ON_FINDING = ('warn', 'checkpoint', 'stop')
 
 
 class ConfigurationError(ValueError):
-    """An unknown key or an invalid value; the message names the key and the nearest valid one."""
+    """An unknown key or an invalid value; the message names the key and the nearest valid one.
+
+    Example:
+        >>> MonitorConfig.read({'monitor_norm_freq': '100'})
+        Traceback (most recent call last):
+            ...
+        ding_normmon.core.config.ConfigurationError: monitor.monitor_norm_freq: expected an integer of at least 0 (0 turns \
+the monitor off), got '100' (str)
+    """
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,17 @@ __all__ = ['GroupError', 'in_containers', 'module_at', 'parameters_of', 'resolve
 
 
 class GroupError(ValueError):
-    """A configured group that cannot be: its name is reserved or its path names no module."""
+    """A configured group that cannot be: its name is reserved or its path names no module.
+
+    Example:
+        >>> from ding_normmon import Monitor
+        >>> model = nn.ModuleDict({'body': nn.Linear(2, 1)})
+        >>> Monitor(model, {'module_groups': {'trunk': 'bdy'}})
+        Traceback (most recent call last):
+            ...
+        ding_normmon.core.module_paths.GroupError: module_groups.trunk: 'bdy' names no module of ModuleDict; the \
+nearest are body
+    """
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -23,6 +23,12 @@ class Matrix:
         rows: ids on the first axis, such as task ids.
         columns: ids on the second axis.
         labels: names of the ids on both axes, such as the tasks' names; ids without a name may be missing.
+
+    Example:
+        >>> import numpy as np
+        >>> cosines = Matrix(np.array([[1.0, -0.5], [-0.5, 1.0]]), rows=(0, 3), columns=(0, 3), labels={3: 'Pong'})
+        >>> cosines.values[cosines.rows.index(0), cosines.columns.index(3)].item()
+        -0.5
     """
 
     values: npt.NDArray[Any]

@@ -182,6 +182,29 @@ class LearnerStep(InertLearnerStep):
     Arguments:
         iteration: 0-based learner iteration whose forward pass is being measured.
         listener: receives published tensors and hook points.
+
+    Raises:
+        SignalError: a published tensor that cannot be measured as asked: its dtype, its shape and that of the mask, a
+            task that this rank does not train.
+
+    Example:
+        A loop that says itself what happens; ``monitor.step`` makes the learner step:
+
+        >>> from ding_normmon import Monitor
+        >>> model = torch.nn.Linear(2, 1)
+        >>> monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=2)
+        >>> with monitor.step(0) as step:
+        ...     hidden = model(torch.ones(4, 3, 2))                             # (B, T, 1)
+        ...     step.publish('hidden', hidden, task_id=1, mask=torch.ones(4, 3))
+        ...     loss = hidden.mean()
+        ...     step.forward_end({1: loss})
+        ...     loss.backward()
+        ...     step.backward_end()
+        ...     step.step_end()
+        >>> monitor.close()
+        >>> [record] = monitor.take_records()
+        >>> sorted(name for name in record.scalars if name.startswith('hidden_task1'))
+        ['hidden_task1/abs_max', 'hidden_task1/max', 'hidden_task1/mean', 'hidden_task1/min', 'hidden_task1/std']
     """
 
     __slots__ = (

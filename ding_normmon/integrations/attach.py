@@ -116,6 +116,24 @@ class Attachment:
 
     Attributes:
         monitor: measures and publishes; ``monitor.take_records()`` returns what became complete.
+
+    Example:
+        >>> import torch
+        >>> class Policy:
+        ...     def __init__(self):
+        ...         self._learn_model = torch.nn.Linear(2, 1)
+        ...         self._optimizer = torch.optim.SGD(self._learn_model.parameters(), lr=0.1)
+        ...     def _forward_learn(self, data):
+        ...         loss = self._learn_model(data).mean()
+        ...         self._optimizer.zero_grad()
+        ...         loss.backward()
+        ...         self._optimizer.step()
+        >>> attachment = attach(Policy(), {'monitor_norm_freq': 1})
+        >>> attachment.attached
+        True
+        >>> attachment.detach()
+        >>> attachment.attached
+        False
     """
 
     def __init__(

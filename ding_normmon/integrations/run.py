@@ -38,10 +38,14 @@ def monitored_run(config: Mapping[str, Any] | None = None, **keys: Any) -> Monit
         ConfigurationError: a key or value that cannot be; of one in the run's own configuration, when its learner is
             built.
 
-    Example::
+    Example:
+        In a notebook ``train_unizero([main_config, create_config], seed=0, max_env_step=10000)`` stands inside of the
+        block.
 
-        with monitored_run(monitor_norm_freq=100):
-            train_unizero([main_config, create_config], seed=0, max_env_step=10000)
+        >>> with monitored_run(monitor_norm_freq=100) as run:
+        ...     pass
+        >>> run.lines
+        []
     """
     return MonitoredRun({**(config or {}), **keys})
 

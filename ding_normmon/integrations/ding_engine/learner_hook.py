@@ -55,6 +55,11 @@ class NormMonitorHook(LearnerHook):
     Raises:
         ConfigurationError: a key or value that cannot be; ``merge_train_output``, because the learner knows no names
             but those of ``monitor_vars()``.
+
+    Example:
+        >>> hook = NormMonitorHook({'monitor_norm_freq': 100})
+        >>> hook.name, hook.position
+        ('norm_monitor', 'before_iter')
     """
 
     def __init__(

@@ -65,6 +65,29 @@ class NormMonitor:
     Raises:
         ConfigurationError: see :class:`~ding_normmon.monitor.monitor.Monitor`; also an asynchronous task.
         TypeError: an object that is no policy, such as ``policy.learn_mode``.
+
+    Example:
+        In a pipeline it is ``task.use(NormMonitor(cfg.policy.monitor, policy))``, before the trainer. By hand:
+
+        >>> import torch
+        >>> from types import SimpleNamespace
+        >>> class Policy:
+        ...     def __init__(self):
+        ...         self._learn_model = torch.nn.Linear(2, 1)
+        ...         self._optimizer = torch.optim.SGD(self._learn_model.parameters(), lr=0.1)
+        ...     def _forward_learn(self, data):
+        ...         loss = self._learn_model(data).mean()
+        ...         self._optimizer.zero_grad()
+        ...         loss.backward()
+        ...         self._optimizer.step()
+        >>> policy, context = Policy(), SimpleNamespace(train_iter=0)
+        >>> monitor = NormMonitor({'monitor_norm_freq': 1}, policy, destinations=[])
+        >>> for context.train_iter in range(2):
+        ...     _ = monitor(context)
+        ...     policy._forward_learn(torch.ones(3, 2))
+        >>> monitor.close()
+        >>> [record.iteration for record in monitor.monitor.take_records()]
+        [0, 1]
     """
 
     def __init__(

@@ -44,6 +44,18 @@ def init_writer(cfg: Any, owns_file: bool | None = None) -> DistributedWriter:
             configuration.
         owns_file: under ``ditask``, whether this process owns the one event file to which those of all processes write,
             as with ``DistributedWriter.plugin``. None: every process has a writer of its own, as with ``ding_init``.
+
+    Returns:
+        The writer, which DI-engine's loggers find by themselves.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from easydict import EasyDict
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> init_writer(EasyDict(exp_name=str(folder / 'run'))).add_scalar('loss', 0.5, 0)
+        >>> len(list(folder.rglob('events.out.tfevents.*')))
+        1
     """
     rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
     # `get_instance` keeps the first writer of the process; a second run in one process needs its own folder.

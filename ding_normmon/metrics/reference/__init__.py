@@ -38,7 +38,7 @@ def render_page(figures: Iterable[Figure], sections: Iterable[Section] = SECTION
     Example:
         >>> figure = Figure('signal/{mean,std}', 'of |x|', 'its own', section='Signals')
         >>> render_page([figure], []).splitlines()[-1]
-        '| `signal/{mean,std}` | of \\\\|x\\\\| | its own |  |  |'
+        '| `signal/{mean,std}` |  | of \\\\|x\\\\| | its own |  |'
     """
     listed = [figure for figure in dict.fromkeys(figures) if figure.is_listed]
     known = {section.title: section for section in sections}
@@ -48,7 +48,7 @@ def render_page(figures: Iterable[Figure], sections: Iterable[Section] = SECTION
         parts.append(f'\n## {section.title}\n\n')
         if section.introduction:
             parts.append(f'{section.introduction}\n\n')
-        parts.append('| name | definition | unit | hook point | a bad value means |\n|---|---|---|---|---|\n')
+        parts.append('| name | a bad value means | definition | unit | hook point |\n|---|---|---|---|---|\n')
         parts.extend(_row(figure) for figure in listed if figure.section == section.title)
         if section.remarks:
             parts.append(f'\n{section.remarks}\n')
@@ -56,5 +56,5 @@ def render_page(figures: Iterable[Figure], sections: Iterable[Section] = SECTION
 
 
 def _row(figure: Figure) -> str:
-    cells = (f'`{figure.pattern}`', figure.definition, figure.unit, figure.hook_point, figure.bad_value)
+    cells = (f'`{figure.pattern}`', figure.bad_value, figure.definition, figure.unit, figure.hook_point)
     return '| ' + ' | '.join(cell.replace('|', r'\|') for cell in cells) + ' |\n'
