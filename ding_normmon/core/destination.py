@@ -23,6 +23,8 @@ class RunDescription:
         begins_at: the first iteration of this start of the run, None where it is not known. What an earlier start has
             measured from there on is abandoned: it is trained, and measured, again.
         is_resumed: whether the run goes on from a checkpoint that had the monitor's state in it.
+        abandoned: from when to when, in seconds since 1970, an earlier start did what is now done again: from the
+            checkpoint to the resumption. None where it is not known.
         run: a name that every start of the run has in common; empty where it is not known.
 
     Example:
@@ -35,6 +37,7 @@ class RunDescription:
     figures: Figures = field(default_factory=Figures, compare=False)
     begins_at: int | None = None
     is_resumed: bool = False
+    abandoned: tuple[float, float] | None = None
     run: str = ''
 
 

@@ -277,4 +277,10 @@ def _declared_figures(metrics: Sequence[Metric], groups: Sequence[Group]) -> Fig
 def _begun(description: RunDescription, schedule: DecisionSchedule) -> RunDescription:
     """Return the description of a run whose first learner step has begun."""
     run = f'{schedule.run:016x}' if schedule.run else ''
-    return dataclasses.replace(description, begins_at=schedule.begins_at, is_resumed=schedule.is_resumed, run=run)
+    return dataclasses.replace(
+        description,
+        begins_at=schedule.begins_at,
+        is_resumed=schedule.is_resumed,
+        abandoned=schedule.abandoned,
+        run=run,
+    )

@@ -192,14 +192,15 @@ class StepMonitor:
     def state_dict(self) -> dict[str, int]:
         """Return what a checkpoint keeps: the schedule in force and the last iteration that was measured.
 
-        It is the same on every rank. Decisions of rank 0 that have not taken effect are not kept, nor is the division
-        of tasks, which a resumed run is told at construction.
+        It is the same on every rank, except for the time. Decisions of rank 0 that have not taken effect are not kept,
+        nor is the division of tasks, which a resumed run is told at construction.
         """
         if self.config.monitor_norm_freq > 0:
             # A resumed run does not measure again what was measured before the checkpoint.
             self._reducer.flush()
         frequencies = {'monitor_norm_freq': self.config.monitor_norm_freq, 'frequency': self.frequency}
-        return {**frequencies, 'last_iteration': self._last_measured, 'run': self.control.schedule.run}
+        state = {'last_iteration': self._last_measured, 'run': self.control.schedule.run, 'saved_ns': time.time_ns()}
+        return {**frequencies, **state}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on where a checkpoint was made; to be called on every rank, before the first learner step.
@@ -208,7 +209,8 @@ class StepMonitor:
         force, unless the configuration now says another frequency: that is the newer decision.
         """
         self._last_measured = self._resumed_after = int(state['last_iteration'])
-        self.control.schedule.resume(self._resumed_after + 1, int(state.get('run', 0)))
+        abandoned = (state['saved_ns'] / 1e9, time.time()) if 'saved_ns' in state else None
+        self.control.schedule.resume(self._resumed_after + 1, int(state.get('run', 0)), abandoned)
         if 0 < self.frequency == int(state['monitor_norm_freq']) and state['frequency'] > 0:
             self.frequency = int(state['frequency'])
 

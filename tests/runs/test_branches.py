@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from ding_normmon.runs.read_events import event_files, read_events
 from tests.runs.histories import points, sample, write
 
 NAME = 'grad/model/_total_norm'
+RETURN = 'basic/eval_episode_return_mean-env_step'
 
 
 def train(
@@ -36,6 +38,8 @@ def train(
     for iteration in iterations:
         if iteration == saved_at:
             saved = monitor.state_dict()
+        # As DI-engine's loggers and the evaluator do: over environment steps.
+        writer.add_scalar(RETURN, float(frequency), 7 * iteration)
         with monitor.step(iteration) as step:
             loss = model(torch.ones(1, 2)).sum()
             step.forward_end()
@@ -54,7 +58,8 @@ def in_events(folder: Path) -> list[int]:
     found = read_events(folder, event_files(folder)).series[NAME].iterations.tolist()
     accumulator = EventAccumulator(str(folder), size_guidance={'scalars': 0})
     accumulator.Reload()
-    assert [point.step for point in accumulator.Scalars(NAME)] == found
+    # TensorBoard reads files by the time in their names, which a clock that was set turns round.
+    assert sorted(point.step for point in accumulator.Scalars(NAME)) == found
     return found
 
 
@@ -76,6 +81,50 @@ def test_a_second_resumption_and_one_from_an_older_checkpoint(tmp_path: Path) ->
     train(tmp_path, range(5, 9), 4, older)
     assert in_history(tmp_path) == [*range(5), 8]
     assert in_events(tmp_path) == [*range(5), 8]
+
+
+def returns(folder: Path) -> dict[int, float]:
+    """Return the returns in the event files by iteration, as read here and by TensorBoard."""
+    accumulator = EventAccumulator(str(folder), size_guidance={'scalars': 0})
+    accumulator.Reload()
+    found = {point.step // 7: point.value for point in accumulator.Scalars(RETURN)}
+    assert found == {step // 7: value for step, value in points(read_run(folder), RETURN).items()}
+    return found
+
+
+def test_returns_of_an_abandoned_branch_are_not_shown(tmp_path: Path) -> None:
+    """The resumed run explores, and evaluates, elsewhere: its returns stand at other environment steps."""
+    older = train(tmp_path, range(20), 1, saved_at=5)
+    newer = train(tmp_path, range(5, 30), 2, older, saved_at=12)
+    assert returns(tmp_path) == {**dict.fromkeys(range(5), 1.0), **dict.fromkeys(range(5, 30), 2.0)}
+    train(tmp_path, range(12, 16), 3, newer)
+    first = {**dict.fromkeys(range(5), 1.0), **dict.fromkeys(range(5, 12), 2.0)}
+    assert returns(tmp_path) == {**first, **dict.fromkeys(range(12, 16), 3.0)}
+    train(tmp_path, range(5, 9), 4, older)
+    assert returns(tmp_path) == {**dict.fromkeys(range(5), 1.0), **dict.fromkeys(range(5, 9), 4.0)}
+
+
+def test_files_of_other_programs_keep_their_points(tmp_path: Path) -> None:
+    state = train(tmp_path, range(20), 1, saved_at=10)
+    writer = SummaryWriter(str(tmp_path), filename_suffix='.evaluator')
+    for step in range(20):
+        writer.add_scalar('evaluated', 1.0, step)
+    writer.close()
+    train(tmp_path, range(10, 15), 1, state)
+    assert len(points(read_run(tmp_path), 'evaluated')) == 20
+
+
+@pytest.mark.parametrize('hours', [-1, 1])
+def test_a_clock_that_was_set_hides_no_point_from_before_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """Records of the monitor are told by their iterations whatever the clock says."""
+    now = time.time
+    state = train(tmp_path, range(20), 1, saved_at=10)
+    monkeypatch.setattr(time, 'time', lambda: now() + 3600 * hours)
+    train(tmp_path, range(10, 15), 1, state)
+    assert in_history(tmp_path) == in_events(tmp_path) == list(range(15))
+    assert set(range(10)) <= set(returns(tmp_path))
 
 
 def test_a_run_that_goes_on_without_the_monitors_state_begins_where_its_first_step_is(tmp_path: Path) -> None:
@@ -106,7 +155,7 @@ def test_nothing_of_an_abandoned_branch_is_taken_out_of_the_files(tmp_path: Path
         else:
             changed = np.flatnonzero(np.frombuffer(after, np.uint8) != np.frombuffer(data, np.uint8))
             assert len(after) == len(data)
-            assert 10 <= len(changed) <= 10 * 5  # one byte and a checksum each
+            assert 20 <= len(changed) <= 20 * 5  # one byte and a checksum each, of records and of returns
 
 
 def test_the_beginning_of_a_branch_survives_damage(tmp_path: Path) -> None:

@@ -100,12 +100,12 @@ def _pictures(file_writer: Any, record: Record) -> list[Summary.Value]:
 
 
 def hide_abandoned(folder: Path, description: RunDescription) -> None:
-    """Hide the records in a folder's event files that a resumed run measures again.
+    """Hide in a folder's event files what a resumed run does again.
 
     A run that was not resumed may share its folder with others, whose records it must not hide.
     """
     if description.is_resumed and description.begins_at is not None:
-        drop_records(folder, description.begins_at)
+        drop_records(folder, description.begins_at, description.abandoned)
 
 
 class TensorBoard:

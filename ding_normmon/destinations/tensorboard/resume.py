@@ -1,7 +1,7 @@
-"""Event files of an earlier part of a run: hiding what the resumed run will measure again.
+"""Event files of an earlier start of a run: hiding what the resumed run does again.
 
-Nothing is taken out. In an event that is abandoned the number of the field that holds its figures is changed to one
-that no reader knows, in its place: the event has the same length and its content, and every reader passes over it.
+Nothing is taken out. In an event that is abandoned, the number of the field that holds its figures is changed in place to
+one that no reader knows: the event keeps its length and its content, and every reader passes over it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -34,14 +34,17 @@ _FIXED = {1: 8, 5: 4}
 """Bytes of a field by wire type, of those that have a fixed number."""
 
 
-def drop_records(folder: Path, iteration: int) -> int:
-    """Hide the monitor's records of ``iteration`` and later in all event files of a folder; return how many.
+def drop_records(folder: Path, iteration: int, abandoned: tuple[float, float] | None = None) -> int:
+    """Hide what is abandoned in all event files of a folder; return how many of the monitor's records that were.
 
-    Everything else stays as it is, byte for byte: one record is one event.
+    The monitor's records are abandoned from ``iteration`` on. What others have written beside them, such as returns, may
+    count environment steps; it is abandoned if it was written after the checkpoint. Everything else stays as it is, byte
+    for byte, and so do files without records of the monitor.
 
     Arguments:
         folder: of the event files.
         iteration: at which the run is resumed.
+        abandoned: when the checkpoint was made, and when the run was resumed, in seconds since 1970.
     """
     dropped = 0
     for path in sorted(folder.glob('events.out.tfevents.*')):
@@ -50,11 +53,12 @@ def drop_records(folder: Path, iteration: int) -> int:
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 continue
             data = path.read_bytes()
-            for frame in read_frames(data):
-                if frame.is_intact and _is_record(data[frame.start : frame.stop], iteration):
-                    hidden = _hidden(data, frame)
-                    os.pwrite(file, hidden + checksum(hidden), frame.start)
-                    dropped += 1
+            events = list(_events(data))
+            records = [frame for frame, event in events if _is_record(event) and event.step >= iteration]
+            for frame in [*records, *(_others(events, *abandoned) if abandoned is not None else [])]:
+                hidden = _hidden(data, frame)
+                os.pwrite(file, hidden + checksum(hidden), frame.start)
+            dropped += len(records)
         finally:
             os.close(file)
     if dropped:
@@ -62,13 +66,39 @@ def drop_records(folder: Path, iteration: int) -> int:
     return dropped
 
 
-def _is_record(data: bytes, iteration: int) -> bool:
-    try:
-        event = Event.FromString(data)
-    except DecodeError:
-        # Another program's, or damaged before its checksum was made.
-        return False
-    return event.step >= iteration and any(value.tag == _MARK for value in event.summary.value)
+def _events(data: bytes) -> Iterator[tuple[Frame, Event]]:
+    """Yield the events that have figures."""
+    for frame in read_frames(data):
+        if not frame.is_intact:
+            continue
+        try:
+            event = Event.FromString(data[frame.start : frame.stop])
+        except DecodeError:
+            # Another program's, or damaged before its checksum was made.
+            continue
+        if event.summary.value:
+            yield frame, event
+
+
+def _is_record(event: Event) -> bool:
+    return any(value.tag == _MARK for value in event.summary.value)
+
+
+def _others(events: Sequence[tuple[Frame, Event]], saved: float, resumed: float) -> list[Frame]:
+    """Return what others have written between a checkpoint and the resumption."""
+    if not any(_is_record(event) for _, event in events):
+        return []
+    found: list[Frame] = []
+    for frame, event in reversed(events):
+        if _is_record(event):
+            # Records are written some time after the iteration that they are of.
+            continue
+        if event.wall_time <= saved:
+            # Whatever a clock that was set says, what stands before an event was written before it.
+            break
+        if event.wall_time < resumed:
+            found.append(frame)
+    return found
 
 
 def _hidden(data: bytes, frame: Frame) -> bytes:

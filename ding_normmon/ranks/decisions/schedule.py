@@ -19,6 +19,7 @@ class DecisionSchedule:
         next_iteration: iteration of the next decision; infinite if there is none.
         begins_at: first iteration of this start of the run; None before the first learner step.
         is_resumed: whether a checkpoint set it.
+        abandoned: from when to when, in seconds since 1970, a resumed run did what it now does again; None if unknown.
         run: number that all starts of one run share; 0 if it is not known.
         lock: guards everything that the two threads share; reentrant.
 
@@ -37,6 +38,7 @@ class DecisionSchedule:
         self.next_iteration: float = -math.inf
         self.begins_at: int | None = None
         self.is_resumed = False
+        self.abandoned: tuple[float, float] | None = None
         self.run = 0
         self.lock = threading.RLock()
         self._scheduled: list[Decision] = []
@@ -53,10 +55,11 @@ class DecisionSchedule:
             self._set_next()
             return False
 
-    def resume(self, iteration: int, run: int) -> None:
-        """Set the iteration at which a run goes on from a checkpoint, and the number of that run."""
+    def resume(self, iteration: int, run: int, abandoned: tuple[float, float] | None = None) -> None:
+        """Set the iteration at which a run goes on from a checkpoint, the number of that run, and what is abandoned."""
         with self.lock:
             self.begins_at, self.is_resumed, self.run = iteration, True, run or self.run
+            self.abandoned = abandoned
             self._set_next()
 
     def withdraw(self, numbers: Collection[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,7 @@ class MultiTaskCheckpointer:
     def resume(self, ctx: OnlineRLContext) -> None:
         """Load the newest checkpoint into the policy, the context, the returns and the generators; a collective.
 
-        Records of iterations after the checkpoint are removed from the event files, because those iterations are
-        trained, and measured, again.
+        What was written into the event files after the checkpoint is hidden, because it is trained, and measured, again.
 
         Raises:
             ConfigurationError: there is no checkpoint in the run's folder, or it was made with other tasks.
@@ -124,7 +124,8 @@ class MultiTaskCheckpointer:
             self._monitor.load_state_dict(state['monitor'])
         if rank() == 0:
             # A run that was killed had gone on after its last checkpoint; that part is trained again.
-            drop_records(self._folder, ctx.train_iter)
+            saved = (state.get('monitor') or {}).get('saved_ns')
+            drop_records(self._folder, ctx.train_iter, None if saved is None else (saved / 1e9, time.time()))
         if rank() < len(state['random_states']):
             restore_random_states(state['random_states'][rank()])
         self._last_iteration = ctx.train_iter
