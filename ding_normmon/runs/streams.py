@@ -20,6 +20,9 @@ from ding_normmon.runs.header import Header, read_header
 
 __all__ = ['Damage', 'History', 'Rows', 'Stream', 'read_streams']
 
+_MOST_FAILURES = 100
+"""Stretches of one stream that are tried in vain before the rest is left alone."""
+
 _UNREADABLE = (pa.ArrowException, OSError, EOFError, ValueError, TypeError, MemoryError, OverflowError)
 """What Arrow raises at what it cannot read."""
 
@@ -183,13 +186,21 @@ def _sealed_stream(data: bytes, runs: Sequence[list[Chunk]], damages: list[Damag
     schema, tables = SCHEMA, []
     names: dict[int, str] = {}
     header: Header | None = None
-    for run in runs:
+    pending, failures = list(reversed(runs)), 0
+    while pending:
+        run = pending.pop()
         try:
             table = _read(data, run, schema)
             tables.append(table)
         except _UNREADABLE as error:
-            # Sealed all the same: made to be so, or by another version.
-            damages.append(Damage(run[0].start, run[-1].stop, f'{len(run)} records cannot be read: {_said(error)}'))
+            # Sealed all the same: made to be so, or by another version. Others of the stretch may be readable.
+            failures += 1
+            if len(run) > 1 and failures < _MOST_FAILURES:
+                half = len(run) // 2
+                pending += [run[half:], run[:half]]
+            else:
+                damage = f'{len(run)} records cannot be read: {_said(error)}'
+                damages.append(Damage(run[0].start, run[-1].stop, damage))
             continue
         if run[0].number == 0:
             schema = table.schema

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import random
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from tensorboardX import SummaryWriter
 
 from ding_normmon.destinations.tensorboard.frames import checksum
 from ding_normmon.runs import Run, RunError, read_run
+from ding_normmon.runs.chunks import MARK, Chunk, scan, seal, unsealed
 from ding_normmon.runs.exports import WRITERS
 from ding_normmon.runs.format import HEADER, SCHEMA
 from tests.runs.histories import write_starts
 
-__all__ = ['READERS', 'mutated', 'read_or_refuse', 'seeds_of', 'with_right_checksums']
+__all__ = ['READERS', 'fuzzed', 'mutated', 'read_or_refuse', 'seeds_of']
 
 _ODD = [b'\xff' * 4, b'\0' * 8, b'\x7f\xff\xff\xff', b'9' * 400, b'NaN', b'-1', b'1e999', b'[' * 50, b'"', b'\x1b]52;']
 
@@ -91,8 +95,7 @@ def _events(folder: Path) -> list[bytes]:
         writer.add_text('text', 'hello', step)
     writer.close()
     (path,) = (folder / 'events').iterdir()
-    data = path.read_bytes()
-    return [data, data]
+    return [path.read_bytes()]
 
 
 def _export(form: str) -> Callable[[Path], list[bytes]]:
@@ -123,8 +126,16 @@ def seeds_of(reader: str, folder: Path) -> list[bytes]:
     return READERS[reader][1](made)
 
 
-def with_right_checksums(data: bytes) -> bytes:
-    """Return mutated events, each cut to a frame with a right checksum, so that what is in it is looked at."""
+def fuzzed(reader: str, whole: bytes, chance: random.Random) -> bytes:
+    """Return a changed file: half of them pass what is looked at first, so that readers come to what is inside."""
+    if reader not in _INSIDE or chance.random() < 0.5:
+        return mutated(whole, chance)
+    return _INSIDE[reader](whole, chance)
+
+
+def _with_right_checksums(whole: bytes, chance: random.Random) -> bytes:
+    """Return mutated events, each cut to a frame with a right checksum."""
+    data = mutated(whole, chance)
     frames, position = b'', 0
     while position + 16 <= len(data):
         length = min(struct.unpack_from('<Q', data, position)[0], 4000)
@@ -133,3 +144,63 @@ def with_right_checksums(data: bytes) -> bytes:
         frames += head + checksum(head) + event + checksum(event)
         position += 16 + length
     return frames
+
+
+def _with_right_seals(whole: bytes, chance: random.Random) -> bytes:
+    """Return a history in which what stands before or behind some seals is changed, and the seals are right."""
+    parts = []
+    for found in scan(whole):
+        piece = whole[found.start : found.stop]
+        if isinstance(found, Chunk) and chance.random() < 0.3:
+            text = unsealed(found.session, found.number, found.names_before, found.has_extra)
+            at = piece.index(MARK)
+            before, behind = piece[:at], piece[at + len(text) :]
+            if chance.random() < 0.5:
+                before = mutated(before, chance)
+            else:
+                behind = mutated(behind, chance)
+            piece = seal(before + text.encode() + behind, text)
+        parts.append(piece)
+    return b''.join(parts)
+
+
+def _with_the_beginning_intact(whole: bytes, chance: random.Random) -> bytes:
+    at = chance.randrange(len(whole))
+    return whole[:at] + mutated(whole[at:], chance)
+
+
+_NUMBERS = [None, True, -1, 0.5, 2**63, 10**300, float('nan'), float('inf')]
+_VALUES = [*_NUMBERS, '', 'NaN', '\x1b]52;', [], [[]], {}, {'a': {}}]
+
+
+def _with_other_values(whole: bytes, chance: random.Random) -> bytes:
+    """Return JSON in which some values are others, left out, or moved."""
+    content = json.loads(whole)
+    for _ in range(chance.randint(1, 4)):
+        place: Any = content
+        while True:
+            keys = list(place) if isinstance(place, dict) else range(len(place))
+            if not keys:
+                break
+            key = chance.choice(keys)
+            if isinstance(place[key], (dict, list)) and chance.random() < 0.8:
+                place = place[key]
+                continue
+            kind = chance.randrange(3)
+            if kind == 0:
+                place[key] = copy.deepcopy(chance.choice(_VALUES))
+            elif kind == 1:
+                del place[key]
+            else:
+                place[key] = copy.deepcopy(place[chance.choice(keys)])
+            break
+    return json.dumps(content).encode()
+
+
+_INSIDE: dict[str, Callable[[bytes, random.Random], bytes]] = {
+    'history': _with_right_seals,
+    'unsealed': _with_the_beginning_intact,
+    'events': _with_right_checksums,
+    'csv': _with_the_beginning_intact,
+    'json': _with_other_values,
+}

@@ -10,7 +10,7 @@ import pytest
 
 from ding_normmon.core.record import Record
 from ding_normmon.runs import RunError, read_run
-from ding_normmon.runs.chunks import Chunk, scan
+from ding_normmon.runs.chunks import Chunk, scan, seal, unsealed
 from ding_normmon.runs.history_file import FILE_NAME
 from ding_normmon.runs.streams import read_streams
 from tests.runs.histories import points, sample, write, write_starts
@@ -67,6 +67,21 @@ def test_names_and_tasks_of_a_damaged_beginning_are_said_again(tmp_path: Path) -
     # Also if its first bytes are not there at all, and everything stands elsewhere.
     path.write_bytes(whole[first.stop - 13 :])
     assert points(read_run(path)) == points(run)
+
+
+@pytest.mark.parametrize('place', [0, 7, 19])
+def test_a_record_that_is_sealed_and_cannot_be_read_costs_itself(tmp_path: Path, place: int) -> None:
+    """A seal may be right over anything: another version wrote it, or somebody who meant to."""
+    whole = write_starts(tmp_path, starts=1)
+    chunks = [part for part in scan(whole) if isinstance(part, Chunk)]
+    bad = chunks[place]
+    text = unsealed(bad.session, bad.number, bad.names_before, bad.has_extra)
+    sealed = seal(b'?' * 40 + text.encode() + b'?' * 40, text)
+    path = tmp_path / FILE_NAME
+    path.write_bytes(whole[: bad.start] + sealed + whole[bad.stop :])
+    run = read_run(path)
+    assert points(run) == {number: float(number) for number in range(20) if number != place}
+    assert '1 records cannot be read' in ' '.join(run.warnings)
 
 
 def test_a_sector_of_zeros_costs_what_was_in_it(tmp_path: Path) -> None:

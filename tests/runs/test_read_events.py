@@ -110,7 +110,7 @@ def test_a_shape_of_more_numbers_than_there_is_memory_is_no_scalar(tmp_path: Pat
 
 
 def write_as_di_engine(folder: Path) -> None:
-    """Its loggers write one figure over iterations and again over environment steps, and 0 where nobody reported one."""
+    """Its loggers write a figure over iterations and over environment steps, and 0 where nobody reported one."""
     for axis, every in (('learner_iter', 1), ('learner_step', 10)):
         write(folder, {step * every: 0.0 for step in range(3)}, name=f'{axis}/{NAME}_avg')
 

@@ -1,7 +1,7 @@
 """Event files of an earlier start of a run: hiding what the resumed run does again.
 
-Nothing is taken out. In an event that is abandoned, the number of the field that holds its figures is changed in place to
-one that no reader knows: the event keeps its length and its content, and every reader passes over it.
+Nothing is taken out. In an event that is abandoned, the number of the field that holds its figures is changed in place
+to one that no reader knows: the event keeps its length and its content, and every reader passes over it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _FIXED = {1: 8, 5: 4}
 def drop_records(folder: Path, iteration: int, abandoned: tuple[float, float] | None = None) -> int:
     """Hide what is abandoned in all event files of a folder; return how many of the monitor's records that were.
 
-    The monitor's records are abandoned from ``iteration`` on. What others have written beside them, such as returns, may
-    count environment steps; it is abandoned if it was written after the checkpoint. Everything else stays as it is, byte
-    for byte, and so do files without records of the monitor.
+    The monitor's records are abandoned from ``iteration`` on. What others have written beside them, such as returns,
+    may count environment steps; it is abandoned if it was written after the checkpoint. Everything else stays as it is,
+    byte for byte, and so do files without records of the monitor.
 
     Arguments:
         folder: of the event files.

@@ -106,7 +106,7 @@ class MultiTaskCheckpointer:
     def resume(self, ctx: OnlineRLContext) -> None:
         """Load the newest checkpoint into the policy, the context, the returns and the generators; a collective.
 
-        What was written into the event files after the checkpoint is hidden, because it is trained, and measured, again.
+        What was written into the event files after the checkpoint is hidden: it is trained, and measured, again.
 
         Raises:
             ConfigurationError: there is no checkpoint in the run's folder, or it was made with other tasks.

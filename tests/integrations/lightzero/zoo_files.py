@@ -134,6 +134,6 @@ def run(folder: Path, text: str, *command: str, **environment: str) -> subproces
         env=variables,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=600,
         check=False,
     )
