@@ -24,8 +24,7 @@ class ConfigurationError(ValueError):
         >>> MonitorConfig.read({'monitor_norm_freq': '100'})
         Traceback (most recent call last):
             ...
-        ding_normmon.core.config.ConfigurationError: monitor.monitor_norm_freq: expected an integer of at least 0 (0 turns \
-the monitor off), got '100' (str)
+        ding_normmon.core.config.ConfigurationError: monitor.monitor_norm_freq: expected an integer of at least 0...
     """
 
 
