@@ -76,7 +76,9 @@ class Opened:
     def chart(self, key: str, expression: str) -> Any:
         """Return what an expression says of a chart, which is called ``chart`` in it."""
         found = f"document.querySelector('#chart-{key} .plot').chart"
-        return self.page.evaluate(f'(() => {{ const chart = {found}; if (!chart.plot) chart.draw(); return {expression}; }})()')
+        return self.page.evaluate(
+            f'(() => {{ const chart = {found}; if (!chart.plot) chart.draw(); return {expression}; }})()'
+        )
 
     def axe(self) -> list[str]:
         """Return what axe finds that is serious or worse."""

@@ -87,7 +87,7 @@ def broken_run(tasks: int = 4, records: int = 200, path: str = 'broken', seed: i
     series = {}
     for name, curve in run.series.items():
         level = float(curve.values[0])
-        values = level * np.exp(0.15 * chance.normal(size=records))
+        values = level * np.exp(0.04 * chance.normal(size=records))
         if name.startswith('grad/head') and '_task1/' in name:
             values[records * 6 // 10 :] *= 60
         if name.startswith('grad/'):

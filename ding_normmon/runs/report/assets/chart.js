@@ -86,8 +86,7 @@
           const run = sets.length > 1 ? (set.length > 1 ? `${set[0].name} × ${set.length}` : set[0].name) : '';
           const name = task === null ? label : this.page.nameOf(task);
           found.push({ ...points, metric, task, run, place, number, name: run ? `${name} · ${run}` : name,
-            label: task === null ? label : `${task} ${this.page.nameOf(task)}`, y: smooth(points.y, state.smoothing),
-            raw: points.y });
+            label: task === null ? label : `${task} ${this.page.nameOf(task)}`, raw: points.y });
         });
       });
       return found;
@@ -162,7 +161,10 @@
       this.hasFocus = Boolean(focus) && this.lines.some((one) => this.page.isIn(focus, one))
         && (this.own.mini || !focus.key || focus.tasks.size > 0 || focus.key === this.spec.key);
       this.log = this.isLog(this.lines);
-      if (this.log) this.lines = this.lines.map((one) => ({ ...one, y: one.y.map((v) => (v > 0 ? v : null)) }));
+      // On a logarithmic scale logarithms are smoothed: one spike must not lift what comes behind it.
+      const logOf = (y) => y.map((value) => (value > 0 ? Math.log(value) : null));
+      const smoothed = (y) => (this.log ? smooth(logOf(y), state.smoothing).map((v) => (v === null ? null : Math.exp(v))) : smooth(y, state.smoothing));
+      if (this.log || state.smoothing) this.lines = this.lines.map((one) => ({ ...one, y: smoothed(one.y) }));
       this.findOutliers();
       this.looks = this.lines.map((one) => this.look(one));
       this.plot?.destroy();
