@@ -128,7 +128,8 @@ class Diagnosis:
                 found.append(finding)
                 self._findings[finding.key, finding.found] = finding
                 # Rules that name a task with certainty run first, so their findings count in the same record too.
-                if finding.is_active and finding.severity != 'info' and (finding.tasks or not rule.follows):
+                names_cause = rule.leads and (finding.tasks or not rule.follows)
+                if finding.is_active and finding.severity != 'info' and names_cause:
                     self._named_at = window.points.records
         return tuple(found)
 

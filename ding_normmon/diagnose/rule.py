@@ -54,6 +54,7 @@ class Rule:
         reads: prefixes of the metrics that the rule needs.
         follows: whether its findings are only information if another rule has just named a task: a fault of one task
             also affects shared parts and other tasks.
+        leads: whether findings of other rules in the next records are only information if it has just named a task.
         release: a finding stays active while there are signs of at least this strength.
         judges_all: whether it judges every record, even when there is no time for the other rules; it may then read
             only the newest record (``window.record``).
@@ -86,6 +87,7 @@ limit
     advice: ClassVar[str]
     reads: ClassVar[tuple[str, ...]] = ()
     follows: ClassVar[bool] = True
+    leads: ClassVar[bool] = True
     release: ClassVar[float] = 0.5
     judges_all: ClassVar[bool] = False
 

@@ -64,6 +64,8 @@ def dominating(_: int, scalars: dict[str, float], __: dict[str, Matrix]) -> None
 PATTERNS: list[tuple[str, Change, tuple[int, ...] | None]] = [
     ('non_finite', setting(monitor__nonfinite__grad__head_value_task2=4.0), (2,)),
     ('non_finite', setting(monitor__nonfinite__grad__encoder=4.0), ()),
+    ('spike', times('_task2', 1000.0), (2,)),
+    ('spike', times('data/reward_task1', 1000.0), None),
     ('no_gradient', frozen, (1,)),
     ('no_gradient', times('grad/head_value_task2', 0.0), (2,)),
     ('twin_tasks', twins, (2,)),

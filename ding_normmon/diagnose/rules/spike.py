@@ -56,6 +56,7 @@ class Spike(Rule):
     )
     reads: ClassVar[tuple[str, ...]] = ('grad/', 'noreduce_', 'data/', 'learning_rate/')
     follows: ClassVar[bool] = False
+    leads: ClassVar[bool] = False
     judges_all: ClassVar[bool] = True
 
     confirm: int = 1
