@@ -42,7 +42,7 @@ _STAGES = (
     ('logits/', 'signals'),
     ('noreduce_', 'loss'),
     ('loss/', 'loss'),
-    ('grad', 'gradient'),
+    ('grad/', 'gradient'),
     ('norm/', 'weights'),
 )
 
@@ -102,7 +102,8 @@ def _departures(window: DenseWindow, opened: int) -> list[Departure]:
     counted = np.array([name.startswith(_NONFINITE) for name in names])
     of_weights = np.array([stages[place] == 'weights' for place in chosen]) & ~counted
     compared = values.copy()
-    compared[1:, of_weights] = np.abs(np.diff(window.values[:, chosen], axis=0))[:, of_weights]
+    with np.errstate(invalid='ignore'):
+        compared[1:, of_weights] = np.abs(np.diff(window.values[:, chosen], axis=0))[:, of_weights]
     compared[:1, of_weights] = np.nan
     stop = max(until - _GUARD, min(until, max(_FEWEST, until // 2)))
     past = compared[max(0, stop - _PAST) : stop]
@@ -140,7 +141,8 @@ def _order(departure: Departure) -> tuple[int, bool, int, bool, float, str]:
         # Weights that are not finite before a forward pass were spoilt by the step before.
         -1 if departure.stage == 'weights' and math.isinf(departure.ratio) else STAGES.index(departure.stage),
         departure.task is None,
-        -departure.ratio,
+        # What differs by rounding alone, as on another layout of tasks over ranks, stands in the same order.
+        -float(f'{departure.ratio:.5g}'),
         departure.metric,
     )
 
