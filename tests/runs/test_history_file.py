@@ -104,7 +104,9 @@ def test_wherever_the_file_ends_what_is_before_can_be_read_and_gone_on_with(tmp_
         else:
             run = read_run(path)
             assert points(run)['a'] == {iteration: float(iteration) for iteration in range(complete)}
-            assert bool(run.warnings) == (cut not in (*ends, len(whole)) and cut < len(whole) - 8)
+            # The first bytes of a record are also those of the mark that ends a stream.
+            rest = whole[max(end for end in ends if end <= cut) : cut]
+            assert bool(run.warnings) == (not b'\xff\xff\xff\xff\0\0\0\0'.startswith(rest))
         write(path, [Record(100, {'a': 7.0, 'new': 1.0})])
         resumed = read_run(path)
         assert points(resumed)['a'] == {**{iteration: float(iteration) for iteration in range(complete)}, 100: 7.0}
