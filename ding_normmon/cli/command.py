@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from enum import IntEnum
@@ -14,6 +15,7 @@ import click
 
 from ding_normmon.core.install import install_command
 from ding_normmon.core.plain_text import plain
+from ding_normmon.core.terminal import has_colours
 
 __all__ = ['Command', 'Exit', 'Refused', 'exit_code_of', 'missing_package', 'say', 'write_file']
 
@@ -87,15 +89,19 @@ class Command(click.Command):
             raise Refused(f'normmon {ctx.command.name} has met something it was not made for ({what})') from error
 
 
-def say(text: str, err: bool = False, **style: Any) -> None:
+def say(text: str, err: bool = False, nl: bool = True, **style: Any) -> None:
     """Print a text that may be of unknown origin.
 
     Arguments:
         text: what to print; only what can be seen of it is printed.
         err: to standard error.
-        style: of the whole text, as ``click.style`` has it.
+        nl: end the line.
+        style: of the whole text, as ``click.style`` has it; left out where there are no colours.
     """
-    click.echo(click.style(plain(text, most=100_000), **style) if style else plain(text, most=100_000), err=err)
+    text = plain(text, most=100_000)
+    if style and has_colours(sys.stderr if err else sys.stdout):
+        text = click.style(text, **style)
+    click.echo(text, err=err, nl=nl)
 
 
 def write_file(path: Path, write: Callable[[Path], None]) -> None:

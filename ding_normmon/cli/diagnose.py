@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ding_normmon.cli.command import Command, Refused, exit_code_of, say
+from ding_normmon.core.plain_text import plain
+from ding_normmon.core.terminal import terminal_width, wrapped
 
 if TYPE_CHECKING:
     from ding_normmon.core.incident import Incident
@@ -96,26 +98,32 @@ def _as_plain(incident: Incident) -> dict[str, Any]:
 
 
 def _print(run: Run, judgement: Judgement) -> None:
-    say(f'{run.path}: {judgement.records} records, {len(judgement.findings)} findings')
-    if judgement.is_of_training:
-        say(f'  judged while it trained, {judgement.judged} of the records; --again judges all of them now')
-    for warning in run.warnings:
-        say(f'  {warning}')
-    if run.incidents:
-        say(f'  {len(run.incidents)} incidents, told below: what came first')
-    for finding in judgement.findings:
-        when = f'iteration {finding.found}, since {finding.since}'
-        when += '' if finding.cleared is None else f', cleared at {finding.cleared}'
-        severity = click.style(finding.severity, fg=_COLOURS[finding.severity], bold=True)
-        click.echo(f'\n{severity} ', nl=False)
-        say(f'{finding.rule} ({when})\n  {finding.sentence}\n  {finding.advice}')
     from ding_normmon.core.incident import tell_incident
+    from ding_normmon.runs.finding_groups import group_findings
 
+    width = terminal_width()
+    findings = judgement.findings
+    active = sum(finding.is_active for finding in findings)
+    say(f'{run.path}: {judgement.records} records, {len(findings)} findings, {active} active')
+    notes = list(run.warnings)
+    if judgement.is_of_training:
+        notes.insert(0, f'judged while it trained, {judgement.judged} of the records; --again judges all of them now')
+    if run.incidents:
+        notes.append(f'{len(run.incidents)} incidents, told below: what came first')
+    for note in notes:
+        say(wrapped(plain(note), width, '  ', '    '))
+    for group in group_findings(findings):
+        say(f'\n{group.severity}', nl=False, fg=_COLOURS[group.severity], bold=True)
+        number = len(group.findings)
+        still = sum(finding.is_active for finding in group.findings)
+        say(f' {group.rule}: {number} finding{"s" if number > 1 else ""}, {still or "none"} active')
+        for line in group.lines(width):
+            say(line)
     for incident in run.incidents:
         say('')
         for line in tell_incident(incident):
-            say(line)
+            say(wrapped(line, width, hang='    '))
     if judgement.not_judged:
         say('\nNot judged, because the run has no such metrics:')
         for name, families in judgement.not_judged.items():
-            say(f'  {name} ({families})')
+            say(wrapped(f'{name} ({families})', width, '  ', '    '))

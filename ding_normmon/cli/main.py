@@ -41,6 +41,9 @@ def main() -> None:
         sys.exit(_WRONG_USE)
     from ding_normmon import __version__
     from ding_normmon.cli.command import Command, Refused
+    from ding_normmon.core.terminal import never_fail
+
+    never_fail()
 
     class Commands(Command, click.Group):
         def list_commands(self, ctx: click.Context) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 
 import click
 
@@ -17,21 +18,31 @@ __all__ = ['command']
 @click.option('--every', type=click.FloatRange(min=0.2), default=3.0, show_default=True, help='Seconds between looks.')
 @click.option('--once', is_flag=True, help='Show it once and end.')
 def command(run: str, every: float, once: bool) -> None:
-    """Follow RUN in the terminal: tasks, shared modules, findings. Ctrl-C ends it."""
+    """Follow RUN in the terminal: tasks, shared modules, findings.
+
+    It says when the run is silent or has died, and ends when the run has ended, or at Ctrl-C.
+    """
     try:
-        from rich.console import Console
+        from rich.console import RenderableType
         from rich.live import Live
         from rich.text import Text
 
         from ding_normmon.runs import RunError, read_run
-        from ding_normmon.runs.report.live import frame
+        from ding_normmon.runs.status import status_of
+        from ding_normmon.runs.terminal import ASCII_BARS, BARS, frame, make_console
     except ImportError as error:
         raise missing_package(error, 'report') from error
-    console = Console()
+    console = make_console()
+    state = ''
 
-    def look() -> object:
+    def look() -> RenderableType:
+        nonlocal state
+        state = ''
         try:
-            return frame(read_run(run))
+            found = read_run(run)
+            status = status_of(found.path, found.series)
+            state = status.state
+            return frame(found, status, console.width, ASCII_BARS if console.options.ascii_only else BARS)
         except RunError as error:
             if once:
                 raise Refused(str(error)) from error
@@ -43,11 +54,19 @@ def command(run: str, every: float, once: bool) -> None:
         console.print(look())
         return
     try:
-        with Live(look(), console=console, auto_refresh=False, screen=console.is_terminal) as live:  # type: ignore[arg-type]
-            while True:
+        # On a terminal the picture stays in its place; elsewhere there is one behind the other.
+        with Live(console=console, auto_refresh=False, screen=True) if console.is_terminal else nullcontext() as live:
+            while state != 'ended':
                 begin = time.monotonic()
-                live.update(look(), refresh=True)  # type: ignore[arg-type]
+                shown = look()
+                if live is None:
+                    console.print(shown)
+                else:
+                    live.update(shown, refresh=True)
                 # A long run takes long to read: it is read for a third of the time at most.
-                time.sleep(max(every, 2 * (time.monotonic() - begin)))
+                pause = max(every, 2 * (time.monotonic() - begin))
+                time.sleep(0.0 if state == 'ended' else pause)
     except KeyboardInterrupt:
         return
+    if console.is_terminal:
+        console.print(shown)

@@ -16,6 +16,7 @@ from easydict import EasyDict
 
 from ding_normmon.core.config import ConfigurationError
 from ding_normmon.core.parameter_groups import GroupError
+from ding_normmon.core.terminal import never_fail
 from ding_normmon.unizero.policy_config import flatten
 from ding_normmon.unizero.ranks import (
     gather_objects,
@@ -131,6 +132,7 @@ def share_error(problem: str | None) -> None:
 
 
 def _run(main: Callable[[EasyDict], int | None], configs: Path, options: dict[str, Any]) -> int:
+    never_fail()
     problem: str | None = None
     config = EasyDict()
     try:
@@ -144,7 +146,9 @@ def _run(main: Callable[[EasyDict], int | None], configs: Path, options: dict[st
         check_agreement(config)
         if rank() == 0:
             ranks = world_size()
-            print(f'{len(config.tasks)} tasks on {ranks} rank{"s" if ranks > 1 else ""}: {config.exp_name}', flush=True)
+            print(f'{len(config.tasks)} tasks on {ranks} rank{"s" if ranks > 1 else ""}: {config.exp_name}')
+            for number, name in enumerate(config.tasks):
+                print(f'  {number} {name}', flush=True)
         return main(config) or 0
     except (BadInputError, ConfigurationError, GroupError) as error:
         if local_rank() == 0:

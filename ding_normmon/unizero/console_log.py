@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 
+from ding_normmon.core.terminal import has_colours, terminal_width, wrapped
+
 __all__ = ['ConsoleLog']
 
 _COLOURS = {'WARNING': '\x1b[33m', 'ERROR': '\x1b[31m'}
@@ -42,10 +44,12 @@ class ConsoleLog(logging.Handler):
         """Write one line."""
         try:
             name = record.levelname
-            if sys.__stderr__ is not None and sys.__stderr__.isatty() and name in _COLOURS:
-                name = f'{_COLOURS[name]}{name}{_RESET}'
-            # One write per line, because other threads write too.
-            sys.stderr.write(f'{name} {self.format(record)}\n')
+            terminal = sys.__stderr__ or sys.stderr
+            text = wrapped(f'{name} {self.format(record)}', terminal_width(), hang='    ')
+            if has_colours(terminal) and name in _COLOURS:
+                text = f'{_COLOURS[name]}{name}{_RESET}{text.removeprefix(name)}'
+            # One write, because other threads write too.
+            sys.stderr.write(f'{text}\n')
             sys.stderr.flush()
         except Exception:
             self.handleError(record)

@@ -17,12 +17,13 @@ def import_quietly(*modules: str) -> Any:
 
     gym announces that it is unmaintained, gymnasium looks for plugins of packages that are too old or too new for it,
     DI-engine and LightZero list every optional package that is missing. None of this matters to a run that works, and
-    an import that fails still raises.
+    an import that fails still raises. LightZero's world model sets the level of the root logger to DEBUG, so that every
+    library of the process would log debug lines; the level is restored.
 
     Raises:
         ImportError: a module cannot be imported.
     """
-    previous = logging.root.manager.disable
+    previous, level = logging.root.manager.disable, logging.root.level
     module = None
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter('ignore')
@@ -32,4 +33,5 @@ def import_quietly(*modules: str) -> Any:
                 module = importlib.import_module(name)
         finally:
             logging.disable(previous)
+            logging.root.setLevel(level)
     return module

@@ -97,7 +97,12 @@ class MultiTaskRun:
             self.policy, config.exp_name, config.checkpoint.frequency, self.return_tracker, names
         )
         self.stop_agreement = StopAgreement(config.max_train_iter, config.max_minutes, lambda: bool(self.interrupt))
-        self.show_progress = Progress(self.return_tracker, config.max_train_iter, config.log.progress_seconds)
+        self.show_progress = Progress(
+            self.return_tracker,
+            config.max_train_iter,
+            config.log.progress_seconds,
+            self.stop_agreement.seconds_left,
+        )
         self.finish = FinishWhenAgreed()
         self._monitor: NormMonitor | None = None
         self._log = ConsoleLog()

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ding_normmon.core.finding import SEVERITIES, Finding
+from ding_normmon.core.finding import Finding
 from ding_normmon.core.install import install_command
 from ding_normmon.monitor.findings.stage import DiagnosisStage
+from ding_normmon.runs.finding_groups import group_findings
+from ding_normmon.runs.terminal import COLOURS, make_console
 from ding_normmon.unizero.middleware.returns import TaskReturns
 
-__all__ = ['event_files', 'findings_table', 'print_report', 'print_summary']
+__all__ = ['event_files', 'print_findings', 'print_report', 'print_summary']
 
-COLOURS = {'info': 'blue', 'warning': 'yellow', 'error': 'red'}
 ENDINGS = {
     'finished': 'finished',
     'time': 'stopped by the time limit',
@@ -50,10 +50,10 @@ def print_summary(
         console: where to print; standard output by default.
         diagnosis: has the findings of the run.
     """
-    console = console or Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True)
+    console = console or make_console()
     table = Table(title=f'{ENDINGS.get(stop_reason, "ended")} after {iterations} iterations, {seconds:.0f} s')
-    table.add_column('task')
-    for heading in ('train return', 'evaluation', 'random policy', 'episodes'):
+    table.add_column('task', overflow='fold')
+    for heading in ('train\nreturn', 'evaluation', 'random\npolicy', 'episodes'):
         table.add_column(heading, justify='right')
     for number, task in enumerate(tasks):
         figures = (task.trained, task.evaluated, task.random)
@@ -63,36 +63,32 @@ def print_summary(
     console.print(f'train return: mean of the last {window} episodes; {environment_steps} environment steps in all')
     if diagnosis is not None:
         _print_findings(diagnosis, stop_reason == 'finding', console)
-    for path in event_files(folder):
-        console.print(f'event file:   {path}', highlight=False)
-    console.print(f'checkpoint:   {checkpoint}', highlight=False)
-    console.print(f'to look:      tensorboard --logdir {folder}', highlight=False)
+    places = [('event file:', path) for path in event_files(folder)]
+    for what, where in (*places, ('checkpoint:', checkpoint), ('to look:', f'tensorboard --logdir {folder}')):
+        console.print(f'{what:<13} {where}', markup=False, soft_wrap=True)
 
 
 def _print_findings(diagnosis: DiagnosisStage, stopped: bool, console: Console) -> None:
     if not diagnosis.is_on:
-        console.print('findings:     switched off (policy.monitor.diagnose)', highlight=False)
+        console.print('findings:     switched off (policy.monitor.diagnose)')
         return
     if not diagnosis.findings:
-        console.print(f'findings:     none in {diagnosis.judged} records', highlight=False)
+        console.print(f'findings:     none in {diagnosis.judged} records')
         return
-    console.print(findings_table(diagnosis.findings, f'findings in {diagnosis.judged} records'))
+    print_findings(diagnosis.findings, diagnosis.judged, console)
     cause = diagnosis.asked.get('stop')
     if stopped and cause is not None:
-        console.print(f'stopped by:   {cause.rule}: {cause.sentence} {cause.advice}', highlight=False, markup=False)
+        console.print(f'stopped by:   {cause.rule}: {cause.sentence} {cause.advice}', markup=False)
 
 
-def findings_table(findings: Iterable[Finding], title: str) -> Table:
-    """Return findings as a table, the most severe first, then the oldest."""
-    table = Table(title=title, show_lines=True)
-    for heading in ('severity', 'rule', 'task', 'since', 'cleared', 'what'):
-        table.add_column(heading, overflow='fold')
-    for finding in sorted(findings, key=lambda finding: (-SEVERITIES.index(finding.severity), finding.since)):
-        tasks = ', '.join(map(str, finding.tasks)) or '-'
-        cleared = '-' if finding.cleared is None else str(finding.cleared)
-        severity = Text(finding.severity, style=COLOURS[finding.severity])
-        table.add_row(severity, finding.rule, tasks, str(finding.since), cleared, Text(finding.sentence))
-    return table
+def print_findings(findings: Sequence[Finding], records: int, console: Console) -> None:
+    """Print findings by rule, the active ones first, each rule's advice once."""
+    active = sum(finding.is_active for finding in findings)
+    console.print(f'findings:     {len(findings)} in {records} records, {active or "none"} active')
+    for group in group_findings(findings):
+        console.print(Text.assemble((group.severity, COLOURS[group.severity]), f' {group.rule}'))
+        for line in group.lines(console.width):
+            console.print(line, markup=False)
 
 
 def event_files(folder: Path) -> list[Path]:

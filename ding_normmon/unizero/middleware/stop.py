@@ -79,6 +79,10 @@ class StopAgreement:
         self._start = time.monotonic() if start is None else start
         self._is_asked = False
 
+    def seconds_left(self) -> float | None:
+        """Return the seconds until the time limit; None if there is none."""
+        return max(0.0, self._start + self._max_seconds - time.monotonic()) if self._max_seconds else None
+
     def ask(self, ctx: OnlineRLContext) -> None:
         """Request a stop at the end of this loop because of a finding; one rank is enough."""
         self._is_asked = True
