@@ -92,6 +92,11 @@ class Figures:
         figure = self.describe(name)
         return figure is not None and figure.prominence == 'detail'
 
+    def is_headline(self, name: str) -> bool:
+        """Return whether a figure comes first in its category."""
+        figure = self.describe(name)
+        return figure is not None and figure.prominence == 'headline'
+
     def place(self, name: str) -> tuple[Chart, tuple[int, int, int]]:
         """Return the chart of a figure and the chart's position among all charts."""
         entry = self._entry(name)

@@ -16,6 +16,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from ding_normmon.core.metric_names import task_in
 from ding_normmon.destinations.tensorboard.frames import read_frames
+from ding_normmon.destinations.tensorboard.tags import figure_of
 from ding_normmon.metrics import DECLARED
 from ding_normmon.runs.header import LARGEST_TASK
 from ding_normmon.runs.read_history import series_of_rows
@@ -86,9 +87,9 @@ class _Folder:
         if event.HasField('session_log') and event.session_log.status == SessionLog.START:
             self.restarts.append((len(self.steps), event.step))
         for value in event.summary.value:
-            number = _number(value)
-            if number is not None:
-                self.codes.append(self.index.setdefault(value.tag, len(self.index)))
+            number, name = _number(value), figure_of(value.tag)
+            if number is not None and name is not None:
+                self.codes.append(self.index.setdefault(name, len(self.index)))
                 self.steps.append(event.step)
                 self.values.append(number)
                 self.times.append(event.wall_time)

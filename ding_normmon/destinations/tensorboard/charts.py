@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from ding_normmon.core.figures import Figures
 from ding_normmon.core.metric_names import ANY_TASK, of_all_tasks, task_in, without_task
+from ding_normmon.destinations.tensorboard.tags import tag_of_figure
 
 __all__ = ['Category', 'Chart', 'arrange', 'tag_of', 'title_of_task']
 
-_NAMES_LENGTH = 160
-"""Most characters of task names in a title."""
+_NAMES_LENGTH = 100
+"""Most characters of task names in a chart's title; if there are more, the heading of its category lists them."""
 
 _BANDS = (
     ('mean', 'min', 'max'),
@@ -122,9 +123,12 @@ def _side_by_side(
         assert band.band is not None
         bands.setdefault(figures.place(band.band[0])[0].category, []).append(band)
     ordered = sorted(drawn, key=lambda key: (ranks[key], key[1]))
+    key_of_tasks = _key(named)
     for category in dict.fromkeys(category for category, _ in ordered):
         lines = [Chart(key[1], _expression(drawn[key])) for key in ordered if key[0] == category]
-        yield Category(category, (*bands.get(category, []), *lines))
+        has_tasks = any(key[1].endswith(_EVERY_TASK) for key in ordered if key[0] == category)
+        heading = f'{category} ({key_of_tasks})' if has_tasks and key_of_tasks else category
+        yield Category(heading, (*bands.get(category, []), *lines))
 
 
 def _of_one_task(own: list[str], figures: Figures, name_with_return: str | None) -> Iterator[Chart]:
@@ -152,17 +156,43 @@ def _bands(names: list[str]) -> Iterator[Chart]:
                 yield Chart(f'{without_task(stem)}: mean, minimum and maximum', band=band)
 
 
+_EVERY_TASK = ' (every task)'
+
+
 def _title(title: str, named: Mapping[int, str]) -> str:
     if not named:
         return title
+    key = _key(named)
+    return f'{title} ({key})' if key and len(key) <= _NAMES_LENGTH else f'{title}{_EVERY_TASK}'
+
+
+def _key(named: Mapping[int, str]) -> str:
+    """Return the ids of the tasks with their names; empty if no name is known.
+
+    >>> _key({0: 'MiniGrid-Empty-8x8-v0', 1: 'MiniGrid-FourRooms-v0', 2: 'task 2'})
+    '0 Empty-8x8, 1 FourRooms, 2'
+    """
     known = {task: ' '.join(name.split()) for task, name in named.items() if name != f'task {task}'}
-    listed = ', '.join(f'{task} {known[task]}' if task in known else str(task) for task in named)
-    if known and len(listed) <= _NAMES_LENGTH:
-        return f'{title} ({listed})'
-    return f'{title} (every task)'
+    short = dict(zip(known, _without_common(list(known.values())), strict=True))
+    return ', '.join(f'{task} {short[task]}' if task in short else str(task) for task in named) if known else ''
+
+
+def _without_common(names: list[str]) -> list[str]:
+    """Return names without the words at both ends that all of them share.
+
+    >>> _without_common(['MiniGrid-Empty-8x8-v0', 'MiniGrid-FourRooms-v0']), _without_common(['Pong', 'Boxing'])
+    (['Empty-8x8', 'FourRooms'], ['Pong', 'Boxing'])
+    """
+    words = [re.findall(r'[-_/:. ]?[^-_/:. ]*', name)[:-1] for name in names]
+    while len(names) > 1 and min(map(len, words)) > 1 and len({one[0] for one in words}) == 1:
+        words = [one[1:] for one in words]
+    while len(names) > 1 and min(map(len, words)) > 1 and len({one[-1] for one in words}) == 1:
+        words = [one[:-1] for one in words]
+    short = [''.join(one).lstrip('-_/:. ') for one in words]
+    return short if all(short) else names
 
 
 def _expression(stems: Iterable[str]) -> str:
     """Return the regular expression that matches exactly these figures; ``_task{i}`` matches any task."""
-    escaped = [re.escape(stem).replace(re.escape(ANY_TASK), r'_task\d+') for stem in stems]
+    escaped = [re.escape(tag_of_figure(stem)).replace(re.escape(ANY_TASK), r'_task\d+') for stem in stems]
     return f'^{escaped[0]}$' if len(escaped) == 1 else f'^(?:{"|".join(escaped)})$'

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from ding.framework.context import OnlineRLContext
 
+from ding_normmon.destinations.selection import FEW_TASKS
 from ding_normmon.destinations.tensorboard.charts import tag_of
+from ding_normmon.destinations.tensorboard.tags import OVERVIEW
 from ding_normmon.integrations.ding_engine.announced import announce
 
 __all__ = ['ReturnTracker', 'ReturnWriter', 'TaskReturns']
@@ -83,7 +85,8 @@ class ReturnWriter:
     ``collect/{task}/return`` and ``collect/{task}/episode_length`` are means over the episodes that ended in this loop,
     ``collect/{task}/mean_return`` is the mean over the last episodes of training, ``eval/{task}/return`` that of an
     evaluation. A loop in which no episode ended has no point of theirs; neither has one without a learner step, whose
-    point would fall on the previous one. ``random_policy/{task}/return`` is written once.
+    point would fall on the previous one. ``random_policy/{task}/return`` is written once. Mean returns of up to 12 tasks
+    stand in TensorBoard's overview as well.
 
     Arguments:
         writer: has ``add_scalar(tag, value, step)``, such as DI-engine's, which writes on rank 0 only.
@@ -130,5 +133,7 @@ class ReturnWriter:
                     ('episode_length', float(np.mean(summary.lengths))),
                 ):
                     self._writer.add_scalar(f'collect/{task.name}/{what}', value, ctx.train_iter)
+                if len(self._tasks) <= FEW_TASKS:
+                    self._writer.add_scalar(f'{OVERVIEW}collect/{task.name}/mean_return', task.trained, ctx.train_iter)
         for task_id, value in sorted((getattr(ctx, 'eval_returns', None) or {}).items()):
             self._writer.add_scalar(f'eval/{self._tasks[task_id].name}/return', value, ctx.train_iter)

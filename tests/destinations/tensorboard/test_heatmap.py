@@ -46,8 +46,26 @@ def test_a_matrix_of_cosines_is_a_picture_at_its_iteration(tmp_path: Path) -> No
     (image,) = events.Images('conflict/encoder/cosine')
     assert image.step == 10
     assert image.encoded_image_string.startswith(b'\x89PNG')
-    assert (image.width, image.height) == (draw_matrix('', COSINE)[2], draw_matrix('', COSINE)[1])
+    _, height, width = draw_matrix('conflict/encoder/cosine, iteration 10', COSINE)
+    assert (image.width, image.height) == (width, height)
     assert [scalar.value for scalar in events.Scalars('conflict/encoder/rate')] == [1.0]
+
+
+@pytest.mark.parametrize('tasks', [1, 2, 12])
+@pytest.mark.parametrize('name', ['conflict/encoder/cosine', 'conflict/' + 'a_group_of_a_long_name/' * 5 + 'cosine'])
+def test_a_title_is_whole(name: str, tasks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    pictures: list[Figure] = []
+    original = Figure.suptitle
+    monkeypatch.setattr(Figure, 'suptitle', lambda self, *a, **k: pictures.append(self) or original(self, *a, **k))
+    ids = tuple(range(tasks))
+    draw_matrix(f'{name}\niteration 1234567', Matrix(np.eye(tasks), ids, ids))
+    (picture,) = pictures
+    extent = picture.texts[0].get_window_extent()
+    assert extent.x0 >= 0
+    assert extent.x1 <= picture.bbox.x1
+    assert ''.join(picture.get_suptitle().split()) == f'{name}iteration1234567'
 
 
 def test_the_names_of_the_tasks_stand_on_the_axes(monkeypatch: pytest.MonkeyPatch) -> None:
