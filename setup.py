@@ -9,7 +9,8 @@ readme = here / 'README.md'
 
 cli = ['click', 'tabulate']
 history = ['pyarrow']
-report = [*cli, *history, 'rich', 'tensorboard']
+# TensorBoard 2.20 imports pkg_resources, which setuptools 82 no longer has.
+report = [*cli, *history, 'rich', 'tensorboard', 'setuptools<82']
 train = [
     *report,
     'DI-engine>=0.5.3',
@@ -61,6 +62,7 @@ setup(
     package_data={
         'ding_normmon': [
             'py.typed',
+            'runs/live/assets/*',
             'runs/report/*.json',
             'runs/report/assets/*',
             'runs/report/assets/uplot/*',
@@ -94,6 +96,9 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
         'Typing :: Typed',
     ],
-    entry_points={'console_scripts': ['normmon = ding_normmon.cli.main:main']},
+    entry_points={
+        'console_scripts': ['normmon = ding_normmon.cli.main:main'],
+        'tensorboard_plugins': ['ding_normmon = ding_normmon.runs.live.plugin:Loader'],
+    },
     zip_safe=False,
 )

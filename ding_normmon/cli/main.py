@@ -17,6 +17,7 @@ COMMANDS = {
     'report': 'Write a run as one page that opens from disk.',
     'compare': 'Lay runs over each other and tell what changed most.',
     'watch': 'Follow a run in the terminal.',
+    'serve': 'Follow runs in the browser.',
     'export': 'Write a run as CSV, Parquet or JSON.',
     'check': 'Tell whether a history file is whole; write a clean copy.',
 }

@@ -28,7 +28,7 @@ def command(run: str, every: float, once: bool) -> None:
         from rich.text import Text
 
         from ding_normmon.runs import RunError, read_run
-        from ding_normmon.runs.status import status_of
+        from ding_normmon.runs.state import state_of
         from ding_normmon.runs.terminal import ASCII_BARS, BARS, frame, make_console
     except ImportError as error:
         raise missing_package(error, 'report') from error
@@ -40,9 +40,9 @@ def command(run: str, every: float, once: bool) -> None:
         state = ''
         try:
             found = read_run(run)
-            status = status_of(found.path, found.series)
-            state = status.state
-            return frame(found, status, console.width, ASCII_BARS if console.options.ascii_only else BARS)
+            now = state_of(found)
+            state = now.name
+            return frame(found, now, console.width, ASCII_BARS if console.options.ascii_only else BARS)
         except RunError as error:
             if once:
                 raise Refused(str(error)) from error

@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ding_normmon.core.plain_text import plain
-from ding_normmon.core.terminal import WIDTH, has_colours, terminal_width
+from ding_normmon.core.terminal import WIDTH, has_colours, terminal_width, time_text
 from ding_normmon.runs.finding_groups import group_findings
 from ding_normmon.runs.run import Run, Series
-from ding_normmon.runs.status import Status
+from ding_normmon.runs.state import RunState
 
 __all__ = ['ASCII_BARS', 'BARS', 'COLOURS', 'frame', 'make_console', 'sparkline']
 
@@ -57,12 +57,12 @@ def sparkline(
     return ''.join(bars[round(float(step) * (len(bars) - 1))] for step in steps)
 
 
-def frame(run: Run, status: Status, width: int = WIDTH, bars: str = BARS) -> RenderableType:
-    """Return what the terminal shows of a run: its status, tasks, shared modules and findings.
+def frame(run: Run, state: RunState, width: int = WIDTH, bars: str = BARS) -> RenderableType:
+    """Return what the terminal shows of a run: its state, tasks, shared modules and findings.
 
     Arguments:
         run: the run.
-        status: whether it is still being written.
+        state: whether it is still being written.
         width: columns of the terminal.
         bars: characters of a curve, :data:`BARS` or :data:`ASCII_BARS`.
     """
@@ -77,7 +77,7 @@ def frame(run: Run, status: Status, width: int = WIDTH, bars: str = BARS) -> Ren
     reference = run.series.get('grad/model/_total_norm') or next(iter(run.series.values()), None)
     steps = f'iteration {int(reference.iterations[-1])}, {_speed(reference)}, ' if reference is not None else ''
     parts: list[RenderableType] = [
-        Text.assemble((plain(run.name, 60), 'bold'), '  ', (f'{steps}{status}', _STYLES.get(status.state, '')))
+        Text.assemble((plain(run.name, 60), 'bold'), '  ', (f'{steps}{_told(state)}', _STYLES.get(state.name, '')))
     ]
     tasks = Table('task', 'return', 'value loss', 'value grad', 'policy grad', expand=True, box=box.SIMPLE)
     for task_id, name in run.tasks.items():
@@ -98,6 +98,17 @@ def frame(run: Run, status: Status, width: int = WIDTH, bars: str = BARS) -> Ren
 
 
 _STYLES = {'silent': 'yellow', 'died': 'bold red', 'ended': 'bold'}
+
+
+def _told(state: RunState) -> str:
+    """Return a state in words.
+
+    >>> _told(RunState('silent', 500.0)), _told(RunState('ended'))
+    ('silent for 8 min 20 s', 'ended')
+    """
+    ago = time_text(state.silent)
+    last = {'ended': '', 'silent': f' for {ago}'}.get(state.name, f', last point {ago} ago')
+    return f'{state.name}{last}'
 
 
 def _speed(series: Series) -> str:

@@ -81,7 +81,8 @@ def test_a_long_log_line_is_broken_and_its_path_is_whole(monkeypatch: pytest.Mon
 
 def test_the_summary_says_an_advice_once() -> None:
     findings = [
-        Finding('growth', 'warning', 1, 3, f'Task {i} (a [b]{i}[/b]): odd.', 'Lower the rate.', tasks=(i,)) for i in (0, 1)
+        Finding('growth', 'warning', 1, 3, f'Task {i} (a [b]{i}[/b]): odd.', 'Lower the rate.', tasks=(i,))
+        for i in (0, 1)
     ]
     console = Console(file=io.StringIO(), width=79)
     print_findings(findings, 9, console)

@@ -16,14 +16,14 @@ from ding_normmon.runs.history_file import HistoryFile
 from ding_normmon.runs.judge import diagnose
 from ding_normmon.runs.report.changes import find_changes
 from ding_normmon.runs.report.page import render_page
-from ding_normmon.runs.status import Status
+from ding_normmon.runs.state import RunState
 from ding_normmon.runs.terminal import frame
 from tests.runs.report.sample_runs import sample_run
 
 
 def shown(run: Run) -> str:
     console = Console(record=True, width=120, file=io.StringIO())
-    console.print(frame(run, Status('running', 0.0), 120))
+    console.print(frame(run, RunState('running'), 120))
     return console.export_text()
 
 

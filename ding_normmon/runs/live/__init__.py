@@ -1,0 +1,1 @@
+"""The page of runs that train, served: as a tab of TensorBoard, or alone."""

@@ -1,0 +1,3 @@
+import { render } from './live.js';
+
+render();
