@@ -162,6 +162,62 @@ class SameBatchForEver(Loop):
         return super().batch()
 
 
+class WorkersWithOneSeed(Loop):
+    """Two workers draw the same random numbers, so every batch comes twice."""
+
+    def batch(self) -> Tensor:
+        if self.broken and self.iteration % 2:
+            return self.last
+        self.last = super().batch()
+        return self.last
+
+
+class TasksShareData(Loop):
+    """Two tasks with a head each; one of them is given what the other is given."""
+
+    def __init__(self, planted: int = PLANTED) -> None:
+        super().__init__(planted)
+        self.model = nn.ModuleDict({'body': nn.Linear(8, 32), 'heads': nn.ModuleList([nn.Linear(32, 4)] * 2)})
+        self.optimizer = self.make_optimizer(self.model.parameters())
+
+    def run(self, steps: int = STEPS) -> list[Record]:
+        """Train, monitored in every step, and publish what each task is given."""
+        config = {'monitor_norm_freq': 1, 'budget': None}
+        with Monitor(self.model, config, optimizer=self.optimizer, num_tasks=2) as monitor:
+            for self.iteration in range(steps):
+                batches = [self.batch(), self.batch()]
+                if self.broken:
+                    batches[1] = batches[0].clone()
+                self.zero()
+                losses = []
+                for task_id, x in enumerate(batches):
+                    monitor.learner_step.publish('data/obs', x, task_id=task_id)
+                    out = self.model['heads'][task_id](torch.relu(self.model['body'](x)))  # type: ignore[index]
+                    losses.append((out - x[:, :4]).square().mean())
+                torch.stack(losses).sum().backward()
+                self.optimizer.step()
+        return monitor.take_records()
+
+
+class EverythingHeldIsFrozen(Loop):
+    """The optimizer holds the head alone, all but normalisation is frozen, and the head is frozen too."""
+
+    def __init__(self, planted: int = PLANTED) -> None:
+        super().__init__(planted)
+        self.optimizer = self.make_optimizer(self.model[6].parameters())
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name.startswith('1.'))
+
+
+class OptimizerOfACopy(Loop):
+    """A part of what the optimizer holds is of an earlier copy of the model."""
+
+    def __init__(self, planted: int = PLANTED) -> None:
+        super().__init__(planted)
+        earlier = copy.deepcopy(self.model)
+        self.optimizer = self.make_optimizer([*self.model[:5].parameters(), *earlier[5:].parameters()])
+
+
 class InputsNotScaled(Loop):
     def batch(self) -> Tensor:
         pixels = torch.randint(0, 256, (32, 8), generator=self.generator).float()
@@ -258,7 +314,7 @@ PLAIN_LOOPS: tuple[SilentError, ...] = (
         _plain(OptimizerOfApart),
     ),
     SilentError(
-        'layers frozen by mistake', 'pytorch-forum-84911', frozenset({'no_gradient'}), False, _plain(FrozenByMistake)
+        'layers frozen by mistake', '', frozenset({'no_gradient'}), False, _plain(FrozenByMistake)
     ),
     SilentError(
         'frozen layers that are trained',
@@ -290,6 +346,37 @@ PLAIN_LOOPS: tuple[SilentError, ...] = (
         _plain(SameBatchForEver),
         # The first that is the same as the one before.
         planted=PLANTED + 1,
+    ),
+    SilentError(
+        'workers of a loader with the same seed',
+        'stackoverflow-67180955',
+        frozenset({'batch_repeats'}),
+        False,
+        _plain(WorkersWithOneSeed),
+        planted=PLANTED + 1,
+    ),
+    SilentError(
+        "a task that is given another one's data",
+        '',
+        frozenset({'tasks_share_data'}),
+        False,
+        _plain(TasksShareData),
+    ),
+    SilentError(
+        'everything that the optimizer holds is frozen',
+        'pytorch-forum-84911',
+        frozenset({'unheld_parameter'}),
+        True,
+        _plain(EverythingHeldIsFrozen),
+        planted=0,
+    ),
+    SilentError(
+        'an optimizer of a copy of the model',
+        'accelerate-2665',
+        frozenset({'unheld_parameter'}),
+        True,
+        _plain(OptimizerOfACopy),
+        planted=0,
     ),
     SilentError('inputs that are no longer scaled', '', frozenset({'input_range'}), False, _plain(InputsNotScaled)),
     SilentError(

@@ -24,11 +24,18 @@ HEALTHY = 'none'
 """A run without an error, by DistributedDataParallel."""
 
 
+_SEEDED_AGAIN: dict[str, Callable[[int, int], int]] = {
+    'ranks draw the same batch since a restart': lambda rank, iteration: iteration,
+    'every rank has one batch for ever': lambda rank, iteration: rank,
+}
+"""With which seed ranks draw a batch from the planted iteration on."""
+
+
 def train_rank(rank: int, error: str) -> list[Record]:
     """Train on this rank; the error begins at :data:`PLANTED`, or with the run."""
     torch.manual_seed(0 if error != 'weights are not broadcast' else rank)
     model = nn.Sequential(nn.Linear(8, 32), nn.LayerNorm(32), nn.ReLU(), nn.Linear(32, 4))
-    by_ddp = error in ('gradients are not synchronised (DDP)', HEALTHY)
+    by_ddp = error in ('the model is called past DDP', 'parameters of DDP were moved', HEALTHY)
     trained: nn.Module = DistributedDataParallel(model) if by_ddp else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(0 if error == 'ranks draw the same batch' else rank)
@@ -37,11 +44,15 @@ def train_rank(rank: int, error: str) -> list[Record]:
     with Monitor(model, config, optimizer=optimizer) as monitor:
         for iteration in range(STEPS):
             broken = iteration >= PLANTED
+            if broken and error in _SEEDED_AGAIN:
+                generator.manual_seed(_SEEDED_AGAIN[error](rank, iteration))
             x = torch.randn(32, 8, generator=generator)
             optimizer.zero_grad()
-            if broken and by_ddp and error != HEALTHY:
-                # A part of the program calls the model past the wrapper that synchronises.
+            if broken and error == 'the model is called past DDP':
                 trained = model
+            if iteration == PLANTED and error == 'parameters of DDP were moved':
+                # Elsewhere and back, for which another dtype does as well: DDP's hooks are on what was there before.
+                trained.double().float()
             (trained(x) - x[:, :4]).square().mean().backward()
             if not by_ddp:
                 _synchronise(model, broken and error == 'transfers lose data' and rank == 1)
@@ -116,12 +127,15 @@ def _two(error: str) -> Callable[[], list[Record]]:
 _DIFFER = frozenset({'replicas_differ'})
 _ERRORS: tuple[tuple[str, str, frozenset[str], bool, int], ...] = (
     ('clipping by the norm of one rank', 'deepspeed-1801 (BLOOM-176B)', _DIFFER, True, PLANTED),
-    ('gradients are not synchronised (DDP)', 'pytorch-104336, x-jxmnop', _DIFFER, True, PLANTED),
+    ('the model is called past DDP', 'x-jxmnop', _DIFFER, True, PLANTED),
+    ('parameters of DDP were moved', 'pytorch-104336', _DIFFER, True, PLANTED),
     ('transfers lose data', 'pytorch-84803, pytorch-96600, baichuan2-86', _DIFFER, True, PLANTED),
     ('weights are not broadcast', '', _DIFFER, True, 0),
     ('optimizer state differs', '', _DIFFER, True, PLANTED),
     ('one rank changes its weights', '', _DIFFER, True, PLANTED),
-    ('ranks draw the same batch', 'stackoverflow-67180955', frozenset({'ranks_share_batch'}), False, 0),
+    ('ranks draw the same batch', '', frozenset({'ranks_share_batch'}), False, 0),
+    ('ranks draw the same batch since a restart', '', frozenset({'ranks_share_batch'}), False, PLANTED),
+    ('every rank has one batch for ever', '', frozenset({'batch_repeats'}), False, PLANTED + 1),
 )
 
 TWO_RANKS: tuple[SilentError, ...] = tuple(

@@ -10,6 +10,7 @@ from ding_normmon.core.figures import Figures
 from ding_normmon.metrics.backward_calls import BackwardCalls
 from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.clipping import Clipping
+from ding_normmon.metrics.collection import Collection
 from ding_normmon.metrics.dormant_units import DormantUnits
 from ding_normmon.metrics.gradient_conflict import GradientConflict
 from ding_normmon.metrics.gradient_norms import GradientNorms
@@ -63,15 +64,16 @@ _METRICS: tuple[type[Metric], ...] = (
     SynchronisedGradientNorms,
     Clipping,
     LearnerSteps,
+    Collection,
     *_MULTITASK,
     *_INVARIANTS,
     OwnCost,
 )
 
 PRESETS: dict[str, _Makers] = {
-    'basic': (*_BASIC, Clipping, LearnerSteps, *_INVARIANTS, OwnCost),
-    'multitask': (*_BASIC, Clipping, LearnerSteps, *_MULTITASK, *_INVARIANTS, OwnCost),
-    'full': (*_BASIC, partial(Clipping, fraction=True), LearnerSteps, *_MULTITASK, *_INVARIANTS, OwnCost),
+    'basic': (*_BASIC, Clipping, LearnerSteps, Collection, *_INVARIANTS, OwnCost),
+    'multitask': (*_BASIC, Clipping, LearnerSteps, Collection, *_MULTITASK, *_INVARIANTS, OwnCost),
+    'full': (*_BASIC, partial(Clipping, fraction=True), LearnerSteps, Collection, *_MULTITASK, *_INVARIANTS, OwnCost),
 }
 """``basic``: what costs next to nothing. ``multitask``: what sees tasks work against each other. ``full``: everything,
 also what needs every step or further backward passes."""

@@ -65,6 +65,16 @@ class TaskLosses(KeepsSignals):
             prominence='detail',
         ),
         Figure(
+            'data/refill_rate[_task{i}]',
+            "transitions stored in LightZero's replay buffer for each learner iteration, since the last record",
+            'transitions per iteration',
+            hook_point='`publish_loss`',
+            bad_value='0: the learner goes on with the same data',
+            section='Signals',
+            task_chart=Chart('Data', 'Refill rate'),
+            prominence='detail',
+        ),
+        Figure(
             'data/outside/{part}[_task{i}]',
             (
                 'entries of the rewards, value or policy targets, actions or masks of a batch that are not finite, or '
@@ -102,7 +112,8 @@ class TaskLosses(KeepsSignals):
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield ``{name}_task{i}``; a loss that was NaN or infinite is a count instead."""
         for name, row in table.named(self.name):
-            if row[COUNT] > 0:
+            # On an accelerator it is not known in time that there are none.
+            if row[COUNT] > 0 and not (name.startswith('data/outside/') and row[MEAN] == 0):
                 yield name, float(row[MEAN])
             if row[NONFINITE] > 0:
                 yield f'monitor/nonfinite/{name}', float(row[NONFINITE])

@@ -143,6 +143,23 @@ class TensorStatistics(KeepsSignals):
             prominence='detail',
         ),
         _figure(
+            'data/age_transitions[_task{i}]/{mean,std,max,min,abs_max}',
+            "of LightZero's replay buffers: transitions stored since the one with which a sampled sequence begins",
+            'transitions',
+            bad_value='growing without end: new data does not arrive',
+            prominence='detail',
+            chart=Chart('Data', 'Age in transitions'),
+            task_chart=Chart('Data', 'Age in transitions: {statistic}'),
+        ),
+        _figure(
+            'data/age_iterations/{mean,std,max,min,abs_max}',
+            "of DI-engine's data that says when it was collected: learner iterations since then, sample by sample",
+            'iterations',
+            bad_value='growing without end: new data does not arrive',
+            prominence='detail',
+            chart=Chart('Data', 'Age in iterations'),
+        ),
+        _figure(
             'data/observation_change[_task{i}]/{mean,std,max,min,abs_max}',
             'mean absolute difference of successive observations, of up to eight sequences of the batch',
             'observation',

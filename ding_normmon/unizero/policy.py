@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ding_normmon.core.step import INERT, InertLearnerStep
+from ding_normmon.integrations.lightzero.batch import Declared, publish_checks
+from ding_normmon.integrations.lightzero.buffer_age import BufferAges
 from ding_normmon.unizero.acting_policy import ActingPolicy
-from ding_normmon.unizero.batch_checks import publish_checks
-from ding_normmon.unizero.data_signals import publish_data, valid_steps
+from ding_normmon.unizero.data_signals import publish_data
 from ding_normmon.unizero.dropout_stream import DropoutStream
 from ding_normmon.unizero.gradient_synchronisation import (
     all_reduce_sum,
@@ -98,6 +99,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         self._task_cfgs = {task_id: single_task_config(cfg, task_id) for task_id in range(self.num_tasks)}
         self.learner_step: InertLearnerStep = INERT
         self.skipped_steps = 0
+        self._ages = BufferAges()
         self._collect_mcts_temperature = float(cfg.temperature.start)
         self._collect_epsilon = 0.0
         self.value_support = DiscreteSupport(-cfg.model.support_scale, cfg.model.support_scale, delta=1)
@@ -204,8 +206,11 @@ class UniZeroMultitaskPolicy(ActingPolicy):
             # After all forward passes: between them it would cost four times as much.
             for current_batch, target_batch, task_id in data:
                 publish_data(step, current_batch, target_batch, task_id)
-                actions, scale = self.tasks[task_id].action_space_size, float(self._cfg.model.support_scale)
-                publish_checks(step, current_batch, target_batch, valid_steps(current_batch), actions, scale, task_id)
+                scale = float(self._cfg.model.support_scale)
+                support = (-scale, scale)
+                declared = Declared(self.tasks[task_id].action_space_size, support, support)
+                publish_checks(step, current_batch, target_batch, declared, task_id)
+                self._ages.publish(step, current_batch, task_id)
         step.forward_end(losses, parts, corrected=self.corrects_gradients)
         parts.clear()
         if losses:

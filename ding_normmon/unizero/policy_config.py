@@ -157,6 +157,7 @@ def single_task_config(cfg: EasyDict, task_id: int) -> EasyDict:
     check_task_ids([task_id], len(cfg.tasks))
     task = cfg.tasks[task_id]
     single = copy.deepcopy(cfg)
+    single.task_id = task_id
     shape = list(task.observation_shape)
     is_image = len(shape) == 3
     single.model.model_type = 'conv' if is_image else 'mlp'

@@ -10,7 +10,7 @@ import torch
 
 from ding_normmon import attach
 from ding_normmon.core.record import Record
-from ding_normmon.unizero.batch_checks import outside_support
+from ding_normmon.integrations.lightzero.batch import outside_support
 from tests.unizero.builders import random_batch, tiny_policy
 
 
@@ -62,4 +62,4 @@ def test_what_is_outside_is_counted_in_valid_steps(spoil: str, part: str | None,
 
 def test_the_support_is_that_of_the_transform() -> None:
     # h(15) = sqrt(16) - 1 + 0.015 = 3.015
-    assert outside_support(np.array([14.8, -14.8, 15.0, -15.0, np.nan, -np.inf]), support_scale=3) == 4
+    assert outside_support(np.array([14.8, -14.8, 15.0, -15.0, np.nan, -np.inf]), (-3.0, 3.0)) == 4

@@ -8,7 +8,7 @@ from ding_normmon.diagnose.invariants.optimizer_holds import OrphanedParameter, 
 from ding_normmon.diagnose.invariants.optimizer_moves import FrozenParameterMoves, ParameterStandsStill
 from ding_normmon.diagnose.invariants.outside_support import OutsideSupport
 from ding_normmon.diagnose.invariants.replicas_differ import ReplicasDiffer
-from ding_normmon.diagnose.invariants.same_batch import BatchRepeats, RanksShareBatch
+from ding_normmon.diagnose.invariants.same_batch import BatchRepeats, RanksShareBatch, TasksShareData
 from ding_normmon.diagnose.invariants.schedule import RateOffSchedule, SchedulerStepsChange
 from ding_normmon.diagnose.invariants.target_network import TargetNetwork
 from ding_normmon.diagnose.rule import Rule
@@ -24,6 +24,7 @@ EXPECTED: tuple[type[Rule], ...] = (
     GradientLeftover,
     RanksShareBatch,
     BatchRepeats,
+    TasksShareData,
     ModeChanges,
     InputRange,
     InputChanges,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,7 +12,7 @@ from ding_normmon.diagnose.invariants.invariant import ExpectedInvariant
 from ding_normmon.diagnose.rule import Sign
 from ding_normmon.diagnose.window import Window
 
-__all__ = ['BatchRepeats', 'RanksShareBatch']
+__all__ = ['BatchRepeats', 'RanksShareBatch', 'TasksShareData']
 
 
 @dataclass
@@ -38,44 +39,105 @@ class RanksShareBatch(ExpectedInvariant):
 
 @dataclass
 class BatchRepeats(ExpectedInvariant):
-    """The batch of the last record has come back, again and again, although batches differed at the beginning.
+    """Batches come back at once, three times within eight records, and longer than any did before.
 
-    Told by the fingerprint of the model's inputs, or by figures of the data that are equal to the last bit.
+    Told by the fingerprint of the model's inputs, or by figures of the data that are equal to the last bit. Learnt from
+    the first changes of the batch: a loop that learns four times from each may do so, and one that has the same batch
+    from the beginning too.
+
+    Options:
+        factor: how many times longer.
     """
 
     name: ClassVar[str] = 'batch_repeats'
     advice: ClassVar[str] = (
-        'Look at what draws the batch: an iterator made anew in every step, a generator seeded again, a '
-        'replay buffer that is no longer filled.'
+        'Look at what draws the batch: an iterator made anew in every step, a generator seeded again, workers with the '
+        'same seed, a replay buffer that is no longer filled.'
     )
     reads: ClassVar[tuple[str, ...]] = ('inputs/', 'data/')
 
-    confirm: int = 3
+    factor: float = 4.0
 
     def __post_init__(self) -> None:
-        self._last: dict[int | None, tuple[float, ...]] = {}
-        self._differed: dict[int | None, int] = {}
+        self._runs: dict[int | None, _Run] = {}
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task, and one for the model's inputs."""
         for task_id, batch in _batches(window).items():
-            last, self._last[task_id] = self._last.get(task_id), batch
-            if last is None or last != batch:
-                self._differed[task_id] = self._differed.get(task_id, 0) + (last is not None)
-            elif self._differed.get(task_id, 0) >= self.settled:
+            run = self._runs.setdefault(task_id, _Run(batch))
+            if run.is_too_often(batch, self.settled, self.factor):
                 whose = 'The model' if task_id is None else window.call(task_id)
                 tasks = () if task_id is None else (task_id,)
-                yield Sign(f'{whose} is given the same batch in every record.', tasks=tasks)
+                yield Sign(f'{whose} is given the same batch again and again.', tasks=tasks)
+
+
+class _Run:
+    """How often the last batch has come back.
+
+    Arguments:
+        batch: the first one.
+    """
+
+    def __init__(self, batch: tuple[float, ...]) -> None:
+        self._batch = batch
+        self._repeats, self._longest, self._changes = -1, 0, 0
+        self._unusual: deque[bool] = deque(maxlen=8)
+
+    def is_too_often(self, batch: tuple[float, ...], settled: int, factor: float) -> bool:
+        is_settled = self._changes >= settled
+        if batch == self._batch:
+            self._repeats += 1
+        else:
+            if not (is_settled and self._repeats > factor * self._longest):
+                self._longest = max(self._longest, self._repeats)
+            self._batch, self._repeats = batch, 0
+            self._changes += 1
+        self._unusual.append(is_settled and self._repeats > factor * self._longest)
+        return sum(self._unusual) >= 3
+
+
+@dataclass
+class TasksShareData(ExpectedInvariant):
+    """Tasks are given the same data, to the last bit, although each had its own at the beginning."""
+
+    name: ClassVar[str] = 'tasks_share_data'
+    advice: ClassVar[str] = "Look at how batches are assigned to tasks, and at whether tasks share a replay buffer."
+    reads: ClassVar[tuple[str, ...]] = ('data/',)
+
+    confirm: int = 3
+
+    def __post_init__(self) -> None:
+        self._alone: dict[int, int] = {}
+
+    def signs(self, window: Window) -> Iterable[Sign]:
+        """One sign for all tasks with the same data."""
+        sharing: dict[tuple[float, ...], list[int]] = {}
+        for task_id, batch in _batches(window).items():
+            if task_id is not None:
+                sharing.setdefault(batch, []).append(task_id)
+        for tasks in sharing.values():
+            if len(tasks) == 1:
+                self._alone[tasks[0]] = self._alone.get(tasks[0], 0) + 1
+            elif all(self._alone.get(task_id, 0) >= self.settled for task_id in tasks):
+                named = ', '.join(window.call(task_id) for task_id in tasks)
+                yield Sign(f'These tasks are given the same data: {named}.', tasks=tuple(tasks))
+
+
+_MOMENTS = ('/mean', '/std', '/max', '/min')
 
 
 def _batches(window: Window) -> dict[int | None, tuple[float, ...]]:
-    """Return what tells the batches of this record from others, by task."""
+    """Return what tells the batches of this record from others, by task; None for the model's inputs."""
     scalars = window.record.scalars
     found: dict[int | None, list[float]] = {}
-    if 'monitor/fingerprint/inputs' in scalars:
-        found[None] = [scalars['monitor/fingerprint/inputs']]
     for name, value in scalars.items():
-        if name.startswith('data/') and name.endswith(('/mean', '/std')) and (task_id := task_in(name)) is not None:
-            found.setdefault(task_id, []).append(value)
+        # How old a batch is changes although the batch does not.
+        if name.startswith('data/') and name.endswith(_MOMENTS) and not name.startswith('data/age_'):
+            found.setdefault(task_in(name), []).append(value)
     # Figures that are all the same number are those of data that never differ.
-    return {task: tuple(values) for task, values in found.items() if task is None or len(set(values)) > 2}
+    batches = {task: tuple(values) for task, values in found.items() if len(set(values)) > 2}
+    if 'monitor/fingerprint/inputs' in scalars:
+        batches[None] = (scalars['monitor/fingerprint/inputs'],)
+    elif any(task is not None for task in batches):
+        batches.pop(None, None)
+    return batches

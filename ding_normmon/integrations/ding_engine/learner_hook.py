@@ -18,10 +18,12 @@ from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.core.finding import Finding
 from ding_normmon.integrations.attach import Attachment
 from ding_normmon.integrations.black_box import box_in
+from ding_normmon.integrations.ding_engine.collected import collection_of, observe_writer
 from ding_normmon.integrations.ding_engine.compiled_configs import task_names_of_callers
 from ding_normmon.integrations.ding_engine.learner_destinations import destinations_of, folder_of_learner
 from ding_normmon.integrations.monitored_forward import MonitoredForward
 from ding_normmon.metrics import Metric
+from ding_normmon.metrics.collection import Collection
 from ding_normmon.monitor.monitor import StepMonitor
 from ding_normmon.ranks.setup_agreement import refusals_told
 
@@ -96,6 +98,8 @@ class NormMonitorHook(LearnerHook):
         self._engine: Any = None
         self._view: Any = None
         self._closing: _CloseHook | None = None
+        self._collection: Collection | None = None
+        self._unobserve: Callable[[], None] = _nothing
         self._superfluous = False
 
     def __call__(self, engine: Any) -> None:
@@ -103,6 +107,8 @@ class NormMonitorHook(LearnerHook):
         # Also where it is switched off: the other ranks are told.
         if self._attachment is None and not self._superfluous:
             self._attach(engine)
+        if self._collection is not None:
+            self._collection.note_env_steps(int(engine.collector_envstep))
 
     @property
     def attachment(self) -> Attachment:
@@ -147,6 +153,9 @@ class NormMonitorHook(LearnerHook):
         learner = weakref.ref(engine)  # a monitor that is never closed keeps nothing alive
         self._attachment.monitor.control.on('checkpoint', lambda decision: _save(learner()))
         self._engine, self._view = engine, view
+        self._collection = collection_of(self._attachment.monitor)
+        if self._collection is not None:
+            self._unobserve = observe_writer(self._collection, engine.tb_logger)
         # The view was taken before the policy was monitored. Not `engine.policy = ...`: that makes a new TickMonitor.
         engine._policy = view._replace(forward=self._attachment.forward)
         self._closing = _CloseHook(self)
@@ -157,12 +166,16 @@ class NormMonitorHook(LearnerHook):
         engine, self._engine = self._engine, None
         if self._attachment is not None and engine is not None:
             engine._policy = self._view
+            self._unobserve()
             # New lists: BaseLearner may be going through the old ones, and would skip the hook behind a removed one.
             for position in ('before_iter', 'after_run'):
                 entries = engine._hooks[position]
                 engine._hooks[position] = [hook for hook in entries if hook not in (self, self._closing)]
             self._view = self._closing = None
             self._attachment.detach()
+
+
+def _nothing() -> None: ...
 
 
 def _save(learner: Any) -> None:

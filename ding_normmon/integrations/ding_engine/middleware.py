@@ -17,6 +17,7 @@ from ding_normmon.core.record import Record
 from ding_normmon.destinations.prefixed import Prefixed, with_prefix
 from ding_normmon.integrations.attach import Attachment
 from ding_normmon.integrations.black_box import box_in
+from ding_normmon.integrations.ding_engine.collected import collection_of, note_context
 from ding_normmon.integrations.ding_engine.finding_checkpoint import FindingCheckpoint
 from ding_normmon.integrations.ding_engine.policies_of_task import PoliciesOfTask
 from ding_normmon.integrations.ding_engine.run_history import folder_of_run, history_beside
@@ -142,6 +143,7 @@ class NormMonitor:
             )
             self.monitor = self._attachment.monitor
         self._active = self.monitor.frequency > 0
+        self._collection = collection_of(self.monitor)
         self._stop: Callable[[Any], object] | None = stop or _finish_task
         self._checkpoint: Callable[[Any], object] | None = checkpoint or FindingCheckpoint(policy)
         for action in ('stop', 'checkpoint'):
@@ -162,6 +164,8 @@ class NormMonitor:
             ctx.monitor_records, ctx.findings = [], []
             return
         self._context = ctx
+        if self._collection is not None:
+            note_context(self._collection, ctx)
         policies = PoliciesOfTask.of(ctx)
         self._name = policies.name_of(self, self._name)
         if policies.count == 1:

@@ -44,6 +44,7 @@ class DingAdapter:
         self._compiled = [name for name in heads if name not in self._heads]
         self.signals = tuple(f'outputs/{name}' for name in self._heads)
         self.remarks = tuple(self._remarks())
+        self._declared = getattr(getattr(policy, '_cfg', None), 'model', None)
         ranks = bool(getattr(getattr(policy, '_cfg', None), 'multi_gpu', False))
         synchronised = 'synchronised' if ranks else 'local (one rank)'
         self.gradient = f'{synchronised}, before clipping'
@@ -59,7 +60,7 @@ class DingAdapter:
     def observe(self, step: LearnerStep, data: Any = None) -> Iterator[None]:
         """Publish the heads' outputs. Where the loss is known cannot be seen, so ``forward_end`` is left alone."""
         seen: set[str] = set()
-        publish_batch(step, data)
+        publish_batch(step, data, self._declared)
         with contextlib.ExitStack() as undo:
             for name, head in self._heads.items():
                 undo.callback(head.register_forward_hook(_publisher(step, f'outputs/{name}', seen)).remove)

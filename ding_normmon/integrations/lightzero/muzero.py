@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ding_normmon.core.parameter_groups import unwrap
 from ding_normmon.core.step import LearnerStep
+from ding_normmon.integrations.lightzero.batch import batches_of, mask_entry
+from ding_normmon.integrations.lightzero.buffer_age import ObservedBatches
 from ding_normmon.integrations.lightzero.gradient import remarks_on, reported_gradient
 from ding_normmon.integrations.lightzero.muzero_groups import muzero_groups
 from ding_normmon.integrations.lightzero.substitute import before_zero_grad, substituted
@@ -63,6 +64,7 @@ class MuZeroAdapter:
         self.signals = ('embeddings/obs', *_OUTPUTS)
         self.gradient = reported_gradient(policy)
         self._optimizer: torch.optim.Optimizer | None = getattr(policy, '_optimizer', None)
+        self._batches = ObservedBatches(policy, self.num_tasks is not None)
         self.remarks = tuple(self._remarks())
 
     @staticmethod
@@ -84,6 +86,7 @@ class MuZeroAdapter:
     @contextlib.contextmanager
     def observe(self, step: LearnerStep, data: Any = None) -> Iterator[None]:
         """Publish logits and observation embeddings of every task; fire ``forward_end`` before the backward pass."""
+        self._batches.publish(step, data, known_task_ids(self))
         observer = _Observer(step, self._inner, data, None if self.num_tasks is None else known_task_ids(self))
         with contextlib.ExitStack() as undo:
             undo.callback(observer.publish)
@@ -195,30 +198,18 @@ class _Hook:
 
 def _masks(data: Any, multi_task: bool) -> Iterator[tuple[int | None, Tensor]]:
     """Yield task id and mask of every task in what ``_forward_learn`` was called with."""
-    entries = data if multi_task else [data]
-    for entry in entries if isinstance(entries, (list, tuple)) else ():
-        if isinstance(entry, (list, tuple)) and len(entry) >= 2 and (mask := mask_of(entry[0])) is not None:
-            yield (int(entry[2]) if multi_task else None), mask
+    for task_id, current_batch, _ in batches_of(data, multi_task):
+        if (mask := mask_of(current_batch)) is not None:
+            yield task_id, mask
 
 
 def mask_of(current_batch: Any) -> Tensor | None:
     """Return the mask (B, T + 1) of one current batch, None if there is no such entry.
 
-    Where it stands differs: Gumbel MuZero has the improved policy before it. It is the one entry after observations and
-    actions that has a row for every action sequence, one column more than that has actions, and only zeros and ones.
-
+    >>> import numpy as np
     >>> actions, mask, weights = np.zeros((2, 3)), np.array([[1, 1, 1, 0], [1, 0, 0, 0]]), np.ones(2)
     >>> mask_of([np.zeros((2, 4)), actions, np.zeros((2, 4, 5)), mask, weights]).int().tolist()
     [[1, 1, 1, 0], [1, 0, 0, 0]]
     """
-    if not isinstance(current_batch, (list, tuple)) or len(current_batch) < 3:
-        return None
-    shape = np.shape(current_batch[1])
-    if len(shape) < 2:
-        return None
-    for entry in current_batch[2:]:
-        if np.shape(entry) == (shape[0], shape[1] + 1):
-            mask = torch.as_tensor(np.asarray(entry))
-            if bool(((mask == 0) | (mask == 1)).all()):
-                return mask == 1
-    return None
+    found = mask_entry(current_batch)
+    return None if found is None else torch.as_tensor(found[1] == 1)

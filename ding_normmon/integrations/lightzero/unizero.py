@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ding_normmon.core.parameter_groups import unwrap
 from ding_normmon.core.step import LearnerStep
+from ding_normmon.integrations.lightzero.buffer_age import ObservedBatches
 from ding_normmon.integrations.lightzero.gradient import CORRECTED, remarks_on, reported_gradient
 from ding_normmon.integrations.lightzero.substitute import before_zero_grad, substituted
 from ding_normmon.integrations.lightzero.tasks import global_task_ids, known_task_ids, number_of_tasks
@@ -64,6 +65,7 @@ class UniZeroAdapter:
         self.module_groups: Mapping[str, Any] = {}
         self.gradient = reported_gradient(policy)
         self._optimizer: torch.optim.Optimizer | None = getattr(policy, '_optimizer_world_model', None)
+        self._batches = ObservedBatches(policy, self.num_tasks is not None)
         self._modules = {
             signal: modules
             for signal, paths in SIGNALS.items()
@@ -98,6 +100,7 @@ class UniZeroAdapter:
 
         A task that the batch has twice is measured as one; one that this rank does not train is left out and counted.
         """
+        self._batches.publish(step, data, known_task_ids(self))
         compute_loss: Callable[..., Any] = self.world_model.compute_loss  # type: ignore[assignment]
         known = known_task_ids(self)
         losses: dict[int, Tensor] = {}

@@ -210,7 +210,8 @@ def test_forward_end_comes_before_the_backward_pass_and_after_every_signal(name:
     ):
         learn(policy, name, 0)
     assert listener.points == [('forward_end', False), ('backward_end', True), ('step_end', True)]
-    assert sorted(signal for signal, _, _ in listener.published) == sorted(adapter.signals)
+    published = [signal for signal, _, _ in listener.published if not signal.startswith('data/')]
+    assert sorted(published) == sorted(adapter.signals)
     assert listener.published_after_forward_end == 0
 
 

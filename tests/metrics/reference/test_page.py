@@ -28,6 +28,11 @@ ELSEWHERE = {
     'step/loss_scale',
     '{signal}[_task{i}]/{mean,std,max,min,abs_max}',  # signals of a user's
     'outputs/{head}[/{key}]/{mean,std,max,min,abs_max}',  # DI-engine's policies
+    'data/age_iterations/{mean,std,max,min,abs_max}',
+    'data/age_transitions[_task{i}]/{mean,std,max,min,abs_max}',  # LightZero's replay buffers
+    'data/refill_rate[_task{i}]',
+    'return/{collect,eval}[_task{i}]/{mean,std,max,min}',  # pipelines and learners
+    'data/env_steps_per_iteration',
     'plasticity/{x_token,embeddings/obs}[_task{i}]/rank_error',  # wider representations
     'plasticity/{group}[_task{i}]/dormant_overlap_time',  # dormant units, of which the small policy has none
     'plasticity/{group}/dormant_overlap_tasks',
@@ -107,7 +112,8 @@ def test_every_metric_declares_the_names_that_it_yields(names: set[str]) -> None
             yielded.setdefault(owner, set()).add(name)
     of_every_preset = {metric.name for metric in preset_metrics('full')}
     # Several ranks, steps that are skipped, a scheduler, or something broken.
-    elsewhere = {'rank_agreement', 'rank_norms', 'replicas', 'learner_steps', 'parameter_moves', 'schedules'}
+    elsewhere = {'rank_agreement', 'rank_norms', 'replicas', 'learner_steps', 'parameter_moves'}
+    elsewhere |= {'schedules', 'collection'}
     assert of_every_preset - set(yielded) <= elsewhere
     assert {name for name in names if DECLARED.owner(name) is None} == set()
 
