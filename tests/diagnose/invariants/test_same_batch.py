@@ -35,10 +35,12 @@ def of_a_single_task(seed: int) -> dict[str, float]:
     return {name.replace('_task0', ''): value for name, value in data(seed, 0).items()}
 
 
+UNEVEN = np.cumsum([2, 4, 3, 5, 2, 7, 10, 3, 10, 9, 10, 9, 9])
+
 HEALTHY: dict[str, Callable[[int], dict[str, float]]] = {
     'all different': inputs,
     'four times each': lambda i: inputs(i // 4),
-    'two to ten times each': lambda i: inputs(np.searchsorted(np.cumsum([2, 4, 3, 5, 2, 7, 10, 3, 10, 9, 10, 9, 9]), i)),
+    'two to ten times each': lambda i: inputs(np.searchsorted(UNEVEN, i)),
     'always the same': lambda i: inputs(0),
     'twice by chance': lambda i: inputs(i - (i in (40, 55))),
     'twenty batches in turn': lambda i: inputs(i % 20),
