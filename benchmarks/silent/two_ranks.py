@@ -111,7 +111,7 @@ def _run_all() -> dict[str, list[Record]]:
         for process in ranks:
             process.start()
         try:
-            records: dict[str, list[Record]] = answer.get(timeout=300)
+            records: dict[str, list[Record]] = answer.get(timeout=1500)
         finally:
             for process in ranks:
                 process.join(20)
