@@ -1,89 +1,97 @@
-"""Record real runs with planted faults, and say how many of them the rules find.
+"""Record real runs with faults drawn at random, and say how many of them the rules find.
 
-make faults                       # record what is missing (54 runs), then print the table
-python -m benchmarks.planted_faults --jobs 4 --full
+make faults                                    # record what is missing (resumable), then print the tables
+python -m benchmarks.planted_faults --minutes 60 --seeds 2
+python -m benchmarks.planted_faults --table    # only judge what is recorded
+python -m benchmarks.planted_faults --thin 5   # rewrite tests/data/faults from the recordings
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 ROOT = Path(__file__).resolve().parent.parent
+RECORDED = ROOT / 'runs' / 'faults'
+"""Every iteration of every run; too large to be kept with the sources."""
 DATA = ROOT / 'tests' / 'data' / 'faults'
+"""The same at every fifth iteration, for the tests."""
 sys.path.insert(0, str(ROOT))
 
 
-def file_of(name: str, held_out: bool, data: Path = DATA) -> Path:
-    """Return where a scenario is recorded; nobody opens `held_out` by mistake while tuning."""
-    return data / ('held_out' if held_out else 'tuning') / f'{name}.npz'
+def planned(seeds: int, only: str) -> Iterator[tuple[str, int, bool]]:
+    """Yield (kind or healthy variation, seed, whether it is healthy), those needed first first."""
+    from benchmarks.faults.kinds import KINDS
+    from benchmarks.faults.scenarios import HEALTHY
+
+    for seed in range(seeds):
+        faults = [(kind, seed, False) for kind in KINDS if only in kind]
+        runs = [(variation, seed, True) for variation in HEALTHY if only in f'healthy-{variation}']
+        stride = max(1, len(faults) // max(1, len(runs)))
+        while faults or runs:
+            yield from faults[:stride]
+            yield from runs[:1]
+            del faults[:stride], runs[:1]
 
 
 @click.command(context_settings={'show_default': True})
-@click.option('--jobs', default=2, help='Runs at a time, one core each.')
-@click.option('--only', default='', help='Only scenarios whose name contains this.')
-@click.option('--full', is_flag=True, help='Unshortened runs, into runs/faults instead of tests/data/faults.')
+@click.option('--seeds', default=1, help='Runs of each kind.')
+@click.option('--minutes', default=0.0, help='Begin no run after so many minutes; 0: no limit.')
+@click.option('--only', default='', help='Only kinds whose name contains this.')
 @click.option('--table', is_flag=True, help='Only judge what is recorded.')
-@click.option('--one', default='', hidden=True, help='Record one scenario in this process.')
-def main(jobs: int, only: str, full: bool, table: bool, one: str) -> None:
-    """Record what is missing, then print the table."""
-    from benchmarks.faults.scenarios import all_scenarios
+@click.option('--thin', default=0, help='Write every so many-th iteration of all recordings to tests/data/faults.')
+def main(seeds: int, minutes: float, only: str, table: bool, thin: int) -> None:
+    """Record what is missing, then print the tables."""
+    if thin:
+        from benchmarks.faults.storage import thin_runs
 
-    data = ROOT / 'runs' / 'faults' if full else DATA
-    scenarios = {scenario.name: scenario for scenario in all_scenarios(full)}
-    if one:
-        from benchmarks.faults.record_run import record_run
-        from benchmarks.faults.storage import save_run
+        click.echo(f'{thin_runs(RECORDED, DATA, thin)} runs in {DATA}')
+    elif not table:
+        record_missing(seeds, minutes, only)
+    if not thin:
+        from benchmarks.faults.table import tables
 
-        scenario = scenarios[one]
+        click.echo(tables(RECORDED if RECORDED.exists() else DATA))
+
+
+def record_missing(seeds: int, minutes: float, only: str) -> None:
+    """Record every run that is not there yet, one after another, each in a process of its own."""
+    from benchmarks.faults.record_run import record_run
+    from benchmarks.faults.scenarios import draw, healthy
+    from benchmarks.faults.storage import save_run
+
+    began, failed = time.monotonic(), []
+    for what, seed, is_healthy in planned(seeds, only):
+        if minutes and time.monotonic() - began > 60 * minutes:
+            break
+        scenario = healthy(what, seed) if is_healthy else draw(what, seed)
+        path = RECORDED / f'{scenario.name}.npz'
+        if path.exists():
+            continue
         started = time.monotonic()
-        records = record_run(scenario)
-        save_run(file_of(one, scenario.is_held_out, data), scenario, records)
-        click.echo(f'{one}: {len(records)} records in {time.monotonic() - started:.0f} s')
-        return
-    missing = [
-        name
-        for name, scenario in scenarios.items()
-        if not table and only in name and not file_of(name, scenario.is_held_out, data).exists()
-    ]
-    running: dict[str, subprocess.Popen[bytes]] = {}
-    failed = []
-    while missing or running:
-        for name, process in list(running.items()):
-            if process.poll() is not None:
-                del running[name]
-                if process.returncode:
-                    failed.append(name)
-        while missing and len(running) < jobs:
-            name = missing.pop(0)
-            command = [sys.executable, '-m', 'benchmarks.planted_faults', '--one', name, *(['--full'] if full else [])]
-            running[name] = subprocess.Popen(command, cwd=ROOT, env={**os.environ, 'OMP_NUM_THREADS': '1'})
-        time.sleep(0.5)
+        # A fork has everything imported already.
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                save_run(path, scenario, record_run(scenario))
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        if os.waitpid(child, 0)[1]:
+            failed.append(scenario.name)
+        click.echo(f'{scenario.name}: {time.monotonic() - started:.0f} s')
     if failed:
-        raise click.ClickException(f'not recorded: {", ".join(failed)}; see above')
-    print_table(data)
-
-
-def print_table(data: Path) -> None:
-    """Judge every run that is recorded, those for tuning and those held out apart."""
-    from benchmarks.faults.judge import judge
-    from benchmarks.faults.scenarios import HELD_OUT_FAULTS
-    from benchmarks.faults.storage import load_run
-    from benchmarks.faults.table import render
-
-    for part, title in (('tuning', 'Tuning: seeds 0 and 1'), ('held_out', 'Held out: seed 2')):
-        verdicts = [judge(*load_run(path)) for path in sorted((data / part).glob('*.npz'))]
-        unseen = [verdict for verdict in verdicts if verdict.scenario.fault in HELD_OUT_FAULTS]
-        rest = [verdict for verdict in verdicts if verdict.scenario.fault not in HELD_OUT_FAULTS]
-        if rest:
-            print(f'{render(rest, title)}\n')
-        if unseen:
-            print(f'{render(unseen, "Held out: faults that were never looked at")}\n')
+        click.echo(f'not recorded, see above: {", ".join(failed)}', err=True)
 
 
 if __name__ == '__main__':

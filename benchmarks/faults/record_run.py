@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import_quietly('gym', 'gymnasium', 'ding.framework.middleware', 'lzero.policy')
 from ding.framework import task  # noqa: E402
 from ding.framework.context import OnlineRLContext  # noqa: E402
 
-from benchmarks.faults.plants import make_fault  # noqa: E402
+from benchmarks.faults.kinds import KINDS  # noqa: E402
+from benchmarks.faults.kinds.fault import Batches  # noqa: E402
 from benchmarks.faults.scenarios import Scenario  # noqa: E402
 from ding_normmon import NormMonitor, init_writer  # noqa: E402
 from ding_normmon.core.record import Record  # noqa: E402
@@ -22,25 +24,31 @@ from ding_normmon.unizero.run_config import complete_config  # noqa: E402
 
 __all__ = ['record_run']
 
-FREQUENCY = 5
-
-# `make train`'s configuration with less data per iteration, so that 54 runs end on two cores; schedules are fixed,
-# because a budget would make them depend on what else the machine does.
+# `make train`'s configuration with less data per iteration, so that many runs end on two cores. Every iteration is
+# recorded; other frequencies are made of that. Schedules are fixed, because a budget would make them depend on what
+# else the machine does.
 SETTINGS: dict[str, Any] = {
-    'policy.batch_size': 16,
-    'policy.collector_env_num': 4,
-    'policy.num_simulations': 4,
+    'policy.collector_env_num': 2,
+    'policy.num_simulations': 2,
+    'policy.update_per_collect': 40,
     'policy.replay_buffer_size': 1500,
     'collect.steps_per_environment': 10,
     'random_policy.episodes': 0,
     'checkpoint.frequency': 0,
-    'policy.monitor.monitor_norm_freq': FREQUENCY,
+    'policy.monitor.monitor_norm_freq': 1,
     'policy.monitor.preset': 'multitask',
-    'policy.monitor.conflict_freq': 25,
-    'policy.monitor.plasticity_freq': 25,
-    'policy.monitor.update_freq': 5,
+    'policy.monitor.conflict_freq': 10,
+    'policy.monitor.plasticity_freq': 10,
+    'policy.monitor.update_freq': 1,
     'policy.monitor.budget': None,
     'policy.monitor.diagnose': False,
+}
+
+MORE_DATA = {
+    'policy.collector_env_num': 4,
+    'policy.num_simulations': 6,
+    'policy.update_per_collect': 20,
+    'collect.steps_per_environment': 20,
 }
 
 LEARNING_RATE = 1e-3
@@ -63,10 +71,12 @@ def record_run(scenario: Scenario) -> list[Record]:
     """Train the scenario in this process and return its records."""
     with tempfile.TemporaryDirectory() as folder:
         cfg = complete_config(
-            {'tasks': list(scenario.tasks), 'seed': scenario.seed, 'exp_name': str(Path(folder) / 'run')},
+            {'tasks': list(scenario.names), 'seed': scenario.seed, 'exp_name': str(Path(folder) / 'run')},
             {
                 **SETTINGS,
-                'policy.learning_rate': LEARNING_RATE * scenario.learning_rate_factor,
+                **(MORE_DATA if scenario.more_data else {}),
+                'policy.batch_size': scenario.batch_size,
+                'policy.learning_rate': LEARNING_RATE * scenario.learning_rate,
                 'max_train_iter': scenario.iterations,
             },
             None,
@@ -75,8 +85,7 @@ def record_run(scenario: Scenario) -> list[Record]:
         keeper = Keeper()
         with MultiTaskRun(cfg) as run, task.start(ctx=OnlineRLContext()):
             monitor = NormMonitor(cfg.policy.monitor, run.policy, destinations=[keeper])
-            if scenario.planted is not None:
-                _plant(run, scenario)
+            _Changes(run, scenario).install()
             task.use(run.collector)
             task.use(run.pusher)
             task.use(monitor)
@@ -87,19 +96,59 @@ def record_run(scenario: Scenario) -> list[Record]:
         return keeper.records
 
 
-def _plant(run: MultiTaskRun, scenario: Scenario) -> None:
-    """Let the fault see the batches of every learner iteration, from the planned one on."""
-    assert scenario.planted is not None
-    planted, iteration = scenario.planted, -1
-    fault = make_fault(scenario.fault, run, scenario.task)
-    sample = run.learner._sampler.sample
+class _Changes:
+    """Plants the fault, and does what happens in a healthy run, just before the batches of an iteration are used."""
 
-    def sample_with_fault() -> list[tuple[Any, Any, int]]:
-        nonlocal iteration
-        iteration += 1
-        if iteration == planted:
-            fault.begin()
-        data = sample()
-        return fault.alter(data) if iteration >= planted else data
+    def __init__(self, run: MultiTaskRun, scenario: Scenario) -> None:
+        self.run, self.scenario = run, scenario
+        self.iteration = -1
+        self.optimizer = run.policy._optimizer_world_model
+        self.rates = [group['lr'] for group in self.optimizer.param_groups]
+        everyone = tuple(range(len(scenario.names)))
+        if scenario.planted is not None:
+            self.fault = KINDS[scenario.kind](run, scenario.tasks or everyone, scenario.strength)
 
-    run.learner._sampler.sample = sample_with_fault  # type: ignore[method-assign]
+    def install(self) -> None:
+        """Stand between the replay buffers and the policy."""
+        sampler = self.run.learner._sampler
+        sample = sampler.sample
+
+        def changed() -> Batches:
+            self.iteration += 1
+            self._schedule()
+            self._begin()
+            return self._alter(sample())
+
+        sampler.sample = changed  # type: ignore[method-assign]
+
+    def _begin(self) -> None:
+        scenario, iteration = self.scenario, self.iteration
+        if iteration == scenario.planted:
+            self.fault.begin()
+        if scenario.event == 'resume' and iteration == scenario.iterations // 2:
+            # What a resumed run has lost: its older data.
+            for buffer in self.run.buffers.values():
+                size, buffer.replay_buffer_size = buffer.replay_buffer_size, 2 * scenario.batch_size
+                buffer.remove_oldest_data_to_fit()
+                buffer.replay_buffer_size = size
+
+    def _alter(self, data: Batches) -> Batches:
+        scenario, iteration = self.scenario, self.iteration
+        if scenario.event == 'leaves' and iteration >= scenario.iterations // 2:
+            return [batch for batch in data if batch[2] != 0]
+        if scenario.planted is None or iteration < scenario.planted or iteration >= (scenario.ends or math.inf):
+            return data
+        data = self.fault.alter(data)
+        self.fault.since += 1
+        return data
+
+    def _schedule(self) -> None:
+        part = self.iteration / self.scenario.iterations
+        factor = {
+            'cosine': 0.5 * (1 + math.cos(math.pi * part)),
+            'step': 1.0 if part < 0.5 else 0.1,
+            'warm_up': min(1.0, (self.iteration + 1) / 60),
+        }.get(self.scenario.schedule)
+        if factor is not None:
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                group['lr'] = rate * factor

@@ -1,22 +1,23 @@
-"""Which runs there are: every fault with three seeds, and healthy runs."""
+"""Draws what runs there are: faults of every kind with random strength, task and time, and healthy runs of many sorts.
+
+A third of the kinds is held out: nobody looks at them while thresholds are set. A hash of their names chooses them, among
+the kinds that no rule was ever written for.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import random
-import zlib
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ['DEFAULT_TASKS', 'FAULTS', 'HELD_OUT_FAULTS', 'SHARED_FAULTS', 'Scenario', 'all_scenarios']
+__all__ = ['HEALTHY', 'ITERATIONS', 'PLANTED', 'TASKS', 'Scenario', 'draw', 'healthy', 'held_out_kinds']
 
-DEFAULT_TASKS = (
+TASKS = (
     'MiniGrid-Empty-Random-6x6-v0',
     'MiniGrid-Empty-8x8-v0',
     'MiniGrid-LavaGapS5-v0',
     'MiniGrid-FourRooms-v0',
-)
-"""The tasks of `make train`."""
-
-OTHER_TASKS = (
     'MiniGrid-Empty-5x5-v0',
     'MiniGrid-Empty-Random-5x5-v0',
     'MiniGrid-Empty-6x6-v0',
@@ -24,14 +25,15 @@ OTHER_TASKS = (
     'MiniGrid-DoorKey-5x5-v0',
     'MiniGrid-SimpleCrossingS9N1-v0',
 )
+"""The first four are those of `make train`."""
 
-SHARED_FAULTS = ('frozen_encoder', 'dead_encoder')
-"""Faults of parts that all tasks share: judged by rule, there is no task to name."""
+MIXED = ('CartPole-v0', 'MiniGrid-Empty-Random-6x6-v0', 'MiniGrid-Empty-8x8-v0', 'MinAtar-space_invaders')
 
-HELD_OUT_FAULTS = ('head_learning_rate', 'swapped_batches', 'zeroed_gradients')
-"""Chosen before any run was looked at; nobody looks at them while rules are tuned."""
+ITERATIONS = 420
+PLANTED = (140, 240)
+"""First and last iteration at which a fault may begin."""
 
-FAULTS = (
+RULES_WERE_WRITTEN_FOR = (
     'loss_weight_up',
     'loss_weight_down',
     'reward_scale',
@@ -47,14 +49,27 @@ FAULTS = (
     'constant_observations',
     'swapped_batches',
 )
-"""See :mod:`benchmarks.faults.plants`."""
+"""Kinds that earlier rules were tuned on; none of them can be held out."""
 
-SEEDS = (0, 1, 2)
-HELD_OUT_SEED = 2
-HEALTHY_RUNS = 12
-
-ITERATIONS, SHORT_ITERATIONS = 1200, 800
-"""Of a full run, and of those that are recorded under tests/data."""
+HEALTHY: dict[str, dict[str, Any]] = {
+    'default': {},
+    'fast': {'learning_rate': 3.0},
+    'slow': {'learning_rate': 0.3},
+    'small_batch': {'batch_size': 4},
+    'large_batch': {'batch_size': 24},
+    'cosine': {'schedule': 'cosine'},
+    'step_decay': {'schedule': 'step'},
+    'warm_up': {'schedule': 'warm_up'},
+    'resume': {'event': 'resume'},
+    'task_leaves': {'event': 'leaves'},
+    'one_task': {'tasks': 1},
+    'two_tasks': {'tasks': 2},
+    'eight_tasks': {'tasks': 8},
+    'mixed': {'names': MIXED},
+    'solved': {'names': ('MiniGrid-Empty-5x5-v0', 'MiniGrid-FourRooms-v0'), 'iterations': 1200, 'more_data': True},
+    'many_tasks': {'tasks': 26, 'iterations': 240},
+}
+"""Healthy runs: what differs from the default."""
 
 
 @dataclass(frozen=True)
@@ -62,64 +77,107 @@ class Scenario:
     """One run.
 
     Arguments:
-        fault: one of :data:`FAULTS`, or ``healthy``.
+        kind: kind of the fault, or ``healthy``.
+        variation: which run of its kind it is.
         seed: of the run.
         iterations: learner iterations.
+        names: the tasks.
+        family: family of the kind.
+        scope: who is at fault: a ``task``, ``all`` tasks or shared parts, or the tasks of one ``rank``.
+        tasks: global ids of the tasks at fault; empty where all or shared parts are.
         planted: iteration at which the fault begins; None in a healthy run.
-        task: the task at fault; None where shared parts are, or nothing is.
-        tasks: names of the tasks.
-        learning_rate_factor: on the configuration's learning rate.
+        ends: iteration at which it ends; None where it stays.
+        strength: in the kind's own unit.
+        breaks_invariant: whether an invariant is enough to find it.
+        learning_rate: factor on the configuration's.
+        batch_size: per task.
+        schedule: of the learning rate.
+        event: what happens half way through a healthy run.
+        more_data: whether it collects enough to learn something.
     """
 
-    fault: str
+    kind: str
+    variation: str
     seed: int
     iterations: int
+    names: tuple[str, ...]
+    family: str = 'healthy'
+    scope: str = ''
+    tasks: tuple[int, ...] = ()
     planted: int | None = None
-    task: int | None = None
-    tasks: tuple[str, ...] = DEFAULT_TASKS
-    learning_rate_factor: float = 1.0
+    ends: int | None = None
+    strength: float = 1.0
+    breaks_invariant: bool = False
+    learning_rate: float = 1.0
+    batch_size: int = 8
+    schedule: str = ''
+    event: str = ''
+    more_data: bool = False
 
     @property
     def name(self) -> str:
         """Unique among all runs."""
-        return f'{self.fault}-{self.seed}'
+        return f'{self.kind}-{self.variation}'
 
     @property
-    def is_held_out(self) -> bool:
-        """Whether nobody looks at it while rules are tuned."""
-        return self.fault != 'healthy' and (self.seed == HELD_OUT_SEED or self.fault in HELD_OUT_FAULTS)
+    def is_healthy(self) -> bool:
+        """Whether nothing was planted."""
+        return self.planted is None
 
 
-def all_scenarios(full: bool = False) -> list[Scenario]:
-    """Return every run, those needed first first.
+def held_out_kinds(kinds: list[str]) -> set[str]:
+    """Return the third of the kinds that is held out.
 
     Example:
-        >>> runs = all_scenarios()
-        >>> len(runs), len({run.name for run in runs}), sum(run.fault == 'healthy' for run in runs)
-        (54, 54, 12)
+        >>> sorted(held_out_kinds(['reward_scale', 'a', 'b', 'c', 'd', 'e']))
+        ['b', 'e']
     """
-    iterations = ITERATIONS if full else SHORT_ITERATIONS
-    healthy = [_healthy(seed, iterations) for seed in range(HEALTHY_RUNS)]
-    runs = []
-    for seed in SEEDS:
-        runs += [_faulty(fault, number, seed, iterations) for number, fault in enumerate(FAULTS)]
-    # Tuning begins with what is there: healthy runs and one of each fault, held-out ones last.
-    order = [*healthy[:4], *runs[: len(FAULTS)], *healthy[4:], *runs[len(FAULTS) :]]
-    return sorted(order, key=lambda run: run.is_held_out)
+    candidates = [kind for kind in kinds if kind not in RULES_WERE_WRITTEN_FOR]
+    chosen = sorted(candidates, key=lambda kind: hashlib.sha256(kind.encode()).hexdigest())
+    return set(chosen[: len(kinds) // 3])
 
 
-def _healthy(seed: int, iterations: int) -> Scenario:
-    chance = random.Random(f'healthy-{seed}')
-    tasks = DEFAULT_TASKS
-    if seed % 3 == 2:
-        tasks = tuple(chance.sample([*DEFAULT_TASKS, *OTHER_TASKS], chance.choice([3, 4, 5])))
-    return Scenario('healthy', seed, iterations, tasks=tasks, learning_rate_factor=3 ** chance.uniform(-0.5, 0.5))
+def healthy(variation: str, seed: int) -> Scenario:
+    """Return a healthy run."""
+    chance = random.Random(f'healthy-{variation}-{seed}')
+    options = dict(HEALTHY[variation])
+    number = options.pop('tasks', chance.choice([2, 3, 3, 4]))
+    names = options.pop('names', None) or tuple(chance.choice(TASKS) for _ in range(number))
+    options.setdefault('learning_rate', 2 ** chance.uniform(-0.7, 0.7))
+    iterations = options.pop('iterations', ITERATIONS)
+    return Scenario('healthy', f'{variation}_{seed}', 1000 + seed, iterations, names, **options)
 
 
-def _faulty(fault: str, number: int, seed: int, iterations: int) -> Scenario:
-    chance = random.Random(zlib.crc32(f'{fault}-{seed}'.encode()))
-    planted = chance.randint(iterations // 3, iterations * 7 // 12)
-    # Each fault meets different tasks with different seeds. Rewards can only be wrong where there are some.
-    candidates = 2 if fault == 'reward_scale' else 4
-    task = None if fault in SHARED_FAULTS else (number + seed + seed * (number % 2)) % candidates
-    return Scenario(fault, seed, iterations, planted, task)
+def draw(kind: str, seed: int) -> Scenario:
+    """Return a run with a fault; everything but its kind is drawn from the seed."""
+    from benchmarks.faults.kinds import KINDS
+
+    fault = KINDS[kind]
+    chance = random.Random(f'{kind}-{seed}')
+    scope = chance.choice(fault.scopes)
+    number = chance.choice([1, 2, 3, 3, 4, 4] if scope == 'all' else [2, 3, 3, 4, 4] if scope == 'task' else [4])
+    if kind == 'swapped_batches':
+        number = max(number, 3)
+    tasks: tuple[int, ...] = ()
+    if scope == 'task':
+        tasks = (chance.randrange(number),)
+    elif scope == 'rank':
+        tasks = tuple(range(number // 2, number))
+    planted = chance.randint(*PLANTED)
+    low, high = fault.strengths
+    return Scenario(
+        kind,
+        str(seed),
+        seed,
+        ITERATIONS,
+        tuple(chance.sample(TASKS, number)),
+        family=fault.__module__.rpartition('.')[2],
+        scope=scope,
+        tasks=tasks,
+        planted=planted,
+        ends=planted + chance.randint(80, 120) if fault.passes and chance.random() < 0.4 else None,
+        strength=low * (high / low) ** chance.random(),
+        breaks_invariant=fault.breaks_invariant,
+        learning_rate=2 ** chance.uniform(-0.7, 0.7),
+        batch_size=chance.choice([6, 8, 8, 12]),
+    )

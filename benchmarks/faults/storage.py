@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.faults.scenarios import Scenario
+from ding_normmon.core.metric_names import task_in, without_task
 from ding_normmon.core.record import Record
 from ding_normmon.runs import MatrixSeries, Run, Series
 
@@ -20,6 +21,16 @@ __all__ = ['load_run', 'save_run']
 _MATRIX = 'matrix:'
 _UNMEASURED = ('monitor/cost/',)
 """What differs from machine to machine and is not kept."""
+
+
+def _is_kept(name: str) -> bool:
+    return not name.startswith(_UNMEASURED)
+
+
+def _named(name: str, scenario: Scenario) -> str:
+    """Return a metric's name as a single-task policy has it where there is one task."""
+    return name if len(scenario.names) > 1 or task_in(name) is None else without_task(name)
+
 
 
 def save_run(path: Path, scenario: Scenario, records: Sequence[Record], mantissa_bits: int = 10) -> None:
@@ -34,7 +45,7 @@ def save_run(path: Path, scenario: Scenario, records: Sequence[Record], mantissa
     columns: dict[str, npt.NDArray[np.float32]] = {}
     shapes: dict[str, list[list[int | str]]] = {}
     for index, record in enumerate(records):
-        values = {name: value for name, value in record.scalars.items() if not name.startswith(_UNMEASURED)}
+        values = {_named(name, scenario): value for name, value in record.scalars.items() if _is_kept(name)}
         for name, matrix in record.matrices.items():
             shapes[name] = [list(matrix.rows), list(matrix.columns)]
             for position, value in enumerate(np.ravel(matrix.values).tolist()):
@@ -47,8 +58,8 @@ def save_run(path: Path, scenario: Scenario, records: Sequence[Record], mantissa
     measured = {name: np.zeros(len(records), bool) for name in columns}
     for index, record in enumerate(records):
         for name in record.scalars:
-            if name in measured:
-                measured[name][index] = True
+            if _named(name, scenario) in measured and _is_kept(name):
+                measured[_named(name, scenario)][index] = True
         for name in record.matrices:
             for column in columns:
                 if column.startswith(f'{_MATRIX}{name}:'):
@@ -82,7 +93,8 @@ def load_run(path: Path) -> tuple[Scenario, Run]:
         iterations = stored['iterations'].astype(np.int64)
         values = np.ascontiguousarray(np.moveaxis(stored['values'], 0, -1)).view(np.float32)[..., 0]
         measured = np.unpackbits(stored['measured'], count=values.size).reshape(values.shape).astype(bool)
-    scenario = Scenario(**{**description['scenario'], 'tasks': tuple(description['scenario']['tasks'])})
+    lists = {key: tuple(value) for key, value in description['scenario'].items() if isinstance(value, list)}
+    scenario = Scenario(**{**description['scenario'], **lists})
     shapes = description['matrices']
     series, parts = {}, {}
     for name, row, valid in zip(description['names'], values, measured, strict=True):
@@ -91,7 +103,7 @@ def load_run(path: Path) -> tuple[Scenario, Run]:
             parts[name] = (iterations[valid], points)
         else:
             series[name] = Series(iterations[valid], points, iterations[valid].astype(np.float64))
-    tasks = dict(enumerate(scenario.tasks))
+    tasks = dict(enumerate(scenario.names)) if len(scenario.names) > 1 else {}
     matrices = {}
     for name, (rows, columns) in shapes.items():
         cells = [parts[f'{_MATRIX}{name}:{position}'] for position in range(len(rows) * len(columns))]
