@@ -7,9 +7,10 @@ in an order that changes from round to round; what a method adds is the mean ste
 without any. Each writes what it measures the way its users have it written: single scalars into an event file
 (LightZero, Lightning, Composer), an offline run (wandb), one event (ours).
 
-The figures are milliseconds per learner step, median over the rounds and quartiles: by the clock, and CPU time of the
-whole process, which other programs on the machine disturb less. Batches are small so that a step is short and the
-difference is seen; no method but ours looks at data that depends on the batch, and ours hardly costs more for it.
+The figures are what is added to the learner step of the same round, median over the rounds and quartiles: by the clock,
+and CPU time of the whole process, which other programs on the machine disturb less. Batches are small so that a step is
+short and the difference is seen; no method but ours looks at data that depends on the batch, and ours hardly costs more
+for it.
 """
 
 from __future__ import annotations
@@ -204,15 +205,17 @@ def compare(size: str, num_tasks: int, args: argparse.Namespace) -> None:
                 turns[name].append(take_turn(policy, batches, begin, args.steps))
     tensors = len(list(policy._learn_model.parameters()))
     plain = turns['none']
-    print(f'\n{size}, {num_tasks} tasks, {tensors} tensors; learner step {spread([wall for wall, _ in plain])} ms\n')
-    print('| method | version | added, ms by the clock | added, CPU ms |')
-    print('|---|---|---|---|')
+    step = f'{spread([wall for wall, _ in plain])} ms by the clock, {spread([cpu for _, cpu in plain])} ms of CPU'
+    print(f'\n{size}, {num_tasks} tasks, {tensors} tensors; a learner step takes {step}\n')
+    print('| method | version | added by the clock | added CPU | added CPU, ms |')
+    print('|---|---|---|---|---|')
     for name, (_, package) in METHODS.items():
         if name == 'none':
             continue
         pairs = list(zip(turns[name], plain, strict=True))
-        wall, cpu = ([mine[clock] - other[clock] for mine, other in pairs] for clock in (0, 1))
-        print(f'| {name} | {version(package) if package else ""} | {spread(wall)} | {spread(cpu)} |', flush=True)
+        shares = [[mine[clock] / other[clock] * 100 - 100 for mine, other in pairs] for clock in (0, 1)]
+        cells = [*(f'{spread(share, 0)} %' for share in shares), spread([mine[1] - other[1] for mine, other in pairs])]
+        print(f'| {name} | {version(package) if package else ""} | ' + ' | '.join(cells) + ' |', flush=True)
 
 
 def main() -> None:

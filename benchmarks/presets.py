@@ -64,10 +64,15 @@ def main() -> None:
             names = list(KINDS)
             for kind in names[turns % len(names) :] + names[: turns % len(names)]:
                 times[kind].append(turn(policy, batches, KINDS[kind], args.steps))
-        cells = [spread(times['none'])]
+        cells = [f'{spread(times["none"])} ms']
         for kind in KINDS:
             if kind != 'none':
-                cells.append(spread([mine - plain for mine, plain in zip(times[kind], times['none'], strict=True)]))
+                pairs = list(zip(times[kind], times['none'], strict=True))
+                added, share = (
+                    [mine - plain for mine, plain in pairs],
+                    [mine / plain * 100 - 100 for mine, plain in pairs],
+                )
+                cells.append(f'{spread(added)} ms, {spread(share, 0)} %')
         print(f'| {num_tasks} | ' + ' | '.join(cells) + ' |', flush=True)
 
 

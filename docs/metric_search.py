@@ -1,6 +1,7 @@
 """Sphinx extension: the search also finds metrics, by their whole names as they stand in TensorBoard.
 
-Sphinx searches for words. `grad/head_value_task3/_total_norm` is none; the reference has `grad/{group}/_total_norm`.
+Sphinx searches for words. `grad/head_value_task3/_total_norm` is none, and the reference has
+`grad/{group}/_total_norm`.
 """
 
 from __future__ import annotations
