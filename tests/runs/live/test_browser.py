@@ -116,7 +116,7 @@ def check_that_it_follows(opened: Opened) -> None:
     opened.wait_for(f'({LAST_POINT}) > {drawn}')
     assert frame.evaluate('window.mark') == 'not loaded again'
     assert frame.evaluate('window.scrollY') == place
-    assert 'running' in frame.inner_text('#page, main')
+    assert re.search('running|训练中', frame.inner_text('main'))
 
 
 LAST_POINT = "Math.max(...[...document.querySelectorAll('figure')].map((one) => one.chart?.plot?.data[0].at(-1) ?? -1))"
