@@ -34,6 +34,8 @@ def command(folder: Path, port: int) -> None:
         raise missing_package(error, 'report') from error
     if not folder.exists():
         raise Refused(f'{folder}: there is no such file or folder')
+    if not folder.is_dir() and folder.suffix != '.arrows':
+        raise Refused(f'{folder} is neither a folder nor a history file (.arrows)')
     library = RunLibrary({'': folder})
     try:
         server = make_page_server(library, port)

@@ -29,7 +29,7 @@ def command(run: str, every: float, once: bool) -> None:
 
         from ding_normmon.runs import RunError, read_run
         from ding_normmon.runs.state import state_of
-        from ding_normmon.runs.terminal import ASCII_BARS, BARS, frame, make_console
+        from ding_normmon.runs.terminal import frame, make_console
     except ImportError as error:
         raise missing_package(error, 'report') from error
     console = make_console()
@@ -42,7 +42,7 @@ def command(run: str, every: float, once: bool) -> None:
             found = read_run(run)
             now = state_of(found)
             state = now.name
-            return frame(found, now, console.width, ASCII_BARS if console.options.ascii_only else BARS)
+            return frame(found, now, console.width)
         except RunError as error:
             if once:
                 raise Refused(str(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import shutil
@@ -27,11 +28,28 @@ def has_colours(stream: IO[Any]) -> bool:
     return stream.isatty() and not os.environ.get('NO_COLOR') and os.environ.get('TERM') != 'dumb'
 
 
+_INSTEAD = {**dict(zip('▁▂▃▄▅▆▇█', '_.-~=+*#', strict=True)), '…': '...', '‘': "'", '’': "'", '–': '-', '→': '->'}
+
+
 def never_fail() -> None:
-    """Let both output streams spell out a character that they cannot show, instead of raising an error."""
+    """Let both output streams write something else for a character that they cannot show, instead of raising an error.
+
+    Example:
+        >>> _ = codecs.register_error('shown otherwise', _shown_otherwise)
+        >>> 'Pong ▁▄█ … é'.encode('ascii', 'shown otherwise')
+        b'Pong _~# ... \\\\xe9'
+    """
+    codecs.register_error('shown otherwise', _shown_otherwise)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors='backslashreplace')
+            stream.reconfigure(errors='shown otherwise')
+
+
+def _shown_otherwise(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    wrong = error.object[error.start : error.end]
+    return ''.join(_INSTEAD.get(one) or one.encode('ascii', 'backslashreplace').decode() for one in wrong), error.end
 
 
 def wrapped(text: str, width: int = WIDTH, indent: str = '', hang: str | None = None) -> str:

@@ -16,13 +16,12 @@ from ding_normmon.runs.finding_groups import group_findings
 from ding_normmon.runs.run import Run, Series
 from ding_normmon.runs.state import RunState
 
-__all__ = ['ASCII_BARS', 'BARS', 'COLOURS', 'frame', 'make_console', 'sparkline']
+__all__ = ['COLOURS', 'frame', 'make_console', 'sparkline']
 
 COLOURS = {'info': 'blue', 'warning': 'yellow', 'error': 'red'}
 """Of the severities of findings."""
 
-BARS, ASCII_BARS = '▁▂▃▄▅▆▇█', '_.-~=+*#'
-"""What curves are drawn with, and what with where the terminal has ASCII only."""
+_BARS = '▁▂▃▄▅▆▇█'
 _WIDTH = 14
 
 
@@ -34,14 +33,13 @@ def make_console() -> Console:
 
 
 def sparkline(
-    values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], width: int = _WIDTH, bars: str = BARS
+    values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], width: int = _WIDTH
 ) -> str:
     """Return a curve in one line of text.
 
     Arguments:
         values: the curve.
         width: most characters.
-        bars: the characters, from the lowest to the highest.
 
     Example:
         >>> sparkline(np.array([0.0, 1.0, 2.0, 3.0]), 4)
@@ -54,25 +52,24 @@ def sparkline(
     levels = np.array([float(np.median(part)) for part in parts])
     low, high = levels.min(), levels.max()
     steps = np.zeros(len(levels)) if high <= low else (levels - low) / (high - low)
-    return ''.join(bars[round(float(step) * (len(bars) - 1))] for step in steps)
+    return ''.join(_BARS[round(float(step) * (len(_BARS) - 1))] for step in steps)
 
 
-def frame(run: Run, state: RunState, width: int = WIDTH, bars: str = BARS) -> RenderableType:
+def frame(run: Run, state: RunState, width: int = WIDTH) -> RenderableType:
     """Return what the terminal shows of a run: its state, tasks, shared modules and findings.
 
     Arguments:
         run: the run.
         state: whether it is still being written.
         width: columns of the terminal.
-        bars: characters of a curve, :data:`BARS` or :data:`ASCII_BARS`.
     """
     room = min(_WIDTH, max(1, (width - 14) // 4 - 11))
 
-    def cell(name: str) -> str:
-        series = run.series.get(name)
+    def cell(*names: str) -> str:
+        series = next((run.series[name] for name in names if name in run.series), None)
         if series is None or not len(series.values):
             return f'{"-":>8}'
-        return f'{series.values[-1]:>8.3g} {sparkline(series.values[-200:], room, bars)}'
+        return f'{series.values[-1]:>8.3g} {sparkline(series.values[-200:], room)}'
 
     reference = run.series.get('grad/model/_total_norm') or next(iter(run.series.values()), None)
     steps = f'iteration {int(reference.iterations[-1])}, {_speed(reference)}, ' if reference is not None else ''
@@ -83,12 +80,12 @@ def frame(run: Run, state: RunState, width: int = WIDTH, bars: str = BARS) -> Re
     for task_id, name in run.tasks.items():
         parts.append(Text(f'  {task_id} {plain(name, 200)}'))
         metrics = (
-            f'collect/{name}/return',
             f'noreduce_value_loss_task{task_id}',
             f'grad/head_value_task{task_id}/_total_norm',
             f'grad/head_policy_task{task_id}/_total_norm',
         )
-        tasks.add_row(str(task_id), *map(cell, metrics))
+        returns = (f'collect/{name}/{what}' for what in ('mean_return', 'return'))
+        tasks.add_row(str(task_id), cell(*returns), *map(cell, metrics))
     shared = Table('shared', 'parameter norm', 'gradient norm', expand=True, box=box.SIMPLE)
     for group in ('encoder', 'transformer', 'model'):
         names = (f'norm/{group}/_total_norm', f'grad/{group}/_total_norm')

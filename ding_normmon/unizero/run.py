@@ -15,6 +15,7 @@ from ding.framework.context import OnlineRLContext
 from ding.utils import DistributedWriter
 from easydict import EasyDict
 
+from ding_normmon.core.terminal import terminal_width, wrapped
 from ding_normmon.integrations.ding_engine.middleware import NormMonitor
 from ding_normmon.unizero.console_log import ConsoleLog
 from ding_normmon.unizero.environments import TaskEnvironment, make_environment
@@ -200,5 +201,6 @@ def prepare_folder(config: EasyDict) -> Path | None:
     ]
     aside = folder.with_name(f'{folder.name}.{max(taken, default=0) + 1}')
     os.replace(folder, aside)
-    print(f'{folder} held an earlier run, which was moved to {aside}; --resume would have continued it', flush=True)
+    moved = f'{folder} held an earlier run, which was moved to {aside}; --resume would have continued it'
+    print(wrapped(moved, terminal_width(), hang='    '), flush=True)
     return aside

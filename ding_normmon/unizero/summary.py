@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ding_normmon.core.finding import Finding
 from ding_normmon.core.install import install_command
+from ding_normmon.core.terminal import terminal_width, wrapped
 from ding_normmon.monitor.findings.stage import DiagnosisStage
 from ding_normmon.runs.finding_groups import group_findings
 from ding_normmon.runs.terminal import COLOURS, make_console
@@ -109,9 +110,13 @@ def print_report(folder: Path) -> None:
         path = folder / 'report.html'
         write_page(path, [read_run(folder)])
     except ImportError as error:
-        print(f'report:       not written ({error}); to install it: {install_command("report")}', flush=True)
+        _say(f'not written ({error}); to install it: {install_command("report")}')
     except Exception as error:
         # A broken page must not turn a finished run into a failed one.
-        print(f'report:       not written ({type(error).__name__}: {error})', flush=True)
+        _say(f'not written ({type(error).__name__}: {error})')
     else:
-        print(f'report:       {path}', flush=True)
+        _say(str(path))
+
+
+def _say(text: str) -> None:
+    print(wrapped(f'report:       {text}', terminal_width(), hang='    '), flush=True)

@@ -54,6 +54,7 @@ WRONG = {
     'watch': ['--once', 'nowhere'],
     'export': ['nowhere', '--to', 'csv'],
     'check': ['nowhere'],
+    'serve': ['nowhere'],
 }
 
 

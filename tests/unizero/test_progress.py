@@ -16,7 +16,7 @@ from ding_normmon.core.finding import Finding
 from ding_normmon.unizero.console_log import ConsoleLog
 from ding_normmon.unizero.middleware import progress
 from ding_normmon.unizero.middleware.progress import Progress
-from ding_normmon.unizero.middleware.return_tracker import ReturnTracker
+from ding_normmon.unizero.middleware.returns import ReturnTracker
 from ding_normmon.unizero.summary import print_findings
 
 

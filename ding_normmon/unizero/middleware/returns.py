@@ -85,8 +85,8 @@ class ReturnWriter:
     ``collect/{task}/return`` and ``collect/{task}/episode_length`` are means over the episodes that ended in this loop,
     ``collect/{task}/mean_return`` is the mean over the last episodes of training, ``eval/{task}/return`` that of an
     evaluation. A loop in which no episode ended has no point of theirs; neither has one without a learner step, whose
-    point would fall on the previous one. ``random_policy/{task}/return`` is written once. Mean returns of up to 12 tasks
-    stand in TensorBoard's overview as well.
+    point would fall on the previous one. ``random_policy/{task}/return`` is written once. Up to 12 tasks have
+    their mean returns in TensorBoard's overview as well.
 
     Arguments:
         writer: has ``add_scalar(tag, value, step)``, such as DI-engine's, which writes on rank 0 only.
