@@ -221,3 +221,31 @@ def test_the_pages_are_built_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert {'index.html', 'first_run.html', 'metrics.html', 'api.html'} <= {path.name for path in tmp_path.iterdir()}
     assert (tmp_path / 'zh' / 'first_run.html').exists()
+
+
+def test_the_citation_names_this_version() -> None:
+    text = (ROOT / 'CITATION.cff').read_text(encoding='utf-8')
+    assert re.search(r'^version: (.+)$', text, re.MULTILINE)[1] == ding_normmon.__version__  # type: ignore[index]
+    assert re.search(r'^license: Apache-2.0$', text, re.MULTILINE)
+
+
+def test_issue_templates_name_commands_that_exist() -> None:
+    from ding_normmon.cli.main import COMMANDS
+
+    for template in (ROOT / '.github' / 'ISSUE_TEMPLATE').glob('*.yml'):
+        for name in re.findall(r'normmon (\w+) RUN', template.read_text(encoding='utf-8')):
+            assert name in COMMANDS
+
+
+@pytest.mark.parametrize('page', PAGES, ids=name_of)
+def test_commands_that_pages_name_exist(page: Path) -> None:
+    from ding_normmon.cli.main import COMMANDS
+
+    text = page.read_text(encoding='utf-8')
+    for name in re.findall(r'(?:^|`)normmon ([a-z]+)', text, re.MULTILINE):
+        assert name in COMMANDS, f'{name_of(page)} names normmon {name}'
+    targets = set(re.findall(r'^([a-z-]+):', (ROOT / 'Makefile').read_text(encoding='utf-8'), re.MULTILINE))
+    for name in re.findall(r'(?:^|`)make ([a-z-]+)', text, re.MULTILINE):
+        assert name in targets, f'{name_of(page)} names make {name}'
+    for line in re.findall(r'pip install ([^`\n]*ding_normmon[^`\n]*)', text):
+        assert 'finds nothing' in text, f'{name_of(page)}: pip install {line} finds nothing'
