@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ding_normmon.core.figure import Chart, Figure
+from ding_normmon.core.figure import Chart, Figure, Prominence
 
 __all__ = ['COMMON_FIGURES', 'ENTRY', 'MONITOR', 'MONITOR_SECTION']
 
@@ -17,6 +17,17 @@ ENTRY = 'the entry'
 
 _HEALTH = 'Health of the record'
 _RETURNS = 'Losses and returns'
+
+_LOGGED: tuple[tuple[str, str, Prominence], ...] = (
+    ('eval/{path}/return', 'Returns in evaluation', 'headline'),
+    ('collect/{path}/return', 'Returns in training', 'headline'),
+    ('{basic,evaluator_iter}/[{path}]{return,reward}_mean[{path}]', 'Mean return in evaluation', 'headline'),
+    ('collect/{path}/mean_return', 'Mean returns of the last episodes in training', 'main'),
+    ('collect/{path}/episode_length', 'Lengths of episodes in training', 'main'),
+    ('random_policy/{path}/return', 'Returns of a random policy', 'detail'),
+    ('collect/environment_steps', 'Environment steps', 'detail'),
+)
+"""What entries log: pattern, title of the chart, and prominence."""
 
 COMMON_FIGURES: tuple[tuple[str, Figure], ...] = (
     (
@@ -60,18 +71,10 @@ COMMON_FIGURES: tuple[tuple[str, Figure], ...] = (
                 'its own',
                 signed=True,
                 chart=Chart(_RETURNS, title),
-                prominence='headline',
+                prominence=prominence,
                 is_listed=False,
             ),
         )
-        for pattern, title in (
-            ('eval/{path}/return', 'Returns in evaluation'),
-            ('collect/{path}/return', 'Returns in training'),
-            ('{basic,evaluator_iter}/[{path}]{return,reward}_mean[{path}]', 'Mean return in evaluation'),
-            ('collect/{path}/mean_return', 'Mean returns of the last episodes in training'),
-            ('collect/{path}/episode_length', 'Lengths of episodes in training'),
-            ('random_policy/{path}/return', 'Returns of a random policy'),
-            ('collect/environment_steps', 'Environment steps'),
-        )
+        for pattern, title, prominence in _LOGGED
     ),
 )

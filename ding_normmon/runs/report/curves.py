@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from ding_normmon.core.figures import Figures
 from ding_normmon.core.metric_names import task_in
 from ding_normmon.runs import MatrixSeries, Run, Series
 
-__all__ = ['POINTS', 'STEPS', 'Columns', 'deviations', 'finite', 'plain_matrices', 'stretches']
+__all__ = ['POINTS', 'STEPS', 'Columns', 'deviations', 'finite', 'over_iterations', 'plain_matrices', 'stretches']
 
 POINTS = 400
 """Points of one curve that a page has: about as many as a chart has pixels."""
@@ -59,6 +60,31 @@ def stretches(values: Floats, points: int = POINTS) -> tuple[npt.NDArray[np.intp
     starts = places * size
     middles = (starts + np.minimum(starts + size, len(values)) - 1) // 2
     return middles, medians, rows[:, 0], rows[places, last]
+
+
+def over_iterations(run: Run) -> Run:
+    """Return a run all of whose curves are over learner iterations.
+
+    Loggers write some over environment steps, and no name says so. The time at which a point was written does: the
+    monitor's own figures tell which iteration that was. Where the run has no curve of the environment steps, one of
+    those becomes it.
+    """
+    own = [series for name, series in run.series.items() if name.startswith(('norm/', 'grad/', 'monitor/'))]
+    clock = max(own, key=lambda series: len(series.times), default=None)
+    if clock is None or len(clock.times) < 2 or np.ptp(clock.times) == 0:
+        return run
+    order = np.argsort(clock.times, kind='stable')
+    usual = float(np.median(np.diff(clock.iterations)))
+    found, steps = dict(run.series), run.series.get(STEPS)
+    for name, series in run.series.items():
+        at = np.interp(series.times, clock.times[order], clock.iterations[order])
+        if np.median(np.abs(series.iterations - at)) <= max(10 * usual, 0.2 * float(np.median(at))):
+            continue
+        iterations, places = np.unique(np.rint(at).astype(np.int64), return_index=True)
+        found[name] = Series(iterations, series.values[places], series.times[places])
+        if steps is None or (STEPS not in run.series and len(iterations) > len(steps.iterations)):
+            steps = Series(iterations, series.iterations[places].astype(np.float64), series.times[places])
+    return replace(run, series=found if steps is None else {**found, STEPS: steps})
 
 
 class Columns:

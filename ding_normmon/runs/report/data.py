@@ -10,13 +10,22 @@ from typing import Any
 import numpy as np
 
 from ding_normmon.core.finding import Finding
+from ding_normmon.core.incident import Incident
 from ding_normmon.core.plain_text import plain
 from ding_normmon.destinations.tensorboard.charts import tag_of
 from ding_normmon.diagnose.rules import RULES
 from ding_normmon.runs import Run, Series, read_run
 from ding_normmon.runs.judge import Judgement, judge
 from ding_normmon.runs.report.changes import Change
-from ding_normmon.runs.report.curves import STEPS, Columns, deviations, finite, plain_matrices, stretches
+from ding_normmon.runs.report.curves import (
+    STEPS,
+    Columns,
+    deviations,
+    finite,
+    over_iterations,
+    plain_matrices,
+    stretches,
+)
 from ding_normmon.runs.report.layout import EACH_TASK, Chart, chinese, figures_of, lay_out
 from ding_normmon.runs.state import state_of
 from ding_normmon.runs.strict_json import dumps
@@ -68,7 +77,8 @@ def page_data(runs: Sequence[Run], changes: Sequence[Change] = (), again: bool =
         ``charts``: what is drawn where; ``sections``: their headings; ``runs``: for each run its curves, matrices,
         findings and what is known about it; ``rules``: the names of all rules; ``changes``.
     """
-    charts = lay_out(runs)
+    shown = [over_iterations(run) for run in runs]
+    charts = lay_out(shown)
     names = dict.fromkeys(
         name for chart in charts for line in chart.lines for name in (line.metric, line.low, line.high) if name
     )
@@ -84,8 +94,8 @@ def page_data(runs: Sequence[Run], changes: Sequence[Change] = (), again: bool =
         'each_task': EACH_TASK,
         'rules': {rule.name: {'en': rule.name, 'zh': chinese()['rules'].get(rule.name, rule.name)} for rule in RULES},
         'runs': [
-            {**_run(run, judge(run, again=again), names), 'experiment': experiments.index(experiment)}
-            for run, experiment in zip(runs, experiments, strict=True)
+            {**_run(drawn, judge(run, again=again), names), 'experiment': experiments.index(experiment)}
+            for drawn, run, experiment in zip(shown, runs, experiments, strict=True)
         ],
         'changes': [_harmless(vars(change)) for change in changes],
     }
@@ -120,7 +130,7 @@ def _run(run: Run, judgement: Judgement, names: Iterable[str]) -> dict[str, Any]
         'series': columns.all_of(names),
         'axes': columns.axes,
         'matrices': plain_matrices(run.matrices),
-        'incidents': [_incident(run, incident) for incident in getattr(run, 'incidents', ())],
+        'incidents': [_incident(run, incident) for incident in run.incidents],
         'warnings': [plain(warning) for warning in run.warnings],
     }
 
@@ -156,7 +166,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _incident(run: Run, incident: Any) -> dict[str, Any]:
+def _incident(run: Run, incident: Incident) -> dict[str, Any]:
     """Return an incident with charts of what left its level, over the watched steps around it."""
     window = incident.window
     clock = np.zeros(len(window.iterations))

@@ -90,7 +90,7 @@ def lay_out(runs: Sequence[Run]) -> list[Chart]:
     of_task: dict[int, list[Line]] = {}
     for name in sorted(known, key=lambda name: _order(declared, name)):
         figure, task, edges = declared.describe(name), task_in(name), _edges(name, known)
-        if figure is not None and '{path}' in figure.pattern and figure.prominence != 'headline':
+        if figure is not None and '{group}/{path}' in figure.pattern:
             continue  # Single parameters, of which there are hundreds.
         if task is None and edges is None:
             continue  # Drawn as an edge of its mean.
