@@ -86,7 +86,9 @@ class Command(click.Command):
             raise Refused(str(error) or type(error).__name__) from error
         except Exception as error:
             what = f'{type(error).__name__}: {error}'
-            raise Refused(f'normmon {ctx.command.name} has met something it was not made for ({what})') from error
+            raise Refused(
+                f'normmon {ctx.command.name} failed ({what}); this is a mistake of normmon, please report it'
+            ) from error
 
 
 def say(text: str, err: bool = False, nl: bool = True, **style: Any) -> None:

@@ -231,10 +231,9 @@ class GradientConflict(DeviceCells, SharedGradients):
         if left is not None and left > _UNEXPLAINED:
             self._off = True
             raise RuntimeError(
-                f'{left:.0%} of the gradient of this step is not explained by the losses per task that the policy '
-                'gives at forward_end: it is made by several backward passes that depend on each other, of losses that '
-                'are not given, or it was corrected (PCGrad, MoCo), which step.forward_end(losses, corrected=True) '
-                'says. Gradient conflict is switched off'
+                f'the losses that the policy gives at forward_end explain {1 - left:.0%} of the gradient of this step; '
+                'gradient conflict is switched off. Give the losses of all tasks, each from one backward pass. If the '
+                'gradient is corrected (PCGrad, MoCo), say so: step.forward_end(losses, corrected=True)'
             )
 
     def _key(self, index: int, position: int | None, part: str = '') -> RowKey:

@@ -222,7 +222,7 @@ def _refuse_arguments(model: Any, **sequences: Any) -> None:
         raise ConfigurationError(f'monitor: expected a model, an nn.Module, got {type(model).__name__}')
     for name, given in sequences.items():
         if isinstance(given, str) or not isinstance(given, Iterable):
-            raise ConfigurationError(f'monitor: {name} is a sequence, such as a list; got {given!r}')
+            raise ConfigurationError(f'monitor: {name}: expected a sequence, such as a list; got {given!r}')
 
 
 def _checked_metrics(metrics: Any) -> list[Metric]:
@@ -242,7 +242,9 @@ def _checked_metrics(metrics: Any) -> list[Metric]:
         _refuse_hooks_that_nobody_calls(metric)
         name = getattr(metric, 'name', None)
         if not isinstance(name, str) or not re.fullmatch(r'[A-Za-z0-9_.-]+', name):
-            raise ConfigurationError(f'monitor: {name!r} cannot be the name of a metric: letters, digits, _, . and -')
+            raise ConfigurationError(
+                f'monitor: {name!r} cannot be the name of a metric; a name has letters, digits, _, . and - only'
+            )
     names = [metric.name for metric in checked]
     if len(set(names)) < len(names):
         raise ConfigurationError(f'monitor: two metrics have the same name: {names}')

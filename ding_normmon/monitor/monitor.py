@@ -173,7 +173,7 @@ class StepMonitor:
         try:
             self._base.find_groups_again()
         except (ConfigurationError, GroupError) as error:
-            self.lost_data.count('groups', f'the model was changed, and is not measured as it is now: {error}')
+            self.lost_data.count('groups', f'the model was changed and cannot be measured any more: {error}')
             return False
         self._prepare_again()
         note = f'modules or parameters were replaced; groups found again at iteration {iteration}'

@@ -126,7 +126,7 @@ def test_a_group_of_the_users_that_is_gone_is_counted(caplog: pytest.LogCaptureF
     # Nothing is told of a model that is not the one whose groups are known.
     assert [record.iteration for record in records] == [0, 1, 4, 5]
     assert monitor.lost_data.total == {'groups': 2}
-    said = [line.getMessage() for line in caplog.records if 'is not measured as it is now' in line.getMessage()]
+    said = [line.getMessage() for line in caplog.records if 'cannot be measured any more' in line.getMessage()]
     assert len(said) == 1
     assert "'adapter' names no module" in said[0]
 

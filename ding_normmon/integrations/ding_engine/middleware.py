@@ -115,7 +115,7 @@ class NormMonitor:
         with refusals_told():
             self._refuse_async()
             if not isinstance(name, str) or not re.fullmatch(r'[A-Za-z0-9_.-]*', name):
-                raise ConfigurationError(f'monitor: {name!r} cannot be a name: letters, digits, _, . and -')
+                raise ConfigurationError(f'monitor: {name!r} cannot be a name; use letters, digits, _, . and - only')
             black_box = None
             if destinations is None and not _is_other_role():
                 config = MonitorConfig.read(cfg)

@@ -175,7 +175,7 @@ class DiagnosisStage:
         for name in self._judge.switched_off.keys() - self._failed:
             self._failed.add(name)
             # The judge has said so.
-            self._lost.count(f'rule_{name}', f'the rule {name} judges no more', level=logging.DEBUG)
+            self._lost.count(f'rule_{name}', f'the rule {name} failed and is switched off', level=logging.DEBUG)
         for finding in found:
             logger.log(_LEVELS[finding.severity], 'monitor: %s', tell(finding))
         if self._actions is not None:
