@@ -114,5 +114,5 @@ def test_a_correction_that_nobody_declared_is_named(caplog: pytest.LogCaptureFix
         corrects_gradients = False
 
     _, records = train(Undeclared, MGDA, watch=True)
-    assert 'it was corrected (PCGrad, MoCo)' in caplog.text
+    assert 'If the gradient is corrected (PCGrad, MoCo)' in caplog.text
     assert not [name for name in records[-1].scalars if name.startswith('conflict/')]
