@@ -8,7 +8,8 @@
 (c) the floor: one pass over one flat tensor of the same bytes, for the weights and for the gradients.
 
 Then whole learner steps with ``monitor_norm_freq=1``, publishing into an event file included, against the same steps
-without a monitor, in turn.
+without a monitor, in turn. Last, the same with everything as by default (``monitor_norm_freq=5000``): watched steps,
+rules, black box and history, at the cadence ``w`` that ``watch='auto'`` has chosen before.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,6 +36,7 @@ from ding_normmon import NormMonitor
 from ding_normmon.core.step import INERT, LearnerStep
 from ding_normmon.destinations import TensorBoard
 from ding_normmon.metrics import GradientNorms, ParameterNorms
+from ding_normmon.runs.history_file import HistoryFile
 
 WARM_UP = 3
 """Learner steps of each turn that are not counted, at least."""
@@ -174,6 +177,7 @@ def measure(size: str, num_tasks: int, args: argparse.Namespace) -> dict[str, An
     core.close()
     monitor.close()
     figures.update(whole_steps(policy, batches, args))
+    figures.update(watched_steps(policy, batches, args))
     if cuda:
         figures['waits'] = device_waits(policy, batches)
     return figures
@@ -234,6 +238,38 @@ def whole_steps(policy: Any, batches: list[Any], args: argparse.Namespace) -> di
     return {'plain': plain, 'own': own, **{f'added {clock}': samples for clock, samples in added.items()}}
 
 
+def watched_steps(policy: Any, batches: list[Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Return what watching between the records costs by default: the cadence, and learner steps with and without."""
+    context = SimpleNamespace(train_iter=1, monitor_records=[])
+    added = {clock: Samples() for clock in ('wall', 'thread', 'process')}
+    with tempfile.TemporaryDirectory() as folder:
+
+        def monitored(number: str, watch: int | str) -> NormMonitor:
+            history = HistoryFile(Path(folder) / number / 'history.arrows')
+            monitor = NormMonitor(EasyDict(monitor_norm_freq=5000, watch=watch), policy, destinations=[history])
+            monitor(context)
+            return monitor
+
+        monitor, begun = monitored('auto', 'auto'), time.perf_counter()
+        while time.perf_counter() - begun < args.settle:
+            context.train_iter += 1
+            policy._forward_learn(batches)
+        every = monitor.monitor._watching.every
+        monitor.close()
+        steps = args.steps * max(1, -(-2 * every // args.steps))
+        for turn in range(args.rounds):
+            turns: dict[str, Turn] = {}
+            for kind in ('plain', 'watched') if turn % 2 == 0 else ('watched', 'plain'):
+                monitor = monitored(str(turn), every or 'off') if kind == 'watched' else None
+                turns[kind] = take_turn(policy, batches, context, steps)
+                if monitor is not None:
+                    monitor.close()
+            for clock, samples in added.items():
+                before = getattr(turns['plain'], clock)
+                samples.values.append((getattr(turns['watched'], clock) - before) / before)
+    return {'w': every, **{f'watched {clock}': samples for clock, samples in added.items()}}
+
+
 def device_waits(policy: Any, batches: list[Any]) -> tuple[int, int]:
     """Return what one monitored step adds on a GPU: copies to the host, and calls that wait for the device."""
 
@@ -267,6 +303,7 @@ def main() -> None:
     parser.add_argument('--repeats', type=int, default=40, help='of each method, in turn')
     parser.add_argument('--rounds', type=int, default=8, help='with and without the monitor, in turn')
     parser.add_argument('--steps', type=int, default=20, help='learner steps per turn that are counted')
+    parser.add_argument('--settle', type=float, default=20.0, help="seconds in which watch='auto' finds its cadence")
     parser.add_argument('--batch-size', type=int, default=None, help='per task; default: the size\'s own')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -283,6 +320,9 @@ def main() -> None:
         for column in ('tasks', 'learner step', 'own ms', 'own share', 'thread CPU', 'process CPU', 'step time'):
             steps.add_column(column, justify='right')
         steps.add_column('frequency for 1% of all', justify='right')
+        between = Table(title=f'{size}: everything by default, monitor_norm_freq=5000', title_justify='left')
+        for column in ('tasks', 'w', 'thread CPU', 'process CPU', 'step time', 'steps per second, without and with'):
+            between.add_column(column, justify='right')
         previous: tuple[int, float] | None = None
         for num_tasks in args.tasks:
             f = measure(size, num_tasks, args)
@@ -308,6 +348,13 @@ def main() -> None:
                 *(f['added ' + clock].percent for clock in ('thread', 'process', 'wall')),
                 str(max(1, math.ceil(worst / 0.01))),
             )
+            slower = 1.0 + f['watched wall'].median
+            between.add_row(
+                str(num_tasks),
+                str(f['w']),
+                *(f['watched ' + clock].percent for clock in ('thread', 'process', 'wall')),
+                f'{1e3 / plain:.4g}, {1e3 / plain / slower:.4g}',
+            )
             if previous is not None:
                 added = (own - previous[1]) / (num_tasks - previous[0])
                 console.print(f'{size}: {added:.3f} ms per added task from {previous[0]} to {num_tasks} tasks')
@@ -316,6 +363,7 @@ def main() -> None:
             console.print(f'{size}, {num_tasks} tasks: a monitored step adds {copies} device copies, {waits} waits')
         console.print(methods)
         console.print(steps)
+        console.print(between)
 
 
 if __name__ == '__main__':
