@@ -425,8 +425,8 @@ MUTATIONS = (
     Mutation(
         'signals: all-tasks figures although a rank is missing',
         'metrics/tensor_statistics.py',
-        '        if not table.complete:\n            # Without',
-        '        if False:\n            # Without',
+        '        if not table.complete:\n            # If a rank',
+        '        if False:\n            # If a rank',
         SIGNALS,
     ),
     # -- norms

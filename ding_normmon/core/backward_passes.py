@@ -1,8 +1,8 @@
-"""Whose parameters a backward pass reaches, and whether several threads make such passes.
+"""Which parameters a backward pass reaches, and whether several threads make backward passes.
 
-A parameter's ``grad`` must not even be read while another thread's pass may write it: the engine does that without the
-interpreter lock, and the process would crash. So where several threads train, whoever hears of a pass first asks
-whether it reaches the parameters in question.
+A parameter's ``grad`` must not be read while another thread's pass may write it: autograd writes without the
+interpreter lock, and the process would crash. So if several threads train, a listener first asks whether a pass reaches
+its parameters.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def several_threads() -> bool:
 
 
 def reaches(roots: Sequence[Any], parameters: Set[int]) -> bool:
-    """Tell whether a backward pass from these tensors comes to one of the parameters (their ``id``).
+    """Tell whether a backward pass from these tensors reaches one of the parameters (their ``id``).
 
-    It may be asked after the pass: the nodes of the graph are there as long as the roots are. A pass that goes through
-    a checkpoint, whose inside is not in the graph, may come to any.
+    It also works after the pass, because the roots keep the graph's nodes. The inside of a reentrant checkpoint is not
+    in the graph, so a pass through one may reach any parameter.
 
     Example:
         >>> first, second = (torch.nn.Linear(2, 2) for _ in range(2))

@@ -20,8 +20,8 @@ class RunDescription:
         tasks: global task id to name (``task 3`` where nobody said); empty for a single-task policy.
         configuration: the monitor's own, every key with its value.
         figures: what is declared of the figures that records will hold.
-        begins_at: the first iteration of this start of the run, None where it is not known. What an earlier start has
-            measured from there on is abandoned: it is trained, and measured, again.
+        begins_at: the first iteration of this start of the run, None if unknown. Records of earlier starts from there
+            on are abandoned, because those iterations are trained and measured again.
         is_resumed: whether the run goes on from a checkpoint that had the monitor's state in it.
         abandoned: from when to when, in seconds since 1970, an earlier start did what is now done again: from the
             checkpoint to the resumption. None where it is not known.

@@ -1,8 +1,8 @@
-"""Hearing of the calls of a Python function, under whatever name somebody holds it.
+"""Observes the calls of a Python function, whatever name it is called by.
 
-A function that was imported by name, bound as a default argument or kept in a ``functools.partial`` cannot be found by
-looking through modules. All of these hold the same function object, so it is the object whose code is exchanged for as
-long as somebody listens, and nobody's name is touched.
+Replacing a module's attribute would miss a function that was imported by name, bound as a default argument or kept in a
+``functools.partial``. All of these hold the same function object, so its code is exchanged while there are listeners,
+and no name is changed.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _numbered: list[ObservedFunction] = []
 
 
 class ObservedFunction:
-    """A function of which listeners can hear; its calls are as before while there are none.
+    """A function whose calls can be observed; without listeners they are as before.
 
     Arguments:
         function: any Python function.
 
     Attributes:
-        original: the same function, of which nobody hears.
+        original: the same function, whose calls are not observed.
 
     Example:
         >>> def double(number): return 2 * number
@@ -62,12 +62,12 @@ class ObservedFunction:
 
     @classmethod
     def of(cls, function: Any) -> ObservedFunction | None:
-        """Return the one object for a function; None for what is no Python function (written in C, a mock)."""
+        """Return the one object for a function; None if it is not a Python function (written in C, a mock)."""
         if not isinstance(function, FunctionType):
             return None
         with _lock:
             known = cls._known.get(function)
-            # Somebody has given the function other code of their own.
+            # Other code may have exchanged the function's code, too.
             if known is None or function.__code__ not in (known._own_code, known._code):
                 known = cls._known[function] = cls(function)
             return known
@@ -80,17 +80,17 @@ class ObservedFunction:
             self._listeners = (*self._listeners, listener)
 
     def remove(self, listener: Around) -> None:
-        """Take a listener off, in whatever order; with the last one the function is what it was."""
+        """Remove a listener, in any order; without listeners the function is as before."""
         with _lock:
             listeners = list(self._listeners)
             listeners.remove(listener)
             self._listeners = tuple(listeners)
-            # Code that somebody else has put there meanwhile is theirs.
+            # Code that others have put there meanwhile stays.
             if not listeners and self._function.__code__ is self._code:
                 self._function.__code__ = self._own_code
 
     def called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make a call, with everybody who listens around it."""
+        """Make a call, with all listeners around it."""
         listeners = self._listeners
         if not listeners:
             return self.original(*args, **kwargs)
@@ -118,11 +118,11 @@ def observed(pairs: Iterable[tuple[ObservedFunction | None, Around]]) -> Iterato
 def call_number(number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Make a call of the observed function of this number."""
     function = _numbered[number]
-    # A compiler that traces the call is to see the function alone.
+    # A compiler that traces the call must see the function alone.
     return function.original(*args, **kwargs) if is_compiling() else function.called(args, kwargs)
 
 
-# It runs in the place of a function of another module, so it has no names of this one.
+# It runs in place of a function of another module, so it cannot use names of this one.
 _TEMPLATE = """
 def enclosing({cells}):
     def template(*args, **kwargs):

@@ -49,14 +49,14 @@ HOOK_POINTS = ('forward_end', 'local_backward_end', 'backward_end', 'step_end')
 """The hook points of one learner step, in the order in which they fire; ``local_backward_end`` is optional."""
 
 READ_GRADIENTS = 'read_gradients'
-"""What a metric of gradients is also called with: a backward pass has ended, and another one may follow."""
+"""Extra hook point for metrics of gradients: a backward pass has ended, and another one may follow."""
 
 COMPARE_GRADIENTS = 'compare_gradients'
-"""And with this: an optimizer that clips within its step has stepped."""
+"""Extra hook point for metrics of gradients: an optimizer that clips within its step has stepped."""
 
 
 class SignalError(ValueError):
-    """What was published cannot be measured as asked."""
+    """A published tensor or mask cannot be measured."""
 
 
 class Clip(NamedTuple):
@@ -284,13 +284,13 @@ class LearnerStep(InertLearnerStep):
         self.listener.on_publish_loss(name, value, task_id)
 
     def leave_out(self, what: str) -> None:
-        """Tell of something that cannot be measured; it is counted, and said once."""
+        """Report something that cannot be measured; it is counted, and logged once."""
         self.listener.on_left_out(what)
 
     def publish_figure(self, name: str, value: Tensor | float, task_id: int | None = None) -> None:
         """Publish one scalar that is no loss, such as ``('data/batch_size', 64.0, 3)``; it becomes ``{name}_task3``.
 
-        It is for those listeners alone that have an ``on_publish_figure``.
+        Listeners without an ``on_publish_figure`` ignore it.
         """
         listener: Any = self.listener
         if hasattr(listener, 'on_publish_figure'):

@@ -1,4 +1,4 @@
-"""The losses that are differentiated, and whether gradients begin at zero: seen at the calls of ``backward``."""
+"""Observes the calls of ``backward``: which losses are differentiated, and whether gradients start at zero."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 __all__ = ['BackwardCalls']
 
 _LOOKED_AT = 8
-"""Parameters whose gradients are looked at, from all over the model."""
+"""Number of parameters whose gradients are checked, spread over the model."""
 
 _MOST_CALLS = 8
-"""Backward passes of one step whose losses are told."""
+"""Backward passes of one step whose losses are reported, at most."""
 
 
-# What torch.autograd.backward calls when it has checked its arguments, or that itself where torch has no such function.
+# The function that torch.autograd.backward calls after checking its arguments; older versions of torch have none.
 _backward = ObservedFunction.of(getattr(torch.autograd, '_engine_run_backward', torch.autograd.backward))
 
 
 class BackwardCalls(Finishing, OwnHooks, WatchesOptimizers):
-    """``loss/backward``: what ``backward`` was called on. ``broken/leftover_gradient``: it did not begin at zero.
+    """``loss/backward``: the loss on which ``backward`` was called. ``broken/leftover_gradient``: gradients that were
+    not zero before it.
 
-    In measured steps the calls of ``torch.autograd.backward`` are heard of, and so those of ``Tensor.backward``. A
-    second one in a learner step has its loss in ``loss/backward_1``, and so on; losses are as they are differentiated,
-    with a ``GradScaler``'s scale and divided where they are accumulated.
+    The calls of ``torch.autograd.backward`` (and so of ``Tensor.backward``) are observed in measured steps. The loss of
+    a second call in one learner step is ``loss/backward_1``, and so on. Losses are shown as they are differentiated:
+    with the scale of a ``GradScaler``, and divided if gradients are accumulated.
 
-    A gradient is left over if it was not zero whenever a backward pass of the step began: between two learner steps
-    nobody has set it to zero. Eight parameters from all over the model are looked at, as far as the optimizers hold
-    them that have stepped; the figure is their number.
+    A gradient is left over if it was not zero at the start of any backward pass of the step, so nobody has zeroed it
+    since the last step. Eight parameters spread over the model are checked, if an optimizer that steps holds them; the
+    figure is how many have a leftover gradient.
     """
 
     name: ClassVar[str] = 'backward_calls'
@@ -84,7 +85,7 @@ class BackwardCalls(Finishing, OwnHooks, WatchesOptimizers):
         self._listening = False
 
     def prepare(self, setup: Setup) -> None:
-        """Choose the parameters whose gradients are looked at."""
+        """Choose the parameters whose gradients are checked."""
         super().prepare(setup)
         self._parameters = {id(parameter) for parameter in setup.model.parameters()}
         trained = [p for p in setup.model.parameters() if p.requires_grad and not is_sharded(p)]
@@ -107,7 +108,7 @@ class BackwardCalls(Finishing, OwnHooks, WatchesOptimizers):
             self._listening = False
 
     def _around(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # Not torch.autograd.grad, nor the pass within a pass that a reentrant checkpoint makes.
+        # Leave out torch.autograd.grad, and the inner passes of reentrant checkpoints.
         if kwargs.get('accumulate_grad', True) and args and not is_inside_a_pass():
             note_thread()
             roots = [args[0]] if isinstance(args[0], Tensor) else list(args[0])
@@ -137,7 +138,7 @@ class BackwardCalls(Finishing, OwnHooks, WatchesOptimizers):
                 write_number(RowKey(self.name, 'backward' if place == 0 else f'backward_{place}'), loss, rows)
         if not any(isinstance(flag, Tensor) or flag for flag in left):
             return
-        # What the optimizers that step do not hold is not theirs to set to zero.
+        # Only parameters of optimizers that step are zeroed in every step.
         holders = self._stepping.holders()
         held = [self._stepping.has_stepped(holders.get(id(p), (None,))[0]) for p in self._looked_at]
         left = [flag for is_held, flag in zip(held, left, strict=False) if is_held]
@@ -146,7 +147,7 @@ class BackwardCalls(Finishing, OwnHooks, WatchesOptimizers):
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the losses, as the mean over the ranks, and the most gradients that were left over on a rank."""
-        # Tasks that are spread over ranks make one loss together; ranks that train the same ones each have it.
+        # Ranks that train different tasks add up to one loss; ranks that train the same tasks each have the whole loss.
         trained = table.get(RowKey(self.name, 'tasks', None, 'number'))
         copies = 1.0 if trained is None else float(trained[MEAN] * trained[COUNT]) / (self.setup.num_tasks or 1)
         for name, row in table.named(self.name):
@@ -163,7 +164,7 @@ class BackwardCalls(Finishing, OwnHooks, WatchesOptimizers):
 def _is_left(gradient: Tensor | None) -> bool | Tensor:
     if gradient is None or gradient.layout != torch.strided:
         return False
-    # On an accelerator nobody waits for the answer.
+    # On an accelerator this does not wait for the result.
     found = gradient.any()
     return bool(found) if gradient.device.type == 'cpu' else found
 

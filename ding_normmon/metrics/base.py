@@ -1,4 +1,4 @@
-"""What a metric is: when it is measured, which rows it writes, which figures come of them."""
+"""The base class of metrics: when one is measured, which rows it writes, and which figures it derives from them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ['Metric', 'Setup']
 
 @dataclass(frozen=True)
 class Setup:
-    """What a metric is told once, before the first step.
+    """The set-up that a metric receives once, before the first step.
 
     Arguments:
         model: the model that is being trained.
@@ -36,8 +36,8 @@ class Setup:
         device: where the model lives.
         rank: this process.
         world_size: number of processes.
-        task_names: what people call the tasks, by global id; empty where nobody has said.
-        common: what metrics share with each other, by name.
+        task_names: names of the tasks, by global id; empty if none were given.
+        common: objects that several metrics share, by name.
         optimizers: those that step and hold parameters of the model; it outlives a model that is changed.
     """
 
@@ -63,7 +63,7 @@ class Setup:
         return [group for group in shared if not any(map(is_sharded, group.parameters))]
 
     def task_name(self, task_id: int) -> str:
-        """Return what people call a task: its name, or ``task3``."""
+        """Return the name of a task, or ``task3`` if it has none."""
         return self.task_names[task_id] if task_id < len(self.task_names) else f'task{task_id}'
 
 
@@ -71,8 +71,8 @@ class Metric:
     """Base of all metrics; a new one overrides what it needs.
 
     Measuring happens on the learner's thread and must not wait for the device: read tensors, write rows, keep nothing.
-    Deriving happens in the background on rank 0, from rows of all ranks that were merged by key. What only some metrics
-    need, such as cells on the device or clippings, is in :mod:`ding_normmon.metrics.mixins`.
+    Figures are derived in the background on rank 0, from the rows of all ranks, merged by key. Hooks that only some
+    metrics need, such as cells on the device or clip calls, are in :mod:`ding_normmon.metrics.mixins`.
 
     Attributes:
         name: unique name; the first part of the metric's row keys.
@@ -100,7 +100,7 @@ class Metric:
         self.setup = setup
 
     def begin(self, step: LearnerStep) -> None:
-        """Prepare for one step in which it is measured; whatever is attached here, :meth:`release` takes off."""
+        """Prepare for one measured step; :meth:`release` removes whatever is attached here."""
 
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
         """Measure one published tensor, detached; called without gradients for every ``publish`` of a due step."""
@@ -112,24 +112,24 @@ class Metric:
         """Measure at one of ``hook_points``."""
 
     def release(self) -> None:
-        """Take off every hook and drop every tensor of the step; called however the step ended."""
+        """Remove every hook and drop every tensor of the step; called even if the step raised."""
 
     def state_bytes(self) -> int:
-        """Return the size of what it keeps between steps beside cells of the device."""
+        """Return the bytes that it keeps between steps, apart from cells on the device."""
         return 0
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield metric names and values from the merged rows of all ranks.
 
-        Once per record, in the order of iterations. Only where ``table.final`` may it be remembered for the next one:
+        Called once per record, in the order of iterations. Remember values for the next record only if ``table.final``:
         with ``merge_train_output`` a rank also derives its own figures of every step.
         """
         yield from ()
 
     def matrices(self, table: RowTable) -> Iterator[tuple[str, Matrix]]:
-        """Yield figures per pair."""
+        """Yield figures of pairs, such as the cosines between tasks."""
         yield from ()
 
     def notes(self, table: RowTable) -> Iterator[tuple[str, str]]:
-        """Yield short texts that belong to the record."""
+        """Yield short texts for the record."""
         yield from ()

@@ -12,14 +12,13 @@ from ding_normmon.core.sharding import replicated_value
 __all__ = ['clip_coefficient', 'norm_ratio']
 
 _EPSILON = 1e-6
-"""What ``torch.nn.utils.clip_grad_norm_`` adds to the norm."""
+"""Term that ``torch.nn.utils.clip_grad_norm_`` adds to the norm."""
 
 
 def clip_coefficient(norm: Tensor | float, max_norm: Tensor | float) -> Tensor | float:
     """Return min(1, max_norm / (norm + 1e-6)), the factor of ``torch.nn.utils.clip_grad_norm_``; NaN where the norm is.
 
-    An infinite norm gives 0, and that is what the gradients are multiplied with: finite ones whose norm overflows are
-    gone after the call.
+    An infinite norm gives 0, by which the gradients are multiplied: finite gradients whose norm overflows are lost.
 
     Raises:
         ValueError: a ``DTensor`` whose value the ranks have not added up yet.
@@ -46,7 +45,11 @@ def _whole(value: Tensor) -> Tensor:
 
 
 def norm_ratio(found: Tensor) -> Tensor:
-    """Return the ratio of two norms; 1 where there was nothing to change, NaN where entries were not finite."""
+    """Return the ratio of two norms; 1 if the first is 0, NaN if an entry is not finite.
+
+    Arguments:
+        found: squared norm before, squared norm after, number of non-finite entries; float64, shape (3,).
+    """
     before, after, nonfinite = found.unbind()
     one = torch.ones_like(before)
     ratio = torch.where(before > 0, (after / torch.where(before > 0, before, one)).sqrt(), one)

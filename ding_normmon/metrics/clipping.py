@@ -1,4 +1,4 @@
-r"""How much gradients are scaled down by clipping, and how often."""
+"""How much gradients are scaled down by clipping, and how often."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ AS_FOUND = (
     'grad/* is what the optimizer found, because no backward pass was seen to end, or ranks have exchanged tensors '
     'since: whether something had clipped it cannot be known (docs/what_cannot_be_seen.md)'
 )
-"""What a record says of gradients that could only be read when the optimizer stepped."""
+"""Note of a record whose gradients could only be read when the optimizer stepped."""
 
 _SAME = 1e-9
-"""Two sums of the same squares are equal; what differs by more was changed."""
+"""Largest difference from 1 of the ratio of two sums of the same squares; with a larger one they were changed."""
 
 FOUND = (
     'when the optimizer stepped, the gradient was not what it was at the end of the backward pass, and no clip call '
     'was seen: it was clipped by hand, or corrected (PCGrad, MoCo). grad/* is what it was before; the coefficient is '
     'the norm after over the norm before (docs/what_cannot_be_seen.md)'
 )
-"""What a record says of a coefficient that nobody has announced."""
+"""Note of a record whose coefficient was found by comparing gradients."""
 
 _figure = partial(
     Figure,
@@ -52,8 +52,8 @@ class Clipping(ClipListener, Finishing):
     r"""``clip/{model}/coefficient``: :math:`\min(1, c / (\lVert g \rVert + 10^{-6}))` for a limit :math:`c`, the factor
     that ``clip_grad_norm_`` applies; 1 means that clipping did nothing.
 
-    Clip calls are seen from outside (:meth:`add`), or a policy tells of them with ``step.clipped(norm, max_norm)``; in
-    a step of which the policy tells, nothing else counts. Several calls on the same gradients multiply. Where every
+    Clip calls are observed (:meth:`add`), or the policy reports them with ``step.clipped(norm, max_norm)``; if it
+    reports any in a step, only those count. Several calls on the same gradients multiply. Where every
     rank clips its own gradients before they are synchronised (``local=True``), coefficients differ by rank:
     ``coefficient`` is their mean over the ranks, with ``coefficient_min`` and ``coefficient_max``, and
     ``clip/{model}_task{i}/weight`` is the coefficient of the task's rank divided by the mean over tasks: by how much
@@ -62,7 +62,7 @@ class Clipping(ClipListener, Finishing):
     Where gradients were changed by hand between the end of the backward pass and the optimizer's step, the coefficient
     is the ratio of their norms, and the first such record has a note ``clip/{model}``.
 
-    Nothing is computed here but a few numbers per clip call; the norm is the one that the clip call has computed.
+    Only a few numbers per clip call are computed here; the norm is the one that the clip call has computed.
 
     Attributes:
         found: the names of coefficients that were found by comparing, in records that are complete.
@@ -120,15 +120,15 @@ class Clipping(ClipListener, Finishing):
 
     def __init__(self, fraction: bool = False) -> None:
         self._always = fraction
-        # Of the current step, as seen from outside and as the policy tells.
+        # Factors of the current step, as observed and as reported by the policy.
         self._seen: dict[str, Tensor | float] = {}
         self._told: dict[str, Tensor | float] = {}
         self._local: set[str] = set()
-        # What the gradients' norm has been multiplied by although nobody has announced it, see `step.changes`.
+        # Changes of the gradients' norm without a clip call, see `step.changes`.
         self._changes: Mapping[str, Tensor] = {}
         self._as_found = self._is_said = False
         self.found: set[str] = set()
-        # Of all steps since the last record: those in which clipping did something, and how many there were.
+        # Since the last record: steps in which clipping scaled gradients, and all steps.
         self._clipped: dict[str, tuple[Tensor | float, int]] = {}
         self._between = False
 
@@ -143,34 +143,34 @@ class Clipping(ClipListener, Finishing):
         self._forget()
 
     def begin(self, step: LearnerStep) -> None:
-        """Forget what an earlier step, of which nothing was written, has left."""
+        """Forget an earlier step that was not written."""
         self._between = step.between
         self._forget()
 
     def add(self, model: str, coefficient: Tensor | float, local: bool = False) -> None:
-        """Take the factor of one clip call that was seen from outside, in a measured step or with ``every_step``.
+        """Take the factor of one observed clip call, in a measured step or with ``every_step``.
 
         Arguments:
             model: the part of the model that is clipped.
-            coefficient: the factor; a tensor is not looked at.
+            coefficient: the factor; a tensor is not read here.
             local: whether every rank clips its own gradients before they are synchronised.
         """
         self._multiply(self._seen, model, coefficient, local)
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
-        """Take what is found, from here on, to have changed the gradients."""
+        """Take changes of the gradients that are found from here on."""
         self._changes = step.changes
 
     def note_as_found(self) -> None:
-        """Take note that the gradients of this step were read when the optimizer stepped, and not before."""
+        """Note that the gradients of this step were first read when the optimizer stepped."""
         self._as_found = True
 
     def on_clip(self, clip: Clip, rows: RowBuffer) -> None:
-        """Take what the policy tells."""
+        """Take a clip call that the policy reports."""
         self.on_clip_of_any_step(clip)
 
     def on_clip_of_any_step(self, clip: Clip) -> None:
-        """Take what the policy tells of a step that is not measured."""
+        """Take a clip call that the policy reports in a step that is not measured."""
         norm = clip.norm
         if isinstance(norm, Tensor) and norm.device.type == 'cpu' and not is_sharded(norm):
             norm = native.number_of(norm)
@@ -192,7 +192,7 @@ class Clipping(ClipListener, Finishing):
         with torch.no_grad():
             for model, coefficient in coefficients.items():
                 clipped, steps = self._clipped.get(model, (0.0, 0))
-                # Without a norm clipping did something as well.
+                # A coefficient that is not a number counts as clipped.
                 idle = coefficient >= 1
                 below = 1.0 - (idle.double() if isinstance(idle, Tensor) else float(idle))
                 self._clipped[model] = (clipped + below, steps + 1)
@@ -255,7 +255,7 @@ class Clipping(ClipListener, Finishing):
             yield f'clip/{model}/coefficient', ratio
 
     def notes(self, table: RowTable) -> Iterator[tuple[str, str]]:
-        """Say, once, of a coefficient that was found by comparing gradients, how it was found."""
+        """Yield, once, how a coefficient was found that no clip call has reported."""
         for model in self._found(table):
             if table.final and model not in self.found:
                 self.found.add(model)

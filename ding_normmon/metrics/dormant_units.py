@@ -1,4 +1,4 @@
-"""Which units of the shared layers sleep, for which tasks, and whether they are the same ones."""
+"""Which units of the shared layers are dormant, for which tasks, and whether tasks share them."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ __all__ = ['DormantUnits']
 logger = logging.getLogger('ding_normmon')
 
 _KINDS = {'activation': '', 'gradient': 'gradient_'}
-"""What is summed per unit, and how its figures begin."""
+"""What is summed per unit, and the prefix of its figures."""
 
 
 _AT_ONCE = 1 << 22
-"""Numbers of outputs that are added up at a time on an accelerator."""
+"""Elements that are added up at a time on an accelerator."""
 
 
 _figure = partial(
@@ -67,12 +67,12 @@ class DormantUnits(KeepsSignals, OwnHooks):
     record and of the one before, and ``plasticity/{group}/dormant_overlap_tasks``, its mean over pairs of tasks, with
     the matrix of all pairs beside it. It is absent where no unit of either set is dormant.
 
-    It listens to the forward and backward pass that the step does anyway: forward hooks are on the layers and
-    gradient hooks on their outputs in a measured step, and both are gone when it ends, however it ends. What has run
-    since the last ``publish`` belongs to the task of the next one. Forward passes without gradient or in evaluation
-    mode do not count. A module that is called several times in one task's forward pass is several layers, and one that
-    several modules use (one ``nn.ReLU`` for a whole model) is a layer of whichever of them is running. Where gradients
-    are accumulated over several steps, the gradient-based figures are absent.
+    It uses the forward and backward pass of the step itself: in a measured step the layers have forward hooks and their
+    outputs gradient hooks, which are removed when the step ends, even if it raises. Layers that have run since the last
+    ``publish`` belong to the task of the next one. Forward passes without gradient or in evaluation mode do not count.
+    A module that is called several times in one task's forward pass counts as several layers; a module that several
+    others use (one ``nn.ReLU`` for a whole model) counts as a layer of the one that is running. If gradients are
+    accumulated over several steps, the gradient-based figures are absent.
 
     Kept between records: the dormant sets of the last one, on rank 0.
     """
@@ -166,7 +166,7 @@ class DormantUnits(KeepsSignals, OwnHooks):
         self._outputs.begin(self.layers)
 
     def release(self) -> None:
-        """Take off all hooks and forget every tensor."""
+        """Remove all hooks and drop every tensor."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -177,7 +177,7 @@ class DormantUnits(KeepsSignals, OwnHooks):
         self._armed, self._error = False, None
 
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
-        """Take what has run since the last publication for the forward pass of this task."""
+        """Assign the layers that have run since the last publication to this task."""
         outputs = self._outputs.take()
         if self._stride is None and outputs:
             self._stride = self._stride_for(outputs)
@@ -196,7 +196,7 @@ class DormantUnits(KeepsSignals, OwnHooks):
                 valid = sample_mask(shape, mask)
                 rows.write_vector(key, activity(output.tensor.detach(), valid, self._stride or 1))
             else:
-                # Not selected by: that would wait for the accelerator to count.
+                # Masked and not selected: selecting would wait for the accelerator to count.
                 valid = None if mask is None else self._invalid(mask, output.tensor.device)
                 self.signals.add(Published(key, output.tensor.detach(), valid), rows)
             if output.tensor.requires_grad:
@@ -205,7 +205,7 @@ class DormantUnits(KeepsSignals, OwnHooks):
                 self._handles.append(output.tensor.register_hook(hook))
 
     def _invalid(self, mask: Tensor, device: torch.device) -> Tensor:
-        """Return which time steps are no data, (B*T,); once for all layers."""
+        """Return which time steps are padding, (B*T,); computed once for all layers."""
         if self._last_mask is None or self._last_mask[0] is not mask:
             self._last_mask = mask, mask.detach().to(device, non_blocking=True).reshape(-1) == 0
         return self._last_mask[1]
@@ -218,7 +218,7 @@ class DormantUnits(KeepsSignals, OwnHooks):
 
     def _gradient_hook(self, key: RowKey, mask: Tensor | None, on_host: bool) -> Callable[[Tensor], None]:
         def add_up(gradient: Tensor) -> None:
-            # Backward passes before `forward_end` are those of other metrics. Nothing may escape into autograd.
+            # Backward passes before `forward_end` are those of other metrics. Exceptions must not reach autograd.
             if not self._armed:
                 return
             started = time.perf_counter()
@@ -236,7 +236,7 @@ class DormantUnits(KeepsSignals, OwnHooks):
         return add_up
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
-        """Before the backward pass: listen to gradients from here on. After it: write them."""
+        """Before the backward pass: start to measure gradients. After it: write them."""
         if hook_point == 'forward_end':
             self._outputs.stop()
             self._armed = True
@@ -305,7 +305,7 @@ class DormantUnits(KeepsSignals, OwnHooks):
             self._previous.update(sets)
 
     def matrices(self, table: RowTable) -> Iterator[tuple[str, Matrix]]:
-        """Yield the overlap of every pair of tasks; NaN where neither has a dormant unit."""
+        """Yield the overlap of every pair of tasks; NaN if neither has a dormant unit."""
         for (kind, group), tasks in self._vectors(table).items():
             ids = [task_id for task_id in tasks if task_id is not None]
             if kind == 'activation' and len(ids) > 1:
@@ -321,7 +321,7 @@ class DormantUnits(KeepsSignals, OwnHooks):
                 yield f'plasticity/{group}/dormant_overlap_tasks', Matrix(values, tuple(ids), tuple(ids), labels)
 
     def notes(self, table: RowTable) -> Iterator[tuple[str, str]]:
-        """Yield what cannot be measured, and that only some of the units are kept."""
+        """Yield which layers cannot be measured, and whether only some units are kept."""
         for path, why in list(self._unmatched.items()):
             yield f'dormant_units/{path}', f'not measured: {why}'
         if self._stride is not None and self._stride > 1 and self._vectors(table):

@@ -1,8 +1,8 @@
-"""Backward passes that a metric makes on its own, in the middle of a step that somebody trains with.
+"""Extra backward passes that a metric makes in the middle of a training step.
 
-Such a pass goes through the user's graph, and what hangs on that graph runs with it: gradient hooks; with a checkpoint
-the forward pass of what is inside, which counts once more in BatchNorm's statistics, moves generators and calls forward
-hooks. What can be put back is put back to the last bit; what runs code of the user's is refused before the first pass.
+Such a pass goes through the user's graph and runs whatever is attached to it: gradient hooks, and inside a checkpoint
+the forward pass again, which updates BatchNorm's statistics once more, advances generators and calls forward hooks.
+State that can be restored is restored to the last bit; if code of the user would run again, the pass is refused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Key = TypeVar('Key', bound=Hashable)
 
 _CHECKPOINT = 'torch.utils.checkpoint'
 _HARMLESS = ('ding_normmon.', 'torch.nn.utils.')
-"""Hooks of these modules leave nothing behind but buffers, and those are put back."""
+"""Hooks of these modules change only buffers, which are restored."""
 
 
 class ExtraBackward:
@@ -47,10 +47,10 @@ class ExtraBackward:
         self._recomputes = False
         self._searched: set[Hashable] = set()
 
-    # -- seeing what hangs on the graph ----------------------------------------------------------------------------
+    # -- noting what is attached to the graph -----------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Note from here on what is hung on the graph of this step's forward pass."""
+        """Start to note what is attached to the graph of this step's forward pass."""
         self._listening += 1
         if self._listening > 1:
             return
@@ -59,7 +59,7 @@ class ExtraBackward:
         _retain_grad_calls.add(self._note_retained)
 
     def release(self) -> None:
-        """Listen no longer and forget what was noted."""
+        """Stop, and forget what was noted."""
         if not self._listening:
             return
         self._listening -= 1
@@ -101,9 +101,9 @@ class ExtraBackward:
             self._hooked.append((tensor.grad_fn, 'retain_grad() on a tensor of the forward pass'))
 
     def refusal(self, losses: Mapping[Key, Tensor]) -> str | None:
-        """Return why backward passes of these losses cannot be made, or would not go unnoticed; None where they can.
+        """Return why these losses cannot be differentiated without side effects; None if they can.
 
-        The graph of a loss is searched when its key is seen for the first time, and wherever tensors have hooks.
+        The graph of a loss is searched when its key is seen for the first time, and whenever tensors have hooks.
         """
         top = getattr(torch._C._autograd, '_top_saved_tensors_default_hooks', None)
         if self._packs is None and top is not None and top(True) is not None:
@@ -115,8 +115,8 @@ class ExtraBackward:
             self._searched.add(key)
             nodes = _nodes_of(loss)
             if any(node.name() == 'CheckpointFunctionBackward' for node in nodes):
-                # They are not in the graph: autograd raises if it comes past the checkpoint, and otherwise says in
-                # silence that the loss does not depend on them.
+                # Parameters inside the checkpoint are not in the graph: autograd raises if it passes the checkpoint,
+                # and otherwise silently reports that the loss does not depend on them.
                 return (
                     'parameters inside a reentrant checkpoint have no gradient of one loss; use '
                     'checkpoint(..., use_reentrant=False)'
@@ -144,12 +144,12 @@ class ExtraBackward:
                     return f'a {kind} hook of the module {where} ({_name(hooks[0])})'
         return None
 
-    # -- leaving everything as it was -----------------------------------------------------------------------------
+    # -- restoring state --------------------------------------------------------------------------------------------
 
     def gradients(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> tuple[Tensor | None, ...]:
         """Return the gradient of a loss, without the hooks of the parameters; None where it does not depend on one.
 
-        The graph stays, no ``.grad`` is touched, and buffers and generators are afterwards what they were.
+        The graph is kept, no ``.grad`` is touched, and buffers and generators are restored.
         """
         with self._buffers_kept(), self._generators_kept(), _hooks_off(parameters):
             found: tuple[Tensor | None, ...] = torch.autograd.grad(
@@ -170,7 +170,7 @@ class ExtraBackward:
         finally:
             for buffers, name, buffer, value in kept:
                 buffers[name] = buffer
-                # Not through the buffer itself: autograd would take it for one that was changed after it was used.
+                # Through `data`: autograd would otherwise see a buffer that was changed after it was used.
                 buffer.data.copy_(value)
 
     @contextlib.contextmanager
@@ -202,7 +202,7 @@ class ExtraBackward:
 
 @contextlib.contextmanager
 def _hooks_off(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Take the gradient hooks off the parameters for a while: the dict in which torch looks for them is emptied."""
+    """Disable the gradient hooks of parameters inside the block, by emptying the dict that torch reads."""
     taken: list[tuple[dict[int, Any], dict[int, Any]]] = []
     for parameter in parameters:
         hooks = parameter._backward_hooks
@@ -217,7 +217,7 @@ def _hooks_off(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 
 class _RetainGradCalls:
-    """Tells listeners of ``tensor.retain_grad()``: torch's is written in C, and a method of the same name hides it."""
+    """Observes ``tensor.retain_grad()``, which is written in C, through a method that hides it."""
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[Tensor], None]] = []
@@ -228,7 +228,7 @@ class _RetainGradCalls:
         with self._lock:
             self._listeners.append(listener)
             if len(self._listeners) == 1:
-                # The method of torch's own class remains, below.
+                # Torch's own method stays in the base class.
                 setattr(Tensor, 'retain_grad', lambda tensor: self._called(tensor))  # noqa: B010
 
     def remove(self, listener: Callable[[Tensor], None]) -> None:

@@ -1,4 +1,4 @@
-"""Which tasks pull the shared parameters apart: one backward pass per task, compared across ranks by sketches."""
+"""Which tasks' gradients conflict on shared parameters: one backward pass per task, and sketches that ranks compare."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ['GradientConflict']
 logger = logging.getLogger('ding_normmon')
 
 _UNEXPLAINED = 0.1
-"""Part of a gradient above which the losses per task are not what it is made of."""
+"""Unexplained part of a gradient above which it is not that of the losses per task."""
 
 
 _figure = partial(Figure, section=TASKS_SECTION, hook_point='`forward_end`')
@@ -260,7 +260,7 @@ class GradientConflict(DeviceCells, SharedGradients):
     # -- on rank 0 -------------------------------------------------------------------------------------------------
 
     def geometries(self, table: RowTable) -> dict[str, TaskGeometry]:
-        """Return the geometry of every group that was measured."""
+        """Return the geometry of every measured group."""
         if self.name not in table.memo:
             table.memo[self.name] = dict(self._geometries(table)) if table.of(self.name) else {}
         found: dict[str, TaskGeometry] = table.memo[self.name]
@@ -271,7 +271,7 @@ class GradientConflict(DeviceCells, SharedGradients):
         for group in self.shared.groups:
             squares, sketches = all_squares.get(group.name, {}), all_sketches.get(group.name, {})
             finite = {int(task): row for task, row in squares.items() if task is not None and not row[NONFINITE]}
-            # A task that several ranks train: its gradient is the sum of theirs, whose norm only the sketch knows.
+            # The gradient of a task that several ranks train is the sum of theirs; only the sketch knows its norm.
             known = {
                 task: float(row[M2] if row[COUNT] == 1 else np.square(sketches[task], dtype=np.float64).sum())
                 for task, row in finite.items()
@@ -285,7 +285,7 @@ class GradientConflict(DeviceCells, SharedGradients):
             yield group.name, geometry_of(sketches, known, group.sketch.collision, exact)
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
-        """Yield the figures of groups and tasks; only where every rank has measured them."""
+        """Yield the figures of groups and tasks, if every rank has measured them."""
         if self._off:
             return
         for name, row in table.named(self.name):
@@ -301,7 +301,7 @@ class GradientConflict(DeviceCells, SharedGradients):
                     yield f'conflict/{name}_task{task_id}/{figure}', value
 
     def matrices(self, table: RowTable) -> Iterator[tuple[str, Matrix]]:
-        """Yield cosines and their standard errors, of the tasks that are there."""
+        """Yield the cosines of the tasks and their standard errors."""
         for name, geometry in self.geometries(table).items() if not self._off else ():
             if len(geometry.tasks) > 1:
                 labels: dict[int | str, str] = {task: self.setup.task_name(task) for task in geometry.tasks}

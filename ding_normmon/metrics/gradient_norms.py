@@ -26,11 +26,11 @@ __all__ = ['GradientNorms']
 
 
 class Readings:
-    """What the gradients of a list of parameters were when the last backward pass of a step ended.
+    """Squares of the gradients as they were when the last backward pass of a step ended.
 
     Attributes:
         cells: sums of squares and numbers of entries that are not finite; float64 (2, parameters).
-        has: whether a parameter had a gradient that was read in this step.
+        has: whether the gradient of each parameter was read in this step.
     """
 
     def __init__(self, parameters: int, device: torch.device) -> None:
@@ -43,12 +43,12 @@ class Readings:
 
 
 def _both(first: list[bool], second: list[bool]) -> list[bool]:
-    # The usual step has them all.
+    # In the usual step all are true.
     return second if False not in first else [one and other for one, other in zip(first, second, strict=True)]
 
 
 def _runs(chosen: Sequence[bool]) -> Iterator[slice]:
-    """Yield runs of neighbours that are chosen, so that no index has to travel to the device.
+    """Yield runs of chosen neighbours as slices, which need no index on the device.
 
     >>> list(_runs([True, True, False, True]))
     [slice(0, 2, None), slice(3, 4, None)]
@@ -74,9 +74,9 @@ class GradientNorms(Finishing, SquareNorms):
     some have none, the norm is that of the others and ``monitor/without_gradient/{group}`` their number. A group whose
     optimizer rests in a step (a delayed actor) has no figure, and neither has the model.
 
-    Where the step is watched from outside, gradients are read at the end of every backward pass. If nobody announces a
-    clipping, the optimizer's step finds them as they were or changed by hand: the figure is the earlier one, and both
-    squared norms are noted in ``step.changes``.
+    If the step is observed, gradients are read at the end of every backward pass. Without a clip call they may still be
+    changed by hand before the optimizer steps: the figure is then the earlier one, and both squared norms are noted in
+    ``step.changes``.
     """
 
     name: ClassVar[str] = 'gradient_norms'
@@ -143,7 +143,7 @@ class GradientNorms(Finishing, SquareNorms):
             self._read.forget()
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
-        """Square the gradients; at a later ``backward_end`` of one step, those that were not final before."""
+        """Square the gradients; at a second ``backward_end`` of a step, those that were not final at the first."""
         if hook_point == READ_GRADIENTS:
             self._read_gradients(step.gradients_of)
             return
@@ -153,7 +153,7 @@ class GradientNorms(Finishing, SquareNorms):
         gradients = [parameter.grad for parameter in self.parameters]
         first = step.fired.count(hook_point) == 1
         if first and step.gradients_of is None:
-            # The usual step has one call that takes everything: no bookkeeping per parameter.
+            # The usual step has a single call for all parameters.
             self._awaited = step.awaited
             self._measured = [gradient is not None for gradient in gradients]
             self._reached = [True] * len(gradients)
@@ -181,7 +181,7 @@ class GradientNorms(Finishing, SquareNorms):
         self.cells.add_(earlier)
 
     def _square(self, gradients: list[Tensor | None], step: LearnerStep, take: list[bool]) -> None:
-        """Write the sums of squares of these gradients, of those that were read before as they were then."""
+        """Write the sums of squares of these gradients; for those that were read before, the earlier sums."""
         read, name = self._read, step.as_read
         if name is None or read is None or not any(read.has):
             self.square(gradients, step.gradient_scale)
@@ -198,7 +198,7 @@ class GradientNorms(Finishing, SquareNorms):
         self.divide(step.gradient_scale)
 
     def _compare_gradients(self, step: LearnerStep) -> None:
-        """Note what the gradients are that were read before, beside what they were then."""
+        """Note the squared norms of the gradients that were read before, now and then."""
         read, name, chosen = self._read, step.as_read, step.gradients_of
         if read is None or name is None:
             return
@@ -237,14 +237,14 @@ class GradientNorms(Finishing, SquareNorms):
             ]
         if first or step.replace_gradients:
             return [True] * len(self.parameters)
-        # A group that had a gradient was complete then; gradients of its other parameters would mix two moments.
+        # A group that had a gradient is complete; further gradients would mix two points in time.
         take = []
         for span in self.spans:
             take += [not any(self._measured[span.start : span.stop])] * (span.stop - span.start)
         return take
 
     def finish(self, rows: RowBuffer) -> None:
-        """Write how many parameters of each group had no gradient, and which groups' gradients were not final."""
+        """Write how many parameters of each group had no gradient, and which groups were not reached."""
         if False not in self._measured and False not in self._reached:
             return
         for span in self.spans:
@@ -265,11 +265,11 @@ class GradientNorms(Finishing, SquareNorms):
                             write_number(key._replace(part=f'absent:{path}'), 1, rows)
 
     def unreached(self, table: RowTable) -> set[tuple[str, int | None]]:
-        """Return the groups whose optimizer rested in this step."""
+        """Return the groups whose optimizer skipped this step."""
         return set(table.block(self.name, 'unreached')[0])
 
     def absent(self, table: RowTable) -> set[tuple[str, int | None]]:
-        """Return the groups that had no gradient at all, and those whose optimizer rested."""
+        """Return the groups that had no gradient at all, and those whose optimizer skipped this step."""
         labels, rows = table.block(self.name, 'no_gradient')
         without = {
             label

@@ -1,4 +1,4 @@
-"""Who trains which parameter: what no optimizer holds, what one holds in vain, and learning rates."""
+"""Which optimizer trains which parameter: parameters that none holds, parameters held in vain, and learning rates."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _figure = partial(Figure, section=INVARIANTS_SECTION, chart=BROKEN_CHART)
 class HeldParameters(BrokenParameters, Finishing, WatchesOptimizers):
     """``broken/unheld/{group}``, ``broken/orphaned/{group}``, ``learning_rate/{group}``, ``step/optimizer_steps``.
 
-    A parameter is **unheld** in a step in which it has a gradient that is not zero and does not move, while no
-    optimizer of the process holds it and some optimizer has stepped. It is **orphaned** if it was trained as a part of
-    the model, is one no longer (a head made anew, ``load_state_dict(assign=True)``), and an optimizer that steps still
-    holds it. Both figures are numbers of parameter tensors, and there only where there are some.
+    A parameter is **unheld** if no optimizer of the process holds it, although an optimizer has stepped, and it has a
+    gradient that is not zero but does not move. It is **orphaned** if it was trained as a part of the model, is not a
+    part any more (a replaced head, ``load_state_dict(assign=True)``), and an optimizer that steps still holds it. Both
+    figures count parameter tensors and exist only above 0.
     """
 
     name: ClassVar[str] = 'held_parameters'
@@ -125,11 +125,11 @@ class HeldParameters(BrokenParameters, Finishing, WatchesOptimizers):
 
     @torch.no_grad()
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
-        """Take note of what has a gradient and no holder; write the learning rates."""
+        """Note the parameters with a gradient that no optimizer holds; write the learning rates."""
         if hook_point == 'backward_end':
             self._stepping.watch()
             if self._snapshot.has_changed():
-                # In a loop of one's own a step begins where the last has ended, before anybody can change the model.
+                # In a plain loop a step begins where the last one ended, before the user can change the model.
                 setup = self.setup
                 self._follow(find_groups(setup.model, setup.num_tasks, setup.config.module_groups))
             missing = self._places.keys() - self._stepping.holders().keys() - self._before.keys()
@@ -152,7 +152,7 @@ class HeldParameters(BrokenParameters, Finishing, WatchesOptimizers):
 
     def _write_rates(self, holders: dict[int, tuple[Any, dict[str, Any]]], rows: RowBuffer) -> None:
         for key, parameters in self._rate_keys:
-            # Parameters of one group nearly always stand in one or two of the optimizer's.
+            # Parameters of one group are nearly always in one or two groups of the optimizer.
             options = {id(found[1]): found[1] for found in map(holders.get, parameters) if found is not None}
             for rate in {id(rate): rate for rate in (entry.get('lr') for entry in options.values())}.values():
                 if isinstance(rate, (int, float, Tensor)):
@@ -160,7 +160,7 @@ class HeldParameters(BrokenParameters, Finishing, WatchesOptimizers):
 
     @torch.no_grad()
     def finish(self, rows: RowBuffer) -> None:
-        """Write what was not held and has not moved, and what is held in vain."""
+        """Write the unheld parameters that have not moved, and the orphaned ones."""
         optimizers = self._stepping
         before, self._before = self._before, {}
         if optimizers.steps:

@@ -1,4 +1,4 @@
-"""What becomes of learner steps before they are any: those that are skipped, and the scale of the loss."""
+"""Skipped optimizer steps, and the scale of the loss."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LearnerSteps(Finishing):
     """``step/skipped``: backward passes since the last record that moved no weights, because the loop or a
     ``GradScaler`` left the optimizer's step out. ``step/loss_scale``: what the loss of this step was multiplied by.
 
-    Both are seen from outside, and absent where nothing of the kind has been seen. Nothing is computed.
+    Both are observed and not computed, and absent if nothing was observed.
     """
 
     name: ClassVar[str] = 'learner_steps'
@@ -62,11 +62,11 @@ class LearnerSteps(Finishing):
         self._skipped += 1
 
     def note_scale(self, scale: Tensor | float) -> None:
-        """Take the scale of the loss of the current step; a tensor is not looked at."""
+        """Take the scale of the loss of the current step; a tensor is not read here."""
         self._scale = scale.clone() if isinstance(scale, Tensor) else scale
 
     def begin(self, step: LearnerStep) -> None:
-        """Forget the scale of a step of which nothing was written."""
+        """Forget the scale of a step that was not written."""
         self._scale, self._between = None, step.between
 
     def finish(self, rows: RowBuffer) -> None:
@@ -84,7 +84,7 @@ class LearnerSteps(Finishing):
         return 8
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
-        """Yield the scale, and what the rank that has skipped most has skipped."""
+        """Yield the scale, and the largest number of skipped steps of any rank."""
         for name, row in table.named(self.name):
             if row[COUNT] > 0:
                 yield f'step/{name}', float(row[MAXIMUM] if name == 'skipped' else row[MEAN])

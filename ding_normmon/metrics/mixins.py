@@ -33,15 +33,15 @@ _Method = TypeVar('_Method', bound=Callable[..., Any])
 def takes_graph(method: _Method) -> _Method:
     """Mark an ``on_publish`` or ``on_publish_loss`` that takes tensors as the policy has them, with their graph.
 
-    It sees itself to it that nothing of that is kept; what is read once, in C, needs no detaching. The mark is on the
-    method, so one that overrides it is given detached tensors again.
+    The method must not keep them; a tensor that is read once, in C, needs no detaching. The mark belongs to the method:
+    one that overrides it gets detached tensors again.
     """
     method.takes_graph = True  # type: ignore[attr-defined]
     return method
 
 
 class DeviceCells(Metric):
-    """Raw float64 cells on the device, which travel to the host with the rows of the step.
+    """Raw float64 cells on the device, which are copied to the host with the rows of the step.
 
     Attributes:
         num_cells: how many; set in ``prepare``.
@@ -63,7 +63,7 @@ class DeviceCells(Metric):
     def unpack_rows(self, cells: npt.NDArray[np.float64]) -> tuple[Sequence[RowKey], Row]:
         """Return what :meth:`unpack` yields, as keys and a table of shape (len(keys), 6).
 
-        A metric with hundreds of rows may have them as a table already.
+        Override it if the rows exist as a table already.
         """
         pairs = list(self.unpack(cells))
         return [key for key, _ in pairs], np.array([row for _, row in pairs], dtype=np.float64).reshape(-1, 6)
@@ -77,29 +77,29 @@ class DeviceCells(Metric):
 
 
 class Finishing(Metric):
-    """Something to write that is known only when the step has ended."""
+    """Rows that can be written only when the step has ended."""
 
     def finish(self, rows: RowBuffer) -> None:
-        """Write it; called if one of ``hook_points`` fired."""
+        """Write the rows; called if one of ``hook_points`` fired."""
 
 
 class ClipListener(Metric):
-    """Clippings of gradients, in measured steps and, with ``every_step``, in all others.
+    """Reported clip calls, in measured steps and, with ``every_step``, in all others.
 
     Attributes:
-        every_step: whether it has to hear of every learner step, monitored or not; set in ``prepare`` at the latest.
+        every_step: whether it is told of every learner step, monitored or not; set in ``prepare`` at the latest.
     """
 
     every_step: bool = False
 
     def begin_any_step(self) -> None:
-        """Take note that a learner step begins, monitored or not; only with ``every_step``."""
+        """Note that a learner step begins, monitored or not; only with ``every_step``."""
 
     def on_clip(self, clip: Clip, rows: RowBuffer) -> None:
-        """Measure one clipping of gradients."""
+        """Measure one clip call."""
 
     def on_clip_of_any_step(self, clip: Clip) -> None:
-        """Take note of a clipping in a step that is not measured; only with ``every_step``."""
+        """Note a clip call in a step that is not measured; only with ``every_step``."""
 
 
 class KeepsSignals(Metric):
@@ -130,7 +130,7 @@ class KeepsSignals(Metric):
 
 
 class LossParts(Metric):
-    """The terms of the losses, ``step.parts``, which policies make for nobody else.
+    """The terms of the losses, ``step.parts``, which policies compute only if a metric reads them.
 
     Attributes:
         reads_parts: whether they are read; set in ``prepare``.
@@ -140,10 +140,10 @@ class LossParts(Metric):
 
 
 class OwnHooks(Metric):
-    """Hooks of its own, whose time the monitor does not see.
+    """Hooks of the metric's own, whose time the monitor cannot measure.
 
     Attributes:
-        hook_milliseconds: time spent in them in this step; the monitor takes it when the step ends.
+        hook_milliseconds: time spent in them in this step; the monitor reads and resets it when the step ends.
     """
 
     hook_milliseconds: float = 0.0

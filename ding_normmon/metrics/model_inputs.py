@@ -1,4 +1,4 @@
-"""What the model is given, and how it is used: inputs, their number of bits, and modules that evaluate."""
+"""The inputs of the model, their number of bits, and modules that are in evaluation mode."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ['ModelInputs']
 
 _MOST_INPUTS = 8
 _BOTH_WAYS = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
-"""What works differently in training and in evaluation."""
+"""Modules that work differently in training and in evaluation."""
 
 
 _figure = partial(
@@ -41,11 +41,11 @@ _figure = partial(
 
 
 class ModelInputs(Finishing, OwnHooks):
-    """``inputs/{name}/{mean,std,max,min}``: the tensors that the model is called with, seen from outside.
+    """``inputs/{name}/{mean,std,max,min}``: the tensors that the model is called with, seen by a forward hook.
 
-    Of every measured step the first call in training mode with gradients counts. ``name`` is the position of an
-    argument, or its keyword, and for what is inside of it the key. A model whose ``forward`` is called past
-    ``__call__``, and a compiled one, show nothing. Beside the statistics of floating-point tensors:
+    The first call of a measured step in training mode with gradients counts. ``name`` is the position of an argument or
+    its keyword, followed by the key of a nested tensor. If ``forward`` is called without ``__call__``, or the model is
+    compiled, there are no figures. Beside the statistics of floating-point tensors:
 
     - ``inputs/{name}/features``: elements of one sample, ``inputs/batch_size``: samples of the first tensor,
     - ``mode/input_bits`` and ``mode/output_bits``: bits of an element of the first input and output,
@@ -126,15 +126,15 @@ class ModelInputs(Finishing, OwnHooks):
         self._taken: dict[RowKey, tuple[float, ...] | Tensor] = {}
 
     def prepare(self, setup: Setup) -> None:
-        """Choose the modules that are looked at."""
+        """Find the modules whose mode is checked."""
         super().prepare(setup)
         self._is_open = not compiled_parts([setup.model])
         self._both_ways = [module for module in setup.model.modules() if isinstance(module, _BOTH_WAYS)]
-        # Ranks that share one replica are given the same batch.
+        # Ranks that share one sharded replica get the same batch.
         self._compares = not any(map(is_sharded, setup.model.parameters()))
 
     def begin(self, step: LearnerStep) -> None:
-        """Listen to the model."""
+        """Attach the hooks."""
         self._taken = {}
         if self._is_open and not self._handles:
             model = self.setup.model
@@ -144,7 +144,7 @@ class ModelInputs(Finishing, OwnHooks):
             ]
 
     def release(self) -> None:
-        """Listen no more."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -185,13 +185,13 @@ class ModelInputs(Finishing, OwnHooks):
         self._taken[RowKey(self.name, name, None, part)] = constant_numbers(value)
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
-        """Look at the mode of the modules, before anything is evaluated in between."""
+        """Count the modules in evaluation mode, before an evaluation may change it."""
         if hook_point == 'forward_end' and self._both_ways:
             evaluating = sum(not module.training for module in self._both_ways)
             rows.write_numbers(RowKey(self.name, 'evaluating', None, 'mode'), constant_numbers(float(evaluating)))
 
     def finish(self, rows: RowBuffer) -> None:
-        """Write what was seen."""
+        """Write what the hooks have noted."""
         taken, self._taken = self._taken, {}
         for key, row in taken.items():
             if isinstance(row, Tensor):
@@ -201,7 +201,7 @@ class ModelInputs(Finishing, OwnHooks):
                 rows.write_numbers(key, row)  # type: ignore[arg-type]
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
-        """Yield the figures of all ranks together, and how many ranks have drawn another one's batch."""
+        """Yield the figures of all ranks together, and how many ranks have the batch of another rank."""
         for name, tasks in table.of(self.name).items():
             row = tasks[None]
             if row[NONFINITE] > 0:

@@ -94,7 +94,7 @@ class ParameterNorms(SquareNorms):
         labels, rows = table.block(self.name)
         elements = (rows[:, COUNT] + rows[:, NONFINITE]).tolist()
         of_group = dict(zip(labels, elements, strict=True))
-        # Of a sharded group every rank says how much of its share is frozen; the group's owner has all of it.
+        # Each rank reports how much of its share of a sharded group is frozen; the owner's row covers all of it.
         partly, counts = table.block(self.name, 'frozen')
         for label, count in zip(partly, counts[:, MAXIMUM], strict=True):
             yield f'parameters/{with_task(*label)}/trainable', float(of_group[label] - count)

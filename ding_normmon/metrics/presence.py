@@ -1,4 +1,4 @@
-"""What healthy runs do now and then: an empty signal, a task that is not in the batch, a signal that appears late."""
+"""Counts signals that are empty, absent or late, as happens now and then in healthy runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger('ding_normmon')
 
 
 class Presence:
-    """Remembers which signals of which tasks there have been, and counts what is out of the ordinary in a record.
+    """Remembers which signals each task has published, and counts the exceptions in a record.
 
     Example:
         >>> import numpy as np
@@ -30,7 +30,7 @@ class Presence:
         self._said: set[tuple[str, str]] = set()
 
     def counts(self, signals: Mapping[str, Mapping[int | None, Row]]) -> Iterator[tuple[str, float]]:
-        """Yield ``monitor/{empty,absent,late}/{signal}``: the number of tasks it happened to, where it happened.
+        """Yield ``monitor/{empty,absent,late}/{signal}``: the number of tasks, if above 0.
 
         Arguments:
             signals: signal name to task id to row, of one complete record.

@@ -47,10 +47,10 @@ _figure = partial(Figure, section=TASKS_SECTION, hook_point='`local_backward_end
 class RankAgreement(GroupSquares):
     """``agreement/{group}/{mean_dot,cosine,ranks}`` of shared groups.
 
-    A policy that fires ``local_backward_end`` shows every rank's gradients before they are added up; the norm of the
-    sum is that of :class:`~ding_normmon.metrics.gradient_norms.GradientNorms`. Only ranks that have a gradient on
-    the group count; with fewer than two there is no figure. The figures depend on which tasks share a rank. Where
-    gradients are added up within the backward pass (DistributedDataParallel, FSDP2) no rank ever has its own.
+    A policy that fires ``local_backward_end`` shows each rank's gradients before they are summed; the norm of the sum
+    is that of :class:`~ding_normmon.metrics.gradient_norms.GradientNorms`. Only ranks with a gradient on the group
+    count; with fewer than two there is no figure. The figures depend on which tasks share a rank. If gradients are
+    summed within the backward pass (DistributedDataParallel, FSDP2), no rank ever has its own.
     """
 
     name: ClassVar[str] = 'rank_agreement'
@@ -103,7 +103,7 @@ class RankAgreement(GroupSquares):
             yield RowKey(self.name, group.name), square_sum_row(1, square, nonfinite)
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
-        """Yield the figures; only where every rank has measured them."""
+        """Yield the figures, if every rank has measured them."""
         if not table.complete_for(self.name):
             return
         of_sum = table.of('gradient_norms')

@@ -1,4 +1,4 @@
-"""The norms of shared parameters on every rank: ranks that drift apart."""
+"""The norms of shared parameters on every rank, which show how ranks drift apart."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _figure = partial(Figure, section=PARAMETERS_SECTION, hook_point='`forward_end`'
 class RankNorms(GroupSquares):
     """``monitor/rank_norm/{group}/{rank{n},spread}``: the norms of the weights that each rank has before the step.
 
-    Where replicas are equal every rank has the same norm and the spread, largest minus smallest, is exactly 0. How it
-    grows tells how fast they part, which :class:`~ding_normmon.metrics.replicas.Replicas` does not.
+    Equal replicas have equal norms, so the spread (largest minus smallest) is exactly 0. Its growth shows how fast
+    replicas diverge, which :class:`~ding_normmon.metrics.replicas.Replicas` does not.
     """
 
     name: ClassVar[str] = 'rank_norms'
@@ -69,7 +69,7 @@ class RankNorms(GroupSquares):
             yield RowKey(self.name, group.name, None, f'rank{self.setup.rank}'), constant_row(norm)
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
-        """Yield the norms of the ranks that have reported, and the spread where all have."""
+        """Yield the norms of the ranks that have reported, and the spread if all have."""
         norms: dict[str, list[float]] = {}
         for rank in range(self.setup.world_size if self.spans else 0):
             for name, row in table.named(self.name, f'rank{rank}'):

@@ -1,4 +1,4 @@
-"""Whether the ranks still train the same model: parameters, optimizer state and gradients, to the last bit."""
+"""Checks that all ranks still train the same model: parameters, optimizer state and gradients, to the last bit."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class Replicas(WatchesOptimizers):
     .bit_sums`): one number for the parameters that are trained or frozen, one for their optimizer's state, one for the
     gradients that the optimizer has used. Equal sums are equal bits; the figure is there only where they differ.
 
-    Parameters that get no gradient although they might, such as heads that nobody uses, may be anything. Gradients are
-    compared where one optimizer has the shared groups: with several, what one of them leaves in ``.grad`` may be the
-    business of another. Optimizer state is compared among the ranks that hold the same number of tensors of it, because
-    some optimizers divide it among the ranks. Sharded parameters have no replicas.
+    Parameters without a gradient, such as unused heads, are left out. Gradients are compared if a single optimizer
+    holds the shared groups: with several, one may leave gradients in ``.grad`` that belong to another. Optimizer state
+    is compared among ranks that hold the same number of state tensors, because some optimizers divide it among them.
+    Sharded parameters have no replicas.
     """
 
     name: ClassVar[str] = 'replicas'
@@ -143,7 +143,7 @@ class Replicas(WatchesOptimizers):
             yield name, float(sum(map(len, classes[1:])))
 
     def notes(self, table: RowTable) -> Iterator[tuple[str, str]]:
-        """Yield which ranks differ from which."""
+        """Yield which ranks differ from which others."""
         for name, classes in self._differing(table):
             first, *others = (_call(ranks) for ranks in classes)
             yield name, f'{", ".join(others)} from {first}'
@@ -156,7 +156,7 @@ def _counts(parameter: nn.Parameter) -> bool:
 def _state_of(parameters: list[nn.Parameter], holders: Mapping[int, tuple[Any, Any]]) -> Iterator[Tensor]:
     for parameter in parameters:
         optimizer, _ = holders.get(id(parameter), (None, None))
-        # Asked for what it does not have, it would make an entry.
+        # Reading a missing key would create an entry.
         state = optimizer.state[parameter] if optimizer is not None and parameter in optimizer.state else {}
         if isinstance(state, Mapping):
             for name in sorted(state, key=str):

@@ -1,4 +1,4 @@
-"""What the metric reference says around the figures, and figures that several metrics share."""
+"""Sections of the metric reference, and figures that several metrics share."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ says what becomes of them. What they compare are sums of bit patterns, so there 
 else does not.""",
     ),
 )
-"""In the order of the page; what a figure names beside these comes behind them."""
+"""In the order of the page; other sections that figures name come after them."""
 
 BROKEN_CHART = Chart('Health of the record', 'What must hold and does not')
 

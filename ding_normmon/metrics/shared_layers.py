@@ -1,4 +1,4 @@
-"""The layers that all tasks share, in which a unit can be said to sleep."""
+"""Finds the layers that all tasks share, whose units may be dormant."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Layer(NamedTuple):
 
 
 def shared_layers(model: nn.Module, groups: Sequence[Group]) -> tuple[Layer, ...]:
-    """Return the nonlinearities of every shared group; where a group has none as a module, its linear layers.
+    """Return the nonlinearities of every shared group; of a group without such modules, its linear layers.
 
     A nonlinearity has no parameters: it belongs to the group of the nearest module around it that has some, if those
     are all of one group. One that is used in several modules is a layer of each of them.
@@ -85,7 +85,7 @@ def shared_layers(model: nn.Module, groups: Sequence[Group]) -> tuple[Layer, ...
         for path, module in modules.items():
             around = modules[path.rpartition('.')[0]]
             users = tuple(places[id(module)])
-            # Its second place within one module is a second call there.
+            # A second attribute of the same parent is a second call there.
             if not isinstance(module, kind) or places[id(module)][around] != path:
                 continue
             group = group_of(path)

@@ -132,7 +132,7 @@ class SharedGradients(Metric):
         return 0 if self._off else self.shared.bytes
 
     def check(self, losses: Mapping[Any, Tensor], tasks: Sequence[int], what: str) -> None:
-        """Make sure that these losses can be differentiated without a trace.
+        """Check that these losses can be differentiated without side effects.
 
         Raises:
             ValueError: a task that this rank does not train.

@@ -76,8 +76,8 @@ class GroupSquares(DeviceCells):
             self.divide(scale)
 
     def divide(self, scale: Tensor | float) -> None:
-        """Divide what was squared, whose squares are in the cells, by ``scale``."""
-        # A scale that lies on the device is not looked at: that would wait for the device.
+        """Divide the squared tensors by ``scale``: their sums by its square."""
+        # A scale on the device is not read: that would wait for the device.
         if isinstance(scale, Tensor):
             self.sums.div_(scale.double()).div_(scale.double())
         elif scale != 1.0:
@@ -126,7 +126,7 @@ class SquareNorms(GroupSquares):
             return (), np.zeros((0, 6))
         sums, nonfinite = cells.reshape(2, -1)
         group_nonfinite = np.add.reduceat(nonfinite, self._starts)
-        # The rows of all groups at once, as `square_sum_row` makes them one by one.
+        # The rows of all groups at once, each as from `square_sum_row`.
         table = self._empty.copy()
         table[:, COUNT] = self._numels - group_nonfinite
         table[:, M2] = np.add.reduceat(sums, self._starts)
@@ -149,10 +149,10 @@ class SquareNorms(GroupSquares):
 
     def _largest(self, sums: npt.NDArray[np.float64], span: _Span) -> Sequence[int]:
         indices = range(span.start, span.stop)
-        # The largest shards are not those of the largest parameters: rank 0 chooses.
+        # The largest shards need not belong to the largest parameters, so rank 0 chooses.
         if self.setup.config.top_k is None or span.sharded:
             return indices
-        # With those as large as the last of them: an absent one looks like one that is zero, and is left out later.
+        # Including ties with the last: absent parameters look like zeros and are left out later.
         smallest = sorted((sums[index] for index in indices), reverse=True)[: self.setup.config.top_k][-1]
         return [index for index in indices if sums[index] >= smallest]
 
@@ -190,7 +190,7 @@ class SquareNorms(GroupSquares):
                 if deviation is not None:
                     yield f'{self.family}/{name}_all_tasks/std', deviation
         if present and self._all_groups <= set(labels) - self.unreached(table):
-            # What it squares may be as large as its largest entry allows.
+            # `hypot` does not overflow where squares would.
             yield f'{self.family}/model/_total_norm', math.hypot(*(lengths[index] for index in present))
         if self.setup.config.detail == 'parameter':
             yield from self._per_parameter(table, absent)

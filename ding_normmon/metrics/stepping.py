@@ -1,4 +1,4 @@
-"""Which optimizers step, and what they hold: seen by torch's own hook, whatever they are called and whoever keeps them.
+"""Observes which optimizers step and what they hold, by torch's own hook, whatever attribute they are kept in.
 
 The hook is there in measured steps only; where several threads train it stays. An optimizer that has stepped once is
 known from then on.
@@ -22,7 +22,7 @@ __all__ = ['SteppingOptimizers']
 
 
 class _Hook:
-    """The one hook of this process on all optimizers, and who hears of it.
+    """The one hook of this process on all optimizers, and its listeners.
 
     Torch raises in a thread that steps while another one adds a hook or takes one off. So where several threads train,
     the hook stays once it is there.

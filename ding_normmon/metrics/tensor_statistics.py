@@ -26,17 +26,17 @@ from ding_normmon.rows.table import Label, RowBuffer, RowKey, RowTable
 __all__ = ['TensorStatistics']
 
 STATISTICS = ('mean', 'std', 'max', 'min', 'abs_max')
-"""What is told of a signal; of norms, which are not negative, all but the last."""
+"""Statistics of a signal; norms, which are not negative, have all but the last."""
 
 _FEWEST = np.array([[1], [2], [1], [1], [1]])
-"""Numbers that each of them needs."""
+"""Smallest count for which each of them exists."""
 
 # Signals of which the L2 norm of each vector is taken first: signal -> (metric family, prefix of the statistic).
 NORM_SIGNALS = {'x_token': ('norm/x_token', ''), 'embeddings/obs': ('embeddings/obs', 'norm_')}
 
 
 class _Plan:
-    """What the figures of the same signals are called, record after record.
+    """Names of the figures of a set of signals.
 
     Arguments:
         labels: of the rows of a :meth:`RowTable.block`.
@@ -217,7 +217,7 @@ class TensorStatistics(KeepsSignals):
         key = self._keys.get((name, task_id))
         if key is None:
             key = self._keys[name, task_id] = RowKey(self.name, name, task_id)
-        # What is on the host is measured there, wherever the model is.
+        # A tensor on the host is measured there, even if the model is on an accelerator.
         on_host = rows.on_host or (rows.device.type != 'cpu' and isinstance(tensor, Tensor) and tensor.is_cpu)
         if on_host and native.kernels is not None:
             row = native.kernels.row(tensor, mask, name in NORM_SIGNALS)
@@ -234,7 +234,7 @@ class TensorStatistics(KeepsSignals):
     @staticmethod
     def _write(key: RowKey, tensor: Tensor, mask: Tensor | None, rows: RowBuffer) -> None:
         if tensor.element_size() == 1:
-            # Nothing can be done with float8 but to convert it.
+            # float8 supports nothing but conversion.
             tensor = tensor.float()
         valid: Tensor | None = None
         if mask is not None:
@@ -281,7 +281,7 @@ class TensorStatistics(KeepsSignals):
         rows = np.concatenate((moments.merge_sets(rows, plan.lengths), rows[plan.of_tasks]))
         told = plan.told
         if not table.complete:
-            # Without every rank nothing is known of all tasks.
+            # If a rank is missing, nothing is known about all tasks together.
             told = told.copy()
             told[:, : len(plan.lengths)] = False
         for index in np.flatnonzero(rows[:, moments.NONFINITE]).tolist():

@@ -1,4 +1,4 @@
-"""How far a step moved the weights, and whose gradient it went along with."""
+"""How far a step moved the weights, and which tasks' gradients it followed."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Updates(DeviceCells):
         if setup.config.update_freq == 0:
             return
         size, device = setup.config.sketch_size, setup.device
-        # Of a sharded model there are no gradients by task to compare a step with, hence no sketches.
+        # A sharded model has no gradients per task to compare a step with, so no sketches.
         sharded = any(map(is_sharded, setup.model.parameters()))
         shared = shared_parameters(setup) if setup.rank == 0 and not sharded else None
         plans = {group.name: group for group in (shared.groups if shared else ())}
@@ -203,7 +203,7 @@ class Updates(DeviceCells):
             return
         if hook_point == 'backward_end':
             if self._begun:
-                # Of several optimizers one may have stepped already.
+                # One of several optimizers may have stepped already.
                 return
             self._begun = True
             if self._copies:
@@ -256,7 +256,7 @@ class Updates(DeviceCells):
                 start += group.sketch.size
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
-        """Yield relative sizes and, where gradients of tasks are there, cosines."""
+        """Yield relative sizes and, if gradients per task were measured, cosines."""
         if RowKey(self.name, 'all', None, 'done') not in table:
             return
         weights = table.of(self.name, 'weights')

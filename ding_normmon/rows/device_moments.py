@@ -4,7 +4,7 @@ On an accelerator every operation is a launch, and a launch takes as long for te
 signals of all tasks are reduced together, in float64 and in two stages:
 
 1. A tensor is a list of **steps** of equal width. The steps of all tensors become the lines of one table, or of a few
-   where their widths differ much, and each line one row. What fills a line up is infinite, so it is in no column.
+   if their widths differ much, and each line becomes one row. Lines are padded with infinities, which no column counts.
 2. The rows of each tensor's steps stand side by side. Those of steps that are not data become the row of no numbers,
    and the others are merged as :func:`ding_normmon.rows.moments.merge_sets` does it.
 
@@ -30,7 +30,7 @@ _CHUNK = 1 << 20
 """Numbers that are reduced at a time, about: 8 MiB in float64, and as much again for each of a few intermediates."""
 
 _SLACK = 1 << 16
-"""Places that may be filled up whatever their share; beyond them at most as many as there are numbers."""
+"""Padding that is always allowed; beyond it, at most as much as there are numbers."""
 
 
 class Steps(NamedTuple):
@@ -189,7 +189,7 @@ def _merged(rows: Tensor) -> Tensor:
 
 
 def _similar(sizes: Sequence[int], amounts: Sequence[int]) -> Iterator[list[int]]:
-    """Group what may be filled up to one size, largest first.
+    """Group tables that may be padded to one size, largest first.
 
     >>> list(_similar([3, 1 << 20, 2, 1], [5, 1, 5, 5]))
     [[1], [0, 2, 3]]

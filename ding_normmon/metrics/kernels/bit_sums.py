@@ -119,7 +119,7 @@ def _sums_in_torch(tensors: Sequence[Tensor], most: int | None) -> list[Tensor]:
 
 def _words(tensor: Tensor) -> Tensor:
     """Return what a tensor has in memory, in the order of its entries, as integers in one dimension."""
-    # What a view of a conjugate or of zeros stands for is written out first.
+    # Lazy conjugates and lazy zeros are written out first.
     tensor = tensor.resolve_conj().resolve_neg().clone() if tensor._is_zerotensor() else tensor.resolve_conj()
     if tensor.is_neg():
         tensor = tensor.resolve_neg()
@@ -199,6 +199,6 @@ def folded(total: int | Tensor) -> float | Tensor:
     """
     if not isinstance(total, Tensor):
         return float(total % FOLD)
-    # An int64 that is negative stands for a number from 2**63 on.
+    # A negative int64 stands for a number of at least 2**63.
     wrapped = torch.where(total < 0, 2**64 % FOLD, 0)
     return ((total % FOLD + wrapped) % FOLD).to(torch.float64)

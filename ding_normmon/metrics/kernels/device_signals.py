@@ -1,4 +1,4 @@
-"""What is published on an accelerator: kept until the first hook point of the step, then reduced together."""
+"""Keeps tensors that are published on an accelerator until the first hook point, and reduces them together."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class Published:
 
 
 class DeviceSignals:
-    """What was published before the first hook point of a step; nothing is kept beyond it.
+    """The tensors published before the first hook point of a step; nothing is kept beyond it.
 
-    Until then the graph of the forward pass holds these tensors anyway. What comes after it is written at once, and so
-    is from the next record on what was changed in place in between.
+    Until then the graph of the forward pass holds these tensors anyway. Later ones are written at once, and so are
+    signals that were changed in place in between, from the next record on.
 
     Arguments:
         write: writes the rows of any number of tensors.
@@ -73,7 +73,7 @@ class DeviceSignals:
 
     @torch.no_grad()
     def write(self, hook_point: str, rows: RowBuffer) -> None:
-        """Write the rows of all that was kept.
+        """Write the rows of all kept tensors.
 
         Raises:
             SignalError: something was changed in place since it was published.
@@ -138,11 +138,11 @@ def write_signals(signals: Sequence[Published], rows: RowBuffer) -> None:
     steps: list[Steps | None] = [None] * len(full)
     vectors: dict[tuple[torch.dtype, int], list[int]] = {}
     for index, signal in enumerate(full):
-        # Nothing can be done with float8 but to convert it.
+        # float8 supports nothing but conversion.
         tensor = signal.tensor.float() if signal.tensor.element_size() == 1 else signal.tensor
         size = tensor.shape[-1] if tensor.ndim else 1
         valid = None if signal.mask is None else masks[id(signal.mask)]
-        # In memory's order each step of the mask is a run of entries, those of all tokens of the step.
+        # In memory order each step of the mask is one run of entries: all tokens of the step.
         of_step = size if valid is None else tensor.numel() // len(valid)
         steps[index] = Steps(tensor.reshape(-1, of_step), valid)
         if signal.norms:

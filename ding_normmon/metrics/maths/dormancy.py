@@ -1,4 +1,4 @@
-r"""Which units of a layer sleep: sums of magnitudes per unit that add up, and the sets that follow from them.
+r"""Which units of a layer are dormant: mergeable sums of magnitudes per unit, and the sets derived from them.
 
 For the units :math:`i = 1 \dots H` of a layer with outputs :math:`h_i(x)`, the score of Sokar et al., "The dormant
 neuron phenomenon in deep reinforcement learning" (ICML 2023), equation 1, is
@@ -72,7 +72,7 @@ def sample_mask(shape: tuple[int, ...], mask: Tensor | None) -> Tensor | None:
 
 
 def check_samples(shape: tuple[int, ...], mask: Tensor | None) -> None:
-    """See to it that the samples of a layer's output can be matched to time steps, see :func:`sample_mask`."""
+    """Check that the samples of a layer's output can be matched to time steps, see :func:`sample_mask`."""
     if mask is None or _is_of_tokens(shape, mask):
         return
     if len(shape) < 2 or shape[0] != mask.shape[0] * mask.shape[1]:

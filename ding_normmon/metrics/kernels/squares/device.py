@@ -1,4 +1,4 @@
-"""The path for accelerators: every tensor in rows of one width, masked and added there, with no wait for the device."""
+"""Sums of squares on an accelerator: every tensor in rows of one width, masked and summed without waiting."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class DeviceSums:
             table = table.to(torch.float32 if _fits_float32(table) else torch.float64)
             clean = torch.nan_to_num(table, nan=0.0, posinf=0.0, neginf=0.0)
             stop = start + rows
-            # Only what is not finite has been changed. This norm counts what is not zero, and reads it once.
+            # Only non-finite entries have changed; this norm counts the entries that are not zero.
             bad[start:stop] = torch.linalg.vector_norm(table.sub_(clean), ord=0, dim=1)
             torch.linalg.vector_norm(clean, dim=1, dtype=torch.float64, out=lengths[start:stop])
             start = stop

@@ -1,4 +1,4 @@
-"""The tensors of a list on a CPU: all that are plain in one call into C, the others one by one."""
+"""Sums of squares on a CPU: all plain tensors in one call into C, the others one by one."""
 
 from __future__ import annotations
 
@@ -64,8 +64,7 @@ class HostSums:
         if threads < 2:
             left: list[int] = kernels.squares(tensors, self._numels, sums, nonfinite, 0, count)
             return left
-        # Taking the next item of a list's iterator is atomic: whoever is free takes it. A helper that the machine
-        # has no core for costs nothing.
+        # Taking the next item of a list's iterator is atomic, so any free thread takes it.
         queue = iter(self._shares)
         left = []
 
@@ -93,7 +92,7 @@ class HostSums:
             norms = torch.stack(torch._foreach_norm(list(small.values()), 2, torch.float64))
             places = torch.tensor(list(small))
             sums[places], nonfinite[places] = norms.square(), torch.zeros_like(norms)
-        # A norm that is not finite says neither which entries are to blame nor what the others add up to.
+        # A non-finite norm tells neither how many entries are not finite nor the sum of the others.
         done = {index for index, good in zip(small, torch.isfinite(norms).tolist(), strict=True) if good}
         return [index for index in range(len(tensors)) if index not in done]
 

@@ -71,7 +71,7 @@ def plain(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
-    # Zeros that were never written are in a copy; signs that are to be turned are turned.
+    # Lazy zeros are written out by the copy, and lazy negations are resolved.
     return (tensor.clone() if tensor._is_zerotensor() else tensor).resolve_neg()
 
 
