@@ -196,7 +196,14 @@ class HistoryFile:
             OSError: it cannot be opened, or has gone away.
         """
         if self._file >= 0 and self.path is not None:
-            if _is_same(self.path, self._file):
+            try:
+                is_same = _is_same(self.path, self._file)
+            except OSError:
+                # A handle that a file server no longer knows never becomes good again.
+                self._release()
+                self._limit()
+                raise
+            if is_same:
                 self._limit()
                 return True
             self._release()
@@ -305,10 +312,11 @@ class HistoryFile:
 
     def _release(self) -> None:
         """Close the file; what was encoded for it is made again for the next one."""
-        if self._file >= 0:
-            os.close(self._file)
-        self._file, self._encoder, self._unwritten = -1, None, b''
+        # It is closed whatever `close` says, and its number may be another file's afterwards.
+        file, self._file, self._encoder, self._unwritten = self._file, -1, None, b''
         _open_files.discard(self)
+        if file >= 0:
+            os.close(file)
 
     def _leave_to_parent(self) -> None:
         self._release()

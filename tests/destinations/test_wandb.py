@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import wandb
 
+from ding_normmon import Monitor
 from ding_normmon.core.destination import RunDescription
 from ding_normmon.core.finding import Finding
 from ding_normmon.core.record import Record
@@ -103,6 +105,52 @@ def test_whatever_steps_others_log_at_their_points_and_all_records_survive(kind:
     found = [row for row in rows_of(folder / 'True') if 'grad/model/_total_norm' in row]
     assert [(row['monitor_iteration'], row['grad/model/_total_norm']) for row in found] == [
         (i, 2.0 * i) for i in range(24)
+    ]
+
+
+def train(folder: Path, iterations: range, state: dict[str, int] | None = None, saved_at: int = 0) -> dict[str, int]:
+    """Train with a monitor that starts a wandb run of its own; return what a checkpoint keeps of it."""
+    model = torch.nn.Linear(2, 1)
+    folder.mkdir()
+    monitor = Monitor(
+        model, {'monitor_norm_freq': 2}, destinations=[WandB(mode='offline', project='test', dir=str(folder))]
+    )
+    if state is not None:
+        monitor.load_state_dict(state)
+    for iteration in iterations:
+        if iteration == saved_at:
+            state = monitor.state_dict()
+        with monitor.step(iteration) as step:
+            loss = model(torch.ones(1, 2)).sum()
+            step.forward_end()
+            loss.backward()
+            step.backward_end()
+    monitor.close()
+    wandb.teardown()
+    assert state is not None
+    return state
+
+
+@pytest.mark.slow
+def test_a_resumed_run_is_a_new_run_of_the_same_group(folder: Path) -> None:
+    """What is abandoned cannot be taken out of a run that wandb has; a resumed one does not write into it."""
+    state = train(folder / 'first', range(12), saved_at=5)
+    again = train(folder / 'second', range(5, 20), state, saved_at=11)
+    train(folder / 'third', range(11, 15), again)
+    train(folder / 'other', range(4))
+    runs = {}
+    for start in ('first', 'second', 'third', 'other'):
+        (run,) = [record.run for record in records_of(folder / start) if record.WhichOneof('record_type') == 'run']
+        iterations = [row['monitor_iteration'] for row in rows_of(folder / start) if 'monitor_iteration' in row]
+        runs[start] = run.run_id, run.run_group, iterations
+    assert len({identity for identity, _, _ in runs.values()}) == 4
+    groups = [group for _, group, _ in runs.values()]
+    assert groups[0] == groups[1] == groups[2] != ''
+    assert groups[3] not in ('', groups[0])
+    assert [iterations for _, _, iterations in runs.values()][:3] == [
+        [0, 2, 4, 6, 8, 10],
+        [6, 8, 10, 12, 14, 16, 18],
+        [12, 14],
     ]
 
 

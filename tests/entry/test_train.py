@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import socket
 import subprocess
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ding_normmon.runs import read_run
 from ding_normmon.unizero.checkpoint import checkpoint_path
 from ding_normmon.unizero.command_line import BAD_INPUT
 from ding_normmon.unizero.summary import event_files
@@ -127,7 +129,23 @@ def test_resume_without_a_checkpoint_is_one_message(tmp_path):
     assert 'Traceback' not in result.stderr
 
 
-def test_ctrl_c_ends_all_ranks_with_a_checkpoint(tmp_path):
+@pytest.mark.full
+@pytest.mark.parametrize(('before', 'after'), [(2, 1), (1, 2)])
+def test_resume_with_another_number_of_ranks(tmp_path, before, after):
+    """Every iteration and every task once, in history and event file alike."""
+    folder = tmp_path / 'run'
+    train(before, folder, '--max-train-iter', '20', checkpoint__frequency=10)
+    train(after, folder, '--max-train-iter', '35', '--resume')
+    curves, history = scalars(folder), read_run(folder / 'history.arrows')
+    for name in ('norm/encoder/_total_norm', 'grad/encoder/_total_norm', 'grad/head_value_task3/_total_norm'):
+        assert [step for step, _ in curves[name]] == list(range(0, 35, 5)), name
+        assert history.series[name].iterations.tolist() == list(range(0, 35, 5)), name
+    assert len(history.tasks) == 4
+    assert set(history.series['monitor/missing_ranks'].values.tolist()) == {0.0}
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)])
+def test_a_signal_ends_all_ranks_with_a_checkpoint(tmp_path, number):
     folder = tmp_path / 'interrupted'
     process = subprocess.Popen(
         command(2, folder, '--max-train-iter', '100000'),
@@ -136,9 +154,14 @@ def test_ctrl_c_ends_all_ranks_with_a_checkpoint(tmp_path):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    output = interrupt_when(process, 'iteration 10/100000')
+    output = interrupt_when(process, 'iteration 10/100000', by=number)
     assert process.returncode != 0
     assert 'stopped by a signal' in output
+    # Nothing is missing up to where it was stopped, in either file.
+    last = load(folder)['context']['train_iter']
+    due = list(range(0, last, 5))
+    assert [step for step, _ in scalars(folder)['norm/encoder/_total_norm']] == due
+    assert read_run(folder / 'history.arrows').series['norm/encoder/_total_norm'].iterations.tolist() == due
     state = load(folder)
     assert state['context']['train_iter'] >= 10
     assert len(state['shared_digests']) == 2

@@ -64,7 +64,7 @@ def read_or_refuse(path: Path) -> Run | None:
 
 
 def _history(folder: Path) -> list[bytes]:
-    return [write_starts(folder, starts=2, records=6)]
+    return [write_starts(folder, starts=2, records=4)]
 
 
 def _unsealed(folder: Path) -> list[bytes]:

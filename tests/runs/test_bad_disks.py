@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import torch
 from torch import nn
 
 from ding_normmon import Monitor, Record
+from ding_normmon.core.destination import RunDescription
 from ding_normmon.runs import history_file, read_run
+from ding_normmon.runs.check import check_run
 from ding_normmon.runs.history_file import FILE_NAME, HistoryFile
+from ding_normmon.runs.report.page import render_page
 from tests.runs.histories import points
 
 
@@ -45,6 +49,81 @@ def test_what_waited_is_written_as_soon_as_that_is_possible(
     assert points(run) == {at: float(at) for at in range(0 if call == 'pwrite' else 1, 5)}
     assert run.warnings == []
     assert set(run.series) == {'a', 'b1', 'b2', 'b3'}
+
+
+@pytest.mark.parametrize('call', ['stat', 'fstat', 'close'])
+@pytest.mark.parametrize('number', [errno.ESTALE, errno.EIO, errno.ETIMEDOUT])
+def test_a_handle_that_a_file_server_no_longer_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    """As network drives answer after the server was started again: the file is opened anew, and nothing is lost."""
+    path = tmp_path / FILE_NAME
+    file = HistoryFile(path)
+    file.publish(Record(0, {'a': 0.0}))
+    really = os.close
+    failing(monkeypatch, call, number)
+    if call == 'close':
+        fail = history_file.os.close
+        monkeypatch.setattr(history_file.os, 'close', lambda file: (really(file), fail()))
+        failing(monkeypatch, 'pwrite', number)
+    raised = []
+    for at in (1, 2):
+        try:
+            file.publish(Record(at, {'a': float(at)}))
+        except OSError as error:
+            raised.append(error.errno)
+    assert raised
+    assert set(raised) == {number}
+    monkeypatch.undo()
+    file.publish(Record(3, {'a': 3.0}))
+    assert points(read_run(path)) == {at: float(at) for at in range(4)}
+    file.close()
+
+
+@pytest.mark.parametrize('number', [errno.ENOLCK, errno.ENOTSUP, errno.EIO])
+def test_a_drive_that_cannot_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    file = HistoryFile(tmp_path / FILE_NAME)
+    monkeypatch.setattr(history_file.fcntl, 'flock', fail)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match='Input/output'):
+            file.publish(Record(0, {'a': 0.0}))
+        monkeypatch.undo()
+    else:
+        file.publish(Record(0, {'a': 0.0}))
+        assert 'start no two runs in one folder' in caplog.text
+    file.publish(Record(1, {'a': 1.0}))
+    file.close()
+    assert points(read_run(tmp_path)) == {0: 0.0, 1: 1.0}
+
+
+@pytest.mark.parametrize('jump', [-1e9, -3600.0, 3600.0, 1e12])
+def test_a_clock_that_is_set_while_records_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    now = time.time
+    file = HistoryFile(tmp_path / FILE_NAME)
+    file.publish(Record(0, {'a': 0.0}))
+    monkeypatch.setattr(time, 'time', lambda: now() + jump)
+    file.publish(Record(1, {'a': 1.0}))
+    file.close()
+    # Another start, after the clock was set back.
+    monkeypatch.undo()
+    again = HistoryFile(tmp_path / FILE_NAME)
+    again.begin(RunDescription(begins_at=1))
+    again.publish(Record(1, {'a': 5.0}))
+    again.publish(Record(2, {'a': 2.0}))
+    again.close()
+    run = read_run(tmp_path)
+    assert points(run) == {0: 0.0, 1: 5.0, 2: 2.0}
+    assert run.warnings == []
+    assert render_page([run])
+    [checked] = check_run(tmp_path)
+    assert checked.errors == []
 
 
 def test_a_folder_that_goes_and_comes_back(tmp_path: Path) -> None:
