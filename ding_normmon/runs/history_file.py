@@ -18,13 +18,11 @@ from ding_normmon.core.destination import RunDescription
 from ding_normmon.core.install import install_command
 from ding_normmon.core.record import Record
 from ding_normmon.runs.declarations import own_figures
+from ding_normmon.runs.file_names import FILE_NAME, is_history_name
 
 __all__ = ['FILE_NAME', 'HistoryFile', 'is_history_name']
 
 logger = logging.getLogger('ding_normmon')
-
-FILE_NAME = 'history.arrows'
-"""What the file is called in a run's folder."""
 
 _MOST_NAMES = 100
 """Names that are tried, ``history.arrows``, ``history-2.arrows`` and so on, before it is given up."""
@@ -326,17 +324,6 @@ class HistoryFile:
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
-
-
-def is_history_name(name: str) -> bool:
-    """Tell whether a file of this name may be a run's history.
-
-    Example:
-        >>> [is_history_name(name) for name in ('history.arrows', 'history-2.arrows', 'history-repaired.arrows')]
-        [True, True, False]
-    """
-    number = name.removeprefix('history-').removesuffix('.arrows')
-    return name == FILE_NAME or (name == f'history-{number}.arrows' and number.isascii() and number.isdigit())
 
 
 def _lock(file: int, path: Path) -> bool:

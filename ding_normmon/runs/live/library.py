@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ding_normmon.core.plain_text import plain
-from ding_normmon.runs.history_file import is_history_name
-from ding_normmon.runs.read import read_run
+from ding_normmon.runs.file_names import is_history_name
 from ding_normmon.runs.run import Run
-from ding_normmon.runs.state import state_of
 from ding_normmon.runs.strict_json import dumps
 
 __all__ = ['Answer', 'RunLibrary', 'UnknownRunError']
@@ -110,6 +108,8 @@ class RunLibrary:
             UnknownRunError: a run that is not below the folder.
             RunError: a run that cannot be read.
         """
+        from ding_normmon.runs.state import state_of
+
         chosen = tuple(dict.fromkeys(names))[:_DRAWN]
         found = self._walk()
         missing = [name for name in chosen if name not in found]
@@ -130,7 +130,8 @@ class RunLibrary:
             return Answer(page.version, None if page.version == known else page.data, told)
 
     def _read(self, page: _Page, names: Sequence[str], paths: Sequence[Path]) -> None:
-        # Not before somebody looks: this imports torch.
+        # Not before somebody looks: these import torch.
+        from ding_normmon.runs.read import read_run
         from ding_normmon.runs.report.data import page_data
 
         begin = time.monotonic()
