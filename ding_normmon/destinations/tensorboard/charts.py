@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ding_normmon.core.figures import Figures
 from ding_normmon.core.metric_names import ANY_TASK, of_all_tasks, task_in, without_task
@@ -13,7 +13,10 @@ from ding_normmon.destinations.tensorboard.tags import tag_of_figure
 __all__ = ['Category', 'Chart', 'arrange', 'tag_of', 'title_of_task']
 
 _NAMES_LENGTH = 100
-"""Most characters of task names in a chart's title; if there are more, the heading of its category lists them."""
+"""Most characters of task names in every title; if there are more, the first chart of a category lists them."""
+
+_ALL_NAMES_LENGTH = 500
+"""Most characters of task names in that first title."""
 
 _BANDS = (
     ('mean', 'min', 'max'),
@@ -123,12 +126,14 @@ def _side_by_side(
         assert band.band is not None
         bands.setdefault(figures.place(band.band[0])[0].category, []).append(band)
     ordered = sorted(drawn, key=lambda key: (ranks[key], key[1]))
-    key_of_tasks = _key(named)
+    key_of_tasks = _key(named) if len(_key(named)) <= _ALL_NAMES_LENGTH else ''
     for category in dict.fromkeys(category for category, _ in ordered):
         lines = [Chart(key[1], _expression(drawn[key])) for key in ordered if key[0] == category]
-        has_tasks = any(key[1].endswith(_EVERY_TASK) for key in ordered if key[0] == category)
-        heading = f'{category} ({key_of_tasks})' if has_tasks and key_of_tasks else category
-        yield Category(heading, (*bands.get(category, []), *lines))
+        first = next((place for place, line in enumerate(lines) if line.title.endswith(_EVERY_TASK)), None)
+        if first is not None and key_of_tasks:
+            title = lines[first].title.removesuffix(_EVERY_TASK)
+            lines[first] = replace(lines[first], title=f'{title} ({key_of_tasks})')
+        yield Category(category, (*bands.get(category, []), *lines))
 
 
 def _of_one_task(own: list[str], figures: Figures, name_with_return: str | None) -> Iterator[Chart]:
@@ -177,19 +182,25 @@ def _key(named: Mapping[int, str]) -> str:
     return ', '.join(f'{task} {short[task]}' if task in short else str(task) for task in named) if known else ''
 
 
+_PREFIX_WORDS = re.compile(r'[^-_/:. ]*[-_/:. ]*')
+_SUFFIX_WORDS = re.compile(r'[^A-Za-z0-9]*(?:[A-Z]*[a-z0-9]+|[A-Z]+)|[^A-Za-z0-9]+')
+
+
 def _without_common(names: list[str]) -> list[str]:
     """Return names without the words at both ends that all of them share.
 
     >>> _without_common(['MiniGrid-Empty-8x8-v0', 'MiniGrid-FourRooms-v0']), _without_common(['Pong', 'Boxing'])
     (['Empty-8x8', 'FourRooms'], ['Pong', 'Boxing'])
+    >>> _without_common(['PongNoFrameskip-v4', 'BoxingNoFrameskip-v4'])
+    ['Pong', 'Boxing']
     """
-    words = [re.findall(r'[-_/:. ]?[^-_/:. ]*', name)[:-1] for name in names]
-    while len(names) > 1 and min(map(len, words)) > 1 and len({one[0] for one in words}) == 1:
-        words = [one[1:] for one in words]
-    while len(names) > 1 and min(map(len, words)) > 1 and len({one[-1] for one in words}) == 1:
-        words = [one[:-1] for one in words]
-    short = [''.join(one).lstrip('-_/:. ') for one in words]
-    return short if all(short) else names
+    for expression, end in ((_PREFIX_WORDS, 0), (_SUFFIX_WORDS, -1)):
+        words = [[word for word in expression.findall(name) if word] for name in names]
+        while len(names) > 1 and min(map(len, words)) > 1 and len({one[end] for one in words}) == 1:
+            for one in words:
+                del one[end]
+        names = [''.join(one) for one in words]
+    return names
 
 
 def _expression(stems: Iterable[str]) -> str:
