@@ -76,7 +76,8 @@ class Application:
         except UnknownRunError as error:
             return _json(environ, start, {'error': f'there is no run {error}'}, '404 Not Found')
         except (RunError, OSError, ImportError) as error:
-            return _json(environ, start, {'error': plain(error)}, '503 Service Unavailable')
+            # No failure: a run that has just begun has no point yet, and the next question may be answered.
+            return _json(environ, start, {'error': plain(error)})
         if found.data is None:
             return _json(environ, start, {'told': found.told})
         return _answer(environ, start, '200 OK', found.data, 'application/json', is_packed=True, version=found.version)

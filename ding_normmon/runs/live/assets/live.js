@@ -110,7 +110,7 @@ export async function render() {
     const content = await answer.json();
     // Somebody may have chosen other runs meanwhile.
     if (chosen !== state.chosen) return;
-    if (!answer.ok) return say(content.error);
+    if (content.error) return say(content.error);
     say('');
     if (content.told) return take(content.told);
     Object.assign(state, { version: answer.headers.get('X-Normmon-Version'), data: content });
