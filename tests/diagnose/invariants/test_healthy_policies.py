@@ -55,7 +55,7 @@ def test_ding_engine(name: str) -> None:
 def test_lightzero(tmp_path: Path, entry: str) -> None:
     text = zoo_file(entry, hook='monitor_norm_freq=1, budget=None')
     text = text.replace('max_train_iter=30', 'max_train_iter=200').replace('eval_freq=1000', 'eval_freq=100')
-    done = run(tmp_path, text, timeout=1200)
+    done = run(tmp_path, text)
     assert done.returncode == 0, done.stderr[-3000:]
     command = [sys.executable, '-m', 'ding_normmon', 'diagnose', str(tmp_path / 'data' / 'run'), '--format', 'json']
     judged = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout)
