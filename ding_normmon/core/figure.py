@@ -11,7 +11,7 @@ from typing import Literal
 
 from ding_normmon.core.metric_names import ANY_TASK, of_all_tasks, task_in
 
-__all__ = ['Chart', 'Figure', 'Kind', 'Prominence', 'other_chart']
+__all__ = ['STAGES', 'Chart', 'Figure', 'Kind', 'Prominence', 'Stage', 'other_chart']
 
 Kind = Literal['level', 'share', 'rate', 'cosine', 'ratio', 'count', 'flag', 'cost']
 """Kind of a figure: a level has a unit and no natural limits; a share (of a whole) and a rate (of cases) lie between 0
@@ -21,6 +21,12 @@ _KIND_OF_UNIT: Mapping[str, Kind] = {
     **{'share': 'share', 'cosine': 'cosine', 'ratio': 'ratio', 'flag': 'flag', 'ms': 'cost', 'bytes': 'cost'},
     **dict.fromkeys(('count', 'ranks', 'tensors', 'steps', 'groups', 'modules', 'samples', 'numbers', 'bits'), 'count'),
 }
+
+Stage = Literal['', 'data', 'target', 'loss', 'output', 'representation', 'gradient', 'update', 'weight']
+"""Where in a learner step a figure arises. What goes wrong at one stage is seen at the later ones too."""
+
+STAGES: tuple[Stage, ...] = ('data', 'target', 'loss', 'output', 'representation', 'gradient', 'update', 'weight')
+"""From causes to effects."""
 
 Prominence = Literal['headline', 'main', 'detail']
 """A headline comes first in its category, and a report draws it again for each task. Dashboards show the main figures
@@ -67,7 +73,8 @@ class Figure:
         kind: what kind of number it is; by default what the unit says (a share, a cosine, a ratio, a flag, a cost or a
             count of something), else a level.
         signed: whether it may be negative; a cosine always may.
-        scale: scale on which changes are judged and on which it is drawn.
+        stage: where in a learner step it arises; rules judge every figure that says so.
+        scale: scale on which it is drawn.
         chart: chart of the figure; under *Other figures* by default.
         task_chart: chart that shows the per-task figures side by side; ``chart`` by default.
         of_task: title of its chart in the category of a single task; empty for none.
@@ -88,6 +95,7 @@ class Figure:
     section: str = 'Further figures'
     kind: Kind | Literal[''] = ''
     signed: bool = False
+    stage: Stage = ''
     scale: Literal['linear', 'log'] = 'linear'
     chart: Chart | None = None
     task_chart: Chart | None = None

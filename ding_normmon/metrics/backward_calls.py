@@ -57,6 +57,7 @@ class BackwardCalls(Finishing, OwnHooks, WatchesOptimizers):
                 'different tasks the sum, over those that train the same ones the mean'
             ),
             'loss',
+            stage='loss',
             hook_point='`torch.autograd.backward`',
             bad_value='not finite, or far from before',
             section='Learner steps',

@@ -85,6 +85,7 @@ class Clipping(ClipListener, Finishing):
                 'finite gradients overflows, and where an optimizer drops the gradient'
             ),
             'factor',
+            stage='update',
             bad_value='far below 1 for long: the limit sets the step size; 0: nothing is learnt',
         ),
         Figure(

@@ -87,6 +87,7 @@ class DormantUnits(KeepsSignals, OwnHooks):
                 '2023](https://arxiv.org/abs/2302.12902), eq. 1); channels are the units of a convolution'
             ),
             'share',
+            stage='representation',
             hook_point='forward pass, `publish`',
             bad_value='growing: capacity that no task uses any more',
             chart=Chart('Plasticity', 'Dormant units'),

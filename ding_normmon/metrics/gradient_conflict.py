@@ -133,6 +133,7 @@ class GradientConflict(DeviceCells, SharedGradients):
             'conflict/{group}_task{i}/share',
             "norm of the task's gradient over the sum of all tasks' norms",
             'share',
+            stage='gradient',
             bad_value='near 1, or near 0: this task dominates, or is not heard',
             chart=Chart('Conflict', '{group}: share of the gradient norms'),
             of_task='Conflict: its share of the gradient norms',

@@ -85,6 +85,7 @@ class GradientNorms(Finishing, SquareNorms):
             'grad/{group}/_total_norm',
             "L2 norm of the group's gradients, before clipping",
             'loss / weight',
+            stage='gradient',
             bad_value='explosion, vanishing, one task above the others',
             chart=Chart('Shared modules', 'Gradient norms of shared modules'),
             task_chart=Chart('Heads across tasks', '{group}: gradient norm'),

@@ -83,6 +83,7 @@ class LocalGradients(GradientNorms):
                 'on each rank before that rank clips, over the ranks; absent if a rank is missing'
             ),
             'loss / weight',
+            stage='gradient',
             hook_point='`backward_end`',
             bad_value="max far above min: one rank's tasks dominate",
             chart=Chart('Shared modules', '{group}: gradient norms on the ranks, before they clip'),
@@ -162,6 +163,7 @@ class SynchronisedGradientNorms(GradientNorms):
             'grad_synced/{group}/_total_norm',
             "of the same policies: the shared group's gradient as the optimizer used it, averaged and hence clipped",
             'loss / weight',
+            stage='gradient',
             hook_point='`step_end`',
             bad_value='far below the mean of `grad_local`: clipping, or conflict between ranks, eats the gradient',
             chart=Chart('Shared modules', 'Gradient norms of shared modules, synchronised and clipped'),

@@ -63,6 +63,7 @@ class ModelInputs(Finishing, OwnHooks):
                 'call in training mode with gradients; all ranks together'
             ),
             'its own',
+            stage='data',
             bad_value='another range than before: scaled twice, or not at all',
             section='Learner steps',
             signed=True,

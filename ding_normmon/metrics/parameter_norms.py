@@ -36,6 +36,7 @@ class ParameterNorms(SquareNorms):
             'norm/{group}/_total_norm',
             'L2 norm of all parameters of the group, frozen ones too',
             'weight',
+            stage='weight',
             bad_value='steady growth: weight decay too small, or a loss that pushes one task',
             scale='log',
             chart=Chart('Shared modules', 'Norms of shared modules'),

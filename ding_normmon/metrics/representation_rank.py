@@ -60,6 +60,7 @@ class RepresentationRank(KeepsSignals):
                 'Vetterli 2007](https://ieeexplore.ieee.org/document/7098875)); at most the number of vectors'
             ),
             'dimensions',
+            stage='representation',
             bad_value='falling: the representation collapses',
             chart=Chart('Plasticity', 'effective_rank of the representation'),
             of_task='Plasticity: ranks of the representation',

@@ -81,6 +81,7 @@ class Updates(DeviceCells):
                 ' no copy of the weights'
             ),
             'ratio',
+            stage='update',
             hook_point='`backward_end`, `step_end`',
             bad_value='above 1e-2: steps too large; below 1e-6: nothing is learnt [5]',
             scale='log',
