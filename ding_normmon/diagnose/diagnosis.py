@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ding_normmon.core.config import ConfigurationError
+from ding_normmon.core.figures import Figures
 from ding_normmon.core.finding import SEVERITIES, Finding
 from ding_normmon.core.record import Record
+from ding_normmon.diagnose.causes import Causes
 from ding_normmon.diagnose.finding_tracker import FindingTracker
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.rules import RULES
@@ -31,6 +33,7 @@ class Diagnosis:
         tasks: global task id to name.
         rules: further rules, which run after those of :data:`~ding_normmon.diagnose.rules.RULES`.
         options: settings by rule name: False switches the rule off, a mapping sets its options.
+        figures: the declarations of the metrics; what they say decides what is judged and how.
 
     Attributes:
         switched_off: rules that raised an exception, with its text; such a rule is not run again.
@@ -50,8 +53,10 @@ class Diagnosis:
         tasks: Mapping[int, str],
         rules: Sequence[Rule] = (),
         options: Mapping[str, Mapping[str, Any] | bool] | None = None,
+        figures: Figures | None = None,
     ) -> None:
-        self._window = Window(tasks)
+        self._window = Window(tasks, figures)
+        self._causes = Causes(self._window)
         self._trackers = [FindingTracker(rule) for rule in _configured(rules, options or {})]
         self._findings: dict[tuple[Any, ...], Finding] = {}
         self._records = 0
@@ -101,6 +106,23 @@ class Diagnosis:
         self._window.add(record)
         return self._judge(everything=False)
 
+    def _follows(self, rule: Rule) -> Callable[[Sign], bool]:
+        """Return what decides whether a sign of a rule follows from something else."""
+
+        def follows(sign: Sign) -> bool:
+            if not rule.follows:
+                return False
+            is_echo = self._window.points.records - self._named_at <= ECHO
+            return is_echo or self._is_named(sign) or self._causes.follows(sign)
+
+        return follows
+
+    def _is_named(self, sign: Sign) -> bool:
+        """Return whether another stage of the same task, or of what is shared, has been found and is still there."""
+        return bool(sign.stage) and any(
+            finding.tasks == sign.tasks and finding.severity != 'info' for finding in self.active
+        )
+
     def _judge(self, everything: bool) -> tuple[Finding, ...]:
         window, record = self._window, self._window.record
         self._records += 1
@@ -112,8 +134,7 @@ class Diagnosis:
                 continue
             try:
                 signs = [_checked(sign) for sign in rule.signs(window)]
-                is_echo = window.points.records - self._named_at <= ECHO
-                judged = tracker.observe(window, signs, is_echo, number)
+                judged = tracker.observe(window, signs, self._follows(rule), number)
             except (Exception, SystemExit) as error:
                 self.switched_off[rule.name] = f'{type(error).__name__}: {error}'
                 logger.warning(
@@ -144,9 +165,8 @@ def _checked(sign: Any) -> Sign:
         raise TypeError(f'expected signs, got {sign!r}')
     if sign.severity is not None and sign.severity not in SEVERITIES:
         raise ValueError(f'severity must be one of {", ".join(SEVERITIES)}; got {sign.severity!r}')
-    tasks, metrics = tuple(sign.tasks), tuple(sign.metrics)
-    if (tasks, metrics) != (sign.tasks, sign.metrics):
-        sign = dataclasses.replace(sign, tasks=tasks, metrics=metrics)
+    if not isinstance(sign.tasks, tuple):
+        sign = dataclasses.replace(sign, tasks=tuple(sign.tasks))
     if not all(isinstance(value, (int, float)) for value in sign.evidence.values()):
         raise TypeError(f'evidence must be a mapping from names to numbers, got {sign.evidence!r}')
     return sign

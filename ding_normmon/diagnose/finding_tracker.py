@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ding_normmon.core.finding import Finding
-from ding_normmon.diagnose.points import KEPT, RECENT
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
+from ding_normmon.diagnose.wording import sentence
 
 __all__ = ['COOL_DOWN', 'FindingTracker']
 
 COOL_DOWN = 20
 """For this many records after a finding has cleared, the same one is not raised again."""
-
-_PAST = KEPT - 2 * RECENT
 
 
 @dataclass
@@ -25,7 +24,6 @@ class _Entry:
     seen: int = 0  # records with a sign above the threshold since the last record without any sign
     unseen: int = 0  # records in a row without a sign, once there is a finding
     finding: Finding | None = None
-    metrics: tuple[str, ...] = ()
     rest_until: int = 0
 
 
@@ -40,15 +38,17 @@ class FindingTracker:
         self.rule = rule
         self._entries: dict[Any, _Entry] = {}
 
-    def observe(self, window: Window, signs: list[Sign], is_echo: bool, number: int) -> list[Finding]:
+    def observe(self, window: Window, signs: list[Sign], follows: Callable[[Sign], bool], number: int) -> list[Finding]:
         """Process the signs of one record; return the findings that they raise or clear.
 
         Arguments:
             window: the run.
             signs: the rule's signs in this record.
-            is_echo: whether another rule has just named a task; a new finding here is then only information.
+            follows: whether a sign follows from something else; its finding is only information then.
             number: number of records that the rule has judged, this one included.
         """
+        if not signs and not self._entries:
+            return []
         by_key = {sign.key: sign for sign in signs if sign.strength >= self.rule.release}
         found = []
         for key, sign in by_key.items():
@@ -60,7 +60,7 @@ class FindingTracker:
                 entry.first = window.iteration if entry.seen == 0 else entry.first
                 entry.seen += sign.strength >= 1
                 if entry.seen >= max(1, self.rule.confirm):
-                    found.append(self._raise(window, sign, entry, is_echo))
+                    found.append(self._raise(window, sign, entry, follows(sign)))
         for key, entry in list(self._entries.items()):
             if key in by_key:
                 continue
@@ -73,31 +73,37 @@ class FindingTracker:
                 del self._entries[key]
         return found
 
-    def _raise(self, window: Window, sign: Sign, entry: _Entry, is_echo: bool) -> Finding:
-        severity = sign.severity or self.rule.severity
-        sentence = sign.sentence
-        if is_echo and self.rule.follows and severity != 'info':
-            severity, sentence = 'info', f'{sentence} It may follow from what was just found.'
+    def _raise(self, window: Window, sign: Sign, entry: _Entry, follows: bool) -> Finding:
+        severity, key = sign.severity or self.rule.severity, sign.sentence
+        words = self.rule.words
+        is_worded = key in words.get('en', {})
+        follows = follows and severity != 'info'
+        if follows:
+            severity, key = 'info', f'{key}+' if is_worded else f'{key} It may follow from what was just found.'
+        tasks = {task_id: window.tasks.get(task_id, f'task {task_id}') for task_id in sign.tasks}
+        values = dict(sign.values)
+        if 'other' in values:
+            values['other_name'] = window.tasks.get(int(values['other']), '')
         entry.finding = Finding(
             rule=self.rule.name,
             severity=severity,
-            since=entry.first,
+            since=entry.first if sign.since is None else sign.since,
             found=window.iteration,
-            sentence=sentence,
+            sentence=sentence(words, key, values, tasks),
             advice=self.rule.advice,
             tasks=sign.tasks,
-            task_names=tuple(window.tasks.get(task_id, f'task {task_id}') for task_id in sign.tasks),
+            task_names=tuple(tasks.values()),
             group=sign.group,
             evidence={name: float(value) for name, value in sign.evidence.items()},
+            wording=key if is_worded else '',
+            values=values,
         )
-        entry.metrics, entry.seen, entry.unseen = sign.metrics, 0, 0
-        window.points.freeze(sign.metrics, _PAST, before=RECENT + self.rule.confirm)
+        entry.seen, entry.unseen = 0, 0
         return entry.finding
 
     def _clear(self, window: Window, entry: _Entry, number: int) -> Finding:
         assert entry.finding is not None
         finding = dataclasses.replace(entry.finding, cleared=window.iteration)
-        window.points.thaw(entry.metrics)
         entry.finding, entry.unseen = None, 0
         entry.rest_until = number + COOL_DOWN
         return finding

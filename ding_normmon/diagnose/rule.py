@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from ding_normmon.core.config import ConfigurationError
+from ding_normmon.core.figure import Stage
 from ding_normmon.core.finding import Severity
 from ding_normmon.diagnose.window import Window
+from ding_normmon.diagnose.wording import Words
 
-__all__ = ['Rule', 'Sign']
+__all__ = ['Rule', 'Sign', 'Words']
 
 
 @dataclass(frozen=True)
@@ -19,14 +21,16 @@ class Sign:
     """A pattern that a rule sees in one record; signs that persist become findings.
 
     Arguments:
-        sentence: what is wrong, in plain words and with figures.
+        sentence: what is wrong, in plain words and with figures; or the key of one of the rule's ``words``.
         strength: 1 at the rule's threshold, more beyond it. Above 1 it may become a finding, which stays active while
             there are signs of at least ``Rule.release``.
         tasks: global ids of the tasks at fault.
         group: parameter group or signal at fault.
         evidence: the figures.
-        metrics: names of metrics whose past is frozen while the finding is active.
+        values: what stands in the sentence of that key.
         severity: replaces the rule's own severity.
+        stage: where in the learner step the pattern is; empty where the rule itself names the cause.
+        since: iteration at which it began; None: that of the first sign.
     """
 
     sentence: str
@@ -34,8 +38,10 @@ class Sign:
     tasks: tuple[int, ...] = ()
     group: str | None = None
     evidence: Mapping[str, float] = field(default_factory=dict)
-    metrics: tuple[str, ...] = ()
+    values: Mapping[str, float | str] = field(default_factory=dict)
     severity: Severity | None = None
+    stage: Stage = ''
+    since: int | None = None
 
     @property
     def key(self) -> tuple[tuple[int, ...], str | None]:
@@ -51,6 +57,8 @@ class Rule:
         name: the rule's name in the configuration and in findings.
         severity: severity of its findings.
         advice: what to try.
+        words: its sentences by language and key, with ``{name}`` for a value, ``{task}`` and ``{other}`` for tasks; other
+            languages than English also have the ``advice``.
         reads: prefixes of the metrics that the rule needs.
         follows: whether its findings are only information if another rule has just named a task: a fault of one task
             also affects shared parts and other tasks.
@@ -85,6 +93,7 @@ limit
 
     name: ClassVar[str]
     advice: ClassVar[str]
+    words: ClassVar[Words] = {}
     reads: ClassVar[tuple[str, ...]] = ()
     follows: ClassVar[bool] = True
     leads: ClassVar[bool] = True

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from ding_normmon.core.figures import Figures
 from ding_normmon.core.metric_names import task_in, without_task
 from ding_normmon.core.record import Record
+from ding_normmon.diagnose.departures import TOLERANCES, Departure, Departures
 from ding_normmon.diagnose.points import Points, Rows
+from ding_normmon.diagnose.wording import call
 
 __all__ = ['Window']
+
+_SIGNS_OF_DATA = ('noreduce_value_loss', 'noreduce_policy_loss', 'embeddings/obs/norm_mean', 'logits/value/mean')
+"""Figures that every task with data has in every record."""
 
 
 class Window:
@@ -20,10 +27,13 @@ class Window:
 
     Arguments:
         tasks: global task id to name; ids that appear in metrics are added.
+        figures: the declarations of the metrics.
 
     Attributes:
         points: the last points of every metric.
+        departures: which figures are away from their past.
         record: the newest record.
+        gap: iterations from the record before it.
 
     Example:
         >>> window = Window({0: 'Pong', 1: 'Qbert'})
@@ -34,10 +44,12 @@ class Window:
         'Task 1 (Qbert)'
     """
 
-    def __init__(self, tasks: Mapping[int, str]) -> None:
+    def __init__(self, tasks: Mapping[int, str], figures: Figures | None = None) -> None:
         self.tasks = dict(tasks)
         self.points = Points()
+        self.departures = Departures(Figures() if figures is None else figures)
         self.record = Record(-1)
+        self.gap = 1
         self._families: dict[str, dict[int, int]] = {}
         # The same, sorted; dropped when a task joins.
         self._sorted: dict[str, tuple[dict[int, int], Rows]] = {}
@@ -47,6 +59,7 @@ class Window:
 
     def add(self, record: Record) -> None:
         """Add the next record."""
+        self.gap = max(1, record.iteration - self.record.iteration) if self.points.records else 1
         self.record = record
         self._names.update(dict.fromkeys(record.scalars))
         # The norm of the finite part of a gradient with NaN, often 0, says nothing about the gradient.
@@ -56,8 +69,9 @@ class Window:
             if name.startswith('monitor/nonfinite/grad/')
         }
         scalars = {name: value for name, value in record.scalars.items() if name not in broken}
-        self.points.add(record.iteration, scalars)
+        rows, values = self.points.add(scalars)
         names = self.points.names
+        self.departures.add(record.iteration, names, rows, values)
         for row in range(self._known, len(names)):
             task_id = task_in(names[row])
             if task_id is not None:
@@ -118,10 +132,52 @@ class Window:
         scalars = self.record.scalars
         return {name: scalars[name] for name in names if name in scalars}
 
+    def heads(self, family: str) -> Iterator[tuple[str, str]]:
+        """Yield each group that tasks have of their own, with its norm's name without the task.
+
+        Arguments:
+            family: ``norm`` or ``grad``.
+        """
+        for name in self._families:
+            parts = name.split('/')
+            if len(parts) == 3 and parts[0] == family and parts[2] == '_total_norm':
+                yield parts[1], name
+
+    def missing_tasks(self) -> dict[int, int]:
+        """Return the tasks whose data used to come and is not in this record, with the records since it last was."""
+        last = self.points.records - 1
+        for family in _SIGNS_OF_DATA:
+            rows = self.by_task(family)
+            latest = {task: int(self.points.latest[row]) for task, row in rows.items() if self.points.counts[row] >= 3}
+            if last in latest.values():
+                return {task: last - seen for task, seen in latest.items() if seen < last}
+        return {}
+
+    def is_summary(self, name: str) -> bool:
+        """Return whether a metric covers all tasks and is also there for each of them."""
+        return task_in(name) is None and name in self._families
+
+    def owner(self, departure: Departure) -> tuple[str, int | None, float]:
+        """Return whose a departure is, and how strong it is as such.
+
+        Returns:
+            Whether it is of one ``task``, of ``all`` tasks, or of what is ``shared``; the task; the strength.
+        """
+        alone = departure.strength / TOLERANCES[departure.figure.stage].alone
+        if departure.task is None:
+            return 'shared', None, alone
+        if math.isnan(departure.others):
+            return 'task', departure.task, alone
+        # What the other tasks do too is not this one's.
+        together = max(0.0, departure.others / departure.shift)
+        if together >= 0.5:
+            return 'all', None, alone
+        # Nor is it at fault for becoming like the others: its first reward, a loss as large as theirs.
+        return 'task', departure.task, departure.strength * (1 - together) * (0.5 if departure.approaches else 1.0)
+
     def call(self, task_id: int) -> str:
         """Return a task's name for the start of a sentence."""
-        name = self.tasks.get(task_id, '')
-        return f'Task {task_id}' if name in ('', f'task {task_id}', f'task{task_id}') else f'Task {task_id} ({name})'
+        return call(task_id, self.tasks.get(task_id, ''))
 
     def mention(self, task_id: int) -> str:
         """Return a task's name for the middle of a sentence."""

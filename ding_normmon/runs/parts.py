@@ -64,12 +64,12 @@ def finding_from(content: Any) -> tuple[Finding, str]:
         >>> content = {'rule': 'odd', 'severity': 'fatal', 'since': 3, 'found': 5, 'sentence': 'Odd.', 'new': 1}
         >>> finding_from(content)
         (Finding(rule='odd', severity='warning', since=3, found=5, sentence='Odd.', advice='', tasks=(), \
-task_names=(), group=None, evidence={}, cleared=None), 'fatal')
+task_names=(), group=None, evidence={}, cleared=None, wording='', values={}), 'fatal')
     """
     said = str(content['severity'])
     group, cleared, tasks = content.get('group'), content.get('cleared'), content.get('tasks') or ()
-    evidence = content.get('evidence') or {}
-    if not isinstance(evidence, Mapping) or not isinstance(tasks, (list, tuple)):
+    evidence, values = content.get('evidence') or {}, content.get('values') or {}
+    if not isinstance(evidence, Mapping) or not isinstance(values, Mapping) or not isinstance(tasks, (list, tuple)):
         raise TypeError('the evidence or the tasks of a finding')
     finding = Finding(
         rule=str(content['rule']),
@@ -83,8 +83,14 @@ task_names=(), group=None, evidence={}, cleared=None), 'fatal')
         group=None if group is None else str(group),
         evidence={str(name): number(value) for name, value in evidence.items()},
         cleared=None if cleared is None else iteration_from(cleared),
+        wording=str(content.get('wording', '')),
+        values={str(name): _value(value) for name, value in values.items()},
     )
     return finding, said
+
+
+def _value(value: Any) -> float | str:
+    return value if isinstance(value, str) else number(value)
 
 
 def _task(value: Any) -> int:

@@ -5,27 +5,17 @@ from ding_normmon.diagnose.rule import Rule
 from ding_normmon.diagnose.rules.always_clipped import AlwaysClipped
 from ding_normmon.diagnose.rules.clipped_to_zero import ClippedToZero
 from ding_normmon.diagnose.rules.conflicting_pair import ConflictingPair
-from ding_normmon.diagnose.rules.constant_data import ConstantData
-from ding_normmon.diagnose.rules.dormant_units import DormantUnits
-from ding_normmon.diagnose.rules.gradient_jump import GradientJump
+from ding_normmon.diagnose.rules.departed import DEPARTED
 from ding_normmon.diagnose.rules.gradient_noise import GradientNoise
-from ding_normmon.diagnose.rules.head_drift import HeadDrift
 from ding_normmon.diagnose.rules.head_gap import HeadGradientGap, HeadNormGap
-from ding_normmon.diagnose.rules.head_growth import HeadGrowth
-from ding_normmon.diagnose.rules.logit_runaway import LogitRunaway
+from ding_normmon.diagnose.rules.learning_rate import LearningRate
 from ding_normmon.diagnose.rules.losing_points import LosingPoints
-from ding_normmon.diagnose.rules.loss_jump import LossJump
 from ding_normmon.diagnose.rules.missing_data import MissingData
 from ding_normmon.diagnose.rules.no_gradient import NoGradient
 from ding_normmon.diagnose.rules.non_finite import NonFinite
-from ding_normmon.diagnose.rules.representation_collapse import RepresentationCollapse
-from ding_normmon.diagnose.rules.reward_scale import RewardScale
-from ding_normmon.diagnose.rules.shared_growth import SharedGrowth
-from ding_normmon.diagnose.rules.shared_jump import ExplodingGradient, VanishingGradient
 from ding_normmon.diagnose.rules.spike import Spike
 from ding_normmon.diagnose.rules.task_share import TaskDominates, TaskStarves
 from ding_normmon.diagnose.rules.twin_tasks import TwinTasks
-from ding_normmon.diagnose.rules.update_jump import UpdateJump
 from ding_normmon.diagnose.rules.update_range import UpdateRange
 
 __all__ = ['RULES']
@@ -39,22 +29,11 @@ RULES: tuple[type[Rule], ...] = (
     NoGradient,
     TwinTasks,
     MissingData,
-    RewardScale,
-    DormantUnits,
-    UpdateJump,
-    GradientJump,
-    HeadDrift,
-    LossJump,
-    ConstantData,
-    LogitRunaway,
-    RepresentationCollapse,
-    ExplodingGradient,
-    VanishingGradient,
+    LearningRate,
+    *DEPARTED,
     TaskDominates,
     TaskStarves,
     ConflictingPair,
-    HeadGrowth,
-    SharedGrowth,
     GradientNoise,
     UpdateRange,
     HeadGradientGap,

@@ -9,6 +9,7 @@ from typing import ClassVar
 from ding_normmon.core.finding import Severity
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
+from ding_normmon.diagnose.wording import Words
 
 __all__ = ['ClippedToZero']
 
@@ -26,6 +27,19 @@ class ClippedToZero(Rule):
         'Go back to a checkpoint before the gradient jumped, and lower the learning rate or the weight of the loss '
         'that jumped: a clip cannot repair it, because max_norm divided by a norm that overflows is 0.'
     )
+    words: ClassVar[Words] = {
+        'en': {
+            'sized': 'The gradient of {model}, whose norm is {norm:.3g}, was multiplied by 0 when it was clipped: '
+            'nothing is learnt.',
+            'zero': 'The gradient of {model} was multiplied by 0 when it was clipped: nothing is learnt.',
+        },
+        'zh': {
+            'sized': '{model} 的梯度（范数 {norm:.3g}）在裁剪时被乘以 0：模型没有学到任何东西。',
+            'zero': '{model} 的梯度在裁剪时被乘以 0：模型没有学到任何东西。',
+            'advice': '回到梯度跳变之前的检查点，降低学习率或跳变的那项损失的权重：裁剪无法修复它，'
+            '因为 max_norm 除以溢出的范数等于 0。',
+        },
+    }
     reads: ClassVar[tuple[str, ...]] = ('clip/',)
     follows: ClassVar[bool] = False
 
@@ -39,9 +53,6 @@ class ClippedToZero(Rule):
                 model = name.split('/')[1]
                 norms = {'grad/model/_total_norm', f'grad/{model}/_total_norm'} & window.record.scalars.keys()
                 evidence = {name: coefficient, **{norm: window.record.scalars[norm] for norm in sorted(norms)}}
-                size = f', whose norm is {max(window.record.scalars[norm] for norm in norms):.3g},' if norms else ''
-                yield Sign(
-                    f'The gradient of {model}{size} was multiplied by 0 when it was clipped: nothing is learnt.',
-                    group=model,
-                    evidence=evidence,
-                )
+                largest = max((window.record.scalars[norm] for norm in norms), default=0.0)
+                values = {'model': model, 'norm': largest}
+                yield Sign('sized' if norms else 'zero', group=model, evidence=evidence, values=values)

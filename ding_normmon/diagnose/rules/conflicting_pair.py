@@ -11,6 +11,7 @@ import numpy as np
 
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
+from ding_normmon.diagnose.wording import Words
 
 __all__ = ['ConflictingPair']
 
@@ -29,6 +30,16 @@ class ConflictingPair(Rule):
         'Project the gradients of the two tasks (PCGrad, CAGrad, MoCo), give one of them a larger private part, or '
         'train them apart.'
     )
+    words: ClassVar[Words] = {
+        'en': {
+            'pair': '{task} and {other} pull the {group} in opposite directions: the cosine of their gradients is '
+            '{cosine:.2f}.'
+        },
+        'zh': {
+            'pair': '{task}和{other}把 {group} 往相反方向拉：两者梯度的余弦为 {cosine:.2f}。',
+            'advice': '投影两个任务的梯度（PCGrad、CAGrad、MoCo），给其中一个更大的私有部分，或分开训练。',
+        },
+    }
     reads: ClassVar[tuple[str, ...]] = ('conflict/',)
 
     cosine: float = 0.5
@@ -62,10 +73,10 @@ class ConflictingPair(Rule):
                         continue
                     reported.add(pair)
                     yield Sign(
-                        f'{window.call(pair[0])} and {window.mention(pair[1])} pull the {group} in opposite '
-                        f'directions: the cosine of their gradients is {middle[first, second]:.2f}.',
+                        'pair',
                         strength,
                         pair,
                         group,
                         {f'{name} of {pair[0]} and {pair[1]}': float(middle[first, second])},
+                        {'other': pair[1], 'group': group, 'cosine': float(middle[first, second])},
                     )

@@ -9,9 +9,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from ding_normmon.diagnose.points import SPREAD_OF_MAD, median
+from ding_normmon.diagnose.past import SPREAD_OF_MAD
+from ding_normmon.diagnose.points import median
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
+from ding_normmon.diagnose.wording import Words
 
 __all__ = ['GradientNoise']
 
@@ -32,6 +34,13 @@ class GradientNoise(Rule):
         'Use larger batches or a smaller learning rate; where tasks alternate in driving the gradient, correct it '
         '(MoCo averages the directions of the tasks over steps).'
     )
+    words: ClassVar[Words] = {
+        'en': {'varies': 'The gradient norm of the {group} varies by a factor of {times:.2g} from record to record.'},
+        'zh': {
+            'varies': '{group} 的梯度范数在相邻记录之间变化约 {times:.2g} 倍。',
+            'advice': '使用更大的批次或更小的学习率；若各任务轮流主导梯度，则修正梯度（MoCo 对任务方向做滑动平均）。',
+        },
+    }
     reads: ClassVar[tuple[str, ...]] = ('grad/',)
 
     variation: float = 1.0
@@ -51,9 +60,9 @@ class GradientNoise(Rule):
             variation = SPREAD_OF_MAD * median(np.abs(steps)) / math.sqrt(2)
             if variation / self.variation >= self.release:
                 yield Sign(
-                    f'The gradient norm of the {group} varies by a factor of {math.exp(variation):.2g} from record '
-                    'to record.',
+                    'varies',
                     variation / self.variation,
                     group=group,
                     evidence={name: middle, 'robust coefficient of variation': variation},
+                    values={'group': group, 'times': math.exp(variation)},
                 )

@@ -1,4 +1,4 @@
-"""A task whose data no longer reaches the learner."""
+"""Tasks whose data no longer reaches the learner."""
 
 from __future__ import annotations
 
@@ -6,29 +6,43 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ding_normmon.core.finding import Severity
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
+from ding_normmon.diagnose.wording import Words
 
 __all__ = ['MissingData']
-
-_FAMILIES = ('noreduce_value_loss', 'noreduce_policy_loss', 'embeddings/obs/norm_mean', 'logits/value/mean')
 
 
 @dataclass
 class MissingData(Rule):
-    """A task that used to be in the batches is missing from the last records, while others are present.
+    """Tasks that used to be in the batches are missing from the last records, while others are present.
 
-    A task that was removed from training on purpose looks the same; switch the rule off in that case.
+    One task may have been taken out on purpose, when it was solved: that is information. Several that go in the same
+    record are those of one collector or of one rank: a warning.
     """
 
     name: ClassVar[str] = 'missing_data'
     advice: ClassVar[str] = (
-        "Look at this task's collector, environment processes and replay buffer, and at the rank that trains it."
+        "If it was not taken out of training: look at its collector, environment processes and replay buffer, and at "
+        'the rank that trains it.'
     )
+    words: ClassVar[Words] = {
+        'en': {
+            'one': '{task}: none of its data has reached the learner for {since:g} records.',
+            'several': '{task}: none of its data has reached the learner for {since:g} records, and of {others:g} other '
+            'tasks none either.',
+        },
+        'zh': {
+            'one': '{task}：已有 {since:g} 条记录没有任何数据到达学习器。',
+            'several': '{task}：已有 {since:g} 条记录没有任何数据到达学习器，另有 {others:g} 个任务也是如此。',
+            'advice': '如果不是有意移出训练：查看该任务的采集器、环境进程和回放缓冲区，以及训练它的 rank。',
+        },
+    }
     reads: ClassVar[tuple[str, ...]] = ('noreduce_', 'embeddings/', 'logits/')
     follows: ClassVar[bool] = False
 
-    confirm: int = 5
+    severity: Severity = 'warning'
     clear: int = 2
     warmup: int = 5
 
@@ -37,15 +51,13 @@ class MissingData(Rule):
         if window.record.scalars.get('monitor/missing_ranks', 0.0):
             # The rank that trains the task may just be slow.
             return
-        last = window.points.records - 1
-        for family in _FAMILIES:
-            rows = window.by_task(family)
-            present = [task_id for task_id, row in rows.items() if window.points.latest[row] == last]
-            if not present:
-                continue
-            for task_id, row in rows.items():
-                if task_id not in present and window.points.counts[row] >= 3:
-                    since = last - int(window.points.latest[row])
-                    sentence = f'{window.call(task_id)}: none of its data has reached the learner for {since} records.'
-                    yield Sign(sentence, 1.0, (task_id,), None, {'records without data': float(since)})
-            return
+        missing = window.missing_tasks()
+        for task, since in missing.items():
+            together = [other for other, its in missing.items() if other != task and its == since]
+            yield Sign(
+                'several' if together else 'one',
+                tasks=(task,),
+                evidence={'records without data': float(since)},
+                values={'since': float(since), 'others': float(len(together))},
+                severity=None if together else 'info',
+            )

@@ -10,6 +10,7 @@ from typing import ClassVar
 from ding_normmon.core.finding import Severity
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
+from ding_normmon.diagnose.wording import Words
 
 __all__ = ['NoGradient']
 
@@ -20,52 +21,67 @@ _GROUP = re.compile(r'(?:monitor/no_gradient|grad)/(.+?)(?:_task(\d+))?(?:/_tota
 class NoGradient(Rule):
     """A group that has been trained gets no gradient, or a gradient of exactly 0, in every record.
 
-    Groups that never had a gradient are ignored, because a model may have parts that are not meant to be trained.
+    What has never had a gradient other than 0 was never trained, and a task whose data no longer comes has left
+    (``missing_data``).
     """
 
     name: ClassVar[str] = 'no_gradient'
     advice: ClassVar[str] = (
-        'Look at requires_grad of the group, at whether the optimizer still holds it, at a detach() on its way to the '
-        "loss, and at the task's loss weight."
+        "Look at requires_grad of the group, at a detach() on its way to the loss, and at the task's loss weight."
     )
+    words: ClassVar[Words] = {
+        'en': {
+            'shared': 'The {groups} gets no gradient any more.',
+            'task': '{task}: no gradient any more in {groups}, although its data comes.',
+        },
+        'zh': {
+            'shared': '{groups} 不再有梯度。',
+            'task': '{task}：数据仍在到达，但 {groups} 不再有梯度。',
+            'advice': '查看该组的 requires_grad、通往损失的路径上是否有 detach()，以及该任务的损失权重。',
+        },
+    }
     reads: ClassVar[tuple[str, ...]] = ('grad/',)
     follows: ClassVar[bool] = False
 
     severity: Severity = 'error'
     clear: int = 4
-    warmup: int = 10
+    warmup: int = 8
+
+    def __post_init__(self) -> None:
+        self._trained: dict[str, int] = {}
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task, listing all its groups, and one per shared group."""
-        absent = window.matching(r'monitor/no_gradient/.+')
-        zero = {
-            name: value
-            for name, value in window.matching(r'grad/.+/_total_norm').items()
-            if value == 0.0
-            and 'all_tasks' not in name
-            and f'monitor/nonfinite/{name}'.removesuffix('/_total_norm') not in window.record.scalars
-        }
-        of_tasks: dict[int, list[str]] = {}
-        for name in (*absent, *zero):
-            found = _GROUP.fullmatch(name)
-            if found is None or found[1] == 'model' or not self._was_trained(window, found[1], found[2]):
+        gone = [*window.matching(r'monitor/no_gradient/.+')]
+        for name, value in window.matching(r'grad/.+/_total_norm').items():
+            group = name.removesuffix('/_total_norm')
+            if 'all_tasks' in name or f'monitor/nonfinite/{group}' in window.record.scalars:
                 continue
-            if found[2] is None:
-                sentence = f'The {found[1]} gets no gradient any more.'
-                yield Sign(sentence, group=found[1], evidence={name: window.record.scalars[name]})
+            if value == 0.0:
+                gone.append(name)
             else:
-                of_tasks.setdefault(int(found[2]), []).append(found[1])
-        for task_id, groups in sorted(of_tasks.items()):
-            what, verb = ', '.join(groups), 'gets' if len(groups) == 1 else 'get'
+                self._trained[group] = self._trained.get(group, 0) + 1
+        if not gone:
+            return
+        missing, of_tasks = window.missing_tasks(), dict[int, list[str]]()
+        for name in gone:
+            found = _GROUP.fullmatch(name)
+            if found is None or found[1] == 'model':
+                continue
+            task = None if found[2] is None else int(found[2])
+            group = found[1] if task is None else f'{found[1]}_task{task}'
+            if self._trained.get(f'grad/{group}', 0) < 5 or task in missing:
+                continue
+            if task is None:
+                evidence = {name: window.record.scalars[name]}
+                yield Sign('shared', group=found[1], evidence=evidence, values={'groups': found[1]})
+            else:
+                of_tasks.setdefault(task, []).append(found[1])
+        for task, groups in sorted(of_tasks.items()):
             yield Sign(
-                f'{window.call(task_id)}: {what} {verb} no gradient although the task is trained.',
-                tasks=(task_id,),
+                'task',
+                tasks=(task,),
                 group=groups[0] if len(groups) == 1 else None,
-                evidence={f'groups of task {task_id} without a gradient': float(len(groups))},
+                evidence={f'groups of task {task} without a gradient': float(len(groups))},
+                values={'groups': ', '.join(groups)},
             )
-
-    @staticmethod
-    def _was_trained(window: Window, group: str, task: str | None) -> bool:
-        suffix = '' if task is None else f'_task{task}'
-        row = window.points.row(f'grad/{group}{suffix}/_total_norm')
-        return row is not None and window.points.counts[row] >= 5

@@ -10,6 +10,7 @@ from typing import ClassVar
 from ding_normmon.core.finding import Severity
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
+from ding_normmon.diagnose.wording import Words
 
 __all__ = ['NonFinite']
 
@@ -37,6 +38,17 @@ class NonFinite(Rule):
         "Look at this task's rewards, targets and losses in the iteration named; clip or drop what is not finite "
         'before the loss, and go back to the last checkpoint if weights are affected.'
     )
+    words: ClassVar[Words] = {
+        'en': {
+            'task': '{task}: {count:g} entries of {what} are NaN or infinite.',
+            'shared': '{count:g} entries of {what} are NaN or infinite.',
+        },
+        'zh': {
+            'task': '{task}：{what} 中有 {count:g} 个元素为 NaN 或无穷大。',
+            'shared': '{what} 中有 {count:g} 个元素为 NaN 或无穷大。',
+            'advice': '查看所指迭代中该任务的奖励、目标和损失；在计算损失前裁剪或丢弃非有限值；若权重已受影响，回到上一个检查点。',
+        },
+    }
     follows: ClassVar[bool] = False
 
     severity: Severity = 'error'
@@ -63,14 +75,15 @@ class NonFinite(Rule):
         for task_id, entries in sorted(of_tasks.items()):
             _, what, count = min(entries, key=lambda entry: ('loss' not in entry[0], 'conflict' in entry[0]))
             yield Sign(
-                f'{window.call(task_id)}: {count:g} entries of {what} are NaN or infinite.',
+                'task',
                 tasks=(task_id,),
                 evidence={name: count for name, _, count in entries},
+                values={'count': count, 'what': what},
             )
         if of_shared and not of_tasks:
             _, what, count = of_shared[0]
             evidence = {name: count for name, _, count in of_shared}
-            yield Sign(f'{count:g} entries of {what} are NaN or infinite.', group=of_shared[0][1], evidence=evidence)
+            yield Sign('shared', group=of_shared[0][1], evidence=evidence, values={'count': count, 'what': what})
 
     def _is_mask(self, window: Window, name: str, count: float) -> bool:
         """Return whether these are masked actions in a policy's logits, which are there from the first record on."""

@@ -10,6 +10,7 @@ from ding_normmon.core.finding import Severity
 from ding_normmon.diagnose.points import median_of_rows
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
+from ding_normmon.diagnose.wording import Words
 
 __all__ = ['TaskDominates', 'TaskStarves']
 
@@ -43,6 +44,13 @@ class TaskDominates(_TaskShare):
 
     name: ClassVar[str] = 'task_dominates'
     advice: ClassVar[str] = "Lower this task's loss weight, or normalise the gradients of the tasks (GradNorm, IMTL)."
+    words: ClassVar[Words] = {
+        'en': {'share': '{task} makes up {share:.0%} of the gradient of the {group}.'},
+        'zh': {
+            'share': '{task}占 {group} 梯度的 {share:.0%}。',
+            'advice': '降低该任务的损失权重，或归一化各任务的梯度（GradNorm、IMTL）。',
+        },
+    }
 
     share: float = 0.95
 
@@ -53,9 +61,8 @@ class TaskDominates(_TaskShare):
                 # With two tasks a share of 90% is not unusual; what matters is how much the others have left.
                 strength = (share - 1 / number) / (self.share - 1 / number)
                 if strength >= self.release:
-                    sentence = f'{window.call(task_id)} makes up {share:.0%} of the gradient of the {group}.'
                     evidence = {f'conflict/{group}_task{task_id}/share': share}
-                    yield Sign(sentence, strength, (task_id,), group, evidence)
+                    yield Sign('share', strength, (task_id,), group, evidence, {'group': group, 'share': share})
                     return
 
 
@@ -73,6 +80,13 @@ class TaskStarves(_TaskShare):
         "Raise this task's loss weight if it is not solved; check that its data still varies and that it still gets "
         'rewards.'
     )
+    words: ClassVar[Words] = {
+        'en': {'share': '{task} makes up only {share:.2%} of the gradient of the {group}.'},
+        'zh': {
+            'share': '{task}只占 {group} 梯度的 {share:.2%}。',
+            'advice': '若任务尚未解决，提高它的损失权重；确认它的数据仍有变化、仍能得到奖励。',
+        },
+    }
 
     severity: Severity = 'info'
     part: float = 0.05
@@ -83,6 +97,5 @@ class TaskStarves(_TaskShare):
             for task_id, share, number in self.shares(window, group):
                 strength = self.part / max(share * number, 1e-12)
                 if strength >= 0.8:
-                    sentence = f'{window.call(task_id)} makes up only {share:.2%} of the gradient of the {group}.'
                     evidence = {f'conflict/{group}_task{task_id}/share': share}
-                    yield Sign(sentence, strength, (task_id,), group, evidence)
+                    yield Sign('share', strength, (task_id,), group, evidence, {'group': group, 'share': share})

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
 from ding_normmon.core.finding import Severity
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
+from ding_normmon.diagnose.wording import Words
 
 __all__ = ['TwinTasks']
 
@@ -22,8 +21,8 @@ _FIGURES = ('norm_mean', 'norm_max', 'norm_min')
 class TwinTasks(Rule):
     """The embeddings of two tasks have the same mean, minimum and maximum: the encoder gets the same data twice.
 
-    Batches of different environments never agree in all three, so this needs no threshold. The task whose figures have
-    changed more is the one that gets the other's data.
+    Batches of different environments never agree in all three, so this needs no threshold. The task whose figures are
+    further from their own past, in the median over all its figures of data and outputs, is the one that gets the other's.
 
     Options:
         tolerance: relative difference up to which two figures count as equal.
@@ -31,6 +30,13 @@ class TwinTasks(Rule):
 
     name: ClassVar[str] = 'twin_tasks'
     advice: ClassVar[str] = "Look at how batches are assigned to tasks: one of the two is trained on the other's data."
+    words: ClassVar[Words] = {
+        'en': {'same': '{task} is trained on the same observations as {other}.'},
+        'zh': {
+            'same': '{task}与{other}用的是同样的观测。',
+            'advice': '查看批次是如何分配给任务的：两者之一在用另一个任务的数据训练。',
+        },
+    }
     reads: ClassVar[tuple[str, ...]] = ('embeddings/obs_task',)
     follows: ClassVar[bool] = False
 
@@ -39,45 +45,33 @@ class TwinTasks(Rule):
     tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
-        self._decided: dict[tuple[int, int], tuple[int, int]] = {}
+        self._apart: dict[tuple[int, int], list[tuple[float, float]]] = {}
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per pair."""
-        figures: dict[int, list[float]] = {}
-        for figure in _FIGURES:
-            for task_id, row in window.by_task(f'embeddings/obs/{figure}').items():
-                if window.points.latest[row] == window.points.records - 1:
-                    figures.setdefault(task_id, []).append(float(window.points.last(_one(row), 1)[0, 0]))
-        tasks = [task_id for task_id, values in figures.items() if len(values) == len(_FIGURES)]
-        for position, first in enumerate(tasks):
-            for second in tasks[position + 1 :]:
-                pairs = list(zip(figures[first], figures[second], strict=True))
-                same = all(abs(a - b) <= self.tolerance * max(abs(a), abs(b)) for a, b in pairs)
-                # Skip constant embeddings: an encoder with a constant output is found by another rule.
-                if same and figures[first][1] > figures[first][2]:
-                    # Decide once: after a while neither task changes any more.
-                    pair = (first, second)
-                    odd, other = self._decided.setdefault(pair, self._stranger(window, first, second))
-                    yield Sign(
-                        f'{window.call(odd)} is trained on the same observations as {window.mention(other)}.',
-                        tasks=(odd,),
-                        group='embeddings/obs',
-                        evidence={f'embeddings/obs_task{odd}/norm_mean': figures[odd][0]},
-                    )
-
-    @staticmethod
-    def _stranger(window: Window, first: int, second: int) -> tuple[int, int]:
-        rows = window.by_task('embeddings/obs/norm_mean')
-        past = {task_id: window.points.last(_one(rows[task_id]), 40)[0, :-6] for task_id in (first, second)}
-        now = float(window.points.last(_one(rows[first]), 1)[0, 0])
-        moved = {task_id: _distance(now, values) for task_id, values in past.items()}
-        return (first, second) if moved[first] >= moved[second] else (second, first)
-
-
-def _one(row: int) -> npt.NDArray[np.intp]:
-    return np.array([row], np.intp)
-
-
-def _distance(now: float, past: npt.NDArray[np.float64]) -> float:
-    known = past[~np.isnan(past)]
-    return abs(now - float(np.median(known))) if known.size else 0.0
+        scalars = window.record.scalars
+        figures = {
+            task: values
+            for task in window.by_task('embeddings/obs/norm_mean')
+            if len(values := [v for n in _FIGURES if (v := scalars.get(f'embeddings/obs_task{task}/{n}')) is not None])
+            == len(_FIGURES)
+        }
+        for first, second in itertools.combinations(figures, 2):
+            pairs = zip(figures[first], figures[second], strict=True)
+            same = all(abs(a - b) <= self.tolerance * max(abs(a), abs(b)) for a, b in pairs)
+            # Constant embeddings are not meant: a dead encoder is found by another rule.
+            if not (same and figures[first][1] > figures[first][2]):
+                continue
+            # Only the first records tell: after a while the other's data is the task's own past.
+            apart = self._apart.setdefault((first, second), [])
+            if len(apart) <= self.confirm:
+                apart.append((window.departures.distance(first), window.departures.distance(second)))
+            firsts, seconds = (sum(column) for column in zip(*apart, strict=True))
+            odd, other = (first, second) if firsts >= seconds else (second, first)
+            yield Sign(
+                'same',
+                tasks=(odd,),
+                group=f'embeddings/obs of {min(first, second)} and {max(first, second)}',
+                evidence={f'embeddings/obs_task{odd}/norm_mean': figures[odd][0]},
+                values={'other': other},
+            )

@@ -11,6 +11,7 @@ from typing import ClassVar
 from ding_normmon.diagnose.points import median
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.window import Window
+from ding_normmon.diagnose.wording import Words
 
 __all__ = ['UpdateRange']
 
@@ -31,6 +32,17 @@ class UpdateRange(Rule):
 
     name: ClassVar[str] = 'update_range'
     advice: ClassVar[str] = 'Lower, or raise, the learning rate of this group; look at its gradient and at clipping.'
+    words: ClassVar[Words] = {
+        'en': {
+            'task': '{task}: its {group} is moved by {middle:.2g} of its norm in each step.',
+            'shared': 'The {group} is moved by {middle:.2g} of its norm in each step.',
+        },
+        'zh': {
+            'task': '{task}：每一步使 {group} 改变其范数的 {middle:.2g}。',
+            'shared': '每一步使 {group} 改变其范数的 {middle:.2g}。',
+            'advice': '调低或调高这一组的学习率；查看它的梯度和裁剪。',
+        },
+    }
     reads: ClassVar[tuple[str, ...]] = ('update/',)
 
     largest: float = 0.1
@@ -50,11 +62,11 @@ class UpdateRange(Rule):
             strength = max(middle / self.largest, self.smallest / max(middle, 1e-30))
             if strength >= self.release and math.isfinite(strength):
                 task_id = None if found[2] is None else int(found[2])
-                whose = f'The {found[1]}' if task_id is None else f'{window.call(task_id)}: its {found[1]}'
                 yield Sign(
-                    f'{whose} is moved by {middle:.2g} of its norm in each step.',
+                    'shared' if task_id is None else 'task',
                     strength,
                     () if task_id is None else (task_id,),
                     found[1],
                     {name: middle},
+                    {'group': found[1], 'middle': middle},
                 )

@@ -1,0 +1,285 @@
+"""Figures that have left their past: one rule per stage of the learner step, all of them by the same test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ding_normmon.core.figure import Stage
+from ding_normmon.diagnose.departures import Departure
+from ding_normmon.diagnose.rule import Rule, Sign, Words
+from ding_normmon.diagnose.window import Window
+
+__all__ = [
+    'DEPARTED',
+    'DataJump',
+    'GradientJump',
+    'LossJump',
+    'OutputJump',
+    'RepresentationJump',
+    'TargetJump',
+    'UpdateJump',
+    'WeightJump',
+]
+
+_VERBS = {
+    'en': {'risen': 'has risen', 'fallen': 'has fallen', 'turned': 'has changed its sign'},
+    'zh': {'risen': '上升', 'fallen': '下降', 'turned': '变号'},
+}
+_SENTENCES = {
+    'en': {
+        'task': "{{task}}: {what} {verb}, from {{past:.3g}} to {{level:.3g}}; the other tasks' has not.",
+        'all': 'Of all tasks, {what} {verb}; of most from about {{past:.3g}} to {{level:.3g}}.',
+        'shared': 'From {{past:.3g}} to {{level:.3g}}: {what} {verb}.',
+    },
+    'zh': {
+        'task': '{{task}}：{what}{verb}，从 {{past:.3g}} 到 {{level:.3g}}；其他任务没有这样变化。',
+        'all': '所有任务的{what}都{verb}，大多从约 {{past:.3g}} 到 {{level:.3g}}。',
+        'shared': '{what}{verb}，从 {{past:.3g}} 到 {{level:.3g}}。',
+    },
+}
+
+
+def _words(english: str, chinese: str, advice: str) -> Words:
+    """Return the sentences of one stage.
+
+    Arguments:
+        english: what its figures are called, with ``{part}`` for the part of the model or the signal.
+        chinese: the same.
+        advice: the Chinese advice.
+    """
+    words: dict[str, dict[str, str]] = {}
+    for language, what in (('en', english), ('zh', chinese)):
+        words[language] = {
+            f'{scope}_{direction}': template.format(what=what, verb=verb)
+            for scope, template in _SENTENCES[language].items()
+            for direction, verb in _VERBS[language].items()
+        }
+    words['zh']['advice'] = advice
+    return words
+
+
+@dataclass
+class _Departed(Rule):
+    """Base of the rules about one stage.
+
+    Attributes:
+        stage: the stage.
+    """
+
+    stage: ClassVar[Stage]
+    release: ClassVar[float] = 0.65
+
+    confirm: int = 4
+    clear: int = 12
+    warmup: int = 8
+
+    def signs(self, window: Window) -> Iterable[Sign]:
+        """One sign for each task that has left its past alone, and one for what all tasks share."""
+        by_owner: dict[tuple[str, int | None], list[tuple[float, Departure]]] = {}
+        for departure in window.departures.current:
+            if departure.figure.stage == self.stage and not window.is_summary(departure.name):
+                scope, task, strength = window.owner(departure)
+                by_owner.setdefault((scope, task), []).append((strength, departure))
+        for (scope, task), departures in by_owner.items():
+            strength, strongest = max(departures, key=lambda entry: entry[0])
+            others = {departure.name: departure.level for _, departure in departures[:6]}
+            yield Sign(
+                f'{scope}_{_direction(strongest)}',
+                self.weighed(strength, [departure for _, departure in departures]),
+                () if task is None else (task,),
+                _part(strongest.family) if task is None else None,
+                {strongest.name: strongest.level, 'usual level': strongest.past, **others},
+                {'part': _part(strongest.family), 'past': strongest.past, 'level': strongest.level},
+                stage=self.stage,
+                since=strongest.since,
+            )
+
+    def weighed(self, strength: float, departures: list[Departure]) -> float:
+        """Return the strength of a sign with regard to all departures of its owner at this stage."""
+        return strength
+
+
+def _direction(departure: Departure) -> str:
+    if departure.past * departure.level < 0 and min(abs(departure.past), abs(departure.level)) > 0.1 * max(
+        abs(departure.past), abs(departure.level)
+    ):
+        return 'turned'
+    return 'risen' if departure.shift > 0 else 'fallen'
+
+
+def _part(family: str) -> str:
+    """Return what a figure is about.
+
+    >>> _part('grad/head_value/_total_norm'), _part('logits/policy/abs_max'), _part('noreduce_value_loss')
+    ('head_value', 'logits/policy/abs_max', 'value_loss')
+    """
+    if family.endswith(('/_total_norm', '/relative')):
+        return family.split('/', 1)[1].rpartition('/')[0]
+    return family.removeprefix('noreduce_')
+
+
+@dataclass
+class DataJump(_Departed):
+    """Rewards, observations or the sizes of batches are not what they were."""
+
+    name: ClassVar[str] = 'data_jump'
+    advice: ClassVar[str] = (
+        'Look at what has changed between the environment and the batch: reward wrapper, scale of observations, '
+        'replay buffer, padding.'
+    )
+    words: ClassVar[Words] = _words(
+        '{part}', ' {part} ', '查看从环境到批次之间的变化：奖励包装器、观测的缩放、回放缓冲区、填充掩码。'
+    )
+    reads: ClassVar[tuple[str, ...]] = ('data/', 'inputs/')
+    stage: ClassVar[Stage] = 'data'
+
+    confirm: int = 2
+
+
+@dataclass
+class TargetJump(_Departed):
+    """What the model is to predict is not what it was: values, or the entropy of policies."""
+
+    name: ClassVar[str] = 'target_jump'
+    advice: ClassVar[str] = (
+        'Look at how targets are made: bootstrap values and their network, discount, search and its temperature; and '
+        'at whether the support is wide enough.'
+    )
+    words: ClassVar[Words] = _words(
+        '{part}', ' {part} ', '查看目标是如何计算的：自举值及其网络、折扣因子、搜索及其温度；并确认支持集足够宽。'
+    )
+    reads: ClassVar[tuple[str, ...]] = ('data/value_target', 'noreduce_target_policy_entropy')
+    stage: ClassVar[Stage] = 'target'
+
+    confirm: int = 2
+
+
+@dataclass
+class LossJump(_Departed):
+    """A loss is far above what it was, and stays there."""
+
+    name: ClassVar[str] = 'loss_jump'
+    advice: ClassVar[str] = (
+        'Look at targets and rewards (scale, noise, sign), at the data, and at the sign and weight of the losses.'
+    )
+    words: ClassVar[Words] = _words(
+        '{part}', ' {part} ', '查看目标和奖励（尺度、噪声、符号）、数据，以及各项损失的符号和权重。'
+    )
+    reads: ClassVar[tuple[str, ...]] = ('noreduce_', 'loss/')
+    stage: ClassVar[Stage] = 'loss'
+
+    confirm: int = 3
+
+
+@dataclass
+class OutputJump(_Departed):
+    """Logits, embeddings, tokens or entropies have another size than before."""
+
+    name: ClassVar[str] = 'output_jump'
+    advice: ClassVar[str] = (
+        'If nothing was loaded or reset: look at the targets of this head and at its learning rate; for a policy that '
+        'has become certain, scale its temperature or add an entropy bonus; for values, widen the support.'
+    )
+    words: ClassVar[Words] = _words(
+        '{part}',
+        ' {part} ',
+        '如果没有加载或重置过权重：查看该输出头的目标和学习率；策略过于确定时，调整温度或加入熵奖励；对于价值，放宽支持集。',
+    )
+    reads: ClassVar[tuple[str, ...]] = ('logits/', 'embeddings/', 'norm/x_token', 'outputs/')
+    stage: ClassVar[Stage] = 'output'
+
+
+@dataclass
+class RepresentationJump(_Departed):
+    """The effective rank of the representation, or its share of dormant units, is not what it was in this run."""
+
+    name: ClassVar[str] = 'representation_jump'
+    advice: ClassVar[str] = (
+        'Look at what happened to the encoder in the iteration named, and where it is one task, at its observations; '
+        'lower the learning rate, reset dormant units (ReDo), or go back to a checkpoint from before.'
+    )
+    words: ClassVar[Words] = _words(
+        '{part}',
+        ' {part} ',
+        '查看编码器在所指迭代发生了什么；若只涉及一个任务，查看它的观测；降低学习率、重置休眠单元（ReDo），或回到之前的检查点。',
+    )
+    reads: ClassVar[tuple[str, ...]] = ('plasticity/',)
+    stage: ClassVar[Stage] = 'representation'
+
+    confirm: int = 3
+
+
+@dataclass
+class GradientJump(_Departed):
+    """Gradient norms, before clipping, are not what they were: of a task's heads, or of shared parts."""
+
+    name: ClassVar[str] = 'gradient_jump'
+    advice: ClassVar[str] = (
+        'Look at what has changed on the way from the loss to the gradient: loss weights, the sum or mean over the '
+        'batch, detached or frozen parts. Adam and AdamW cancel a constant factor after some steps; the share of a task '
+        'in shared parts stays wrong.'
+    )
+    words: ClassVar[Words] = _words(
+        'the gradient norm of {part}',
+        ' {part} 的梯度范数',
+        '查看从损失到梯度之间的变化：损失权重、批次上的求和或平均、被分离或冻结的部分。Adam 和 AdamW 会在若干步后抵消常数倍数，'
+        '但任务在共享部分中的占比仍是错的。',
+    )
+    reads: ClassVar[tuple[str, ...]] = ('grad/', 'grad_local/')
+    stage: ClassVar[Stage] = 'gradient'
+
+    def weighed(self, strength: float, departures: list[Departure]) -> float:
+        """The gradient of what has been learnt falls too, that of one head and not of all."""
+        only_one = len({departure.family for departure in departures}) == 1
+        return 0.4 * strength if only_one and departures[0].task is not None and departures[0].shift < 0 else strength
+
+
+@dataclass
+class UpdateJump(_Departed):
+    """Steps, relative to the weights and for the learning rate that is set, are not what they were."""
+
+    name: ClassVar[str] = 'update_jump'
+    advice: ClassVar[str] = (
+        'Look at the optimizer: options of single parameter groups, its epsilon and moments, parameters that it no '
+        'longer holds, and the clip limit.'
+    )
+    words: ClassVar[Words] = _words(
+        'the step of {part} for its learning rate',
+        ' {part} 相对学习率的步长',
+        '查看优化器：单个参数组的选项、epsilon 和动量、不再被持有的参数，以及裁剪阈值。',
+    )
+    reads: ClassVar[tuple[str, ...]] = ('update/', 'clip/')
+    stage: ClassVar[Stage] = 'update'
+
+
+@dataclass
+class WeightJump(_Departed):
+    """Parameter norms grow or shrink faster than they have in this run."""
+
+    name: ClassVar[str] = 'weight_jump'
+    advice: ClassVar[str] = (
+        'Shrinking: look at the weight decay, and at what writes into the weights. Growth: look at which gradient '
+        'drives it; lower the learning rate or raise the weight decay.'
+    )
+    words: ClassVar[Words] = _words(
+        'the parameter norm of {part}',
+        ' {part} 的参数范数',
+        '缩小时：查看权重衰减，以及是什么在改写权重。增大时：查看由哪个梯度驱动；降低学习率或提高权重衰减。',
+    )
+    reads: ClassVar[tuple[str, ...]] = ('norm/',)
+    stage: ClassVar[Stage] = 'weight'
+
+
+DEPARTED: tuple[type[_Departed], ...] = (
+    DataJump,
+    TargetJump,
+    LossJump,
+    OutputJump,
+    RepresentationJump,
+    GradientJump,
+    UpdateJump,
+    WeightJump,
+)
+"""From causes to effects."""
