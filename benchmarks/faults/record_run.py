@@ -37,7 +37,7 @@ SETTINGS: dict[str, Any] = {
     'checkpoint.frequency': 0,
     'policy.monitor.monitor_norm_freq': 1,
     'policy.monitor.preset': 'multitask',
-    'policy.monitor.conflict_freq': 10,
+    'policy.monitor.conflict_freq': 20,
     'policy.monitor.plasticity_freq': 10,
     'policy.monitor.update_freq': 1,
     'policy.monitor.budget': None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ def command(run: str, form: str, names: str, again: bool) -> None:
 
     try:
         found = read_run(run)
-        judgement = judge(found, _only(names), again)
+        judgement = judge(found, _only(names), again, _Progress())
     except (RunError, ConfigurationError, ImportError) as error:
         raise Refused(str(error)) from error
     if (nothing := nothing_measured(found)) is not None:
@@ -53,6 +54,19 @@ def command(run: str, form: str, names: str, again: bool) -> None:
     ended = ['error' for incident in found.incidents if incident.kind in ('exception', 'death')]
     severities = [*(finding.severity for finding in judgement.findings), *ended]
     raise SystemExit(exit_code_of(severities))
+
+
+class _Progress:
+    """Tells on a terminal's error stream how far a long judgement has come."""
+
+    def __init__(self) -> None:
+        self._begun = self._told = time.monotonic()
+
+    def __call__(self, judged: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._begun > 2 and now - self._told > 0.5:
+            self._told = now
+            click.echo(f'\rjudged {judged:,} of about {total:,} records', nl=judged + 1000 > total, err=True)
 
 
 def _only(names: str) -> dict[str, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 
@@ -306,7 +307,7 @@ class Departures:
         now = float(state['now'][row])
         past = now - shift
         level = math.sinh(now) * zero if zero else now
-        theirs = float(np.median(state['level'][fresh])) if fresh else math.nan
+        theirs = median(state['level'][fresh].tolist()) if fresh else math.nan
         peer = (math.asinh(theirs / zero) if zero else theirs) if fresh else math.nan
         return Departure(
             name,
@@ -315,7 +316,7 @@ class Departures:
             family,
             float(entry['strength']),
             shift,
-            float(np.median(state['shift'][fresh])) if fresh else math.nan,
+            median(state['shift'][fresh].tolist()) if fresh else math.nan,
             bool(fresh) and abs(now - peer) < abs(past - peer),
             level,
             math.sinh(past) * zero if zero else past,

@@ -58,7 +58,9 @@ class Diagnosis:
         self._window = Window(tasks, figures)
         self._causes = Causes(self._window)
         self._trackers = [FindingTracker(rule) for rule in _configured(rules, options or {})]
+        self._runnable, self._known = self._trackers, -1
         self._findings: dict[tuple[Any, ...], Finding] = {}
+        self._active: dict[tuple[Any, ...], Finding] = {}
         self._records = 0
         self._named_at = -ECHO - 1
         self.switched_off: dict[str, str] = {}
@@ -80,12 +82,12 @@ class Diagnosis:
     @property
     def active(self) -> list[Finding]:
         """The findings that are still active."""
-        return [finding for finding in self._findings.values() if finding.is_active]
+        return list(self._active.values())
 
     @property
     def not_judged(self) -> dict[str, str]:
         """Rules that could not run because their metrics are missing from all records, with those metrics."""
-        return self.lacking(self._window.points.names)
+        return self.lacking(self._window.names)
 
     def lacking(self, names: Iterable[str]) -> dict[str, str]:
         """Return the rules that could not run on records with metrics of these names, with the metrics they need."""
@@ -103,8 +105,16 @@ class Diagnosis:
 
     def check(self, record: Record) -> tuple[Finding, ...]:
         """Run the invariants alone on one record, where there is no time for the other rules."""
-        self._window.add(record)
+        self._window.show(record)
         return self._judge(everything=False)
+
+    def _runnable_trackers(self) -> list[FindingTracker]:
+        """Return the rules that have something to read; a rule whose metrics are nowhere costs nothing."""
+        if self._known != len(self._window.names):
+            self._known = len(self._window.names)
+            lacking = self.not_judged
+            self._runnable = [tracker for tracker in self._trackers if tracker.rule.name not in lacking]
+        return self._runnable
 
     def _follows(self, rule: Rule) -> Callable[[Sign], bool]:
         """Return what decides whether a sign of a rule follows from something else."""
@@ -127,7 +137,7 @@ class Diagnosis:
         window, record = self._window, self._window.record
         self._records += 1
         found: list[Finding] = []
-        for tracker in list(self._trackers):
+        for tracker in self._runnable_trackers():
             rule = tracker.rule
             number = self._records if rule.judges_all else window.points.records
             if number <= rule.warmup or not (everything or rule.judges_all):
@@ -144,10 +154,15 @@ class Diagnosis:
                     self.switched_off[rule.name],
                 )
                 self._trackers.remove(tracker)
+                self._known = -1
                 continue
             for finding in judged:
                 found.append(finding)
                 self._findings[finding.key, finding.found] = finding
+                if finding.is_active:
+                    self._active[finding.key] = finding
+                else:
+                    self._active.pop(finding.key, None)
                 # Rules that name a task with certainty run first, so their findings count in the same record too.
                 names_cause = rule.leads and (finding.tasks or not rule.follows)
                 if finding.is_active and finding.severity != 'info' and names_cause:

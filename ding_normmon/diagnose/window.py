@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from ding_normmon.diagnose.points import Points, Rows
 from ding_normmon.diagnose.wording import call
 
 __all__ = ['Window']
+
+_HEAD = re.compile(r'(?:norm|grad)/[^/]+/_total_norm')
 
 _SIGNS_OF_DATA = ('noreduce_value_loss', 'noreduce_policy_loss', 'embeddings/obs/norm_mean', 'logits/value/mean')
 """Figures that every task with data has in every record."""
@@ -50,25 +52,30 @@ class Window:
         self.departures = Departures(Figures() if figures is None else figures)
         self.record = Record(-1)
         self.gap = 1
+        self._added = -1
         self._families: dict[str, dict[int, int]] = {}
         # The same, sorted; dropped when a task joins.
         self._sorted: dict[str, tuple[dict[int, int], Rows]] = {}
         self._known = 0
         self._names: dict[str, None] = {}
+        self._heads: dict[str, list[tuple[str, str]]] = {}
+        self._heads_known = -1
         self._matched: dict[str, tuple[re.Pattern[str], list[str], int]] = {}
 
     def add(self, record: Record) -> None:
         """Add the next record."""
-        self.gap = max(1, record.iteration - self.record.iteration) if self.points.records else 1
-        self.record = record
-        self._names.update(dict.fromkeys(record.scalars))
+        if self.points.records:
+            self.gap = max(1, record.iteration - self._added)
+        self._added = record.iteration
+        self.show(record)
         # The norm of the finite part of a gradient with NaN, often 0, says nothing about the gradient.
         broken = {
             name.removeprefix('monitor/nonfinite/') + '/_total_norm'
-            for name in record.scalars
-            if name.startswith('monitor/nonfinite/grad/')
+            for name in self.matching('monitor/nonfinite/grad/.*')
         }
-        scalars = {name: value for name, value in record.scalars.items() if name not in broken}
+        scalars = record.scalars
+        if broken:
+            scalars = {name: value for name, value in scalars.items() if name not in broken}
         rows, values = self.points.add(scalars)
         names = self.points.names
         self.departures.add(record.iteration, names, rows, values)
@@ -80,6 +87,17 @@ class Window:
                 self._sorted.pop(family, None)
                 self.tasks.setdefault(task_id, f'task {task_id}')
         self._known = len(names)
+
+    def show(self, record: Record) -> None:
+        """Let a record be the newest one, without adding its points to the past."""
+        self.record = record
+        if not record.scalars.keys() <= self._names.keys():
+            self._names.update(dict.fromkeys(record.scalars))
+
+    @property
+    def names(self) -> Collection[str]:
+        """Every metric so far, also those that have not been finite."""
+        return self._names.keys()
 
     @property
     def iteration(self) -> int:
@@ -132,16 +150,19 @@ class Window:
         scalars = self.record.scalars
         return {name: scalars[name] for name in names if name in scalars}
 
-    def heads(self, family: str) -> Iterator[tuple[str, str]]:
-        """Yield each group that tasks have of their own, with its norm's name without the task.
+    def heads(self, family: str) -> Sequence[tuple[str, str]]:
+        """Return each group that tasks have of their own, with its norm's name without the task.
 
         Arguments:
             family: ``norm`` or ``grad``.
         """
-        for name in self._families:
-            parts = name.split('/')
-            if len(parts) == 3 and parts[0] == family and parts[2] == '_total_norm':
-                yield parts[1], name
+        if self._heads_known != len(self._families):
+            self._heads_known = len(self._families)
+            self._heads = {
+                kind: [(name.split('/')[1], name) for name in self._families if _HEAD.fullmatch(name) and name.startswith(kind)]
+                for kind in ('norm', 'grad')
+            }
+        return self._heads[family]
 
     def missing_tasks(self) -> dict[int, int]:
         """Return the tasks whose data used to come and is not in this record, with the records since it last was."""

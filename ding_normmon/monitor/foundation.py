@@ -103,7 +103,9 @@ class Foundation:
             self._look_at_model()
             self.metrics = _checked_metrics(preset_metrics(self.config.preset) if metrics is None else metrics)
             self.figures = _declared_figures(self.metrics, self.groups)
-            self.diagnosis = DiagnosisStage.of(self.config, rules, self.control, self.lost_data, rank)
+            self.diagnosis = DiagnosisStage.of(
+                self.config, rules, self.control, self.lost_data, rank, self.figures
+            )
         agreed = agree(self.transport, self.config, self.groups, num_tasks, self.task_ids, self._names)
         # Only now are the names of all tasks known: each rank has said those that it knows.
         self._names = agreed.task_names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from ding_normmon.core.metric_names import task_in
 from ding_normmon.core.record import Record
 from ding_normmon.diagnose import Diagnosis, Rule
 from ding_normmon.diagnose.rules import RULES
+from ding_normmon.metrics import DECLARED
 from ding_normmon.runs.rules import rules_of_today
 from ding_normmon.runs.run import Run
 
@@ -22,6 +23,12 @@ _JUDGED = 'monitor/cost/ms_diagnosis'
 """Every record that was judged while the run trained has this figure."""
 
 _NON_FINITE = 'non_finite'
+
+MOST_JUDGED = 20_000
+"""Records of a finished run about which the rules are asked; a pattern lasts many records of so long a run."""
+
+_PROGRESS = 1000
+"""Progress is told every so many records."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +50,28 @@ class Judgement:
     not_judged: dict[str, str] = field(default_factory=dict)
 
 
-def judge(run: Run, options: Mapping[str, Mapping[str, Any] | bool] | None = None, again: bool = False) -> Judgement:
+def judge(
+    run: Run,
+    options: Mapping[str, Mapping[str, Any] | bool] | None = None,
+    again: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Judgement:
     """Return what was found in a run while it trained, or what is found now.
 
-    It is judged now where nobody has judged it, where the rules are others today, and where that is asked for.
+    It is judged now where nobody has judged it, where the rules are others today, and where that is asked for. Of more
+    than :data:`MOST_JUDGED` records, the rules are asked about every second, third and so on, and those that must hold
+    in every step about all of them.
 
     Arguments:
         run: the run.
         options: changes by rule, see :class:`~ding_normmon.diagnose.Diagnosis`; with any it is judged now.
         again: judge it now in any case.
+        progress: called now and then with how many records have been judged, and how many there are.
 
     Raises:
         ConfigurationError: a rule or an option that does not exist.
     """
-    diagnosis = Diagnosis(run.tasks, options=options)
+    diagnosis = Diagnosis(run.tasks, options=options, figures=DECLARED)
     was_judged = run.rules == rules_of_today() and (_JUDGED in run.series or bool(run.findings))
     if was_judged and not options and not again:
         records = max((len(series.values) for series in run.series.values()), default=0)
@@ -64,9 +79,16 @@ def judge(run: Run, options: Mapping[str, Mapping[str, Any] | bool] | None = Non
         findings = [*run.findings, *non_finite_curves(run, run.findings)]
         return Judgement(findings, max(records, judged), judged, True, diagnosis.lacking(run.series))
     records = 0
+    total = max((len(series.values) for series in run.series.values()), default=0)
+    stride = -(-total // MOST_JUDGED) or 1
     for record in measured_records(run):
-        diagnosis.observe(record)
+        if records % stride == 0:
+            diagnosis.observe(record)
+        else:
+            diagnosis.check(record)
         records += 1
+        if progress is not None and records % _PROGRESS == 0:
+            progress(records, total)
     findings = list(diagnosis.findings)
     if not options:
         # Rules of the user's are not known here: what they found stays.
@@ -83,7 +105,7 @@ def diagnose(
     options: Mapping[str, Mapping[str, Any] | bool] | None = None,
 ) -> list[Finding]:
     """Apply the rules to a finished run; return every finding in its latest state."""
-    diagnosis = Diagnosis(run.tasks, rules, options)
+    diagnosis = Diagnosis(run.tasks, rules, options, DECLARED)
     for record in measured_records(run):
         diagnosis.observe(record)
     return diagnosis.findings

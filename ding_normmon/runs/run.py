@@ -18,6 +18,10 @@ from ding_normmon.core.record import Matrix, Record
 __all__ = ['MatrixSeries', 'Note', 'Run', 'RunError', 'Series']
 
 
+_PART = 1000
+"""Records that are made at a time."""
+
+
 class RunError(ValueError):
     """There is no run where one was looked for; the message says what is there."""
 
@@ -116,17 +120,37 @@ class Run:
             >>> [record.scalars for record in Run(Path('run'), {'grad/model/_total_norm': series}).records()]
             [{'grad/model/_total_norm': 1.0}, {'grad/model/_total_norm': 2.0}]
         """
-        scalars: dict[int, dict[str, float]] = {}
-        for name, series in self.series.items():
-            for iteration, value in zip(series.iterations.tolist(), series.values.tolist(), strict=True):
-                scalars.setdefault(iteration, {})[name] = value
-        matrices: dict[int, dict[str, Matrix]] = {}
-        for name, stack in self.matrices.items():
-            for iteration, values in zip(stack.iterations.tolist(), stack.values, strict=True):
-                matrix = Matrix(values, stack.rows, stack.columns, stack.labels)
-                matrices.setdefault(iteration, {})[name] = matrix
+        iterations = np.unique(
+            np.concatenate(
+                [
+                    np.zeros(0, np.int64),
+                    *(series.iterations for series in (*self.series.values(), *self.matrices.values())),
+                    np.array([note.iteration for note in self.notes], np.int64),
+                ]
+            )
+        )
         notes: dict[int, dict[str, str]] = {}
         for note in self.notes:
             notes.setdefault(note.iteration, {})[note.name] = note.text
-        for iteration in sorted({*scalars, *matrices, *notes}):
-            yield Record(iteration, scalars.get(iteration, {}), matrices.get(iteration, {}), notes.get(iteration, {}))
+        # A part of the run at a time, because a dictionary takes many times the space of its numbers.
+        for part in np.array_split(iterations, max(1, len(iterations) // _PART)):
+            if part.size:
+                yield from self._records_of(int(part[0]), int(part[-1]), part, notes)
+
+    def _records_of(
+        self, first: int, last: int, iterations: npt.NDArray[np.int64], notes: Mapping[int, Mapping[str, str]]
+    ) -> Iterator[Record]:
+        scalars: dict[int, dict[str, float]] = {iteration: {} for iteration in iterations.tolist()}
+        for name, series in self.series.items():
+            begin, end = np.searchsorted(series.iterations, (first, last + 1))
+            for iteration, value in zip(
+                series.iterations[begin:end].tolist(), series.values[begin:end].tolist(), strict=True
+            ):
+                scalars[iteration][name] = value
+        matrices: dict[int, dict[str, Matrix]] = {}
+        for name, stack in self.matrices.items():
+            begin, end = np.searchsorted(stack.iterations, (first, last + 1))
+            for iteration, values in zip(stack.iterations[begin:end].tolist(), stack.values[begin:end], strict=True):
+                matrices.setdefault(iteration, {})[name] = Matrix(values, stack.rows, stack.columns, stack.labels)
+        for iteration, measured in scalars.items():
+            yield Record(iteration, measured, matrices.get(iteration, {}), dict(notes.get(iteration, {})))

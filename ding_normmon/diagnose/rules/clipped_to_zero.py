@@ -42,6 +42,7 @@ class ClippedToZero(Rule):
     }
     reads: ClassVar[tuple[str, ...]] = ('clip/',)
     follows: ClassVar[bool] = False
+    judges_all: ClassVar[bool] = True
 
     severity: Severity = 'error'
     warmup: int = 0

@@ -50,6 +50,7 @@ class NonFinite(Rule):
         },
     }
     follows: ClassVar[bool] = False
+    judges_all: ClassVar[bool] = True
 
     severity: Severity = 'error'
     confirm: int = 1
@@ -58,14 +59,16 @@ class NonFinite(Rule):
 
     def __post_init__(self) -> None:
         self._masked: dict[str, float] = {}
+        self._records = 0
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task with non-finite values of its own; if there is none, one for the shared parts."""
+        self._records += 1
         of_tasks: dict[int, list[tuple[str, str, float]]] = {}
         of_shared: list[tuple[str, str, float]] = []
         for name, count in window.matching(r'monitor/nonfinite/.*').items():
             found = _NAME.fullmatch(name)
-            if not count or found is None or found[1] == 'clip' or self._is_mask(window, name, count):
+            if not count or found is None or found[1] == 'clip' or self._is_mask(name, count):
                 continue
             entry = (name, f'{_KINDS.get(found[1] or "", "")}{found[2]}', count)
             if found[3] is None:
@@ -85,11 +88,11 @@ class NonFinite(Rule):
             evidence = {name: count for name, _, count in of_shared}
             yield Sign('shared', group=of_shared[0][1], evidence=evidence, values={'count': count, 'what': what})
 
-    def _is_mask(self, window: Window, name: str, count: float) -> bool:
+    def _is_mask(self, name: str, count: float) -> bool:
         """Return whether these are masked actions in a policy's logits, which are there from the first record on."""
         if '/logits/policy' not in name:
             return False
-        if window.points.records <= 1 or name in self._masked:
+        if self._records <= 1 or name in self._masked:
             self._masked[name] = count
             return True
         return False

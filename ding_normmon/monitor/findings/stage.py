@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ding_normmon.core.config import ConfigurationError, MonitorConfig
+from ding_normmon.core.figures import Figures
 from ding_normmon.core.finding import SEVERITIES, Finding, tell
 from ding_normmon.core.lost_data import LostData
 from ding_normmon.core.record import Record
@@ -119,8 +120,17 @@ class DiagnosisStage:
         control: Control,
         lost_data: LostData,
         rank: int,
+        figures: Figures | None = None,
     ) -> DiagnosisStage:
         """Return the stage that a configuration asks for; ranks other than 0 only check it.
+
+        Arguments:
+            config: has ``diagnose``, ``rules``, ``on_finding`` and ``budget``.
+            rules: further rules.
+            control: how ranks decide together.
+            lost_data: counts what could not be judged.
+            rank: of this process.
+            figures: the declarations of the metrics, which say what is judged and how.
 
         Raises:
             ConfigurationError: a rule or an option that does not exist.
@@ -131,7 +141,7 @@ class DiagnosisStage:
         from ding_normmon.diagnose import Diagnosis
 
         check_rules(config, rules)
-        judge = Diagnosis({}, rules=rules, options=config.rules)
+        judge = Diagnosis({}, rules=rules, options=config.rules, figures=figures)
         if rank != 0:
             return cls()
         share = None if config.budget is None else _SHARE_OF_BUDGET * config.budget
