@@ -22,6 +22,9 @@ RECENT = 3
 NEAR, FAR = 32, 64
 """Points of the two pasts: the last ones, and as many of the whole run."""
 
+SPACING = 5
+"""Iterations between points at least: what is measured more often changes no faster."""
+
 PATIENCE = 160
 """After so many points away from its past, a figure's new level becomes its past."""
 
@@ -31,15 +34,21 @@ _REFRESH, _YOUNG = 4, 48
 _ABNORMAL = 0.85
 """Points of a figure that is away by so much do not enter its past."""
 
-_SETTLED = 16
+_FAR_AWAY = 2.0
+"""Nor do those of a figure that drifts if it is away by so much."""
+
+_SETTLED = 9
 
 _RAREST = 64
 """A figure that has not been measured for so many records is not judged."""
 
+_SHRINKS = 0.97
+"""Factor on the size of a figure that training makes smaller, such as a loss, from one description to the next."""
+
 _MEMORY = 0.96
 """Factor on the largest healthy move of a figure from one point to the next."""
 
-_FEW = 8.0
+_FEW = 6.0
 """A spread that n points tell is believed to be 1 + (_FEW / n)² times as large."""
 
 
@@ -63,15 +72,19 @@ class Tolerance:
 
 
 TOLERANCES: Mapping[Stage, Tolerance] = {
-    'data': Tolerance(0.20, 1.0, is_steady=True),
-    'target': Tolerance(0.20, 1.0, is_steady=True),
+    'data': Tolerance(0.15, 0.3, is_steady=True),
+    'target': Tolerance(0.15, 0.3, is_steady=True),
     'loss': Tolerance(0.07, 0.1, 3.0, is_steady=True, only_rises=True),
-    'output': Tolerance(0.10, 0.10, 2.0),
+    'output': Tolerance(0.10, 0.20, 2.0),
     'representation': Tolerance(0.12, 0.05, 1.5, is_steady=True),
     'gradient': Tolerance(0.25, 0.01, 1.5, is_steady=True),
     'update': Tolerance(0.20, 0.01, 2.5),
     'weight': Tolerance(0.06, 0.05, 2.5),
 }
+
+_REWARD = 'reward'
+REWARDS = Tolerance(0.25, 1.0, is_steady=True)
+"""Of figures in units of reward: that there are rewards, and values of their size, is what training is for."""
 
 _PARTS_OF_ONE = ('share', 'rate', 'cosine')
 
@@ -92,7 +105,8 @@ class Departure:
         level: median of the newest points.
         past: median of the past.
         since: iteration at which it left.
-        age: points since then.
+        age: its points since then.
+        is_rare: whether it is measured in some records only.
     """
 
     name: str
@@ -107,6 +121,7 @@ class Departure:
     past: float
     since: int
     age: int
+    is_rare: bool
 
 
 class Departures:
@@ -146,6 +161,7 @@ class Departures:
         self._is_rate = np.zeros(0, np.bool_)
         self.learning_rate: float | None = None
         self._records = 0
+        self._next = -1
         self.current: tuple[Departure, ...] = ()
 
     def add(self, iteration: int, names: Sequence[str], points: Rows, values: Values) -> None:
@@ -157,6 +173,9 @@ class Departures:
             points: positions in ``names``.
             values: of these figures.
         """
+        if iteration < self._next:
+            return
+        self._next = iteration + SPACING
         self._register(names)
         rows, rate = self._rows_of_points[points], values[self._is_rate[points]]
         judged = rows >= 0
@@ -170,6 +189,9 @@ class Departures:
             values = np.where(is_step, values / self.learning_rate, values)
         elif self.learning_rate is not None:
             rows, values = rows[~is_step], values[~is_step]
+        # DI-engine's loggers write a value again and again until there is a new one; a norm is never the same twice.
+        again = state['is_measured_anew'][rows] & (values == self._recent[rows, -1]) & (values != 0)
+        rows, values = rows[~again], values[~again]
         state['gap'][rows] = self._records - state['latest'][rows]
         state['latest'][rows] = self._records
         leaving = self._recent[rows, 0]
@@ -213,13 +235,17 @@ class Departures:
             stem, _, statistic = self._names[row].rpartition('/')
             # Mean, maximum and so on of one signal have one unit; so have rewards and values, of all tasks.
             key = stem if statistic.rpartition('_')[2] in _STATISTICS else self._names[row]
-            key = figure.unit if figure.unit == 'reward' else key
+            key = _REWARD if figure.unit == _REWARD else key
             is_data = figure.stage == 'data'
             self._has_data.update([key] if is_data else [])
             entry['tells_size'] = is_data or key not in self._has_data
             entry['stem'] = self._stems.setdefault(key, len(self._stems))
+            entry['is_sparse'] = figure.stage in ('data', 'target')
+            if figure.unit == _REWARD:
+                tolerance = REWARDS
             entry['part'] = 0.0 if is_part else tolerance.zero
             entry['floor'] = 0.04 if is_part else tolerance.spread
+            entry['is_measured_anew'] = figure.stage in _MEASURED_ANEW
             entry['is_step'] = figure.stage == 'update' and figure.kind == 'ratio'
             entry['drifts'] = not tolerance.is_steady
             entry['direction'] = float(tolerance.only_rises)
@@ -233,7 +259,7 @@ class Departures:
         # The size of a signal is the largest that any of its statistics has had.
         usual = self._near.largest(rows)
         sizes = np.zeros(len(self._stems))
-        np.maximum.at(sizes, state['stem'], state['size'])
+        np.maximum.at(sizes, state['stem'], state['size'] * np.where(state['direction'], _SHRINKS, 1.0))
         tells = state['tells_size'][rows]
         np.maximum.at(sizes, state['stem'][rows[tells]], usual[tells])
         state['size'] = sizes[state['stem']]
@@ -241,7 +267,7 @@ class Departures:
         zero = state['part'][rows] * state['size'][rows]
         state['zero'][rows] = zero
         for which, past in (('near', self._near), ('far', self._far)):
-            middle, spread = past.middle_and_spread(rows, zero)
+            middle, spread = past.middle_and_spread(rows, zero, state['is_sparse'][rows])
             state[f'{which}_middle'][rows] = middle
             spread = spread * (1 + (_FEW / past.counts[rows]) ** 2)
             state[f'{which}_spread'][rows] = np.maximum(spread, state['floor'][rows])
@@ -262,14 +288,16 @@ class Departures:
             size = np.where(moved * state['direction'][rows] < 0, 0.0, np.abs(moved)) / limit
             state[f'{which}_moved'][rows] = np.where(
                 size < self._release,
-                np.maximum(_MEMORY * state[f'{which}_moved'][rows], np.abs(moved)),
+                np.maximum(
+                    _MEMORY * state[f'{which}_moved'][rows], np.where(moved * state['direction'][rows] < 0, 0, abs(moved))
+                ),
                 state[f'{which}_moved'][rows],
             )
             larger = size > strength
             strength, shift = np.where(larger, size, strength), np.where(larger, moved, shift)
         is_away = strength >= self._release
         # What drifts as long as it is trained has no past to hold on to, nor have the first points.
-        holds = ~state['drifts'][rows] & (self._near.counts[rows] >= _SETTLED)
+        holds = (~state['drifts'][rows] | (strength >= _FAR_AWAY)) & (self._near.counts[rows] >= _SETTLED)
         is_abnormal = strength >= _ABNORMAL
         state['is_held'][rows] = is_abnormal & holds
         state['shift'][rows] = shift
@@ -287,15 +315,29 @@ class Departures:
             for field in ('away', 'strength', 'near_moved', 'far_moved', 'is_held', 'is_ready'):
                 state[field][tired] = 0
 
-    def distance(self, task: int) -> float:
-        """Return how far a task's data and outputs are from their past, in the median over these figures."""
+    def distance(self, task: int, scalars: Mapping[str, float]) -> float:
+        """Return how many spreads a task's data are from their past, on average; where it has none, its outputs.
+
+        Arguments:
+            task: global task id.
+            scalars: the newest record's.
+        """
         state = self._state
-        rows = [
-            row
-            for row, its in enumerate(self._tasks)
-            if its == task and state['latest'][row] == self._records - 1 and self._declared[row].stage in ('data', 'target', 'output')
-        ]
-        return float(np.median(state['strength'][rows])) if rows else 0.0
+        for stages in (('data', 'target'), ('output',)):
+            rows = [
+                row
+                for row, its in enumerate(self._tasks)
+                if its == task
+                and state['is_ready'][row]
+                and self._names[row] in scalars
+                and self._declared[row].stage in stages
+            ]
+            if rows:
+                now = transformed(np.array([scalars[self._names[row]] for row in rows]), state['zero'][rows])
+                apart = np.abs(now - state['near_middle'][rows]) / state['near_spread'][rows]
+                # One figure is not to outweigh the others.
+                return float(np.mean(np.minimum(apart, _APART)))
+        return 0.0
 
     def _departure(self, row: int) -> Departure:
         state, name = self._state, self._names[row]
@@ -322,8 +364,13 @@ class Departures:
             math.sinh(past) * zero if zero else past,
             int(entry['since']),
             int(entry['away']),
+            int(entry['gap']) > 2,
         )
 
+
+_MEASURED_ANEW = ('output', 'representation', 'gradient', 'update', 'weight')
+
+_APART = 10.0
 
 _STATISTICS = ('mean', 'std', 'max', 'min')
 
@@ -347,9 +394,11 @@ _STATE = np.dtype(
         ('strength', np.float64),
         ('away', np.int64),
         ('since', np.int64),
+        ('is_sparse', np.bool_),
         ('drifts', np.bool_),
         ('tells_size', np.bool_),
         ('is_step', np.bool_),
+        ('is_measured_anew', np.bool_),
         ('latest', np.int64),
         ('gap', np.int64),
         ('is_ready', np.bool_),

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 __all__ = ['FEWEST', 'Past', 'Rows', 'Values', 'transformed']
 
-FEWEST = 6
+FEWEST = 4
 """Points without which there is no past."""
 
 SPREAD_OF_MAD = 1.4826
@@ -15,6 +15,9 @@ SPREAD_OF_MAD = 1.4826
 
 SPREAD_OF_RANGE = 0.2
 """Range of a few dozen points times this is about their standard deviation; more than that if they have outliers."""
+
+_TAIL, SPREAD_OF_MIDDLE = 0.15, 0.48
+"""Range of what is left without so much on either side, times this, is the standard deviation of normal data."""
 
 Rows = npt.NDArray[np.intp]
 Values = npt.NDArray[np.float64]
@@ -51,7 +54,7 @@ class Past:
         >>> past.grow(1)
         >>> for value in range(8):
         ...     past.add(np.array([0]), np.array([float(value)]))
-        >>> past.middle_and_spread(np.array([0]), np.zeros(1))[0].tolist()
+        >>> past.middle_and_spread(np.array([0]), np.zeros(1), np.array([False]))[0].tolist()
         [3.0]
     """
 
@@ -100,10 +103,16 @@ class Past:
         largest: Values = np.nanmax(np.abs(self._values[rows]), axis=1)
         return largest
 
-    def middle_and_spread(self, rows: Rows, zero: Values) -> tuple[Values, Values]:
-        """Return the median and the robust standard deviation of figures that have points, both transformed.
+    def middle_and_spread(self, rows: Rows, zero: Values, sparse: npt.NDArray[np.bool_]) -> tuple[Values, Values]:
+        """Return the median and a robust standard deviation of figures that have points, both transformed.
 
-        The spread is the larger of 1.48 times the median absolute deviation and a fifth of the range.
+        The spread is the larger of 1.48 times the median absolute deviation and what the middle 70% tell.
+
+        Arguments:
+            rows: the figures.
+            zero: shape (len(rows),): what counts as 0 for each.
+            sparse: shape (len(rows),): figures of which single points count, such as rare rewards; their spread is also
+                at least a fifth of the range.
         """
         counts = self.counts[rows]
         kept = int(counts.max(initial=1))
@@ -111,8 +120,10 @@ class Past:
         points = np.sort(transformed(self._values[rows, :kept], zero), axis=1)
         middle = _middle(points, counts)
         apart = _middle(np.sort(np.abs(points - middle[:, None]), axis=1), counts)
-        width = points[np.arange(len(rows)), counts - 1] - points[:, 0]
-        return middle, np.maximum(SPREAD_OF_MAD * apart, SPREAD_OF_RANGE * width)
+        each, tail = np.arange(len(rows)), (_TAIL * counts).astype(np.intp)
+        width = SPREAD_OF_MIDDLE * (points[each, counts - 1 - tail] - points[each, tail])
+        whole = np.where(sparse, SPREAD_OF_RANGE * (points[each, counts - 1] - points[:, 0]), 0.0)
+        return middle, np.maximum(np.maximum(SPREAD_OF_MAD * apart, width), whole)
 
 
 def _middle(ordered: Values, counts: npt.NDArray[np.int64]) -> Values:

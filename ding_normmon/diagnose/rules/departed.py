@@ -41,6 +41,11 @@ _SENTENCES = {
 }
 
 
+_PLAIN = {'en': '{part}', 'zh': ' {part} '}
+
+_UNCONFIRMED = 0.99
+
+
 def _words(english: str, chinese: str, advice: str) -> Words:
     """Return the sentences of one stage.
 
@@ -52,7 +57,8 @@ def _words(english: str, chinese: str, advice: str) -> Words:
     words: dict[str, dict[str, str]] = {}
     for language, what in (('en', english), ('zh', chinese)):
         words[language] = {
-            f'{scope}_{direction}': template.format(what=what, verb=verb)
+            f'{scope}_{direction}{suffix}': template.format(what=called, verb=verb)
+            for suffix, called in (('', what), ('_plain', _PLAIN[language]))
             for scope, template in _SENTENCES[language].items()
             for direction, verb in _VERBS[language].items()
         }
@@ -66,14 +72,18 @@ class _Departed(Rule):
 
     Attributes:
         stage: the stage.
+
+    Options:
+        points: number of points that must be away before it becomes a finding; 2 of what is measured rarely.
     """
 
     stage: ClassVar[Stage]
     release: ClassVar[float] = 0.65
 
-    confirm: int = 4
+    confirm: int = 1
     clear: int = 12
     warmup: int = 8
+    points: int = 4
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign for each task that has left its past alone, and one for what all tasks share."""
@@ -84,9 +94,11 @@ class _Departed(Rule):
                 by_owner.setdefault((scope, task), []).append((strength, departure))
         for (scope, task), departures in by_owner.items():
             strength, strongest = max(departures, key=lambda entry: entry[0])
+            if strongest.age < (min(self.points, 2) if strongest.is_rare else self.points):
+                strength = min(strength, _UNCONFIRMED)
             others = {departure.name: departure.level for _, departure in departures[:6]}
             yield Sign(
-                f'{scope}_{_direction(strongest)}',
+                f'{scope}_{_direction(strongest)}' + ('' if _is_norm(strongest.family) else '_plain'),
                 self.weighed(strength, [departure for _, departure in departures]),
                 () if task is None else (task,),
                 _part(strongest.family) if task is None else None,
@@ -109,13 +121,17 @@ def _direction(departure: Departure) -> str:
     return 'risen' if departure.shift > 0 else 'fallen'
 
 
+def _is_norm(family: str) -> bool:
+    return family.endswith(('/_total_norm', '/relative'))
+
+
 def _part(family: str) -> str:
     """Return what a figure is about.
 
     >>> _part('grad/head_value/_total_norm'), _part('logits/policy/abs_max'), _part('noreduce_value_loss')
     ('head_value', 'logits/policy/abs_max', 'value_loss')
     """
-    if family.endswith(('/_total_norm', '/relative')):
+    if _is_norm(family):
         return family.split('/', 1)[1].rpartition('/')[0]
     return family.removeprefix('noreduce_')
 
@@ -135,7 +151,7 @@ class DataJump(_Departed):
     reads: ClassVar[tuple[str, ...]] = ('data/', 'inputs/')
     stage: ClassVar[Stage] = 'data'
 
-    confirm: int = 2
+    points: int = 2
 
 
 @dataclass
@@ -153,7 +169,7 @@ class TargetJump(_Departed):
     reads: ClassVar[tuple[str, ...]] = ('data/value_target', 'noreduce_target_policy_entropy')
     stage: ClassVar[Stage] = 'target'
 
-    confirm: int = 2
+    points: int = 2
 
 
 @dataclass
@@ -170,7 +186,7 @@ class LossJump(_Departed):
     reads: ClassVar[tuple[str, ...]] = ('noreduce_', 'loss/')
     stage: ClassVar[Stage] = 'loss'
 
-    confirm: int = 3
+    points: int = 3
 
 
 @dataclass
@@ -208,7 +224,7 @@ class RepresentationJump(_Departed):
     reads: ClassVar[tuple[str, ...]] = ('plasticity/',)
     stage: ClassVar[Stage] = 'representation'
 
-    confirm: int = 3
+    points: int = 3
 
 
 @dataclass

@@ -45,7 +45,7 @@ class NoGradient(Rule):
 
     severity: Severity = 'error'
     clear: int = 4
-    warmup: int = 8
+    warmup: int = 0
 
     def __post_init__(self) -> None:
         self._trained: dict[str, int] = {}

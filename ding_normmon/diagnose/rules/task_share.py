@@ -52,6 +52,7 @@ class TaskDominates(_TaskShare):
         },
     }
 
+    severity: Severity = 'info'
     share: float = 0.95
 
     def signs(self, window: Window) -> Iterable[Sign]:

@@ -22,7 +22,7 @@ class TwinTasks(Rule):
     """The embeddings of two tasks have the same mean, minimum and maximum: the encoder gets the same data twice.
 
     Batches of different environments never agree in all three, so this needs no threshold. The task whose figures are
-    further from their own past, in the median over all its figures of data and outputs, is the one that gets the other's.
+    further from their own past, on average over all its figures of data, is the one that gets the other's.
 
     Options:
         tolerance: relative difference up to which two figures count as equal.
@@ -45,7 +45,7 @@ class TwinTasks(Rule):
     tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
-        self._apart: dict[tuple[int, int], list[tuple[float, float]]] = {}
+        self._apart: dict[tuple[int, int], list[tuple[float, ...]]] = {}
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per pair."""
@@ -65,7 +65,7 @@ class TwinTasks(Rule):
             # Only the first records tell: after a while the other's data is the task's own past.
             apart = self._apart.setdefault((first, second), [])
             if len(apart) <= self.confirm:
-                apart.append((window.departures.distance(first), window.departures.distance(second)))
+                apart.append(tuple(window.departures.distance(task, scalars) for task in (first, second)))
             firsts, seconds = (sum(column) for column in zip(*apart, strict=True))
             odd, other = (first, second) if firsts >= seconds else (second, first)
             yield Sign(
