@@ -1,6 +1,6 @@
-"""Take the pictures of the report, of recorded runs with a planted fault, in a headless Chromium.
+"""Take the pictures of the report, of a run with a planted fault, in a headless Chromium.
 
-python docs/make_report_pictures.py
+python docs/make_report_pictures.py tests/data/faults/tuning/loss_weight_up-0.npz
 """
 
 from __future__ import annotations
@@ -18,34 +18,33 @@ DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
 from benchmarks.faults.storage import load_run  # noqa: E402
-from benchmarks.planted_faults import DATA  # noqa: E402
-from ding_normmon.runs import Run  # noqa: E402
+from ding_normmon.runs import Run, read_run  # noqa: E402
 from ding_normmon.runs.report.page import write_page  # noqa: E402
 from tests.runs.report.sample_runs import broken_run  # noqa: E402
-
-FAULT = 'tuning/loss_weight_up-0.npz'
-"""The loss of one task counts 100 times as much from iteration 325 on."""
 
 OPTIONS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking']
 
 
-def recorded() -> Run:
-    """Return the run with the planted fault, under a name that people would give it."""
-    return dataclasses.replace(load_run(DATA / FAULT)[1], path=Path('minigrid'))
+def recorded(path: Path) -> Run:
+    """Return a run, or one that `make faults` has recorded, under a name that people would give it."""
+    run = load_run(path)[1] if path.suffix == '.npz' else read_run(path)
+    return dataclasses.replace(run, path=Path('minigrid'))
 
 
-def main() -> None:
+def main(path: Path) -> None:
     """Take four pictures: the first screen, an opened finding, 26 tasks, and the conflict matrix in the dark."""
     with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which('chromium'), args=OPTIONS)
 
         def take(name: str, run: Run, theme: Any = 'light', show: str = '', click: str = '') -> None:
-            path = Path(temporary) / 'report.html'
-            write_page(path, [run])
+            written = Path(temporary) / 'report.html'
+            write_page(written, [run])
             page = browser.new_page(viewport={'width': 1440, 'height': 860}, color_scheme=theme)
-            page.goto(path.as_uri())
+            page.goto(written.as_uri())
             page.wait_for_selector('[data-ready]')
             page.wait_for_selector('.card .plot[data-drawn]')
+            # Machines that take pictures often have no Chinese font.
+            page.evaluate("document.querySelector('.language').hidden = true")
             if click:
                 page.click(click)
             if show:
@@ -54,12 +53,12 @@ def main() -> None:
             page.screenshot(path=DOCS / 'pictures' / f'report-{name}.png')
             page.close()
 
-        take('overview', recorded())
-        take('finding', recorded(), click='.card .see')
+        take('overview', recorded(path))
+        take('finding', recorded(path), click='.card .see')
         take('tasks', broken_run(tasks=26, path='26 tasks'))
-        take('conflict', recorded(), theme='dark', show='.matrix')
+        take('conflict', recorded(path), theme='dark', show='.matrix')
         browser.close()
 
 
 if __name__ == '__main__':
-    main()
+    main(Path(sys.argv[1]))

@@ -239,7 +239,7 @@
       fill();
       const head = element('tr', {}, element('td'), ...stack.rows.map((id) => element('th', { scope: 'col', title: nameOf(id) }, String(id))));
       const body = stack.rows.map((id, i) => element('tr', {}, element('th', { scope: 'row' }, nameOf(id)), ...cells[i]));
-      return element('figure', { class: 'matrix' }, element('figcaption', {}, `${text('matrix')}: ${name.replace(/^conflict\/|\/cosine$/g, '')}${data.runs.length > 1 ? ` · ${run.name}` : ''}`),
+      return element('figure', { class: stack.rows.length <= 8 ? 'matrix few' : 'matrix' }, element('figcaption', {}, `${text('matrix')}: ${name.replace(/^conflict\/|\/cosine$/g, '')}${data.runs.length > 1 ? ` · ${run.name}` : ''}`),
         element('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': `${text('matrix')}: ${name}` },
           element('table', {}, element('thead', {}, head), element('tbody', {}, ...body))),
         element('label', { class: 'slider' }, shown, slider));
