@@ -158,7 +158,7 @@
     const canvas = element('canvas', { width: cells.length, height: 1, class: 'strip', 'aria-hidden': 'true' });
     const context = canvas.getContext('2d');
     cells.forEach((distance, i) => {
-      const colour = colourOf(distance, page.state.dark);
+      const colour = colourOf(distance, page.theme() === 'dark');
       if (colour) { context.fillStyle = colour; context.fillRect(i, 0, 1, 1); }
     });
     return canvas;

@@ -38,7 +38,7 @@
     page.taskIndex = (task) => page.order.get(task) ?? 0;
     page.colourOfTask = (task) => {
       const isGrey = page.tasks.length > MANY && !page.isAccused(task);
-      return isGrey ? (state.dark ? '#6d7887' : '#9aa3af') : PALETTES[page.theme()][page.taskIndex(task) % 8];
+      return isGrey ? (page.theme() === 'dark' ? '#6d7887' : '#9aa3af') : PALETTES[page.theme()][page.taskIndex(task) % 8];
     };
     page.fullRange = () => places.range;
     page.marksFor = (spec) => page.data.runs.flatMap((run) => run.findings)
@@ -353,6 +353,7 @@
       state.isPrinting = isPrinting;
       root.classList.toggle('printing', isPrinting);
       root.dataset.theme = page.theme();
+      fillTasks();
       for (const chart of charts) chart.width = 0;
       for (const made of root.querySelectorAll('details.fold, details.notes, details.cleared')) {
         if (made.id.endsWith('-flat')) continue;
