@@ -14,6 +14,7 @@ from ding_normmon.core.incident import Incident
 from ding_normmon.core.plain_text import plain
 from ding_normmon.destinations.tensorboard.charts import tag_of
 from ding_normmon.diagnose.rules import RULES
+from ding_normmon.diagnose.wording import LANGUAGES, advice_of, sentence_of
 from ding_normmon.runs import Run, Series, read_run
 from ding_normmon.runs.judge import Judgement, judge
 from ding_normmon.runs.report.changes import Change
@@ -158,8 +159,8 @@ def _finding(finding: Finding) -> dict[str, Any]:
         'since': finding.since,
         'found': finding.found,
         'cleared': finding.cleared,
-        'sentence': {'en': plain(finding.sentence), 'zh': plain(finding.sentence)},
-        'advice': {'en': plain(finding.advice), 'zh': plain(finding.advice)},
+        'sentence': {language: plain(sentence_of(finding, language)) for language in LANGUAGES},
+        'advice': {language: plain(advice_of(finding, language)) for language in LANGUAGES},
         'tasks': list(finding.tasks),
         'group': finding.group,
         'metrics': list(finding.evidence),

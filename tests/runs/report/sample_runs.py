@@ -81,7 +81,7 @@ def sample_run(tasks: int = 4, records: int = 200, names: tuple[str, ...] = (), 
 
 
 def broken_run(tasks: int = 4, records: int = 200, path: str = 'broken', seed: int = 0) -> Run:
-    """Return a run that nobody has judged, in which the head gradients of task 1 are 60 times as large from 60% on."""
+    """Return a run in which the head gradients of task 1 are 60 times as large from 60% on, as was found."""
     run = sample_run(tasks, records, path=path)
     chance = np.random.default_rng(seed)
     series = {}
@@ -97,4 +97,10 @@ def broken_run(tasks: int = 4, records: int = 200, path: str = 'broken', seed: i
     series['collect/environment_steps'] = Series(curve.iterations, steps, 1.7e9 + curve.times)
     configuration = {'seed': seed, 'lr': 1e-3}
     near = {name: dataclasses.replace(stack, values=stack.values * 0.2) for name, stack in run.matrices.items()}
-    return Run(Path(path), series, near, run.tasks, configuration)
+    found = Finding(
+        'gradient_jump', 'warning', records * 6 + 10, records * 6 + 20,
+        'Task 1 (Game1): the gradient norm of its head_policy is 60 times its usual level; the others are not.',
+        'Look at what has changed for this task: its loss weight, reward scale, targets and data.',
+        (1,), ('Game1',), None, {'grad/head_policy_task1/_total_norm': 60.0},
+    )  # fmt: skip
+    return Run(Path(path), series, near, run.tasks, configuration, [], [found], rules=rules_of_today())
