@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,27 +16,22 @@ from typing import Any
 
 import pytest
 
-from tests.runs.live.training import Training, write
+from tests.runs.live.training import Training, record_at, write
+from tests.runs.report.browser import AXE, in_browser, open_browser
 
-CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-OPTIONS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking']
 HOSTILE = '<img src=x onerror=alert(1)>'
 
 pytestmark = [
     pytest.mark.xdist_group('browser'),
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason='Chromium is not installed'),
+    in_browser,
 ]
 
 
 @pytest.fixture(scope='module')
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+    with open_browser() as launched:
         yield launched
-        launched.close()
 
 
 @contextmanager
@@ -98,6 +92,19 @@ class Opened:
                     return frame
             self.page.wait_for_timeout(200)
         raise AssertionError([frame.url for frame in self.page.frames])
+
+    def axe(self) -> list[str]:
+        """Return what axe finds that is serious or worse; it reads itself from the server, as the policy wants."""
+        self.page.route(
+            '**/axe.js', lambda route: route.fulfill(body=AXE.read_text('utf-8'), content_type='text/javascript')
+        )
+        self.frame.add_script_tag(url='./axe.js')
+        found = self.frame.evaluate('axe.run(document, { resultTypes: ["violations"] })')
+        return [
+            f'{wrong["id"]}: {wrong["nodes"][0]["html"][:200]}'
+            for wrong in found['violations']
+            if wrong['impact'] in ('serious', 'critical')
+        ]
 
     def iterations(self) -> int:
         return int(self.frame.evaluate('window.page.page.data.runs[0].about.iterations'))
@@ -170,6 +177,8 @@ def test_a_run_that_trains_is_served_alone(browser: Any, tmp_path: Path, width: 
         opened.frame.click('.live li:has-text("seed0") button')
         opened.wait_for('window.page.page.data.runs.length === 1 && window.page.page.data.runs[0].name === "seed0"')
         check_that_it_follows(opened)
+        opened.frame.evaluate("document.querySelector('.live details').open = true")
+        assert opened.axe() == []
         assert opened.wrong == []
 
 
@@ -199,12 +208,6 @@ def test_a_server_that_goes_away_and_comes_back(browser: Any, tmp_path: Path) ->
         opened.wait_for("document.querySelector('.live .note').textContent === ''")
     file.close()
     assert not [told for told in opened.wrong if not re.search('ERR_CONNECTION|ERR_EMPTY|ERR_INCOMPLETE', told)]
-
-
-def record_at(iteration: int) -> Any:
-    from ding_normmon.core.record import Record
-
-    return Record(iteration, {'grad/model/_total_norm': 2.0})
 
 
 @pytest.mark.full

@@ -34,11 +34,16 @@ monitor.close()
 """
 
 
+def record_at(iteration: int) -> Record:
+    """Return a record of an iteration."""
+    return Record(iteration, {'grad/model/_total_norm': 1.0 + iteration})
+
+
 def write(folder: Path, iterations: range = range(3), close: bool = True) -> HistoryFile:
     """Write a history of some iterations."""
     file = HistoryFile(folder / 'history.arrows')
     for iteration in iterations:
-        file.publish(Record(iteration, {'grad/model/_total_norm': 1.0 + iteration}))
+        file.publish(record_at(iteration))
     if close:
         file.close()
     return file
