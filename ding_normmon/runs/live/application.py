@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gzip
 import mimetypes
 from collections.abc import Callable, Iterable
@@ -12,6 +11,7 @@ from urllib.parse import parse_qs
 
 from ding_normmon.core.plain_text import plain
 from ding_normmon.runs.live.library import RunLibrary, UnknownRunError
+from ding_normmon.runs.report.parts import ASSETS, SCRIPTS, STYLES
 from ding_normmon.runs.run import RunError
 from ding_normmon.runs.strict_json import dumps
 
@@ -41,17 +41,8 @@ class Application:
 
     def __init__(self, library: RunLibrary) -> None:
         self._library = library
-
-    @functools.cached_property
-    def _assets(self) -> tuple[dict[str, list[str]], dict[str, Path]]:
-        """What the page consists of, and its files by name."""
-        # Not before somebody looks: it imports torch, and TensorBoard makes the application when it starts.
-        from ding_normmon.runs.report.page import ASSETS, SCRIPTS, STYLES
-
-        parts = {'scripts': SCRIPTS, 'styles': STYLES}
-        names = {key: [Path(name).name for name in value] for key, value in parts.items()}
         files = [*(ASSETS / name for name in (*SCRIPTS, *STYLES)), *_OWN.iterdir()]
-        return names, {path.name: path for path in files}
+        self._files = {path.name: path for path in files}
 
     def __call__(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
         route = environ.get('PATH_INFO', '').rpartition('/')[2]
@@ -60,10 +51,12 @@ class Application:
         if route == 'runs':
             return _json(environ, start, {'runs': self._library.runs()})
         if route == 'settings':
-            return _json(environ, start, self._assets[0])
+            parts = {'scripts': SCRIPTS, 'styles': STYLES}
+            names = {key: [Path(name).name for name in value] for key, value in parts.items()}
+            return _json(environ, start, names)
         if route == 'run':
             return self._run(environ, start)
-        path = self._assets[1].get(route)
+        path = self._files.get(route)
         if path is not None:
             kind = {'.js': 'text/javascript'}.get(path.suffix) or mimetypes.guess_type(path.name)[0] or 'text/plain'
             return _answer(environ, start, '200 OK', path.read_bytes(), f'{kind}; charset=utf-8')

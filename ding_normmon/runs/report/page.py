@@ -15,17 +15,9 @@ from ding_normmon.core.plain_text import plain
 from ding_normmon.runs import Run
 from ding_normmon.runs.report.changes import Change
 from ding_normmon.runs.report.data import page_data
+from ding_normmon.runs.report.parts import script, style
 
-__all__ = ['ASSETS', 'SCRIPTS', 'STYLES', 'render_page', 'script', 'style', 'write_page']
-
-ASSETS = Path(__file__).parent / 'assets'
-"""Folder of the page's JavaScript and CSS."""
-
-SCRIPTS = ('uplot/uPlot.iife.min.js', 'texts.js', 'curves.js', 'chart.js', 'overview.js', 'page.js')
-"""Files of the page's JavaScript in the order in which they are loaded: plain scripts that define ``normmonPage``."""
-
-STYLES = ('uplot/uPlot.min.css', 'page.css')
-"""Files of the page's CSS."""
+__all__ = ['render_page', 'write_page']
 
 _PAGE = """\
 <!doctype html>
@@ -48,16 +40,6 @@ _PAGE = """\
 
 _START = "normmonPage.unpack(document.getElementById('data').textContent)\
 .then((data) => { window.page = normmonPage(document.getElementById('page'), data); });"
-
-
-def script() -> str:
-    """Return all of the page's JavaScript."""
-    return '\n'.join((ASSETS / name).read_text('utf-8') for name in SCRIPTS)
-
-
-def style() -> str:
-    """Return all of the page's CSS."""
-    return '\n'.join((ASSETS / name).read_text('utf-8') for name in STYLES)
 
 
 def render_page(runs: Sequence[Run], language: str = 'en', changes: Sequence[Change] = (), again: bool = False) -> str:

@@ -104,6 +104,7 @@ export async function render() {
     if (!state.chosen.length && state.runs.length) state.chosen = [state.runs[0].name];
     fill();
     if (!state.chosen.length) return say(text('waiting'));
+    if (!state.data) say(text('reading'));
     const chosen = state.chosen;
     const query = new URLSearchParams([...chosen.map((name) => ['name', name]), ['known', state.version]]);
     const answer = await fetch(`./run?${query}`);
