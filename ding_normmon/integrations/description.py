@@ -13,7 +13,7 @@ from ding_normmon.integrations.publishing_policy import PublishingAdapter
 from ding_normmon.metrics import Clipping
 from ding_normmon.monitor.monitor import StepMonitor
 
-__all__ = ['Description', 'GroupFound', 'OptimizerFound', 'describe']
+__all__ = ['Description', 'GroupFound', 'OptimizerFound', 'describe', 'unseen_invariants']
 
 _NOT_YET = 'not seen yet (clip call, else optimizer pre-step)'
 
@@ -122,10 +122,7 @@ class Description:
             for name in changed
         ]
         if measured:
-            unseen, invariants = monitor.diagnosis.not_judged, {rule.name for rule in (*EXACT, *EXPECTED)}
-            lacking = [f'{name} ({figures})' for name, figures in unseen.items() if name in invariants]
-            if lacking:
-                remarks.append(f'invariants whose figures are missing: {", ".join(lacking)}')
+            remarks += unseen_invariants(monitor)
         optimizers = tuple(_optimizer(holder, points, found, adapter, remarks) for holder in holders) if points else ()
         if points is not None and not holders and points.evidence:
             keys = tuple(group.key for group in found)
@@ -142,6 +139,13 @@ class Description:
             tasks=monitor.tasks,
             remarks=tuple(remarks),
         )
+
+
+def unseen_invariants(monitor: StepMonitor) -> list[str]:
+    """Return a sentence on the invariants that cannot be checked because figures are missing; none if all can be."""
+    invariants = {rule.name for rule in (*EXACT, *EXPECTED)}
+    unseen = [f'{name} ({figures})' for name, figures in monitor.diagnosis.not_judged.items() if name in invariants]
+    return [f'invariants whose figures are missing: {", ".join(unseen)}'] if unseen else []
 
 
 def _gradient(adapter: Adapter, points: HookPoints | None) -> str:

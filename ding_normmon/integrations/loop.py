@@ -13,6 +13,7 @@ from ding_normmon.core.destination import Destination
 from ding_normmon.core.finding import Finding
 from ding_normmon.core.step import INERT, InertLearnerStep
 from ding_normmon.integrations.black_box import box_beside
+from ding_normmon.integrations.description import unseen_invariants
 from ding_normmon.integrations.nothing_measured import NothingMeasured
 from ding_normmon.integrations.observe.training_loop import TrainingLoop
 from ding_normmon.metrics import Metric, TargetDistance
@@ -134,6 +135,24 @@ class Monitor(StepMonitor):
     def learner_step(self) -> InertLearnerStep:
         """The learner step that is being measured; the inert one where none is."""
         return INERT if self._loop is None else self._loop.learner_step
+
+    def describe(self) -> str:
+        """Return what is measured of the loop, and which invariants cannot be checked so far, because nothing shows them.
+
+        Example:
+            >>> import torch
+            >>> model = nn.Linear(2, 1)
+            >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            >>> with Monitor(model, {'monitor_norm_freq': 1}, optimizer=optimizer) as monitor:
+            ...     model(torch.ones(1, 2)).sum().backward()
+            ...     optimizer.step()
+            >>> 'not available: invariants whose figures are missing' in monitor.describe()
+            True
+        """
+        optimizers = 'none' if self._loop is None else ', '.join(self._loop.optimizers)
+        groups = ', '.join(group.key for group in self.groups)
+        lines = [f'model {type(self.model).__name__}', f'groups: {groups}', f'optimizers: {optimizers}']
+        return '\n'.join([*lines, *(f'not available: {remark}' for remark in unseen_invariants(self))])
 
     def begin(self, iteration: int) -> None:
         """Say that the learner step of ``iteration`` begins here, for loops of which that cannot be seen from outside.

@@ -38,6 +38,14 @@ def test_what_ranks_do_apart_is_told_in_the_first_record() -> None:
         assert not error.exact or 'rank 1 from rank 0' in sentence
 
 
+@pytest.mark.distributed
+@pytest.mark.full
+@pytest.mark.parametrize('ranks', [1, 3, 4])
+def test_any_number_of_healthy_ranks_says_nothing(ranks: int) -> None:
+    found, *_ = run_ranks(with_errors, ranks, [HEALTHY], timeout=120)
+    assert found == {HEALTHY: []}
+
+
 def spoiled(rank: int, kind: str) -> list[tuple[int, str]]:
     """Four ranks, two tasks on each pair; rank 2 goes astray at iteration 5."""
     model = make_model(4)
