@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.faults.scenarios import SHARED_FAULTS, Scenario
+from benchmarks.faults.scenarios import Scenario
 from ding_normmon.core.finding import Finding
-from ding_normmon.runs import Run
+from ding_normmon.runs import Run, Series
 from ding_normmon.runs.judge import diagnose
 
-__all__ = ['EXPECTED_RULES', 'Verdict', 'judge']
+__all__ = ['Verdict', 'in_tree', 'judge', 'thinned']
 
-EXPECTED_RULES: dict[str, set[str]] = {
-    'loss_weight_up': {'gradient_jump', 'task_dominates', 'head_gradient_gap'},
-    'loss_weight_down': {'gradient_jump', 'task_starves', 'head_gradient_gap'},
-    'reward_scale': {'reward_scale', 'loss_jump', 'logit_runaway', 'gradient_jump'},
-    'head_learning_rate': {'update_jump', 'head_drift', 'head_growth', 'gradient_jump'},
-    'label_noise': {'loss_jump', 'gradient_jump'},
-    'frozen_head': {'no_gradient'},
-    'frozen_encoder': {'no_gradient'},
-    'negated_policy': {'gradient_jump', 'loss_jump', 'logit_runaway', 'conflicting_pair', 'head_drift'},
-    'weight_decay': {'head_drift', 'head_norm_gap', 'update_jump'},
-    'zeroed_gradients': {'no_gradient', 'gradient_jump', 'task_starves'},
-    'dead_encoder': {'dormant_units', 'representation_collapse'},
-    'nan_rewards': {'non_finite'},
-    'constant_observations': {'constant_data', 'representation_collapse'},
-    'swapped_batches': {'twin_tasks'},
-}
-"""Rules whose finding says what is really wrong."""
+_OF_TASKS = ('data', 'targets', 'losses')
+
+_IN_TREE = re.compile(
+    r'(norm|grad)/(encoder|transformer|head_(value|reward|policy)(_task\d+|_all_tasks)?)/\w+'
+    r'|(logits/(value|policy|reward)|embeddings/obs|norm/x_token)/\w+'
+    r'|noreduce_\w+'
+)
 
 
 @dataclass(frozen=True)
@@ -36,49 +29,81 @@ class Verdict:
 
     Arguments:
         scenario: the run.
-        found: the first warning or error from the planted iteration on that fits: one about the right task, or for
-            faults of shared parts one of an expected rule; None where there was none.
-        named: whether the first warning or error that names tasks names the right one; True where no task is at fault.
-        by_rule: whether an expected rule spoke, of the right task where one is at fault.
-        false_warnings: warnings before the fault, or in a healthy run.
-        false_errors: errors likewise.
+        every: iterations between its records.
+        right: the first warning or error from the planted iteration on that names what is at fault; None: missed.
+        first: the first warning or error of any kind from then on.
+        early: warnings and errors before, or in a healthy run.
         healthy_iterations: iterations in which a finding is a false one.
     """
 
     scenario: Scenario
-    found: Finding | None
-    named: bool
-    by_rule: bool
-    false_warnings: int
-    false_errors: int
+    every: int
+    right: Finding | None
+    first: Finding | None
+    early: tuple[Finding, ...]
     healthy_iterations: int
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether the first thing that was said names what is not at fault."""
+        return self.first is not None and not names_fault(self.scenario, self.first)
 
     @property
     def delay(self) -> int | None:
         """Iterations from the fault to the finding."""
-        return None if self.found is None else self.found.found - (self.scenario.planted or 0)
+        return None if self.right is None else self.right.found - (self.scenario.planted or 0)
 
 
-def judge(scenario: Scenario, run: Run) -> Verdict:
-    """Apply the rules to a recorded run and compare with what was planted."""
-    findings = [finding for finding in diagnose(run) if finding.severity != 'info']
+def names_fault(scenario: Scenario, finding: Finding) -> bool:
+    """Return whether a finding is about what is at fault.
+
+    One of a task names that task, at most with one that has the same; one of a rank some of its tasks. Where all tasks have wrong data, targets or losses,
+    any of them may be named; where the optimizer, the network or a schedule is at fault, none.
+    """
+    if len(scenario.names) == 1:
+        return True
+    if scenario.tasks:
+        named = set(finding.tasks) & set(scenario.tasks)
+        return bool(named) and len(finding.tasks) <= max(len(scenario.tasks), 2)
+    return scenario.family in _OF_TASKS or not finding.tasks
+
+
+def judge(scenario: Scenario, run: Run, every: int = 1) -> Verdict:
+    """Apply the rules to a recorded run, as if it had been measured less often."""
+    found = [finding for finding in diagnose(thinned(run, every)) if finding.severity != 'info']
     planted = scenario.iterations if scenario.planted is None else scenario.planted
-    early = [finding for finding in findings if finding.found < planted]
-    late = [finding for finding in findings if finding.found >= planted]
-    expected = EXPECTED_RULES.get(scenario.fault, set())
-    if scenario.fault in SHARED_FAULTS:
-        fitting = [finding for finding in late if finding.rule in expected]
-        named = bool(fitting)
-    else:
-        fitting = [finding for finding in late if scenario.task in finding.tasks]
-        of_tasks = [finding for finding in late if finding.tasks]
-        named = bool(of_tasks) and scenario.task in of_tasks[0].tasks
+    late = [finding for finding in found if finding.found >= planted]
     return Verdict(
         scenario,
-        fitting[0] if fitting else None,
-        named,
-        any(finding.rule in expected for finding in fitting),
-        sum(finding.severity == 'warning' for finding in early),
-        sum(finding.severity == 'error' for finding in early),
+        every,
+        next((finding for finding in late if names_fault(scenario, finding)), None),
+        late[0] if late else None,
+        tuple(finding for finding in found if finding.found < planted),
         planted,
     )
+
+
+def thinned(run: Run, every: int, keep: Callable[[str], bool] = lambda name: True) -> Run:
+    """Return a run with its records at every so many iterations only, and with the metrics that are kept."""
+    series, matrices = {}, {}
+    for name, points in run.series.items():
+        if keep(name):
+            chosen = points.iterations % every == 0
+            series[name] = Series(points.iterations[chosen], points.values[chosen], points.times[chosen])
+    for name, stack in run.matrices.items():
+        if keep(name):
+            chosen = stack.iterations % every == 0
+            matrices[name] = dataclasses.replace(
+                stack, iterations=stack.iterations[chosen], values=stack.values[chosen]
+            )
+    return dataclasses.replace(run, series=series, matrices=matrices)
+
+
+def in_tree(name: str) -> bool:
+    """Return whether LightZero's in-tree monitor has a figure of that name.
+
+    Example:
+        >>> in_tree('grad/head_value_task3/_total_norm'), in_tree('logits/value/max'), in_tree('logits/value_task3/max')
+        (True, True, False)
+    """
+    return _IN_TREE.fullmatch(name) is not None

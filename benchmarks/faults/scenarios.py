@@ -29,8 +29,8 @@ TASKS = (
 
 MIXED = ('CartPole-v0', 'MiniGrid-Empty-Random-6x6-v0', 'MiniGrid-Empty-8x8-v0', 'MinAtar-space_invaders')
 
-ITERATIONS = 170
-PLANTED = (65, 100)
+ITERATIONS = 140
+PLANTED = (60, 80)
 """First and last iteration at which a fault may begin."""
 
 RULES_WERE_WRITTEN_FOR = (
@@ -175,7 +175,7 @@ def draw(kind: str, seed: int) -> Scenario:
         scope=scope,
         tasks=tasks,
         planted=planted,
-        ends=planted + chance.randint(40, 60) if fault.passes and chance.random() < 0.4 else None,
+        ends=planted + chance.randint(35, 50) if fault.passes and chance.random() < 0.4 else None,
         strength=low * (high / low) ** chance.random(),
         breaks_invariant=fault.breaks_invariant,
         learning_rate=2 ** chance.uniform(-0.7, 0.7),

@@ -47,7 +47,9 @@ def save_run(path: Path, scenario: Scenario, records: Sequence[Record], mantissa
     for index, record in enumerate(records):
         values = {_named(name, scenario): value for name, value in record.scalars.items() if _is_kept(name)}
         for name, matrix in record.matrices.items():
-            shapes[name] = [list(matrix.rows), list(matrix.columns)]
+            # Where tasks leave, the matrix shrinks; the run keeps those of the first shape.
+            if shapes.setdefault(name, [list(matrix.rows), list(matrix.columns)])[0] != list(matrix.rows):
+                continue
             for position, value in enumerate(np.ravel(matrix.values).tolist()):
                 values[f'{_MATRIX}{name}:{position}'] = value
         for name, value in values.items():
@@ -110,3 +112,13 @@ def load_run(path: Path) -> tuple[Scenario, Run]:
         stack = np.stack([points for _, points in cells], axis=1).reshape(-1, len(rows), len(columns))
         matrices[name] = MatrixSeries(cells[0][0], stack, tuple(rows), tuple(columns), tasks)
     return scenario, Run(path=path, series=series, matrices=matrices, tasks=tasks)
+
+
+def thin_runs(source: Path, target: Path, every: int) -> int:
+    """Write every so many-th iteration of all recordings of a folder to another; return how many there are."""
+    written = 0
+    for path in sorted(source.glob('*.npz')):
+        scenario, run = load_run(path)
+        save_run(target / path.name, scenario, [record for record in run.records() if record.iteration % every == 0])
+        written += 1
+    return written

@@ -1,65 +1,132 @@
-"""The confusion table of all recorded runs."""
+"""The tables of all recorded runs."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from tabulate import tabulate
 
-from benchmarks.faults.judge import Verdict
-from benchmarks.faults.record_run import FREQUENCY
+from benchmarks.faults.judge import Verdict, in_tree, judge, thinned
+from benchmarks.faults.kinds import KINDS
+from benchmarks.faults.scenarios import Scenario, held_out_kinds
+from benchmarks.faults.storage import load_run
 from benchmarks.faults.wilson import wilson_interval
+from ding_normmon.runs import Run
 
-__all__ = ['render']
+__all__ = ['tables']
+
+FREQUENCIES = (1, 5, 10, 20)
+FREQUENCY = 5
+"""Of the tables that are not about frequencies."""
 
 
-def render(verdicts: Sequence[Verdict], title: str) -> str:
-    """Return one part of the table as Markdown."""
-    faulty = [verdict for verdict in verdicts if verdict.scenario.fault != 'healthy']
-    healthy = [verdict for verdict in verdicts if verdict.scenario.fault == 'healthy']
-    rows = []
-    for fault in dict.fromkeys(verdict.scenario.fault for verdict in faulty):
-        of_fault = [verdict for verdict in faulty if verdict.scenario.fault == fault]
-        rules = dict.fromkeys(verdict.found.rule for verdict in of_fault if verdict.found)
-        delays = [verdict.delay for verdict in of_fault if verdict.delay is not None]
-        rows.append(
-            [
-                fault,
-                f'{sum(verdict.found is not None for verdict in of_fault)} of {len(of_fault)}',
-                f'{sum(verdict.by_rule for verdict in of_fault)} of {len(of_fault)}',
-                f'{sum(verdict.named for verdict in of_fault)} of {len(of_fault)}',
-                ', '.join(map(str, delays)),
-                ', '.join(rules),
-            ]
-        )
-    headers = ['fault', 'found', 'right rule', 'right task first', 'iterations to it', 'first found by']
-    lines = [f'### {title}', '', tabulate(rows, headers, tablefmt='github', disable_numparse=True), '']
-    delays = [verdict.delay / FREQUENCY for verdict in faulty if verdict.delay is not None]
-    single = [verdict for verdict in faulty if verdict.scenario.task is not None]
-    lines += [
-        f'- found: {_share(sum(verdict.found is not None for verdict in faulty), len(faulty))}',
-        f'- by the right rule: {_share(sum(verdict.by_rule for verdict in faulty), len(faulty))}',
-        f'- single-task faults, the right task named first: '
-        f'{_share(sum(verdict.named for verdict in single), len(single))}',
+def tables(folder: Path, frequency: int = FREQUENCY) -> str:
+    """Judge every run that is recorded in a folder; return the tables as Markdown."""
+    runs = [load_run(path) for path in sorted(folder.glob('*.npz'))]
+    held_out = held_out_kinds(list(KINDS))
+    verdicts = [judge(*each, frequency) for each in runs]
+    faulty = [verdict for verdict in verdicts if not verdict.scenario.is_healthy]
+    known = [verdict for verdict in faulty if verdict.scenario.kind not in held_out]
+    unseen = [verdict for verdict in faulty if verdict.scenario.kind in held_out]
+    parts = [
+        f'{len(runs)} runs are recorded: {len(known)} of known kinds, {len(unseen)} of kinds that are held out, '
+        f'{len(runs) - len(faulty)} healthy. Judged at every {frequency} iterations.',
+        _section('Known kinds', known, lambda verdict: verdict.scenario.kind),
+        _section('Held out, by family', unseen, lambda verdict: verdict.scenario.family),
+        _healthy(verdicts),
+        _frequencies(runs, held_out),
+        _section('By number of tasks', faulty, lambda verdict: f'{len(verdict.scenario.names)}'),
+        _in_tree(runs),
     ]
-    if delays:
-        lines.append(f'- median delay: {statistics.median(delays):.1f} monitored steps of {FREQUENCY} iterations')
-    iterations = sum(verdict.healthy_iterations for verdict in verdicts)
-    alarms = sum(verdict.false_warnings + verdict.false_errors for verdict in verdicts)
-    lines.append(
-        f'- false alarms before a fault or in healthy runs: {alarms} in {iterations} iterations, '
-        f'{1000 * alarms / max(iterations, 1):.2f} per 1,000'
+    return '\n\n'.join(parts)
+
+
+def _section(title: str, verdicts: Sequence[Verdict], key: Callable[[Verdict], str]) -> str:
+    rows = [
+        _row(name, [verdict for verdict in verdicts if key(verdict) == name]) for name in sorted(set(map(key, verdicts)))
+    ]
+    headers = ['', 'found', 'wrong one named first', 'iterations to it', 'first found by']
+    no_invariant = [verdict for verdict in verdicts if not verdict.scenario.breaks_invariant]
+    return '\n'.join(
+        [
+            f'### {title}',
+            '',
+            tabulate(rows, headers, tablefmt='github', disable_numparse=True),
+            '',
+            f'- found: {_share(verdicts)}; of those that break no invariant: {_share(no_invariant)}',
+            f'- wrong one named first: {sum(verdict.is_wrong for verdict in verdicts)} of {len(verdicts)}',
+        ]
     )
-    if healthy:
+
+
+def _row(name: str, verdicts: Sequence[Verdict]) -> list[str]:
+    delays = sorted(verdict.delay for verdict in verdicts if verdict.delay is not None)
+    rules = dict.fromkeys(verdict.right.rule for verdict in verdicts if verdict.right)
+    return [
+        name,
+        f'{len(delays)} of {len(verdicts)}',
+        f'{sum(verdict.is_wrong for verdict in verdicts)}',
+        f'{statistics.median(delays):.0f}' if delays else '',
+        ', '.join(rules),
+    ]
+
+
+def _healthy(verdicts: Sequence[Verdict]) -> str:
+    rows = []
+    for verdict in verdicts:
+        if verdict.scenario.is_healthy:
+            said = ', '.join(finding.rule for finding in verdict.early)
+            tasks, iterations = len(verdict.scenario.names), verdict.healthy_iterations
+            rows.append([verdict.scenario.variation.rpartition('_')[0], f'{tasks}', f'{iterations}', said])
+    lines = ['### Healthy', '', tabulate(rows, ['run', 'tasks', 'iterations', 'warnings'], tablefmt='github'), '']
+    for title, chosen in (
+        ('healthy runs', [verdict for verdict in verdicts if verdict.scenario.is_healthy]),
+        ('with what is before a fault', list(verdicts)),
+    ):
+        iterations = sum(verdict.healthy_iterations for verdict in chosen)
+        early = [finding for verdict in chosen for finding in verdict.early]
+        errors = sum(finding.severity == 'error' for finding in early)
         lines.append(
-            f'- healthy runs: {len(healthy)}, with errors: {sum(verdict.false_errors > 0 for verdict in healthy)}, '
-            f'with more than one warning: {sum(verdict.false_warnings > 1 for verdict in healthy)}, with one: '
-            f'{sum(verdict.false_warnings == 1 for verdict in healthy)}'
+            f'- {title}: {errors} errors and {len(early) - errors} warnings in {iterations} iterations, '
+            f'{1000 * len(early) / max(iterations, 1):.2f} per 1,000'
         )
     return '\n'.join(lines)
 
 
-def _share(successes: int, trials: int) -> str:
-    low, high = wilson_interval(successes, trials)
-    return f'{successes} of {trials} (95% interval {low:.0%} to {high:.0%})'
+def _frequencies(runs: Sequence[tuple[Scenario, Run]], held_out: Iterable[str]) -> str:
+    rows = []
+    for every in FREQUENCIES:
+        verdicts = [judge(*each, every) for each in runs]
+        faulty = [verdict for verdict in verdicts if not verdict.scenario.is_healthy]
+        iterations = sum(verdict.healthy_iterations for verdict in verdicts)
+        rows.append(
+            [
+                f'every {every}',
+                _count([verdict for verdict in faulty if verdict.scenario.kind not in held_out]),
+                _count([verdict for verdict in faulty if verdict.scenario.kind in held_out]),
+                f'{sum(verdict.is_wrong for verdict in faulty)}',
+                f'{1000 * sum(len(verdict.early) for verdict in verdicts) / max(iterations, 1):.2f}',
+            ]
+        )
+    headers = ['measured', 'known kinds found', 'held out found', 'wrong first', 'false per 1,000 iterations']
+    return '\n'.join(['### By frequency', '', tabulate(rows, headers, tablefmt='github', disable_numparse=True)])
+
+
+def _in_tree(runs: Sequence[tuple[Scenario, Run]]) -> str:
+    verdicts = [judge(scenario, thinned(run, 1, in_tree), FREQUENCY) for scenario, run in runs]
+    title = "By the figures that LightZero's in-tree monitor has"
+    faulty = [verdict for verdict in verdicts if not verdict.scenario.is_healthy]
+    errors = sum(finding.severity == 'error' for verdict in verdicts for finding in verdict.early)
+    found = _section(title, faulty, lambda verdict: verdict.scenario.family)
+    return f'{found}\n- false errors: {errors}'
+
+
+def _count(verdicts: Sequence[Verdict]) -> str:
+    return f'{sum(verdict.right is not None for verdict in verdicts)} of {len(verdicts)}'
+
+
+def _share(verdicts: Sequence[Verdict]) -> str:
+    low, high = wilson_interval(sum(verdict.right is not None for verdict in verdicts), len(verdicts))
+    return f'{_count(verdicts)} (95% interval {low:.0%} to {high:.0%})'

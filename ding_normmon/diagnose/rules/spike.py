@@ -21,6 +21,7 @@ _CAUSES = ('learning rate', 'data', 'loss', 'head gradient', 'shared gradient', 
 _HARM = ('loss', 'head gradient', 'shared gradient')
 _NAMED = ('/_total_norm', '/max', '/abs_max', '/norm_max', '/std', '/mean')
 _NAMES_KEPT = 4
+_BEGINS, _YOUNG = 100.0, 16
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,12 @@ class Spike(Rule):
         with np.errstate(divide='ignore', invalid='ignore'):
             above = np.where(highest > 0, values / highest, 0.0)
             lately = np.where(recent > 0, values / recent, 0.0)
-        far = np.flatnonzero(lately >= self.together)
+        # What was next to nothing has begun: the first reward of a run is no spike. And a short past has seen little.
+        stages_of = np.array(layout.stages)
+        begins = (lately > _BEGINS) & ((stages_of == 'data') | ((stages_of == 'loss') & (above <= 1)))
+        above, lately = np.where(begins, 0.0, above), np.where(begins, 0.0, lately)
+        young = 1 + _YOUNG / len(self._recent)
+        far = np.flatnonzero(lately >= self.together * young)
         record = {layout.tasks[place] for place in far.tolist() if above[place] > 1 and layout.stages[place] in _HARM}
         stages: dict[int | None, dict[str, float]] = {}
         for place in far.tolist():
@@ -121,7 +127,7 @@ class Spike(Rule):
             factors = sorted({**shared, **of_task}.values())
             is_record = task in record or None in record
             strengths[task] = factors[-2] / self.together if len(factors) > 1 and is_record else 0.0
-        for place in np.flatnonzero(above >= self.alone).tolist():
+        for place in np.flatnonzero(above >= self.alone * young).tolist():
             if layout.stages[place] not in ('data', 'signals'):
                 task = layout.tasks[place]
                 strengths[task] = max(strengths.get(task, 0.0), float(above[place]) / self.alone)
