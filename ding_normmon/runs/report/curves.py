@@ -144,16 +144,12 @@ def plain_matrices(matrices: Mapping[str, MatrixSeries]) -> dict[str, Any]:
     """Return the cosines of pairs of tasks as plain values, at 200 iterations at most."""
     found = {}
     for name, stack in matrices.items():
-        if name.endswith('cosine') and len(stack.iterations):
-            last = len(stack.iterations) - 1
-            chosen = np.unique(np.linspace(0, last, min(last + 1, _MATRICES)).astype(np.intp))
-            cells = [
-                [[round(x, 3) if np.isfinite(x) else None for x in row] for row in one]
-                for one in stack.values[chosen].tolist()
-            ]
-            found[name] = {
-                'iterations': stack.iterations[chosen].tolist(), 'values': cells, 'rows': list(stack.rows)
-            }  # fmt: skip
+        if name.endswith('cosine') and (number := len(stack.iterations)):
+            chosen = np.unique(np.linspace(0, number - 1, min(number, _MATRICES)).astype(np.intp))
+            values = stack.values[chosen].round(3).astype(object)
+            values[~np.isfinite(stack.values[chosen])] = None
+            iterations = stack.iterations[chosen].tolist()
+            found[name] = {'iterations': iterations, 'values': values.tolist(), 'rows': list(stack.rows)}
     return found
 
 
@@ -185,9 +181,9 @@ def deviations(run: Run, figures: Figures) -> dict[str, Any]:
             continue
         is_log = figure.scale == 'log' and not figure.is_signed(name)
         values = np.log(np.maximum(series.values, 1e-30)) if is_log else series.values
-        levels = np.full(cells, np.nan)
-        for cell, part in _parts(series.iterations, values, edges):
-            levels[cell] = np.median(part) if np.isfinite(part).all() else np.inf
+        parts = np.split(values, np.searchsorted(series.iterations, edges[1:-1]))
+        levels = np.array([np.median(part) if len(part) else np.nan for part in parts])
+        levels[[len(part) > 0 and not np.isfinite(part).all() for part in parts]] = np.inf
         of_task.setdefault(task, []).append(_distance(levels, 0.05 if is_log else 0.0))
     strips = {}
     for task, distances in sorted(of_task.items()):
@@ -196,13 +192,6 @@ def deviations(run: Run, figures: Figures) -> dict[str, Any]:
         mean = np.where(rows[0] >= 100, 100, np.minimum(np.where(largest >= 0, largest, 0).mean(axis=0), 99))
         strips[str(task)] = [round(x, 1) if y >= 0 else None for x, y in zip(mean.tolist(), rows[0], strict=True)]
     return {'edges': [begin, end], 'tasks': strips}
-
-
-def _parts(iterations: npt.NDArray[np.int64], values: Floats, edges: Floats) -> Iterable[tuple[int, Floats]]:
-    places = np.searchsorted(iterations, edges)
-    for cell, (start, stop) in enumerate(zip(places[:-1].tolist(), places[1:].tolist(), strict=True)):
-        if stop > start:
-            yield cell, values[start:stop]
 
 
 def _distance(levels: Floats, least: float) -> Floats:

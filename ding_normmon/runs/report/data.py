@@ -33,9 +33,6 @@ from ding_normmon.runs.strict_json import dumps
 
 __all__ = ['page_data', 'read_page_data']
 
-VERSION = 1
-"""Of what :func:`page_data` returns."""
-
 _OF_ONE_RUN = ('seed', 'exp_name')
 """Keys of a configuration in which the runs of one experiment differ."""
 
@@ -86,7 +83,6 @@ def page_data(runs: Sequence[Run], changes: Sequence[Change] = (), again: bool =
     translated = chinese()['categories']
     experiments = [_experiment(run.configuration) for run in runs]
     return {
-        'version': VERSION,
         'charts': [_harmless(chart.plain()) for chart in charts],
         'sections': [
             {'category': plain(name), 'title': {'en': plain(name), 'zh': translated.get(name, plain(name))}}
@@ -179,10 +175,13 @@ def _incident(run: Run, incident: Incident) -> dict[str, Any]:
             series[name] = Series(*points)
     dense = Run(run.path, series, tasks=run.tasks)
     columns = Columns(dense)
-    departed = {departure.metric: None for departure in incident.first}
-    charts = [chart for chart in lay_out([dense]) if chart.category != EACH_TASK]
-    charts = [chart for chart in charts if any(line.metric in departed for line in chart.lines)] or charts
-    charts = sorted(charts, key=lambda chart: _first_of(chart, list(departed)))[:_DENSE_CHARTS]
+    order = [departure.metric for departure in incident.first]
+
+    def place(chart: Chart) -> int:
+        return min((order.index(line.metric) for line in chart.lines if line.metric in order), default=len(order))
+
+    laid_out = sorted((chart for chart in lay_out([dense]) if chart.category != EACH_TASK), key=place)
+    charts = ([chart for chart in laid_out if place(chart) < len(order)] or laid_out)[:_DENSE_CHARTS]
     return _harmless(
         {
             'number': incident.number,
@@ -197,11 +196,6 @@ def _incident(run: Run, incident: Incident) -> dict[str, Any]:
             'axes': columns.axes,
         }
     )  # fmt: skip
-
-
-def _first_of(chart: Chart, departed: Sequence[str]) -> int:
-    places = [departed.index(line.metric) for line in chart.lines if line.metric in departed]
-    return min(places, default=len(departed))
 
 
 def _experiment(configuration: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ding_normmon.core.incident import DenseWindow, Departure, Incident
 from ding_normmon.core.record import Record
 from ding_normmon.runs import Run, Series, read_run
 from ding_normmon.runs.history_file import HistoryFile
@@ -299,6 +301,24 @@ def test_many_tasks_are_grey_but_for_those_that_stand_out(browser: Any, tmp_path
     assert opened.page.locator('#tasks tbody tr').count() == 26
     box = opened.page.locator('#tasks table').bounding_box()
     assert box['y'] + box['height'] <= 900
+    opened.close()
+
+
+def test_an_incident_is_drawn_step_by_step(browser: Any, tmp_path: Path) -> None:
+    names = tuple(f'grad/head_value_task{task}/_total_norm' for task in range(4))
+    values = np.ones((60, 4))
+    values[42:, 1] = 60.0
+    first = (Departure(1202, 'head gradient', names[1], 1, 60.0, 1.0, 60.0),)
+    window = DenseWindow(names, np.arange(1160, 1220), values)
+    incident = Incident(1, 1204, 1202, 'finding', 'It exploded.', first, 1, 'Game1', 'head_value', window=window)
+    opened = Opened(browser, tmp_path / 'report.html', dataclasses.replace(broken_run(), incidents=[incident]))
+    section = opened.page.locator('#incidents')
+    section.locator('.plot[data-drawn]').first.wait_for()
+    assert 'It exploded.' in section.inner_text()
+    assert 'iteration 1202: head gradient, grad/head_value_task1/_total_norm' in section.inner_text()
+    plot = section.locator('.plot')
+    assert plot.evaluate('(plot) => plot.chart.window()') == [1160, 1219]
+    assert plot.evaluate('(plot) => plot.chart.looks.map((look) => look.width > 1)') == [False, True, False, False]
     opened.close()
 
 
