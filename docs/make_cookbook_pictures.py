@@ -2,8 +2,8 @@
 
     python docs/make_cookbook_pictures.py [NAME...]
 
-Recorded runs of the real policy are in tests/data/faults; the others are trained here, in a minute
-(`cookbook_runs.py`).
+Recorded runs of multi-task UniZero are in `cookbook_data`, 800 iterations each; the others are trained here, in a minute
+(`cookbook_runs.py`). What is found is judged anew by today's rules.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ding_normmon.core.finding import Finding  # noqa: E402
 from ding_normmon.runs.judge import diagnose  # noqa: E402
 
 PICTURES = DOCS / 'pictures' / 'cookbook'
-DATA = DOCS.parent / 'tests' / 'data' / 'faults'
+DATA = DOCS / 'cookbook_data'
 Curve = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 
 
@@ -59,9 +59,8 @@ class Panel:
 
 
 def recorded(name: str) -> Planted:
-    """Return one of the runs under tests/data/faults."""
-    [path] = DATA.glob(f'*/{name}.npz')
-    scenario, run = load_run(path)
+    """Return one of the recorded runs."""
+    scenario, run = load_run(DATA / f'{name}.npz')
     curves = {key: (series.iterations, series.values) for key, series in run.series.items()}
     tasks = {task: label.removeprefix('MiniGrid-').removesuffix('-v0') for task, label in run.tasks.items()}
     return Planted(curves, tasks, diagnose(run), scenario.planted)
@@ -90,10 +89,13 @@ def draw(name: str, run: Planted, panels: Sequence[Panel], rule: str, last: int 
         name: of the file.
         run: the run.
         panels: from left to right.
-        rule: whose finding is shown; others are not.
+        rule: whose finding is shown; where it is silent, the first one after the fault is.
         last: only so many iterations of the end.
     """
-    finding = next(found for found in run.findings if found.rule == rule and found.found >= (run.planted or 0))
+    since = [found for found in run.findings if found.found >= (run.planted or 0)]
+    told = [found for found in since if run.planted is None or found.severity != 'info']
+    finding = next((found for found in told if found.rule == rule), told[0])
+    print(f'  {finding.rule}, {finding.found}: {finding.sentence}')
     figure, grid = plt.subplots(1, len(panels), figsize=(4.3 * len(panels), 3.3), squeeze=False)
     for axes, panel in zip(grid[0], panels, strict=True):
         names = sorted(key for key in run.curves if re.fullmatch(panel.pattern, key))
@@ -168,7 +170,7 @@ def one_head_grows() -> None:
         Panel('relative size of a step, value heads', r'update/head_value_task\d+/relative', log=True),
         Panel('gradient norm of the value heads', r'grad/head_value_task\d+/_total_norm', log=True),
     )
-    draw('one_head_grows', recorded('head_learning_rate-2'), panels, 'head_drift')
+    draw('one_head_grows', recorded('head_learning_rate-2'), panels, 'update_jump')
 
 
 def shared_norms_drift() -> None:
@@ -178,7 +180,7 @@ def shared_norms_drift() -> None:
         Panel('value loss', r'noreduce_value_loss_task\d+', log=True),
     )
     setting = Setting(weight_decay=-0.1)
-    draw('shared_norms_drift', trained(setting, setting.change_at), panels, 'shared_growth')
+    draw('shared_norms_drift', trained(setting, setting.change_at), panels, 'weight_jump')
 
 
 def representation_collapses() -> None:
@@ -187,7 +189,7 @@ def representation_collapses() -> None:
         Panel('dormant units of the encoder', r'plasticity/encoder/dormant_tau0\.1'),
         Panel('effective rank of the tokens', r'plasticity/x_token_task\d+/effective_rank'),
     )
-    draw('representation_collapses', recorded('dead_encoder-0'), panels, 'dormant_units')
+    draw('representation_collapses', recorded('dead_encoder-0'), panels, 'representation_jump')
 
 
 def loss_explodes() -> None:
@@ -224,7 +226,7 @@ def died() -> None:
         Panel('value loss', r'noreduce_value_loss_task\d+', log=True),
     )
     setting = Setting(growth=1.03, clip=None)
-    draw('died', trained(setting, setting.change_at), panels, 'exploding_gradient')
+    draw('died', trained(setting, setting.change_at), panels, 'gradient_jump')
 
 
 REMEDIES: dict[str, Setting] = {

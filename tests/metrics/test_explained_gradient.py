@@ -88,6 +88,6 @@ def test_losses_that_do_not_are_refused_with_the_reason(kind: str, caplog: pytes
                     model.encoder(X).exp().mean().backward()
                 step.backward_end()
     assert not any(conflict_names(monitor))
-    reasons = [record.getMessage() for record in caplog.records if 'not explained by the losses' in record.getMessage()]
+    reasons = [record.getMessage() for record in caplog.records if 'at forward_end explain' in record.getMessage()]
     assert len(reasons) == 1
     assert 'switched off' in reasons[0]
