@@ -26,9 +26,13 @@ def install_command(extra: str) -> str:
     except PackageNotFoundError:
         # The package is used from a folder on the path and was never installed.
         return f"pip install '.[{extra}]' (in the folder of the checkout)"
-    wanted = [match[1] for line in stated if (match := re.fullmatch(rf'([\w.-]+).*extra == [\'"]{extra}[\'"]', line))]
-    missing = [name for name in wanted if not _is_installed(name)]
-    return 'pip install ' + ' '.join(missing or wanted)
+    wanted = [
+        (match[1], f"'{match[1]}{match[2]}'" if match[2] else match[1])
+        for line in stated
+        if (match := re.fullmatch(rf'([\w.-]+) *([^; ]*) *;.*extra == [\'"]{extra}[\'"]', line))
+    ]
+    missing = [written for name, written in wanted if not _is_installed(name)]
+    return 'pip install ' + ' '.join(missing or [written for _, written in wanted])
 
 
 def _is_installed(name: str) -> bool:
