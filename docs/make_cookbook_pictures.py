@@ -2,7 +2,7 @@
 
     python docs/make_cookbook_pictures.py [NAME...]
 
-Recorded runs of multi-task UniZero are in `cookbook_data`, 800 iterations each. The others are trained here, in a minute
+Recorded runs of multi-task UniZero are in `cookbook_data`, 800 iterations each. The others are trained here in a minute
 (`cookbook_runs.py`). What is found is judged anew by today's rules.
 """
 
