@@ -1,8 +1,9 @@
 r"""What came first: the order in which the figures of a run left their level around an incident.
 
-A figure has left its level where it is not finite, or where it is above
+A figure has left its level where it is not finite, or where it has jumped to more than 1.5 times what it was in the two
+steps before, and is above
 
-.. math:: \max\bigl(2 m,\; m + 8 s,\; h + (h - m)\bigr)
+.. math:: \max\bigl(3 m,\; m + 8 s,\; 1.5 h\bigr)
 
 with :math:`m` the median of its past, :math:`s` the past's spread (1.4826 times the median absolute deviation) and
 :math:`h` the largest value of the past. Of weights it is not the norm but its change from one watched step to the next.
@@ -26,9 +27,10 @@ PARAMETERS = 'parameter/'
 
 _PAST = 64
 _FEWEST = 6
-_GUARD = 32
-_GAP = 3
-_RATIO = 2.0
+_GUARD = 12
+_GAP, _BACK = 6, 12
+_RATIO = 3.0
+_ABOVE, _JUMP = 1.5, 1.5
 _SPREADS = 8.0
 _MOST = 48
 _NONFINITE = 'monitor/nonfinite/'
@@ -108,8 +110,12 @@ def _departures(window: DenseWindow, opened: int) -> list[Departure]:
     stop = max(until - _GUARD, min(until, max(_FEWEST, until // 2)))
     past = compared[max(0, stop - _PAST) : stop]
     usual, limit = _limits(past)
+    never = np.nan_to_num(past).max(0, initial=0.0) == 0.0
+    limit[never] = _ABOVE * _highest_of_family(names, past)[never]
     with np.errstate(invalid='ignore'):
-        left = compared > limit
+        jumped = _jumps(compared, compared > limit)
+        # Where nothing has jumped, what has grown slowly is all there is.
+        left = jumped if jumped[until + 1 - min(until + 1, _BACK) : until + 1].any() else compared > limit
     # What was not finite all the time, such as the logits of actions that are impossible, is no sign.
     before = np.nan_to_num(values[:stop][:, counted]) > 0
     left[:, counted] = (np.nan_to_num(values[:, counted]) > 0) & ~before.any(0)
@@ -132,6 +138,24 @@ def _departures(window: DenseWindow, opened: int) -> list[Departure]:
             )
         )
     return sorted(entries, key=_order)
+
+
+def _jumps(values: npt.NDArray[np.float64], left: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return where figures jump off their level: a trend of a run that learns is no departure."""
+    before = np.zeros_like(values)
+    known = np.nan_to_num(values)
+    before[1:] = known[:-1]
+    before[2:] = np.maximum(before[2:], known[:-2])
+    return left & (np.nan_to_num(values, posinf=np.inf) >= _JUMP * before)
+
+
+def _highest_of_family(names: Sequence[str], past: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return for each column the highest value that the same figure had in any task; infinite where all were 0."""
+    highest: dict[str, float] = {}
+    for name, value in zip(names, np.nan_to_num(past).max(0, initial=0.0).tolist(), strict=True):
+        family = without_task(name)
+        highest[family] = max(highest.get(family, 0.0), value)
+    return np.array([highest[without_task(name)] or np.inf for name in names])
 
 
 def _order(departure: Departure) -> tuple[int, bool, int, bool, float, str]:
@@ -157,19 +181,19 @@ def _limits(past: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt
         middle = np.nanmedian(columns, axis=0)
         spread = 1.4826 * np.nanmedian(np.abs(columns - middle), axis=0)
         highest = np.nanmax(columns, axis=0)
-        usual[enough] = middle
-        limit[enough] = np.maximum.reduce([_RATIO * middle, middle + _SPREADS * spread, 2 * highest - middle])
+        usual[enough] = np.where(middle > 0, middle, highest)
+        limit[enough] = np.maximum.reduce([_RATIO * middle, middle + _SPREADS * spread, _ABOVE * highest])
     return usual, limit
 
 
 def _beginning(left: npt.NDArray[np.bool_], until: int) -> int:
-    """Return the row in which the episode began that goes on, with small gaps, to row ``until``."""
+    """Return the row in which the episode began that was noticed in row ``until``: departures without a break."""
     any_left = left.any(1)
-    start = until
-    for row in range(until, -1, -1):
+    start, last = until, until - _GAP
+    for row in range(until, max(-1, until - _BACK), -1):
         if any_left[row]:
-            start = row
-        elif start - row >= _GAP:
+            start, last = row, row - 1
+        elif row < last:
             break
     return start
 

@@ -89,10 +89,11 @@ DECLARED = Figures(
 WATCHED = frozenset(
     {
         *(*_BASIC, HeadGradientNorms, LocalGradients, SynchronisedGradientNorms),
-        *(Clipping, LearnerSteps, *_INVARIANTS, OwnCost),
+        *(Clipping, LearnerSteps, RankNorms, Replicas, HeldParameters, BackwardCalls, ModelInputs, OwnCost),
     }
 )
-"""Metrics that are also measured between two published records."""
+"""Metrics that are also measured between two published records: what is compared from record to record, or needs every
+bit of the weights, is not."""
 
 
 def preset_metrics(preset: str) -> list[Metric]:

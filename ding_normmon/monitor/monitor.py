@@ -108,7 +108,7 @@ class StepMonitor:
         self._queue = queue_of(base.transport.rank)
         self._prepared = Prepared(base, self._publish_errors, self._queue.backward_begins)
         self._throttle = Throttle(base.metrics, self.frequency, base.config.budget, base.control, base.config.deadline)
-        self._watching = Watching(base.config, base.control)
+        self._watching = Watching(base.config, base.control, base.transport.rank)
         self._box = black_box if base.config.black_box is not None else None
         self._publication = Publication(base, self._throttle, self._watching, self._prepared.records, self._box)
         out, deadline = self._publication, base.config.deadline
@@ -117,7 +117,7 @@ class StepMonitor:
         self._arrivals = Arrivals(base, self._reducer, self._box)
         self._begin_box()
         if base.transport.rank == 0:
-            told = first_line(base.config, self._watching.every > 0, self._box is not None)
+            told = first_line(base.config, self._watching.is_on, self._box is not None)
             logger.info('monitor: %s', told)
 
     def _begin_box(self) -> None:

@@ -91,7 +91,8 @@ def test_one_incident_on_every_layout(tmp_path: Path) -> None:
         assert set(shared) == {metric for metric in window.names if not metric.startswith('monitor/')}
         for metric in shared:
             mine = window.values[:, window.names.index(metric)]
-            np.testing.assert_allclose(mine, other.values[:, other.names.index(metric)], rtol=1e-5, atol=1e-5, err_msg=metric)
+            theirs = other.values[:, other.names.index(metric)]
+            np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5, err_msg=metric)
 
 
 def test_the_black_box_of_a_rank_that_died_is_readable(tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ __all__ = ['CADENCES', 'Watching', 'cadence_under']
 
 logger = logging.getLogger('ding_normmon')
 
-CADENCES = tuple(2**power for power in range(13))
-"""Learner iterations between two watched ones that ``'auto'`` may choose."""
+CADENCES = tuple(2**power for power in range(10))
+"""Learner iterations between two watched ones that ``'auto'`` may choose; what is rarer is not worth its name."""
 
-_FIRST = 16
-"""Every so many iterations, until it is known what watching costs."""
+_LOOK = 'look at the clock'
+_UNKNOWN_MILLISECONDS, _UNKNOWN_SHARE = 5.0, 0.1
+"""What a measurement is taken to cost, in milliseconds and in learner steps, before one was made."""
 
 _USED = 0.7
 """Share of the budget that is used: what is measured of the cost is not all of it, because caches are shared too."""
@@ -54,6 +55,7 @@ class Watching:
     Arguments:
         config: has ``watch``, ``budget`` and ``monitor_norm_freq``.
         control: carries the decision to the other ranks.
+        rank: this process; rank 0 decides.
 
     Attributes:
         every: iterations between two watched ones; 0 where nothing is watched.
@@ -66,15 +68,16 @@ class Watching:
         [0, 8, 16]
     """
 
-    def __init__(self, config: MonitorConfig, control: Control) -> None:
-        self._is_auto = config.watch == 'auto'
+    def __init__(self, config: MonitorConfig, control: Control, rank: int = 0) -> None:
+        self._is_auto = config.watch == 'auto' and config.monitor_norm_freq > 1
         self._budget = _USED * (config.budget or _DEFAULT_BUDGET)
         self._frequency = config.monitor_norm_freq
         self._control = control
         self._deadline = config.deadline
-        self.every = _FIRST if self._is_auto else 0 if config.watch == 'off' else int(config.watch)
-        if self.every >= self._frequency:
-            self.every = 0
+        # With 'auto' nothing is watched before it is known how long a learner step takes.
+        self.every = 0 if isinstance(config.watch, str) or config.watch >= self._frequency else config.watch
+        self.is_on = self._is_auto or self.every > 0
+        self._first, self._looks = (0, 0.0), 0
         self._costs: dict[bool, tuple[deque[float], deque[float]]] = {
             watched: (deque(maxlen=9), deque(maxlen=32)) for watched in (True, False)
         }
@@ -83,6 +86,9 @@ class Watching:
         if self._is_auto:
             for cadence in (0, *CADENCES):
                 control.on(f'{WATCH}{cadence}', self._take)
+            if rank == 0:
+                control.on(_LOOK, self._look)
+                control.schedule.add(Decision(0, 0, _LOOK))
 
     @property
     def decided(self) -> int:
@@ -91,6 +97,37 @@ class Watching:
 
     def _take(self, decision: Decision) -> None:
         self.every = int(decision.action.removeprefix(WATCH))
+
+    def _look(self, decision: Decision) -> None:
+        """Begin to watch when it is known how long a learner step takes; in the learner's thread, a few times in a run.
+
+        The first step of all compiles and allocates, and does not count. Looks are at twice the distance each time.
+        """
+        iteration, now = self._control.iteration, time.monotonic()
+        ahead, self._looks = 1, self._looks + 1
+        if self._looks <= 2:
+            self._first = iteration, now
+        else:
+            begun, since = self._first
+            ahead = max(1, iteration - begun)
+            step = (now - since) / ahead * 1e3
+            cost = self._cost(False) or max(_UNKNOWN_MILLISECONDS, _UNKNOWN_SHARE * step)
+            every = cadence_under(self._budget, cost, step)
+            if now - since >= _KNOWN_SECONDS and 0 < every < self._frequency:
+                self._decide(every, now)
+                return
+        self._control.schedule.add(Decision(0, iteration + ahead, _LOOK))
+
+    def _decide(self, every: int, now: float) -> bool:
+        try:
+            self._control.post(f'{WATCH}{every}')
+        except ControlError as error:
+            logger.debug('monitor: the cadence of watching is decided again with the next record: %s', error)
+            return False
+        self._decided = (every, now)
+        note = f'every {every} iterations are watched' if every else 'watching would cost too much, and is off'
+        logger.info('monitor: %s from now on (budget)', note)
+        return True
 
     def is_due(self, iteration: int) -> bool:
         """Tell whether a learner step that is not published is watched."""
@@ -122,15 +159,8 @@ class Watching:
         # Sooner is only what costs too much; and a decision that other ranks have to promise takes its time.
         if self._decided is not None and since < (_KNOWN_SECONDS if every > present else _REST_SECONDS):
             return
-        try:
-            self._control.post(f'{WATCH}{every}')
-        except ControlError as error:
-            logger.debug('monitor: the cadence of watching is decided again with the next record: %s', error)
-            return
-        self._decided = (every, now)
-        note = f'every {every} iterations are watched' if every else 'watching would cost too much, and is off'
-        logger.info('monitor: %s from now on: budget', note)
-        yield 'watch', note
+        if self._decide(every, now):
+            yield 'watch', f'every {every} iterations are watched' if every else 'nothing is watched: budget'
 
     def _wanted(self, now: float) -> int | None:
         (first, begin), (last, end) = self._times[0], self._times[-1]
