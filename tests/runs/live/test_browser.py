@@ -131,13 +131,13 @@ LAST_POINT = "Math.max(...[...document.querySelectorAll('figure')].map((one) => 
 
 def test_a_run_that_trains_is_a_tab_of_tensorboard(browser: Any, tmp_path: Path) -> None:
     port = free_port()
+    write(tmp_path / HOSTILE, close=True)
     with (
         Training(tmp_path / 'atari' / 'seed0'),
         served(
             ['tensorboard.main', '--logdir', str(tmp_path), '--port', str(port), '--host', '127.0.0.1'], port
         ) as address,
     ):
-        write(tmp_path / HOSTILE, close=True)
         opened = Opened(browser, f'{address}#ding_normmon', is_tab=True)
         assert 'NORMMON' in opened.page.inner_text('body').upper()
         frame = opened.frame

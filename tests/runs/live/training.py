@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -60,6 +61,9 @@ class Training:
 
     def __enter__(self) -> Training:
         self._process = subprocess.Popen(self._command)
+        while not self.history.exists() or not self.history.stat().st_size:
+            assert self._process.poll() is None
+            time.sleep(0.1)
         return self
 
     def stop(self) -> None:
