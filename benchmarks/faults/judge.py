@@ -57,8 +57,9 @@ class Verdict:
 def names_fault(scenario: Scenario, finding: Finding) -> bool:
     """Return whether a finding is about what is at fault.
 
-    One of a task names that task, at most with one that has the same; one of a rank some of its tasks. Where all tasks have wrong data, targets or losses,
-    any of them may be named; where the optimizer, the network or a schedule is at fault, none.
+    One of a task names that task, at most with one that has the same; one of a rank some of its tasks. Where all tasks
+    have wrong data, targets or losses, any of them may be named; where the optimizer, the network or a schedule is at
+    fault, none.
     """
     if len(scenario.names) == 1:
         return True

@@ -1,7 +1,7 @@
 """Draws what runs there are: faults of every kind with random strength, task and time, and healthy runs of many sorts.
 
-A third of the kinds is held out: nobody looks at them while thresholds are set. A hash of their names chooses them, among
-the kinds that no rule was ever written for.
+A third of the kinds is held out: nobody looks at them while thresholds are set. A hash of their names chooses them,
+among the kinds that no rule was ever written for.
 """
 
 from __future__ import annotations

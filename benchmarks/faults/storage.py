@@ -32,7 +32,6 @@ def _named(name: str, scenario: Scenario) -> str:
     return name if len(scenario.names) > 1 or task_in(name) is None else without_task(name)
 
 
-
 def save_run(path: Path, scenario: Scenario, records: Sequence[Record], mantissa_bits: int = 10) -> None:
     """Write the records of a run; the file is there when it is complete.
 

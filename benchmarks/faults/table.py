@@ -44,9 +44,8 @@ def tables(folder: Path, frequency: int = FREQUENCY) -> str:
 
 
 def _section(title: str, verdicts: Sequence[Verdict], key: Callable[[Verdict], str]) -> str:
-    rows = [
-        _row(name, [verdict for verdict in verdicts if key(verdict) == name]) for name in sorted(set(map(key, verdicts)))
-    ]
+    names = sorted(set(map(key, verdicts)))
+    rows = [_row(name, [verdict for verdict in verdicts if key(verdict) == name]) for name in names]
     headers = ['', 'found', 'wrong one named first', 'iterations to it', 'first found by']
     no_invariant = [verdict for verdict in verdicts if not verdict.scenario.breaks_invariant]
     return '\n'.join(

@@ -16,6 +16,7 @@ SLACK = 4
 EPISODE = 40
 """After so many records a departure explains nothing new."""
 
+_OF_THE_MODEL = STAGES[2:]
 _REPLACED = 1.5
 _STRONGER = 1.3
 _HEADS_BEFORE_SHARED = 0.4
@@ -83,15 +84,16 @@ class Causes:
         if self._record != self._window.points.records:
             self._record, self._beginnings = self._window.points.records, {}
             gap = self._window.gap
-            late = ('loss', 'output', 'representation', 'gradient', 'update', 'weight')
+            departed = self._window.departures.current
             first = min(
-                (d.since for d in self._window.departures.current if d.figure.stage in late and d.strength >= 1), default=0
+                (each.since for each in departed if each.figure.stage in _OF_THE_MODEL and each.strength >= 1),
+                default=0,
             )
             for departure in self._window.departures.current:
                 _, task, strength = self._window.owner(departure)
-                if strength < 1 or departure.age < 2 or self._window.is_summary(departure.name):
+                if strength < 1 or departure.age < 2 or self._window.is_summary(departure):
                     continue
-                stage: float = STAGES.index(departure.figure.stage)  # type: ignore[arg-type]
+                stage: float = STAGES.index(departure.figure.stage)
                 if departure.figure.stage == 'weight' and strength > _REPLACED and departure.since <= first + gap:
                     # Training does not move weights so fast: something has written into them.
                     stage = STAGES.index('target') + 0.5

@@ -286,16 +286,13 @@ class Departures:
             if which == 'far':
                 limit = np.where(state['drifts'][rows], np.inf, limit)
             size = np.where(moved * state['direction'][rows] < 0, 0.0, np.abs(moved)) / limit
+            healthy = np.where(moved * state['direction'][rows] < 0, 0.0, np.abs(moved))
+            known = state[f'{which}_moved'][rows]
             state[f'{which}_moved'][rows] = np.where(
-                size < self._release,
-                np.maximum(
-                    _MEMORY * state[f'{which}_moved'][rows], np.where(moved * state['direction'][rows] < 0, 0, abs(moved))
-                ),
-                state[f'{which}_moved'][rows],
+                size < self._release, np.maximum(_MEMORY * known, healthy), known
             )
             larger = size > strength
             strength, shift = np.where(larger, size, strength), np.where(larger, moved, shift)
-        is_away = strength >= self._release
         # What drifts as long as it is trained has no past to hold on to, nor have the first points.
         holds = (~state['drifts'][rows] | (strength >= _FAR_AWAY)) & (self._near.counts[rows] >= _SETTLED)
         is_abnormal = strength >= _ABNORMAL
@@ -368,7 +365,7 @@ class Departures:
         )
 
 
-_MEASURED_ANEW = ('output', 'representation', 'gradient', 'update', 'weight')
+_MEASURED_ANEW = ('output', 'gradient', 'update', 'weight')
 
 _APART = 10.0
 

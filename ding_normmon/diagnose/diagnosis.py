@@ -129,8 +129,10 @@ class Diagnosis:
 
     def _is_named(self, sign: Sign) -> bool:
         """Return whether another stage of the same task, or of what is shared, has been found and is still there."""
+        leading = {rule.name for rule in self.rules if rule.leads}
         return bool(sign.stage) and any(
-            finding.tasks == sign.tasks and finding.severity != 'info' for finding in self.active
+            finding.tasks == sign.tasks and finding.severity != 'info' and finding.rule in leading
+            for finding in self.active
         )
 
     def _judge(self, everything: bool) -> tuple[Finding, ...]:
@@ -180,8 +182,7 @@ def _checked(sign: Any) -> Sign:
         raise TypeError(f'expected signs, got {sign!r}')
     if sign.severity is not None and sign.severity not in SEVERITIES:
         raise ValueError(f'severity must be one of {", ".join(SEVERITIES)}; got {sign.severity!r}')
-    if not isinstance(sign.tasks, tuple):
-        sign = dataclasses.replace(sign, tasks=tuple(sign.tasks))
+    sign = dataclasses.replace(sign, tasks=tuple(sign.tasks))
     if not all(isinstance(value, (int, float)) for value in sign.evidence.values()):
         raise TypeError(f'evidence must be a mapping from names to numbers, got {sign.evidence!r}')
     return sign

@@ -57,8 +57,8 @@ class Rule:
         name: the rule's name in the configuration and in findings.
         severity: severity of its findings.
         advice: what to try.
-        words: its sentences by language and key, with ``{name}`` for a value, ``{task}`` and ``{other}`` for tasks; other
-            languages than English also have the ``advice``.
+        words: its sentences by language and key, with ``{name}`` for a value, ``{task}`` and ``{other}`` for tasks;
+            other languages than English also have the ``advice``.
         reads: prefixes of the metrics that the rule needs.
         follows: whether its findings are only information if another rule has just named a task: a fault of one task
             also affects shared parts and other tasks.

@@ -18,7 +18,7 @@ from ding_normmon.diagnose.wording import call
 
 __all__ = ['Window']
 
-_HEAD = re.compile(r'(?:norm|grad)/[^/]+/_total_norm')
+_HEAD = '{}/[^/]+/_total_norm'
 
 _SIGNS_OF_DATA = ('noreduce_value_loss', 'noreduce_policy_loss', 'embeddings/obs/norm_mean', 'logits/value/mean')
 """Figures that every task with data has in every record."""
@@ -159,7 +159,11 @@ class Window:
         if self._heads_known != len(self._families):
             self._heads_known = len(self._families)
             self._heads = {
-                kind: [(name.split('/')[1], name) for name in self._families if _HEAD.fullmatch(name) and name.startswith(kind)]
+                kind: [
+                    (name.split('/')[1], name)
+                    for name in self._families
+                    if _HEAD.fullmatch(name) and name.startswith(kind)
+                ]
                 for kind in ('norm', 'grad')
             }
         return self._heads[family]
@@ -174,9 +178,10 @@ class Window:
                 return {task: last - seen for task, seen in latest.items() if seen < last}
         return {}
 
-    def is_summary(self, name: str) -> bool:
-        """Return whether a metric covers all tasks and is also there for each of them."""
-        return task_in(name) is None and name in self._families
+    def is_summary(self, departure: Departure) -> bool:
+        """Return whether a figure covers all tasks, is there for each of them too, and says no more than these."""
+        is_own = departure.figure.stage == 'representation'  # the rank of all vectors is not that of each task's
+        return departure.task is None and departure.name in self._families and not is_own
 
     def owner(self, departure: Departure) -> tuple[str, int | None, float]:
         """Return whose a departure is, and how strong it is as such.

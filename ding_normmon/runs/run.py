@@ -124,7 +124,8 @@ class Run:
             np.concatenate(
                 [
                     np.zeros(0, np.int64),
-                    *(series.iterations for series in (*self.series.values(), *self.matrices.values())),
+                    *(series.iterations for series in self.series.values()),
+                    *(stack.iterations for stack in self.matrices.values()),
                     np.array([note.iteration for note in self.notes], np.int64),
                 ]
             )

@@ -27,6 +27,7 @@ def healthy(seed: int = 0, tasks: int = len(TASKS)) -> list[Record]:
             return float(middle * np.exp(chance.normal(0, spread)))
 
         scalars: dict[str, float] = {'clip/model/coefficient': 1.0, 'monitor/missing_ranks': 0.0}
+        scalars['learning_rate/encoder'] = 1e-3
         for group in ('encoder', 'transformer', 'model'):
             scalars[f'norm/{group}/_total_norm'] = 10 * grown
             scalars[f'grad/{group}/_total_norm'] = noisy(2.0)
@@ -38,12 +39,13 @@ def healthy(seed: int = 0, tasks: int = len(TASKS)) -> list[Record]:
                 scalars[f'update/{head}_task{task}/relative'] = noisy(3e-3)
             for loss, middle in (('value', 0.5), ('policy', 1.0), ('reward', 0.3), ('obs', 0.2)):
                 scalars[f'noreduce_{loss}_loss_task{task}'] = noisy(middle / grown, 0.1)
+            scalars[f'noreduce_target_policy_entropy_task{task}'] = noisy(1.0, 0.02)
             for head in ('value', 'policy', 'reward'):
                 scalars[f'logits/{head}_task{task}/abs_max'] = noisy(5 * grown, 0.05)
             scalars[f'embeddings/obs_task{task}/norm_mean'] = noisy(2.0 + task, 0.05)
             scalars[f'embeddings/obs_task{task}/norm_max'] = noisy(3.0 + task, 0.05)
             scalars[f'embeddings/obs_task{task}/norm_min'] = noisy(1.0 + task, 0.05)
-            scalars[f'data/reward_task{task}/abs_max'] = 1.0
+            scalars[f'data/reward_task{task}/abs_max'] = scalars[f'data/reward_task{task}/max'] = 1.0
             scalars[f'data/observation_change_task{task}/mean'] = noisy(0.05, 0.1)
         matrices = {}
         if number % 5 == 0:

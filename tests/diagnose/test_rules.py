@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -12,9 +10,9 @@ from ding_normmon.core.record import Matrix, Record
 from ding_normmon.diagnose import Diagnosis
 from ding_normmon.diagnose.invariants import EXACT, EXPECTED
 from ding_normmon.diagnose.rules import RULES
+from ding_normmon.metrics import DECLARED
 from tests.diagnose.synthetic import (
     EVERY,
-    HEADS,
     PLANTED,
     TASKS,
     Change,
@@ -28,7 +26,7 @@ from tests.diagnose.synthetic import (
 
 
 def findings(records: list[Record], **options: bool) -> list[Finding]:
-    diagnosis = Diagnosis(TASKS)
+    diagnosis = Diagnosis(TASKS, figures=DECLARED)
     for record in records:
         diagnosis.observe(record)
     assert not diagnosis.switched_off
@@ -70,26 +68,31 @@ PATTERNS: list[tuple[str, Change, tuple[int, ...] | None]] = [
     ('no_gradient', times('grad/head_value_task2', 0.0), (2,)),
     ('twin_tasks', twins, (2,)),
     ('missing_data', without('_task3'), (3,)),
-    ('reward_scale', times('data/reward_task1', 1000.0), (1,)),
-    ('dormant_units', times('dormant_tau', 15.0), ()),
-    ('update_jump', times('update/head_value_task0', 30.0), (0,)),
+    ('data_jump', times('data/reward_task1', 1000.0), (1,)),
+    ('data_jump', times('data/reward_task', -1.0), ()),
+    ('data_jump', times('data/observation_change_task1', 0.1), (1,)),
+    ('target_jump', times('noreduce_target_policy_entropy_task', 0.02), ()),
+    ('loss_jump', times('noreduce_value_loss_task2', 4.0), (2,)),
+    ('loss_jump', times('noreduce_', 8.0), ()),
+    ('output_jump', times('logits/policy_task3', 10.0), (3,)),
+    ('output_jump', times('logits/', 10.0), ()),
+    ('representation_jump', times('dormant_tau', 15.0), ()),
+    ('representation_jump', times('x_token/effective_rank', 0.2), ()),
+    ('representation_jump', times('x_token_task2/effective_rank', 0.2), (2,)),
     ('gradient_jump', times('_task1/_total_norm', 1.0), None),
     ('gradient_jump', times('grad/head_policy_task2', 100.0), (2,)),
-    ('gradient_jump', times('grad/head_observation_task3', 0.01), (3,)),
-    ('head_drift', growing('norm/head_value_task1', -0.05), (1,)),
-    ('head_drift', growing('norm/head_policy_task0', 0.06), (0,)),
-    ('loss_jump', times('noreduce_value_loss_task2', 4.0), (2,)),
-    ('constant_data', times('data/observation_change_task1', 0.4), (1,)),
-    ('logit_runaway', growing('logits/policy_task3', 0.08), (3,)),
-    ('representation_collapse', times('x_token/effective_rank', 0.2), ()),
-    ('representation_collapse', times('x_token_task2/effective_rank', 0.2), (2,)),
-    ('exploding_gradient', times('grad/transformer', 100.0), ()),
-    ('vanishing_gradient', times('grad/encoder', 1e-3), ()),
+    ('gradient_jump', times('_task3/_total_norm', 0.01), (3,)),
+    ('gradient_jump', times('grad/', 20.0), ()),
+    ('gradient_jump', times('grad/encoder', 1e-3), ()),
+    ('update_jump', times('update/head_value_task0', 30.0), (0,)),
+    ('update_jump', times('update/', 0.0), ()),
+    ('weight_jump', times('norm/head_value_task1', 0.5), (1,)),
+    ('weight_jump', times('norm/', 100.0), ()),
+    ('learning_rate', times('learning_rate/', 10.0), ()),
+    ('learning_rate', times('learning_rate/', 0.0), ()),
     ('task_dominates', dominating, (3,)),
     ('task_starves', dominating, (0,)),
     ('conflicting_pair', opposed, (1, 3)),
-    ('head_growth', growing('norm/head_reward_task2', 0.02), (2,)),
-    ('shared_growth', growing('norm/encoder', 0.02), ()),
     ('gradient_noise', noise, ()),
     ('update_range', times('update/head_policy_task1', 200.0), (1,)),
     ('head_gradient_gap', times('grad/head_observation_task0', 300.0), (0,)),
@@ -107,9 +110,7 @@ def test_every_rule_has_a_pattern() -> None:
 
 
 @pytest.mark.parametrize(('name', 'change', 'tasks'), PATTERNS, ids=[f'{name}-{tasks}' for name, _, tasks in PATTERNS])
-def test_a_rule_finds_its_pattern_and_names_the_task(
-    name: str, change: Change, tasks: tuple[int, ...] | None
-) -> None:
+def test_a_rule_finds_its_pattern_and_names_the_task(name: str, change: Change, tasks: tuple[int, ...] | None) -> None:
     found = [
         finding for finding in findings(with_fault(change)) if finding.rule == name and finding.found >= EVERY * PLANTED
     ]
@@ -131,7 +132,7 @@ def test_a_healthy_run_has_neither_warnings_nor_errors(seed: int) -> None:
     assert [finding for finding in findings(healthy(seed)) if finding.severity != 'info'] == []
 
 
-@pytest.mark.parametrize('name', ['gradient_jump', 'loss_jump', 'no_gradient', 'reward_scale'])
+@pytest.mark.parametrize('name', ['gradient_jump', 'loss_jump', 'no_gradient', 'data_jump'])
 def test_a_finding_clears_when_the_pattern_has_gone(name: str) -> None:
     change = next(change for rule, change, tasks in PATTERNS if rule == name and tasks)
 
@@ -168,7 +169,7 @@ def test_renumbering_the_tasks_renumbers_the_findings(name: str, change: Change,
             values[np.ix_(order, order)] = matrix.values
             matrices[key] = Matrix(values, matrix.rows, matrix.columns)
         renamed.append(Record(record.iteration, scalars, matrices))
-    diagnosis = Diagnosis({order[task]: label for task, label in TASKS.items()})
+    diagnosis = Diagnosis({order[task]: label for task, label in TASKS.items()}, figures=DECLARED)
     for record in renamed:
         diagnosis.observe(record)
     of_rule = {tuple(sorted(f.tasks)) for f in diagnosis.findings if f.rule == name}
@@ -187,39 +188,10 @@ def test_the_size_of_a_model_does_not_matter() -> None:
     assert [(f.rule, f.tasks, f.found) for f in findings(records)] == [(f.rule, f.tasks, f.found) for f in small]
 
 
-def test_nothing_is_judged_during_the_warm_up() -> None:
-    records = healthy()
-    for number, record in enumerate(records[:20]):
-        if number >= 12:
-            times('grad/', 1e4)(0, record.scalars, record.matrices)
-    assert not [finding for finding in findings(records[:20]) if finding.rule == 'exploding_gradient']
-
-
-@pytest.mark.parametrize('planted', [3, 7, 26])
-def test_a_jump_by_ten_orders_is_found_in_a_young_run(planted: int) -> None:
-    records = healthy()[:40]
-    for record in records[planted:]:
-        times('grad/', 1e10)(0, record.scalars, record.matrices)
-    found = [finding for finding in findings(records) if finding.rule == 'exploding_gradient']
-    assert [finding.found <= EVERY * (planted + 6) for finding in found] == [True]
-
-
-def test_a_gradient_that_was_zero_has_not_exploded() -> None:
-    records = healthy()
-    for record in records[:6]:
-        times('grad/', 0.0)(0, record.scalars, record.matrices)
-    assert not [finding for finding in findings(records) if finding.rule == 'exploding_gradient']
-
-
-def test_heads_are_those_of_the_model() -> None:
-    assert len(HEADS) == 4
-    assert dataclasses.is_dataclass(RULES[0])
-
-
-@pytest.mark.parametrize(('factor', 'found'), [(1.0, False), (3.0, False), (20.0, True)])
+@pytest.mark.parametrize(('factor', 'found'), [(1.0, False), (1.3, False), (20.0, True)])
 def test_the_loss_of_a_single_task_jumps(factor: float, found: bool) -> None:
     chance = np.random.default_rng(0)
-    diagnosis = Diagnosis({})
+    diagnosis = Diagnosis({}, figures=DECLARED)
     for index in range(100):
         loss = float(np.exp(0.1 * chance.normal())) * (factor if index >= 60 else 1.0)
         diagnosis.observe(Record(5 * index, {'noreduce_value_loss': loss, 'noreduce_policy_loss': 1.0}))
@@ -228,4 +200,4 @@ def test_the_loss_of_a_single_task_jumps(factor: float, found: bool) -> None:
     if found:
         assert jumps[0].tasks == ()
         assert jumps[0].since >= 300
-        assert jumps[0].sentence.startswith('The value loss has risen')
+        assert 'value_loss has risen' in jumps[0].sentence

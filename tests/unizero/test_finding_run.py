@@ -43,7 +43,7 @@ def broken_run(rank: int, folder: str) -> dict[str, Any]:
     from ding.framework import task
     from ding.framework.context import OnlineRLContext
 
-    from benchmarks.faults.plants import make_fault
+    from benchmarks.faults.kinds import KINDS
     from ding_normmon import NormMonitor, init_writer
     from ding_normmon.ranks import reducer as reduce
     from ding_normmon.ranks.decisions import leader as decision_poster
@@ -63,7 +63,7 @@ def broken_run(rank: int, folder: str) -> dict[str, Any]:
         )  # fmt: skip
         run.watch(monitor)
         if rank == 1:
-            fault, sample = make_fault('nan_rewards', run, 1), run.learner._sampler.sample
+            fault, sample = KINDS['nan_rewards'](run, (1,), 1.0), run.learner._sampler.sample
             begun = False
 
             def sample_with_fault() -> Any:

@@ -13,7 +13,7 @@ from torch import nn
 from ding_normmon.unizero.run import MultiTaskRun
 from ding_normmon.unizero.task_batch import TaskBatch
 
-__all__ = ['Batches', 'Fault', 'HEADS']
+__all__ = ['HEADS', 'Batches', 'Fault']
 
 Batches = list[TaskBatch]
 

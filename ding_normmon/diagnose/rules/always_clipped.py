@@ -31,7 +31,9 @@ class AlwaysClipped(Rule):
         'gradients. Look at which task makes the gradient large.'
     )
     words: ClassVar[Words] = {
-        'en': {'all': 'All of the last {records:g} gradients were clipped, in the median to {middle:.2g} of their norm.'},
+        'en': {
+            'all': 'All of the last {records:g} gradients were clipped, in the median to {middle:.2g} of their norm.',
+        },
         'zh': {
             'all': '最近 {records:g} 个梯度全部被裁剪，中位数只剩原范数的 {middle:.2g}。',
             'advice': '使用 SGD 时，步长由阈值决定：提高阈值并降低学习率。Adam 和 AdamW 会把这个倍数再除掉，步长不变，'

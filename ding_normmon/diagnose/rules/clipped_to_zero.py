@@ -55,5 +55,5 @@ class ClippedToZero(Rule):
                 norms = {'grad/model/_total_norm', f'grad/{model}/_total_norm'} & window.record.scalars.keys()
                 evidence = {name: coefficient, **{norm: window.record.scalars[norm] for norm in sorted(norms)}}
                 largest = max((window.record.scalars[norm] for norm in norms), default=0.0)
-                values = {'model': model, 'norm': largest}
+                values: dict[str, float | str] = {'model': model, 'norm': largest}
                 yield Sign('sized' if norms else 'zero', group=model, evidence=evidence, values=values)

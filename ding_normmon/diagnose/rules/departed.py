@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -74,6 +74,7 @@ class _Departed(Rule):
         stage: the stage.
 
     Options:
+        threshold: how many times the usual threshold a departure must reach.
         points: number of points that must be away before it becomes a finding; 2 of what is measured rarely.
     """
 
@@ -83,17 +84,19 @@ class _Departed(Rule):
     confirm: int = 1
     clear: int = 12
     warmup: int = 8
+    threshold: float = 1.0
     points: int = 4
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign for each task that has left its past alone, and one for what all tasks share."""
         by_owner: dict[tuple[str, int | None], list[tuple[float, Departure]]] = {}
         for departure in window.departures.current:
-            if departure.figure.stage == self.stage and not window.is_summary(departure.name):
+            if departure.figure.stage == self.stage and not window.is_summary(departure):
                 scope, task, strength = window.owner(departure)
                 by_owner.setdefault((scope, task), []).append((strength, departure))
         for (scope, task), departures in by_owner.items():
             strength, strongest = max(departures, key=lambda entry: entry[0])
+            strength /= max(self.threshold, 1e-6)
             if strongest.age < (min(self.points, 2) if strongest.is_rare else self.points):
                 strength = min(strength, _UNCONFIRMED)
             others = {departure.name: departure.level for _, departure in departures[:6]}
@@ -234,14 +237,14 @@ class GradientJump(_Departed):
     name: ClassVar[str] = 'gradient_jump'
     advice: ClassVar[str] = (
         'Look at what has changed on the way from the loss to the gradient: loss weights, the sum or mean over the '
-        'batch, detached or frozen parts. Adam and AdamW cancel a constant factor after some steps; the share of a task '
-        'in shared parts stays wrong.'
+        'batch, detached or frozen parts. Adam and AdamW cancel a constant factor after some steps; the share of a '
+        'task in shared parts stays wrong.'
     )
     words: ClassVar[Words] = _words(
         'the gradient norm of {part}',
         ' {part} 的梯度范数',
-        '查看从损失到梯度之间的变化：损失权重、批次上的求和或平均、被分离或冻结的部分。Adam 和 AdamW 会在若干步后抵消常数倍数，'
-        '但任务在共享部分中的占比仍是错的。',
+        '查看从损失到梯度之间的变化：损失权重、批次上的求和或平均、被分离或冻结的部分。'
+        'Adam 和 AdamW 会在若干步后抵消常数倍数，但任务在共享部分中的占比仍是错的。',
     )
     reads: ClassVar[tuple[str, ...]] = ('grad/', 'grad_local/')
     stage: ClassVar[Stage] = 'gradient'

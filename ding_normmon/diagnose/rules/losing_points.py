@@ -30,7 +30,8 @@ class LosingPoints(Rule):
         'zh': {
             'ranks': '记录中缺少 {amount:g} 个 rank。',
             'lost': '监视器丢失了数据：{reason}，{amount:g} 次。',
-            'advice': '日志对每个原因记录一次。缺少 rank：查看是否有缓慢或已退出的 rank，或提高 deadline。写入目标：查看磁盘。',
+            'advice': '日志对每个原因记录一次。缺少 rank：查看是否有缓慢或已退出的 rank，'
+            '或提高 deadline。写入目标：查看磁盘。',
         },
     }
     reads: ClassVar[tuple[str, ...]] = ('monitor/',)
@@ -47,5 +48,5 @@ class LosingPoints(Rule):
             yield Sign('ranks', group='ranks', evidence=evidence, values={'amount': missing})
         for name, amount in window.matching(r'monitor/lost/.+').items():
             reason = name.removeprefix('monitor/lost/')
-            values = {'amount': amount, 'reason': reason}
+            values: dict[str, float | str] = {'amount': amount, 'reason': reason}
             yield Sign('lost', group=reason, evidence={name: amount}, values=values)

@@ -30,8 +30,8 @@ class MissingData(Rule):
     words: ClassVar[Words] = {
         'en': {
             'one': '{task}: none of its data has reached the learner for {since:g} records.',
-            'several': '{task}: none of its data has reached the learner for {since:g} records, and of {others:g} other '
-            'tasks none either.',
+            'several': '{task}: none of its data has reached the learner for {since:g} records, and of {others:g} '
+            'other tasks none either.',
         },
         'zh': {
             'one': '{task}：已有 {since:g} 条记录没有任何数据到达学习器。',

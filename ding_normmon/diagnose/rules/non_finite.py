@@ -46,7 +46,8 @@ class NonFinite(Rule):
         'zh': {
             'task': '{task}：{what} 中有 {count:g} 个元素为 NaN 或无穷大。',
             'shared': '{what} 中有 {count:g} 个元素为 NaN 或无穷大。',
-            'advice': '查看所指迭代中该任务的奖励、目标和损失；在计算损失前裁剪或丢弃非有限值；若权重已受影响，回到上一个检查点。',
+            'advice': '查看所指迭代中该任务的奖励、目标和损失；在计算损失前裁剪或丢弃非有限值；'
+            '若权重已受影响，回到上一个检查点。',
         },
     }
     follows: ClassVar[bool] = False

@@ -173,4 +173,3 @@ def _is_compared(name: str) -> bool:
 
 def _padded(row: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float64]:
     return row if len(row) >= count else np.concatenate([row, np.zeros(count - len(row))])
-
