@@ -659,18 +659,18 @@ MUTATIONS = (
     ),
     # -- judged
     Mutation(
-        'contrast: of the others the task itself',
-        'diagnose/contrast.py',
-        'ascending[low + (place <= low)]',
-        'ascending[low + (place < low)]',
-        ('tests/diagnose/test_contrast.py',),
+        'past: points that are away enter it',
+        'diagnose/departures.py',
+        'normal = ~state[',
+        'normal = True | ~state[',
+        ('tests/diagnose/test_departures.py',),
     ),
     Mutation(
-        'contrast: tasks of another metric',
-        'diagnose/contrast.py',
-        'part = slice(start, start := start + len(rows))',
-        'part = slice(0, len(rows))',
-        ('tests/diagnose/test_contrast.py',),
+        'departures: what the other tasks do too is this one\'s',
+        'diagnose/window.py',
+        'if together >= 0.5:',
+        'if False:',
+        ('tests/diagnose/test_departures.py',),
     ),
     # -- rows
     Mutation(

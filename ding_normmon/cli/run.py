@@ -56,13 +56,13 @@ def command(
 
 
 def read_settings(settings: tuple[str, ...]) -> dict[str, Any]:
-    """Return a configuration from words such as ``preset=full`` and ``rules.head_growth=False``.
+    """Return a configuration from words such as ``preset=full`` and ``rules.weight_jump=False``.
 
     Raises:
         ConfigurationError: no ``=``.
 
-    >>> read_settings(('monitor_norm_freq=10', 'preset=full', 'rules.head_growth=false', "task_names=['Pong']"))
-    {'monitor_norm_freq': 10, 'preset': 'full', 'rules': {'head_growth': False}, 'task_names': ['Pong']}
+    >>> read_settings(('monitor_norm_freq=10', 'preset=full', 'rules.weight_jump=false', "task_names=['Pong']"))
+    {'monitor_norm_freq': 10, 'preset': 'full', 'rules': {'weight_jump': False}, 'task_names': ['Pong']}
     """
     from ding_normmon.core.config import ConfigurationError
 

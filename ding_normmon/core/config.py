@@ -268,7 +268,7 @@ def _rules(value: object) -> str | None:
     ok = isinstance(value, Mapping) and all(
         isinstance(name, str) and (isinstance(change, (bool, Mapping))) for name, change in value.items()
     )
-    return None if ok else "a mapping of rules to False or to their options, such as {'head_growth': False}"
+    return None if ok else "a mapping of rules to False or to their options, such as {'weight_jump': False}"
 
 
 def _on_finding(value: object) -> str | None:

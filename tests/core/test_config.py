@@ -19,7 +19,7 @@ WRONG: dict[str, list[Any]] = {
     'module_groups': [None, 'transformer', [('a', 'b')], 5],
     'diagnose': [1, 0, 'yes', None],
     'history': [1, 0, 'yes', None],
-    'rules': [None, 'head_growth', ['head_growth'], {'head_growth': None}, {'head_growth': 3}, {3: False}],
+    'rules': [None, 'weight_jump', ['weight_jump'], {'weight_jump': None}, {'weight_jump': 3}, {3: False}],
     'on_finding': [None, 'halt', True, ['stop'], {'error': 'halt'}, {'error': None}, {3: 'stop'}],
     'deadline': [0, -1.0, '60', None, True, float('nan'), float('inf')],
     'setup_timeout': [0, -1.0, '60', None, True, float('nan'), float('inf')],

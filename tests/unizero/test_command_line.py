@@ -99,9 +99,9 @@ def test_every_key_that_a_complete_configuration_has_can_be_named():
 
 
 def test_on_finding_is_set_as_a_word_or_in_detail():
-    _, _, config = run('--set', 'policy.monitor.on_finding=stop', '--set', 'policy.monitor.rules.head_growth=false')
+    _, _, config = run('--set', 'policy.monitor.on_finding=stop', '--set', 'policy.monitor.rules.weight_jump=false')
     assert config.policy.monitor.on_finding == 'stop'
-    assert config.policy.monitor.rules == {'head_growth': False}
+    assert config.policy.monitor.rules == {'weight_jump': False}
     _, _, config = run(
         '--set', 'policy.monitor.on_finding=warn', '--set', 'policy.monitor.on_finding.error=checkpoint',
         '--set', 'policy.monitor.on_finding.non_finite=stop',

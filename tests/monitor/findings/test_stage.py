@@ -288,13 +288,13 @@ def test_diagnose_ends_with_what_is_the_matter(
         command_line.main()
     assert (left.value.code or 0) == code
     printed = capsys.readouterr().out
-    assert ('exploding_gradient' in printed.split('not_judged')[0].split('Not judged')[0]) == bool(code)
+    assert ('gradient_jump' in printed.split('not_judged')[0].split('Not judged')[0]) == bool(code)
 
 
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--rules', 'exploding'], 'the nearest is exploding_gradient'),
+        (['--rules', 'gradient_jumps'], 'the nearest is gradient_jump'),
         (['--format', 'xml'], 'xml'),
         (['--nonsense'], 'nonsense'),
     ],

@@ -1,0 +1,91 @@
+"""Figures against their past: every kind of change, and what is no change."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ding_normmon.core.record import Record
+from ding_normmon.diagnose.departures import Departure
+from ding_normmon.diagnose.window import Window
+from ding_normmon.metrics import DECLARED
+
+
+def run(series: dict[str, list[float]], every: int = 5) -> list[tuple[int, tuple[Departure, ...], Window]]:
+    window = Window({}, DECLARED)
+    states = []
+    for number in range(len(next(iter(series.values())))):
+        window.add(Record(every * number, {name: values[number] for name, values in series.items()}))
+        states.append((every * number, window.departures.current, window))
+    return states
+
+
+def noisy(level: float, points: int, seed: int = 0, spread: float = 0.1) -> list[float]:
+    return (level * np.exp(spread * np.random.default_rng(seed).normal(size=points))).tolist()
+
+
+@pytest.mark.parametrize('name', ['grad/encoder/_total_norm', 'logits/policy/abs_max', 'norm/encoder/_total_norm'])
+@pytest.mark.parametrize(('factor', 'away'), [(1.0, False), (30.0, True), (1 / 30, True)])
+def test_a_level_that_jumps(name: str, factor: float, away: bool) -> None:
+    spread = 0.01 if name.startswith('norm/') else 0.1
+    states = run({name: noisy(2.0, 40, spread=spread) + noisy(2.0 * factor, 12, 1, spread)})
+    strongest = [max((d.strength for d in current), default=0.0) for _, current, _ in states]
+    assert max(strongest[:40]) < 1
+    assert (max(strongest[40:]) >= 1) == away
+
+
+def test_a_sign_that_turns_is_a_change() -> None:
+    states = run({'data/reward/mean': noisy(1.0, 40) + [-value for value in noisy(1.0, 8)]})
+    (departure,) = states[-1][1]
+    assert departure.strength >= 1
+    assert departure.level < 0 < departure.past
+
+
+def test_a_slow_drift_of_data_is_a_change_and_that_of_weights_is_not() -> None:
+    drifting = [1.0] * 60 + [1.01 ** (5 * number) for number in range(60)]
+    states = run({'data/reward/max': drifting, 'norm/encoder/_total_norm': drifting})
+    names = {departure.name for _, current, _ in states for departure in current if departure.strength >= 1}
+    assert 'data/reward/max' in names
+    late = {departure.name for departure in states[-1][1] if departure.strength >= 1}
+    assert 'norm/encoder/_total_norm' not in late
+
+
+def test_a_loss_near_zero_may_fluctuate_but_not_come_back() -> None:
+    start = [3.0, 1.0, 0.3, 0.1, 0.03]
+    near_zero = noisy(1e-3, 60, spread=1.5)
+    calm = run({'noreduce_value_loss': start + near_zero})
+    assert not any(d.strength >= 1 for _, current, _ in calm for d in current)
+    back = run({'noreduce_value_loss': start + near_zero + noisy(3.2, 6)})
+    assert any(d.strength >= 1 for d in back[-1][1])
+
+
+def test_a_level_that_stays_changed_does_not_become_normal() -> None:
+    states = run({'grad/encoder/_total_norm': noisy(1.0, 30) + noisy(100.0, 80, 1)})
+    assert all(current and current[0].strength >= 1 for _, current, _ in states[33:])
+
+
+def test_repeated_values_are_one_measurement() -> None:
+    values = np.repeat(noisy(1.0, 20), 5).tolist()
+    window = run({'grad/encoder/_total_norm': values})[-1][2]
+    assert not window.departures.current
+
+
+def test_every_iteration_is_judged_like_every_fifth() -> None:
+    values = noisy(1.0, 60) + noisy(50.0, 12, 1)
+    often = np.repeat(values, 5).tolist()
+    seldom = run({'data/observation_change/mean': values})
+    dense = run({'data/observation_change/mean': often}, every=1)
+    first = [next(i for i, current, _ in states if any(d.strength >= 1 for d in current)) for states in (seldom, dense)]
+    assert first[0] == first[1]
+
+
+@pytest.mark.parametrize(('changed', 'owner'), [([2], ('task', 2)), ([0, 1, 2, 3], ('all', None))])
+def test_whose_a_departure_is(changed: list[int], owner: tuple[str, int | None]) -> None:
+    series = {
+        f'grad/head_policy_task{task}/_total_norm': noisy(1.0, 40, task)
+        + noisy(100.0 if task in changed else 1.0, 8, task)
+        for task in range(4)
+    }
+    states = run(series)
+    owners = {states[-1][2].owner(departure)[:2] for departure in states[-1][1] if departure.strength >= 1}
+    assert owners == {owner}
