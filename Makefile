@@ -83,8 +83,8 @@ lint: env  ## style, types and the direction of imports
 	@$(RUN) mypy
 	@.venv/bin/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-logo --no-cache
 
-faults: env  ## record runs with planted faults (54, resumable) and print how many the rules find: JOBS
-	@$(RUN) benchmarks.planted_faults --jobs $(JOBS)
+faults: env  ## record runs with planted faults (75, resumable) and print how many the rules find: ARGS
+	@$(RUN) benchmarks.planted_faults $(ARGS)
 
 PEERS := build/peers
 

@@ -159,11 +159,7 @@ class Window:
         if self._heads_known != len(self._families):
             self._heads_known = len(self._families)
             self._heads = {
-                kind: [
-                    (name.split('/')[1], name)
-                    for name in self._families
-                    if _HEAD.fullmatch(name) and name.startswith(kind)
-                ]
+                kind: [(name.split('/')[1], name) for name in self._families if re.fullmatch(_HEAD.format(kind), name)]
                 for kind in ('norm', 'grad')
             }
         return self._heads[family]

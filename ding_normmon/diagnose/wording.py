@@ -65,12 +65,18 @@ def sentence(
 
 
 def sentence_of(finding: Finding, language: str = 'en') -> str:
-    """Return what a finding says, in English where its rule has no words in the language."""
+    """Return what a finding says, in English where its rule has no words in the language.
+
+    A finding that was read from a file may lack what the sentence needs; it says then what it said when it was made.
+    """
     words = _words().get(finding.rule, {})
     if not finding.wording or finding.wording.removesuffix('+') not in words.get(language, {}):
         return finding.sentence
-    tasks = dict(zip(finding.tasks, finding.task_names, strict=True))
-    return sentence(words, finding.wording, finding.values, tasks, language)
+    tasks = dict(zip(finding.tasks, finding.task_names, strict=False))
+    try:
+        return sentence(words, finding.wording, finding.values, tasks, language)
+    except (KeyError, ValueError, TypeError):
+        return finding.sentence
 
 
 def advice_of(finding: Finding, language: str = 'en') -> str:

@@ -42,3 +42,9 @@ def test_a_finding_is_told_in_the_language_of_the_reader() -> None:
 def test_what_has_no_words_stays_as_it_was_said() -> None:
     finding = Finding('somebodys', 'info', 3, 5, 'English.', 'Look.')
     assert (sentence_of(finding, 'zh'), advice_of(finding, 'zh')) == ('English.', 'Look.')
+
+
+@pytest.mark.parametrize('values', [{}, {'part': 'x', 'past': 'high', 'level': 1.0}])
+def test_a_damaged_finding_says_what_it_said(values: dict[str, float | str]) -> None:
+    finding = Finding('gradient_jump', 'info', 3, 5, 'As told.', '', (1, 2), (), wording='task_risen', values=values)
+    assert sentence_of(finding, 'zh') == 'As told.'

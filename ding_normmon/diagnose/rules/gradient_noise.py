@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ding_normmon.core.finding import Severity
 from ding_normmon.diagnose.past import SPREAD_OF_MAD
 from ding_normmon.diagnose.points import median
 from ding_normmon.diagnose.rule import Rule, Sign
@@ -43,6 +44,7 @@ class GradientNoise(Rule):
     }
     reads: ClassVar[tuple[str, ...]] = ('grad/',)
 
+    severity: Severity = 'info'
     variation: float = 1.0
     records: int = 40
 
