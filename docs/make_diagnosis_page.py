@@ -75,13 +75,14 @@ A finding keeps its rule, the key of its sentence and its values. `sentence_of(f
 
 ## How good they are
 
-`make faults` trains real runs of the multi-task policy on small tasks (`benchmarks/faults/record_run.py`) with a fault
-of one of NUMBER_OF_KINDS kinds planted. Strength, task, time, duration, number of tasks, learning rate and batch size
-are drawn at random. Every iteration is recorded; other frequencies are made of that. A third of the kinds, chosen by a hash
-of the name among those that no rule was ever written for, was not looked at while thresholds were set. A fault counts
-as found if a warning or an error names what is at fault: that task; or no single task where optimizer, network or schedule
-are. What one rank does wrong to its tasks is planted in one process; what ranks must agree on is checked by invariants.
-Runs are short, so that many could be recorded; at every 20 iterations there are three or four records before the fault.
+`make faults` trains real runs of the multi-task policy on small tasks (`benchmarks/faults/record_run.py`) with a
+fault of one of NUMBER_OF_KINDS kinds planted. Strength, task, time, duration, number of tasks, learning rate and
+batch size are drawn at random. Every iteration is recorded; other frequencies are made of that. A third of the kinds,
+chosen by a hash of the name among those that no rule was ever written for, was not looked at while thresholds were
+set. A fault counts as found if a warning or an error names what is at fault: that task; or no single task where
+optimizer, network or schedule are. What one rank does wrong to its tasks is planted in one process; what ranks must
+agree on is checked by invariants. Runs are short, so that many could be recorded; at every 20 iterations there are
+three or four records before the fault.
 
 """
 
@@ -104,10 +105,10 @@ occur in a training loop here, and some more, are planted in plain loops, on two
 error.
 
 Four are left out: two errors of inference and of set-up (`transformers-23723`, `transformers-17877`), a mixture of
-experts that stalls (`deepspeed-5794`), and a normalisation that is not initialised when a model is evaluated before it
-is trained (`pytorch-51800`). `lightning-thunder-725` (autocast) and `stackoverflow-67180955` (workers with one seed) are
-there from the first step in the original; here they begin later, because what is so from the beginning counts as what
-the run does.
+experts that stalls (`deepspeed-5794`), and a normalisation that is not initialised when a model is evaluated before
+it is trained (`pytorch-51800`). `lightning-thunder-725` (autocast) and `stackoverflow-67180955` (workers with one
+seed) are there from the first step in the original; here they begin later, because what is so from the beginning
+counts as what the run does.
 
 SILENT_ERRORS
 
