@@ -137,7 +137,7 @@ class Monitor(StepMonitor):
         return INERT if self._loop is None else self._loop.learner_step
 
     def describe(self) -> str:
-        """Return what is measured of the loop, and which invariants cannot be checked, because nothing shows them so far.
+        """Return what is measured of the loop, and which invariants nothing shows so far.
 
         Example:
             >>> import torch
