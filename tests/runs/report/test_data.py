@@ -25,7 +25,8 @@ from ding_normmon.runs.history_file import HistoryFile
 from ding_normmon.runs.report.curves import POINTS, STEPS, deviations, over_iterations, stretches
 from ding_normmon.runs.report.data import page_data
 from ding_normmon.runs.report.layout import chinese, lay_out
-from ding_normmon.runs.report.page import ASSETS, SCRIPTS, STYLES, render_page
+from ding_normmon.runs.report.page import render_page
+from ding_normmon.runs.report.parts import ASSETS, SCRIPTS, STYLES
 from ding_normmon.runs.state import state_of
 from tests.runs.report.sample_runs import HOSTILE, broken_run, sample_run
 
