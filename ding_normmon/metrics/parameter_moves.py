@@ -46,8 +46,9 @@ _FLATTER = 0.01
 _SAMPLED = 8
 """Words of a parameter that are looked at, as long as one of them changes in every step."""
 
-_RESTS = 3
-"""Where every parameter has moved, one of so many measured steps is looked at; before, each."""
+_RESTS = 2
+"""Where every parameter has moved, one of so many measured steps is looked at; before that, each."""
+
 _figure = partial(Figure, section=INVARIANTS_SECTION, hook_point='`backward_end`, `step_end`', chart=BROKEN_CHART)
 
 
@@ -62,8 +63,8 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
     hundredth of its largest, excuses a parameter, and nothing is expected of one that has not moved from the beginning.
 
     To see that a parameter has moved, eight of its words are enough. A parameter in which those stood still is read as
-    a whole in the next measured steps, and only then can it be called still. Once everything moves, two of three
-    measured steps are left out.
+    a whole in the next measured steps, and only then can it be called still. Once everything moves, every
+    other measured step is left out.
     """
 
     name: ClassVar[str] = 'parameter_moves'
