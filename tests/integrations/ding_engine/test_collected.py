@@ -12,6 +12,7 @@ from easydict import EasyDict
 from torch import nn
 
 from ding_normmon import NormMonitor
+from ding_normmon.core.record import Record
 from ding_normmon.diagnose import Sign, Window
 from ding_normmon.diagnose.invariants import Invariant
 from ding_normmon.integrations.ding_engine.collected import observe_writer
@@ -46,12 +47,16 @@ def test_returns_of_a_pipeline_are_in_the_next_record_and_in_no_other() -> None:
     policy = Policy()
     monitor = NormMonitor(EasyDict(monitor_norm_freq=2), policy, destinations=[], rules=[FallingReturn()])
     evaluated = {1: 3.5, 4: -7.0}
+    records: list[Record] = []
     for iteration in range(6):
         value = evaluated.get(iteration, -np.inf)
-        monitor(SimpleNamespace(train_iter=iteration, env_step=10 + iteration**2, eval_value=value))
+        ctx = SimpleNamespace(train_iter=iteration, env_step=10 + iteration**2, eval_value=value)
+        monitor(ctx)
+        # Those that are complete by now.
+        records += ctx.monitor_records
         policy._forward_learn(None)
     monitor.close()
-    records = monitor.monitor.take_records()
+    records += monitor.monitor.take_records()
     returns = {record.iteration: record.scalars.get('return/eval/mean') for record in records}
     assert returns == {0: None, 2: 3.5, 4: -7.0}
     rates = {record.iteration: record.scalars.get('data/env_steps_per_iteration') for record in records}
