@@ -106,8 +106,8 @@
       const wanted = this.scale ?? this.page.state.scale;
       if (wanted === 'linear') return false;
       if (wanted === 'fit' && this.spec.scale !== 'log') return false;
-      const values = curves.flatMap(({ y }) => y);
-      return values.some((value) => value > 0) && (wanted === 'log' || !values.some((value) => value < 0));
+      const has = (fits) => curves.some(({ y }) => y.some(fits));
+      return has((value) => value > 0) && (wanted === 'log' || !has((value) => value !== null && value < 0));
     }
 
     /** Return the colour and width of a curve in the present state of the page. */
@@ -161,10 +161,11 @@
       this.hasFocus = Boolean(focus) && this.lines.some((one) => this.page.isIn(focus, one))
         && (this.own.mini || !focus.key || focus.tasks.size > 0 || focus.key === this.spec.key);
       this.log = this.isLog(this.lines);
+      const positive = (y) => (this.log ? y.map((value) => (value > 0 ? value : null)) : y);
       // On a logarithmic scale logarithms are smoothed: one spike must not lift what comes behind it.
-      const logOf = (y) => y.map((value) => (value > 0 ? Math.log(value) : null));
-      const smoothed = (y) => (this.log ? smooth(logOf(y), state.smoothing).map((v) => (v === null ? null : Math.exp(v))) : smooth(y, state.smoothing));
-      if (this.log || state.smoothing) this.lines = this.lines.map((one) => ({ ...one, y: smoothed(one.y) }));
+      const through = (to, y, from) => smooth(y.map((v) => (v === null ? null : to(v))), state.smoothing).map((v) => (v === null ? null : from(v)));
+      const smoothed = (y) => (!state.smoothing ? y : this.log ? through(Math.log, y, Math.exp) : smooth(y, state.smoothing));
+      if (this.log || state.smoothing) this.lines = this.lines.map((one) => ({ ...one, y: smoothed(positive(one.y)) }));
       this.findOutliers();
       this.looks = this.lines.map((one) => this.look(one));
       this.plot?.destroy();
