@@ -504,8 +504,8 @@ MUTATIONS = (
     Mutation(
         'monitor: iteration 0 does not count',
         'monitor/monitor.py',
-        'return iteration % self.frequency == 0 or',
-        'return iteration > 0 and iteration % self.frequency == 0 or',
+        '            iteration % self.frequency == 0\n',
+        '            iteration > 0 and iteration % self.frequency == 0\n',
         (*MONITOR, '-k', 'points_stand'),
     ),
     Mutation(
