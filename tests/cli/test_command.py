@@ -55,6 +55,7 @@ WRONG = {
     'export': ['nowhere', '--to', 'csv'],
     'check': ['nowhere'],
     'serve': ['nowhere'],
+    'blackbox': ['nowhere'],
 }
 
 
