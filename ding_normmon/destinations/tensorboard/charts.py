@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from ding_normmon.core.figures import Figures
 from ding_normmon.core.metric_names import ANY_TASK, of_all_tasks, task_in, without_task
-from ding_normmon.destinations.tensorboard.tags import tag_of_figure
 
 __all__ = ['Category', 'Chart', 'arrange', 'tag_of', 'title_of_task']
 
@@ -205,5 +204,5 @@ def _without_common(names: list[str]) -> list[str]:
 
 def _expression(stems: Iterable[str]) -> str:
     """Return the regular expression that matches exactly these figures; ``_task{i}`` matches any task."""
-    escaped = [re.escape(tag_of_figure(stem)).replace(re.escape(ANY_TASK), r'_task\d+') for stem in stems]
+    escaped = [re.escape(stem).replace(re.escape(ANY_TASK), r'_task\d+') for stem in stems]
     return f'^{escaped[0]}$' if len(escaped) == 1 else f'^(?:{"|".join(escaped)})$'

@@ -21,7 +21,7 @@ from ding_normmon.destinations.tensorboard.event_file import append_event, flush
 from ding_normmon.destinations.tensorboard.figure_summaries import FigureSummaries
 from ding_normmon.destinations.tensorboard.heatmap import draw_matrix, is_drawn, load_matplotlib
 from ding_normmon.destinations.tensorboard.resume import drop_records
-from ding_normmon.destinations.tensorboard.tags import overview, tag_of_figure
+from ding_normmon.destinations.tensorboard.tags import overview
 
 __all__ = ['TensorBoard', 'hide_abandoned', 'write_record']
 
@@ -69,8 +69,7 @@ def write_record(
     values = _pictures(file_writer, record)
     if beside is not None:
         values += beside(record, shown)
-    tagged = {tag_of_figure(name): value for name, value in shown.items()}
-    summary = (summaries or FigureSummaries()).of({**overview(shown, figures), **tagged})
+    summary = (summaries or FigureSummaries()).of({**overview(shown, figures), **shown})
     if values:
         summary = Summary(value=[*summary.value, *values])
     if summary.value:

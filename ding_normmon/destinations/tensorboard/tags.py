@@ -1,8 +1,7 @@
-"""Under which tags TensorBoard gets the figures, so that its *Scalars* and *Time Series* tabs open on what matters.
+"""Headlines once more under tags that TensorBoard's *Scalars* and *Time Series* tabs show first.
 
 These tabs sort tags by the alphabet, make a group of everything before the first slash, and open the first groups only.
-So headlines are written a second time in a group that sorts before all others, and LightZero's per-task losses, whose
-names have no slash and would be a group each, share one.
+Every figure keeps its own name as its tag.
 """
 
 from __future__ import annotations
@@ -12,36 +11,22 @@ from collections.abc import Mapping
 from ding_normmon.core.figures import Figures
 from ding_normmon.core.metric_names import task_in
 
-__all__ = ['LOSSES', 'OVERVIEW', 'figure_of', 'overview', 'tag_of_figure']
+__all__ = ['OVERVIEW', 'figure_of', 'overview']
 
 OVERVIEW = '0_overview/'
 """Begins the tags of headlines that are written a second time; digits sort first in TensorBoard."""
-
-LOSSES = 'losses/'
-"""Begins the tags of LightZero's ``noreduce_*`` figures; its name follows unchanged."""
 
 _MOST = 12
 """Cards on the first page of a group."""
 
 
-def tag_of_figure(name: str) -> str:
-    """Return the tag of a figure.
-
-    >>> tag_of_figure('noreduce_value_loss_task3'), tag_of_figure('grad/encoder/_total_norm')
-    ('losses/noreduce_value_loss_task3', 'grad/encoder/_total_norm')
-    """
-    return f'{LOSSES}{name}' if name.startswith('noreduce_') else name
-
-
 def figure_of(tag: str) -> str | None:
     """Return the figure of a tag; None for the second copy of a headline.
 
-    >>> figure_of('losses/noreduce_value_loss_task3'), figure_of('losses/mine'), figure_of('0_overview/grad/encoder')
-    ('noreduce_value_loss_task3', 'losses/mine', None)
+    >>> figure_of('noreduce_value_loss_task3'), figure_of('0_overview/grad/encoder')
+    ('noreduce_value_loss_task3', None)
     """
-    if tag.startswith(OVERVIEW):
-        return None
-    return tag.removeprefix(LOSSES) if tag.startswith(f'{LOSSES}noreduce_') else tag
+    return None if tag.startswith(OVERVIEW) else tag
 
 
 def overview(scalars: Mapping[str, float], figures: Figures) -> dict[str, float]:

@@ -1,11 +1,11 @@
-"""Tags and titles of TensorBoard's own tabs: what opens first, one group of losses, and the names of the tasks."""
+"""Tags and titles of TensorBoard's own tabs: what opens first, and the names of the tasks."""
 
 from __future__ import annotations
 
 import pytest
 
 from ding_normmon.destinations.tensorboard.charts import arrange
-from ding_normmon.destinations.tensorboard.tags import OVERVIEW, figure_of, overview, tag_of_figure
+from ding_normmon.destinations.tensorboard.tags import OVERVIEW, figure_of, overview
 from ding_normmon.metrics import DECLARED
 
 ATARI = [
@@ -49,7 +49,7 @@ def figures(tasks: int) -> list[str]:
 
 def test_tags_and_figures_are_one_to_one() -> None:
     names = [*figures(3), 'losses/mine', 'collect/Pong/return']
-    assert [figure_of(tag_of_figure(name)) for name in names] == names
+    assert [figure_of(name) for name in names] == names
     assert {figure_of(tag) for tag in overview(dict.fromkeys(names, 1.0), DECLARED)} == {None}
 
 
@@ -79,8 +79,8 @@ def test_few_tasks_are_named_in_every_title() -> None:
     assert all(title.endswith('(0 Empty-8x8, 1 FourRooms)') for title in of_tasks)
 
 
-def test_the_layout_looks_for_losses_where_they_are() -> None:
+def test_the_layout_has_the_losses_together_under_lightzeros_names() -> None:
     (losses,) = [category for category in arrange(figures(2), {}, DECLARED) if category.title == 'Losses and returns']
     assert {chart.expression for chart in losses.charts} == {
-        r'^losses/noreduce_value_loss_task\d+$', r'^losses/noreduce_obs_loss_task\d+$',
+        r'^noreduce_value_loss_task\d+$', r'^noreduce_obs_loss_task\d+$',
     }  # fmt: skip
