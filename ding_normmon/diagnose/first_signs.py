@@ -33,6 +33,7 @@ _RATIO = 3.0
 _ABOVE, _JUMP = 1.5, 1.5
 _SPREADS = 8.0
 _MOST = 48
+_ENDS, _LAST = ('exception', 'death'), 3
 _NONFINITE = 'monitor/nonfinite/'
 
 _STAGES = (
@@ -221,6 +222,10 @@ def incident_of(
         every: iterations from one watched step to the next.
     """
     found = _departures(window, opened)
+    if kind in _ENDS:
+        # Whatever ends a run shows in its last steps, if it shows at all.
+        last = window.iterations[-_LAST:].min(initial=opened)
+        found = [entry for entry in found if entry.iteration >= last]
     first = tuple(entry for entry in found if not entry.metric.startswith(PARAMETERS))[:_MOST]
     task = _first_task(first)
     if task is None and len(at_fault) == 1 and not first:

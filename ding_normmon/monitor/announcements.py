@@ -10,6 +10,8 @@ from ding_normmon.monitor.foundation import Foundation
 
 __all__ = ['about_run', 'call_exception', 'first_line']
 
+_LONGEST = 200
+
 
 def first_line(config: MonitorConfig, watches: bool, has_box: bool) -> str:
     """Return what is published and watched, what that may cost, and how it is switched off.
@@ -51,6 +53,8 @@ def call_exception(error: BaseException, iteration: int) -> tuple[str, str]:
     >>> call_exception(ValueError('odd.'), 7)[0]
     'ValueError: odd, in the learner step of iteration 7.'
     """
-    what = f'{type(error).__name__}: {error}'[:1000].rstrip('.')
+    # The text of an exception may be a tensor of a thousand lines.
+    first, *more = str(error).strip().splitlines() or ['']
+    what = f'{type(error).__name__}: {first[:_LONGEST].rstrip(".")}' + ('...' if more or len(first) > _LONGEST else '')
     text = ''.join(traceback.format_exception(type(error), error, error.__traceback__))[-4000:]
     return f'{what}, in the learner step of iteration {iteration}.', text

@@ -126,13 +126,15 @@ def test_a_run_that_ends_leaves_a_small_file_and_no_incident(tmp_path: Path) -> 
 def test_an_exception_is_told_with_its_steps(tmp_path: Path) -> None:
     def after_step(iteration: int) -> None:
         if iteration == 41:
-            raise ArithmeticError('no such number')
+            raise ArithmeticError('no such number\n' + 1000 * 'and another line\n')
 
     with pytest.raises(ArithmeticError):
         train(tmp_path, 100, after_step)
     [incident] = read_run(tmp_path).incidents
     assert incident.kind == 'exception'
-    assert 'ArithmeticError: no such number' in incident.reason
+    # The optimizer had stepped, so that the next learner step had begun.
+    assert incident.reason == 'ArithmeticError: no such number..., in the learner step of iteration 42.'
+    assert (incident.task, incident.first) == (None, ())
     assert incident.window.iterations.tolist() == list(range(0, 41, 2))
     assert 'ArithmeticError' in CliRunner().invoke(command, [str(tmp_path)]).output
 
