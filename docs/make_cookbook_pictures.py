@@ -189,7 +189,7 @@ def representation_collapses() -> None:
         Panel('dormant units of the encoder', r'plasticity/encoder/dormant_tau0\.1'),
         Panel('effective rank of the tokens', r'plasticity/x_token_task\d+/effective_rank'),
     )
-    draw('representation_collapses', recorded('dead_encoder-0'), panels, 'representation_jump')
+    draw('representation_collapses', recorded('dead_encoder-0'), panels, 'update_jump')
 
 
 def loss_explodes() -> None:

@@ -20,7 +20,7 @@ class Loader(base_plugin.TBLoader):
     def load(self, context: Any) -> NormmonPlugin | None:
         """Return the plugin; None if a package that it needs is missing."""
         if importlib.util.find_spec('pyarrow') is None:
-            logger.warning('normmon: no tab, because pyarrow is missing: pip install "ding_normmon[report]"')
+            logger.warning('normmon: no tab, because pyarrow is missing: pip install pyarrow')
             return None
         return NormmonPlugin(context)
 
