@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
@@ -14,11 +15,12 @@ from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.kernels.bit_sums import bit_sums, combined, folded
+from ding_normmon.metrics.kernels.squares import SquareSums
 from ding_normmon.metrics.sections import INVARIANTS_SECTION
 from ding_normmon.rows.moments import COUNT, MEAN, constant_numbers, device_row_of
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
-__all__ = ['TargetDistance', 'relative_distance']
+__all__ = ['RelativeDistance', 'TargetDistance']
 
 _AT_ONCE = 1 << 22
 """Elements whose differences are in memory at a time, about: 16 MiB in float32."""
@@ -26,25 +28,43 @@ _AT_ONCE = 1 << 22
 _FIGURES = {'distance': 'target/distance', 'fingerprint': 'monitor/fingerprint/target'}
 
 
-@torch.no_grad()
-def relative_distance(online: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-    """Return the L2 norm of the difference of two models over that of the first, in float64.
+class RelativeDistance:
+    """L2 norm of the difference of two models over that of the first, added in float64.
+
+    Arguments:
+        online: tensors with the shapes, dtypes and the device to come.
 
     Example:
-        >>> round(float(relative_distance([torch.tensor([3.0, 4.0])], [torch.tensor([3.0, 3.0])])), 6)
+        >>> online, target = [torch.tensor([3.0, 4.0])], [torch.tensor([3.0, 3.0])]
+        >>> round(float(RelativeDistance(online)(online, target)), 6)
         0.2
     """
-    squares: list[Tensor] = []
-    first = elements = 0
-    for stop, parameter in enumerate(online, 1):
-        elements += parameter.numel()
-        if elements >= _AT_ONCE or stop == len(online):
-            # On an accelerator each call is a launch or two, however many tensors there are.
+
+    def __init__(self, online: Sequence[Tensor]) -> None:
+        self.shapes = _shapes(online)
+        ends = itertools.accumulate(tensor.numel() for tensor in online)
+        self._spans: list[tuple[int, int, SquareSums]] = []
+        for _, chunk in itertools.groupby(enumerate(ends), lambda entry: entry[1] // _AT_ONCE):
+            places = [place for place, _ in chunk]
+            first, stop = places[0], places[-1] + 1
+            self._spans.append((first, stop, SquareSums(online[first:stop])))
+
+    @torch.no_grad()
+    def __call__(self, online: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+        """Return the distance, shape (); NaN where a number is not finite."""
+        totals = torch.zeros(2, dtype=torch.float64, device=online[0].device)
+        for first, stop, squares in self._spans:
             mine = list(online[first:stop])
-            both = (list(torch._foreach_sub(mine, list(target[first:stop]))), mine)
-            squares += [torch.stack(torch._foreach_norm(part, 2, torch.float64)).square().sum() for part in both]
-            first, elements = stop, 0
-    return (torch.stack(squares[::2]).sum() / torch.stack(squares[1::2]).sum()).sqrt()
+            # On an accelerator each call is a launch or two, however many tensors there are.
+            for place, tensors in enumerate((torch._foreach_sub(mine, list(target[first:stop])), mine)):
+                sums, nonfinite = torch.empty(2, len(mine), dtype=torch.float64, device=totals.device).unbind()
+                squares(list(tensors), sums, nonfinite)
+                totals[place] += torch.where(nonfinite > 0, torch.nan, sums).sum()
+        return (totals[0] / totals[1]).sqrt()
+
+
+def _shapes(tensors: Sequence[Tensor]) -> list[tuple[torch.Size, torch.dtype, torch.device]]:
+    return [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
 
 
 class TargetDistance(Metric):
@@ -79,6 +99,7 @@ class TargetDistance(Metric):
     stretchable: ClassVar[bool] = True
 
     def __init__(self) -> None:
+        self._distance: RelativeDistance | None = None
         self._models: Callable[[], tuple[nn.Module, nn.Module] | None] = lambda: None
 
     def follow(self, models: Callable[[], tuple[nn.Module, nn.Module] | None]) -> None:
@@ -92,10 +113,12 @@ class TargetDistance(Metric):
         if models is None or models[0] is models[1]:
             return
         online, target = ([parameter.detach() for parameter in model.parameters()] for model in models)
-        alike = [(p.shape, p.dtype, p.device) for p in online] == [(p.shape, p.dtype, p.device) for p in target]
-        if not online or not alike or any(map(is_sharded, online)):
+        shapes = _shapes(online)
+        if not online or shapes != _shapes(target) or any(map(is_sharded, online)):
             return
-        values = (relative_distance(online, target), folded(combined(bit_sums(target))))
+        if self._distance is None or self._distance.shapes != shapes:
+            self._distance = RelativeDistance(online)
+        values = (self._distance(online, target), folded(combined(bit_sums(target))))
         for name, value in zip(_FIGURES, values, strict=True):
             key = RowKey(self.name, name)
             if isinstance(value, Tensor) and not rows.on_host:
