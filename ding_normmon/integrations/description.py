@@ -8,7 +8,8 @@ from typing import Any
 
 from ding_normmon.diagnose.invariants import EXACT, EXPECTED
 from ding_normmon.integrations.adapter import Adapter
-from ding_normmon.integrations.observe.hook_points import EVIDENCE, NO_OPTIMIZER, Holder, HookPoints
+from ding_normmon.integrations.observe.hook_points import EVIDENCE, NO_OPTIMIZER, HookPoints
+from ding_normmon.integrations.observe.stepping import Holder
 from ding_normmon.integrations.publishing_policy import PublishingAdapter
 from ding_normmon.metrics import Clipping
 from ding_normmon.monitor.monitor import StepMonitor

@@ -15,12 +15,10 @@ evidence: what lies in another's ``.grad`` at that moment may be of an earlier s
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +32,11 @@ from ding_normmon.integrations.observe.clip_calls import clip_calls_observed
 from ding_normmon.integrations.observe.collectives import collectives_observed
 from ding_normmon.integrations.observe.grad_scaler import LossScaling, scaler_steps_observed
 from ding_normmon.integrations.observe.optimizer_steps import optimizer_steps_observed
+from ding_normmon.integrations.observe.stepping import Holder, StepListener, Stepping, one_at_a_time
 from ding_normmon.metrics.clipping import Clipping
 from ding_normmon.metrics.learner_steps import LearnerSteps
 
-__all__ = ['EVIDENCE', 'NO_OPTIMIZER', 'STEP_FUNCTION', 'Holder', 'HookPoints', 'StepListener']
+__all__ = ['EVIDENCE', 'NO_OPTIMIZER', 'STEP_FUNCTION', 'HookPoints']
 
 EVIDENCE = {
     'policy': 'the policy itself',
@@ -49,45 +48,6 @@ EVIDENCE = {
 NO_OPTIMIZER = '(no optimizer)'
 STEP_FUNCTION = torch.optim.Optimizer.profile_hook_step(lambda optimizer: None).__code__
 """The function of torch's in which all optimizers' steps run, and which calls their hooks."""
-
-
-@dataclass(frozen=True)
-class Holder:
-    """An optimizer and the monitored parameters that it holds (their ``id``)."""
-
-    name: str
-    optimizer: Optimizer
-    parameters: frozenset[int]
-
-
-class StepListener(Protocol):
-    """Who tells from what happens where one learner step ends and the next begins."""
-
-    def clips(self, parameters: Set[int]) -> None:
-        """Called before the gradients of these monitored parameters (their ``id``) are clipped."""
-
-    def steps(self, holder: Holder) -> None:
-        """Called before an optimizer steps, or evaluates the closure that it steps with."""
-
-    def stepped(self, holder: Holder) -> None:
-        """Called when an optimizer has moved the weights."""
-
-    def skipped(self, holder: Holder) -> None:
-        """Called when a ``GradScaler`` has left an optimizer's step out, or taken it back."""
-
-
-Method = TypeVar('Method', bound=Callable[..., Any])
-
-
-def _one_at_a_time(method: Method) -> Method:
-    """Let only one thread at a time into the methods of an object that has a ``lock``."""
-
-    @functools.wraps(method)
-    def entered(self: Any, *args: Any) -> Any:
-        with self.lock:
-            return method(self, *args)
-
-    return cast(Method, entered)
 
 
 class HookPoints:
@@ -217,7 +177,7 @@ class HookPoints:
             undo.enter_context(clip_calls_observed(self))
             undo.enter_context(backward_calls_observed(self))
             undo.enter_context(collectives_observed(self))
-            steppings = [_Stepping(self, holder, listener) for holder in self._holders]
+            steppings = [Stepping(self, holder, listener) for holder in self._holders]
             pairs = [(holder.optimizer, stepping) for holder, stepping in zip(self._holders, steppings, strict=True)]
             undo.enter_context(optimizer_steps_observed(pairs))
             for scaler in self._scaling.scalers():
@@ -286,7 +246,7 @@ class HookPoints:
         self._fired += 1
         step.backward_end(scale, parameters, replace, as_read)
 
-    @_one_at_a_time
+    @one_at_a_time
     def before_clip(self, parameters: list[Tensor]) -> None:
         """Take a clip call as evidence."""
         self.told = True
@@ -305,7 +265,7 @@ class HookPoints:
         own = holder.parameters - self._shared()
         return bool(own & clipped) if own else holder.parameters <= clipped
 
-    @_one_at_a_time
+    @one_at_a_time
     def after_clip(self, parameters: list[Tensor], coefficient: Callable[[], Tensor | float] | None) -> None:
         """Take the coefficient of a clip call, where somebody wants it."""
         clipped = {id(parameter) for parameter in parameters} & set(self._group_of)
@@ -325,7 +285,7 @@ class HookPoints:
         others = {key for parameter, key in self._group_of.items() if parameter in trained} - set(groups)
         return '+'.join(groups) if others else 'model'
 
-    @_one_at_a_time
+    @one_at_a_time
     def backward_begins(self, roots: Sequence[Any]) -> dict[int, tuple[int, int]] | None:
         """Note what the gradients are, where they have been read before: that tells what the pass has reached."""
         if not self._step.due or not self._is_read or self._is_elsewhere(roots):
@@ -336,7 +296,7 @@ class HookPoints:
         """Tell whether a pass is about other models: another thread may be changing these gradients meanwhile."""
         return several_threads() and not reaches(roots, self._group_of.keys())
 
-    @_one_at_a_time
+    @one_at_a_time
     def backward_ended(self, before: dict[int, tuple[int, int]] | None, roots: Sequence[Any]) -> None:
         """Read the gradients that a backward pass has reached; more of them may come."""
         if not self._step.due or self._fired_by_policy():
@@ -363,7 +323,7 @@ class HookPoints:
         if any('momentum' in str(kind) for kind in kinds) and isinstance(self._step, LearnerStep) and self._is_read:
             self._step.compare_gradients(holder.parameters, self._name_of(set(holder.parameters)))
 
-    @_one_at_a_time
+    @one_at_a_time
     def collective(self) -> None:
         """Take what was read back: the ranks may be adding up their gradients, which is no clipping."""
         self._is_read = False
@@ -386,81 +346,3 @@ class HookPoints:
             if gradient is not None:
                 found[key] = id(gradient), gradient._version
         return found
-
-
-class _Stepping:
-    """One optimizer's steps."""
-
-    def __init__(self, points: HookPoints, holder: Holder, listener: StepListener) -> None:
-        self.lock = points.lock
-        self._points = points
-        self._watched = holder
-        self._listener = listener
-        self._by_scaler = False
-        self._moved = False
-
-    @property
-    def _holder(self) -> Holder:
-        # Its parameters are others where the model's were replaced.
-        name = self._watched.name
-        return next((holder for holder in self._points.holders_watched if holder.name == name), self._watched)
-
-    @_one_at_a_time
-    def enter(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Begin a step of the optimizer; return its arguments where one of them has to be another."""
-        self._points.note_step(self._holder, self._by_scaler)
-        self._listener.steps(self._holder)
-        # The hook is given the optimizer itself as the first argument as well.
-        closure = kwargs.get('closure', args[1] if len(args) > 1 else None)
-        if not callable(closure):
-            self._points.conclude([self._holder], 'scaler' if self._by_scaler else 'step')
-            return None
-        # Its gradients do not exist before it has been called; where it clips them, the clip call comes first.
-        watched = self._watched_closure(closure)
-        if 'closure' in kwargs:
-            return args, {**kwargs, 'closure': watched}
-        return (args[0], watched, *args[2:]), kwargs
-
-    def _watched_closure(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        def evaluate() -> Any:
-            loss = closure()
-            # Further evaluations, as LBFGS makes them, are at other weights than those of the learner step.
-            with self.lock:
-                self._points.conclude([self._holder], 'step')
-            return loss
-
-        return evaluate
-
-    @_one_at_a_time
-    def leave(self, *_: Any) -> None:
-        """End a step of the optimizer."""
-        self._moved = True
-        self._points.compare(self._holder)
-        if self._by_scaler and _found_inf(self._watched.optimizer):
-            self._listener.skipped(self._holder)
-        else:
-            self._listener.stepped(self._holder)
-
-    @_one_at_a_time
-    def enter_scaler(self) -> None:
-        """Begin the scaler's step, which may leave the optimizer's out."""
-        self._by_scaler, self._moved = True, False
-
-    @_one_at_a_time
-    def unscaled(self) -> None:
-        """Read the gradients again, which the scaler has divided by its scale."""
-        self._points.read_gradients(self._holder.parameters)
-
-    @_one_at_a_time
-    def leave_scaler(self, raised: bool) -> None:
-        """End the scaler's step."""
-        self._by_scaler = False
-        if not self._moved and not raised:
-            self._listener.skipped(self._holder)
-
-
-def _found_inf(optimizer: Optimizer) -> bool:
-    """Tell whether a fused optimizer, which a scaler always steps, was told to move nothing."""
-    found = getattr(optimizer, 'found_inf', None)
-    # What lies on an accelerator is not waited for.
-    return isinstance(found, Tensor) and found.device.type == 'cpu' and float(found) > 0

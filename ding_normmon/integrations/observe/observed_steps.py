@@ -22,7 +22,8 @@ from torch import Tensor
 
 from ding_normmon.core.step import INERT, Clip, InertLearnerStep, LearnerStep
 from ding_normmon.integrations.observe.call_site import CallSite
-from ding_normmon.integrations.observe.hook_points import STEP_FUNCTION, Holder, HookPoints
+from ding_normmon.integrations.observe.hook_points import STEP_FUNCTION, HookPoints
+from ding_normmon.integrations.observe.stepping import Holder
 from ding_normmon.metrics.learner_steps import LearnerSteps
 from ding_normmon.monitor.monitor import StepMonitor
 

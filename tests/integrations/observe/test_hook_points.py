@@ -10,7 +10,8 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 
 from ding_normmon import Monitor
-from ding_normmon.integrations.observe.hook_points import Holder, HookPoints
+from ding_normmon.integrations.observe.hook_points import HookPoints
+from ding_normmon.integrations.observe.stepping import Holder
 
 
 class Listener:
