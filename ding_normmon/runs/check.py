@@ -13,7 +13,7 @@ import numpy as np
 from ding_normmon.destinations.tensorboard.frames import read_frames
 from ding_normmon.runs.format import Encoder
 from ding_normmon.runs.header import Header
-from ding_normmon.runs.history_file import is_history_name
+from ding_normmon.runs.read import histories_of
 from ding_normmon.runs.read_events import event_files
 from ding_normmon.runs.read_history import begins_at, damage_sentences, kept_until, run_of
 from ding_normmon.runs.run import Run, RunError
@@ -46,19 +46,22 @@ def check_run(path: Path) -> list[Checked]:
         RunError: there are none.
     """
     if path.is_dir():
-        histories = sorted(file for file in path.iterdir() if is_history_name(file.name) and file.is_file())
+        histories = list(histories_of(path).values())
         events = event_files(path)
     else:
-        histories = [path] if path.suffix == '.arrows' and path.is_file() else []
+        histories = [[path]] if path.suffix == '.arrows' and path.is_file() else []
         events = [path] if 'tfevents' in path.name and path.is_file() else []
     if not histories + events:
         raise RunError(f'{path} holds neither a history file (history.arrows) nor event files: it is no run')
-    found = [_history(file) for file in histories] + [_events(file) for file in events]
-    for checked in found[1 : len(histories)]:
-        checked.warnings.append(
-            'another run wrote it while the first file was in use; readers of the folder leave it out'
-        )
-    return found
+    found = []
+    for of_folder in histories:
+        for number, file in enumerate(of_folder):
+            found.append(_history(file))
+            if number:
+                found[-1].warnings.append(
+                    'another run wrote it while the first file was in use; readers of the folder leave it out'
+                )
+    return found + [_events(file) for file in events]
 
 
 def _history(path: Path) -> Checked:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ding_normmon.core.install import install_command
 from ding_normmon.runs.run import Run, RunError
 
-__all__ = ['read_run']
+__all__ = ['histories_of', 'read_run']
 
 _TASK_OF_RETURN = 'collect/return_task'
 
@@ -53,7 +53,7 @@ def _read(path: Path) -> Run:
         raise RunError(f'{path} is no history file (.arrows), event file or export (.parquet, .csv, .json)')
     from ding_normmon.runs.read_events import event_files
 
-    histories = _histories(path)
+    histories = histories_of(path)
     files = event_files(path)
     if not histories and not files and not _has_box(path):
         raise RunError(f'{path} holds neither a history file (history.arrows) nor event files: it is no run')
@@ -95,7 +95,7 @@ def _with_death(run: Run, path: Path) -> Run:
     return run if death is None else replace(run, incidents=[*run.incidents, death])
 
 
-def _histories(path: Path) -> dict[Path, list[Path]]:
+def histories_of(path: Path) -> dict[Path, list[Path]]:
     """Return the history files of a run by the folder they are in; of those below only where it has none itself."""
     from ding_normmon.runs.history_file import is_history_name
 

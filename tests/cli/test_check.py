@@ -29,6 +29,18 @@ def test_a_whole_run_with_a_branch(tmp_path: Path) -> None:
         assert part in text, (part, text)
 
 
+def test_the_history_below_a_folder_of_lightzeros_is_checked(tmp_path: Path) -> None:
+    folder = tmp_path / 'log' / 'serial'
+    folder.mkdir(parents=True)
+    write(folder / FILE_NAME, [sample(number) for number in range(5)])
+    code, text = check(tmp_path)
+    assert code == 0, text
+    assert '5 records of iterations 0 to 4' in text
+    data = (folder / FILE_NAME).read_bytes()
+    (folder / FILE_NAME).write_bytes(data[:2000] + b'?' + data[2001:])
+    assert check(tmp_path)[0] == 2
+
+
 @pytest.mark.parametrize(
     ('harm', 'code', 'said'),
     [

@@ -130,17 +130,19 @@ def test_resume_without_a_checkpoint_is_one_message(tmp_path):
 
 
 @pytest.mark.full
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(('before', 'after'), [(2, 1), (1, 2)])
 def test_resume_with_another_number_of_ranks(tmp_path, before, after):
     """Every iteration and every task once, in history and event file alike."""
     folder = tmp_path / 'run'
-    train(before, folder, '--max-train-iter', '20', checkpoint__frequency=10)
-    train(after, folder, '--max-train-iter', '35', '--resume')
+    small = {'tasks': TASKS[:2], 'random_policy__episodes': 0, 'evaluate__frequency': 0, 'timeout': 400}
+    train(before, folder, '--max-train-iter', '10', **small)
+    train(after, folder, '--max-train-iter', '20', '--resume', **small)
     curves, history = scalars(folder), read_run(folder / 'history.arrows')
-    for name in ('norm/encoder/_total_norm', 'grad/encoder/_total_norm', 'grad/head_value_task3/_total_norm'):
-        assert [step for step, _ in curves[name]] == list(range(0, 35, 5)), name
-        assert history.series[name].iterations.tolist() == list(range(0, 35, 5)), name
-    assert len(history.tasks) == 4
+    for name in ('norm/encoder/_total_norm', 'grad/encoder/_total_norm', 'grad/head_value_task1/_total_norm'):
+        assert [step for step, _ in curves[name]] == [0, 5, 10, 15], name
+        assert history.series[name].iterations.tolist() == [0, 5, 10, 15], name
+    assert len(history.tasks) == 2
     assert set(history.series['monitor/missing_ranks'].values.tolist()) == {0.0}
 
 
