@@ -226,7 +226,7 @@ def died() -> None:
         Panel('value loss', r'noreduce_value_loss_task\d+', log=True),
     )
     setting = Setting(growth=1.03, clip=None)
-    draw('died', trained(setting, setting.change_at), panels, 'gradient_jump')
+    draw('died', trained(setting, setting.change_at), panels, 'learning_rate')
 
 
 REMEDIES: dict[str, Setting] = {
