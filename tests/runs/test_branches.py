@@ -146,7 +146,8 @@ def test_matrices_notes_and_findings_of_an_abandoned_branch_are_not_shown(tmp_pa
 
 def test_nothing_of_an_abandoned_branch_is_taken_out_of_the_files(tmp_path: Path) -> None:
     state = train(tmp_path, range(20), 1, saved_at=10)
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    # A black box is a ring: it forgets.
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.suffix != '.ring'}
     train(tmp_path, range(10, 15), 1, state)
     for path, data in before.items():
         after = path.read_bytes()
