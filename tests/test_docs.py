@@ -215,6 +215,7 @@ def test_a_public_name_has_a_sentence_and_an_example(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_the_pages_are_built_without_a_warning(tmp_path: Path) -> None:
     command = [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-b', 'html', 'docs', str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -188,6 +188,7 @@ class TestCleanEnvironment:
         assert done.stderr.splitlines()[-1] == f'ImportError: {needs}'
 
     @pytest.mark.parametrize('compiler', [pytest.param('cc', marks=needs_compiler), 'no-such-compiler'])
+    @pytest.mark.full
     def test_the_source_archive_installs(
         self, built: Path, clean_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str
     ) -> None:

@@ -55,7 +55,7 @@ class Past:
         >>> for value in range(8):
         ...     past.add(np.array([0]), np.array([float(value)]))
         >>> past.middle_and_spread(np.array([0]), np.zeros(1), np.array([False]))[0].tolist()
-        [3.0]
+        [2.0]
     """
 
     def __init__(self, length: int, whole: bool = False) -> None:

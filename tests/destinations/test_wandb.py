@@ -132,6 +132,7 @@ def train(folder: Path, iterations: range, state: dict[str, int] | None = None, 
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_resumed_run_is_a_new_run_of_the_same_group(folder: Path) -> None:
     """What is abandoned cannot be taken out of a run that wandb has; a resumed one does not write into it."""
     state = train(folder / 'first', range(12), saved_at=5)

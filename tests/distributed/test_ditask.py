@@ -47,6 +47,7 @@ def run(folder: Path) -> tuple[list[dict[str, Any]], dict[str, list[int]], str]:
     return [json.loads((folder / f'node{node}.json').read_text()) for node in range(3)], curves, output
 
 
+@pytest.mark.full
 def test_records_of_the_learner_reach_the_process_that_owns_the_event_file(tmp_path: Path) -> None:
     nodes, curves, output = run(tmp_path)
     assert [node['wrapped'] for node in nodes] == [True, False, False]

@@ -234,6 +234,7 @@ def logged_once(outcome: Outcome, *words: str) -> None:
 
 
 @pytest.mark.parametrize('fault', [name for name in FAULTS if name != 'collectives'])
+@pytest.mark.full
 def test_the_weights_are_those_without_a_monitor(outcomes: list[dict[str, Outcome]], fault: str) -> None:
     for rank in range(3):
         assert_same_weights(outcomes[rank][fault], rank)

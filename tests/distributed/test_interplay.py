@@ -85,6 +85,7 @@ def results() -> list[dict[tuple[str, int], tuple[Record, dict[str, np.ndarray]]
 
 @pytest.mark.parametrize('size', [256, 4096])
 @pytest.mark.parametrize('name', LAYOUTS)
+@pytest.mark.full
 def test_conflict_and_updates_do_not_depend_on_the_layout(results: Any, name: str, size: int) -> None:
     record, _ = results[0][name, size]
     reference, _ = one_step([range(TASKS)], 0, size)

@@ -94,6 +94,7 @@ def results() -> list[dict[str, tuple[str, float]]]:
         ('alike', 'started', 'started'),
     ],
 )
+@pytest.mark.full
 def test_the_other_rank_fails_at_once(
     results: list[dict[str, tuple[str, float]]], way: str, name: str, on_rank_0: str, on_rank_1: str
 ) -> None:

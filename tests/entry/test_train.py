@@ -119,6 +119,7 @@ def test_a_killed_run_that_is_resumed_has_each_monitored_iteration_once(tmp_path
         assert set(range(0, done + 20, 5)) - set(steps) <= {done - 10, done - 5}
 
 
+@pytest.mark.full
 def test_resume_without_a_checkpoint_is_one_message(tmp_path):
     result = subprocess.run(
         command(1, tmp_path / 'nothing', '--resume'),
@@ -147,6 +148,7 @@ def test_resume_with_another_number_of_ranks(tmp_path, before, after):
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)])
+@pytest.mark.full
 def test_a_signal_ends_all_ranks_with_a_checkpoint(tmp_path, number):
     folder = tmp_path / 'interrupted'
     process = subprocess.Popen(
@@ -170,6 +172,7 @@ def test_a_signal_ends_all_ranks_with_a_checkpoint(tmp_path, number):
     assert len(set(state['shared_digests'])) == 1
 
 
+@pytest.mark.full
 def test_one_process_trains_tasks_of_different_shapes(tmp_path):
     folder = tmp_path / 'mixed'
     output = train(1, folder, '--max-train-iter', '10', config='mixed')
@@ -195,6 +198,7 @@ def test_more_ranks_than_tasks(tmp_path):
     assert [step for step, _ in curves['norm/head_value_task1/_total_norm']] == [0, 5]
 
 
+@pytest.mark.full
 def test_ranks_that_disagree_all_end_and_name_the_key(tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))

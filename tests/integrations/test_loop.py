@@ -170,6 +170,7 @@ def test_nothing_is_said_where_there_is_something(caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_it_is_said_when_the_process_ends() -> None:
     program = (
         'import torch\n'

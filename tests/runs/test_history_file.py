@@ -146,6 +146,7 @@ with Monitor(model, {'monitor_norm_freq': 1}, optimizer=optimizer, destinations=
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_sigterm_in_the_middle_of_training_leaves_what_was_written(tmp_path: Path) -> None:
     """As a cluster ends a job: the process dies at once, and what is in the file is whole."""
     path = tmp_path / FILE_NAME

@@ -253,6 +253,7 @@ def test_the_middleware_collects_samples_and_trains(small_policy):
     collector.close()
 
 
+@pytest.mark.full
 def test_the_learner_stops_at_the_last_iteration(small_policy):
     policy = small_policy
     buffers = {task_id: TaskReplayBuffer(policy.task_cfg(task_id)) for task_id in policy.task_ids}
@@ -273,6 +274,7 @@ def test_the_learner_stops_at_the_last_iteration(small_policy):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_the_evaluator_is_due_every_so_often_and_at_the_end(small_policy):
     ctx = OnlineRLContext()
     evaluator = MultiTaskEvaluator(small_policy, environments(), frequency=10, episodes=2, max_train_iter=25)
@@ -304,6 +306,7 @@ def test_a_rank_without_tasks_does_nothing_and_does_not_fail():
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_two_atari_games_are_collected_and_trained_on():
     """The ScaleZero setting with a small batch: real games, the large model, one learner step."""
     from entry.configs.atari8 import config as atari8

@@ -116,6 +116,7 @@ def test_options_of_the_environments_change_the_tasks():
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['mixed', 'atari8', 'atari26'])
+@pytest.mark.full
 def test_every_configuration_is_complete(name):
     code, message, config = run('--config', name)
     assert (code, message) == (0, '')

@@ -99,6 +99,7 @@ def test_a_corrected_gradient_is_measured_and_conflict_stays(kind: type, aggrega
             assert abs(after / before - 1) > 1e-3
 
 
+@pytest.mark.full
 def test_the_sum_before_it_is_that_of_an_uncorrected_policy() -> None:
     _, corrected = train(Corrected, PCGrad, watch=True)
     _, plain = train(UniZeroMultitaskPolicy, PCGrad, watch=True)

@@ -52,6 +52,7 @@ def views(policy: UniZeroMultitaskPolicy) -> list[BoundModel]:
 
 
 @pytest.mark.parametrize('mixed', [False, True])
+@pytest.mark.full
 def test_interleaved_tasks_and_modes_are_as_isolated_ones(mixed: bool) -> None:
     alone = []
     for index in range(9):
@@ -109,6 +110,7 @@ def test_history_is_rebuilt_from_the_last_observation_after_a_learn_phase() -> N
     close(evaluate(policy, 0, 1, [0, 1]), expected)
 
 
+@pytest.mark.full
 def test_values_are_those_of_lightzeros_own_inference() -> None:
     """Roots and a chain of nodes, for several steps, until histories are shortened at every step."""
     policy = tiny_policy(2)

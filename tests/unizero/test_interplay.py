@@ -62,6 +62,7 @@ def train(steps: int, config: dict[str, Any] | None, mixed: bool = False) -> tup
 
 
 @pytest.mark.parametrize('mixed', [False, True])
+@pytest.mark.full
 def test_training_is_bitwise_the_same_with_everything_on(mixed: bool) -> None:
     plain, _ = train(10, None, mixed)
     watched, records = train(10, EVERYTHING, mixed)

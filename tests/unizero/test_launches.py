@@ -44,6 +44,7 @@ def test_basic_metrics_take_as_many_operations_for_any_number_of_tasks() -> None
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_metrics_of_several_tasks_without_their_backward_passes() -> None:
     assert added(26, **WITHOUT_BACKWARD_PASSES) <= 800
 

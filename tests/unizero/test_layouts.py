@@ -78,6 +78,7 @@ def test_two_ranks_are_as_one(two_ranks: Any, mixed: bool) -> None:
         compare(reference, [results[f'mixed={mixed}'][index] for results in two_ranks[0]], layout)
 
 
+@pytest.mark.full
 def test_more_ranks_than_tasks() -> None:
     layout: list[list[int]] = [[0], [1], []]
     settings = {**SETTINGS, 'task_loss_weight': None}

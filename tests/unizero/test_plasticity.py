@@ -298,6 +298,7 @@ def on_two_ranks(rank: int) -> list[list[Record]]:
 
 
 @pytest.mark.distributed
+@pytest.mark.full
 def test_a_record_does_not_depend_on_the_layout() -> None:
     reference_records = records_of_a_layout(0, LAYOUTS[0])
     for records in run_ranks(on_two_ranks, 2, timeout=150)[0]:

@@ -16,6 +16,7 @@ assert (logging.root.level, logging.root.manager.disable) == before, logging.roo
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_importing_everything_prints_nothing() -> None:
     done = subprocess.run([sys.executable, '-c', PROGRAM], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
