@@ -76,10 +76,10 @@ class Collection(Finishing):
         self._iteration = step.iteration
 
     def finish(self, rows: RowBuffer) -> None:
-        """Write what was noted."""
+        """Write what was noted; of a task that this rank does not train, another rank knows it too."""
         returns, self._returns = self._returns, {}
         for (where, task_id), values in returns.items():
-            if values:
+            if values and (task_id is None or task_id in self.setup.task_ids):
                 row = moments.row_of(np.array(values))
                 rows.write_numbers(RowKey(self.name, where, task_id), tuple(row.tolist()))
         if self._env_steps is not None:

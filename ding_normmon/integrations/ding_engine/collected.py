@@ -25,13 +25,13 @@ def collection_of(monitor: StepMonitor) -> Collection | None:
 def note_context(collection: Collection, ctx: Any) -> None:
     """Note what a pipeline's context says of its last loop: returns by task, or those of a single task."""
     if collection.setup.num_tasks is not None:
-        # Those of this package's pipeline are of all ranks, and every rank has them.
-        if collection.setup.rank > 0:
-            return
         for task_id, summary in (getattr(ctx, 'collect_summaries', None) or {}).items():
             collection.note_returns('collect', summary.returns, task_id)
         for task_id, value in (getattr(ctx, 'eval_returns', None) or {}).items():
             collection.note_returns('eval', [value], task_id)
+        # Of this package's pipeline every rank has those of all ranks.
+        if collection.setup.rank > 0:
+            return
     else:
         value = getattr(ctx, 'eval_value', None)
         # It is minus infinity in a loop that evaluates nothing.
