@@ -144,10 +144,10 @@ def _departures(window: DenseWindow, opened: int) -> list[Departure]:
 def _jumps(values: npt.NDArray[np.float64], left: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Return where figures jump off their level: a trend of a run that learns is no departure."""
     before = np.zeros_like(values)
-    known = np.nan_to_num(values)
+    known = np.nan_to_num(values, posinf=np.inf)
     before[1:] = known[:-1]
     before[2:] = np.maximum(before[2:], known[:-2])
-    return left & (np.nan_to_num(values, posinf=np.inf) >= _JUMP * before)
+    return left & (known / _JUMP >= before)
 
 
 def _highest_of_family(names: Sequence[str], past: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
