@@ -29,7 +29,7 @@ class ReplicasDiffer(Invariant):
         'weights, at whether every gradient is synchronised and clipped by the same factor on every rank, and at what '
         'one rank does alone.'
     )
-    reads: ClassVar[tuple[str, ...]] = ('monitor/replicas/compared',)
+    reads: ClassVar[tuple[str, ...]] = ('monitor/replicas/compared', 'broken/replicas/')
 
     def __post_init__(self) -> None:
         self._began_together: list[tuple[str, ...]] = []

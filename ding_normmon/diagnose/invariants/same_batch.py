@@ -54,7 +54,7 @@ class BatchRepeats(ExpectedInvariant):
         'Look at what draws the batch: an iterator made anew in every step, a generator seeded again, workers with the '
         'same seed, a replay buffer that is no longer filled.'
     )
-    reads: ClassVar[tuple[str, ...]] = ('inputs/', 'data/')
+    reads: ClassVar[tuple[str, ...]] = ('monitor/fingerprint/inputs', 'data/')
 
     factor: float = 4.0
 
