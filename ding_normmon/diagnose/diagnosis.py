@@ -145,7 +145,8 @@ class Diagnosis:
             if number <= rule.warmup or not (everything or rule.judges_all):
                 continue
             try:
-                signs = [_checked(sign) for sign in rule.signs(window)]
+                # The order in which a record names its figures says nothing.
+                signs = sorted(map(_checked, rule.signs(window)), key=lambda sign: (sign.tasks, sign.group or ''))
                 judged = tracker.observe(window, signs, self._follows(rule), number)
             except (Exception, SystemExit) as error:
                 self.switched_off[rule.name] = f'{type(error).__name__}: {error}'
