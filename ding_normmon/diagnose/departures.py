@@ -139,14 +139,17 @@ class Departures:
         figures: the declarations; figures that declare a stage of the learner step are judged.
         threshold: spreads at the threshold for a single figure; it grows with the logarithm of their number.
         release: smallest strength at which a figure counts as away.
+        repeats: whether the same value again is the last measurement, written once more.
 
     Attributes:
         current: the figures that are away in the newest record.
         learning_rate: that of shared parts; None where it is not known.
     """
 
-    def __init__(self, figures: Figures, threshold: float = 2.4, release: float = 0.65) -> None:
-        self._figures, self._threshold, self._release = figures, threshold, release
+    def __init__(
+        self, figures: Figures, threshold: float = 2.4, release: float = 0.65, repeats: bool = False
+    ) -> None:
+        self._figures, self._threshold, self._release, self._repeats = figures, threshold, release, repeats
         self._names: list[str] = []
         self._declared: list[Figure] = []
         self._tasks: list[int | None] = []
@@ -189,8 +192,7 @@ class Departures:
             values = np.where(is_step, values / self.learning_rate, values)
         elif self.learning_rate is not None:
             rows, values = rows[~is_step], values[~is_step]
-        # DI-engine's loggers write a value again and again until there is a new one; a norm is never the same twice.
-        again = state['is_measured_anew'][rows] & (values == self._recent[rows, -1]) & (values != 0)
+        again = state['ignores_repeats'][rows] & (values == self._recent[rows, -1]) & (values != 0)
         rows, values = rows[~again], values[~again]
         state['gap'][rows] = self._records - state['latest'][rows]
         state['latest'][rows] = self._records
@@ -245,7 +247,8 @@ class Departures:
                 tolerance = REWARDS
             entry['part'] = 0.0 if is_part else tolerance.zero
             entry['floor'] = 0.04 if is_part else tolerance.spread
-            entry['is_measured_anew'] = figure.stage in _MEASURED_ANEW
+            # What is frozen does not tell how fast it may move once it is trained.
+            entry['ignores_repeats'] = not tolerance.is_steady or (self._repeats and figure.stage == 'gradient')
             entry['is_step'] = figure.stage == 'update' and figure.kind == 'ratio'
             entry['drifts'] = not tolerance.is_steady
             entry['direction'] = float(tolerance.only_rises)
@@ -365,8 +368,6 @@ class Departures:
         )
 
 
-_MEASURED_ANEW = ('output', 'gradient', 'update', 'weight')
-
 _APART = 10.0
 
 _STATISTICS = ('mean', 'std', 'max', 'min')
@@ -395,7 +396,7 @@ _STATE = np.dtype(
         ('drifts', np.bool_),
         ('tells_size', np.bool_),
         ('is_step', np.bool_),
-        ('is_measured_anew', np.bool_),
+        ('ignores_repeats', np.bool_),
         ('latest', np.int64),
         ('gap', np.int64),
         ('is_ready', np.bool_),

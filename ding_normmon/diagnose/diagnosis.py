@@ -34,6 +34,8 @@ class Diagnosis:
         rules: further rules, which run after those of :data:`~ding_normmon.diagnose.rules.RULES`.
         options: settings by rule name: False switches the rule off, a mapping sets its options.
         figures: the declarations of the metrics; what they say decides what is judged and how.
+        repeats: whether the same value again is the last measurement, written once more, as DI-engine's loggers do
+            until there is a new one.
 
     Attributes:
         switched_off: rules that raised an exception, with its text; such a rule is not run again.
@@ -54,8 +56,9 @@ class Diagnosis:
         rules: Sequence[Rule] = (),
         options: Mapping[str, Mapping[str, Any] | bool] | None = None,
         figures: Figures | None = None,
+        repeats: bool = False,
     ) -> None:
-        self._window = Window(tasks, figures)
+        self._window = Window(tasks, figures, repeats)
         self._causes = Causes(self._window)
         self._trackers = [FindingTracker(rule) for rule in _configured(rules, options or {})]
         self._runnable, self._known = self._trackers, -1

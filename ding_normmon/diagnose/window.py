@@ -30,6 +30,7 @@ class Window:
     Arguments:
         tasks: global task id to name; ids that appear in metrics are added.
         figures: the declarations of the metrics.
+        repeats: whether the same value again is the last measurement, written once more.
 
     Attributes:
         points: the last points of every metric.
@@ -46,10 +47,10 @@ class Window:
         'Task 1 (Qbert)'
     """
 
-    def __init__(self, tasks: Mapping[int, str], figures: Figures | None = None) -> None:
+    def __init__(self, tasks: Mapping[int, str], figures: Figures | None = None, repeats: bool = False) -> None:
         self.tasks = dict(tasks)
         self.points = Points()
-        self.departures = Departures(Figures() if figures is None else figures)
+        self.departures = Departures(Figures() if figures is None else figures, repeats=repeats)
         self.record = Record(-1)
         self.gap = 1
         self._added = -1

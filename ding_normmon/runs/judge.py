@@ -71,7 +71,7 @@ def judge(
     Raises:
         ConfigurationError: a rule or an option that does not exist.
     """
-    diagnosis = Diagnosis(run.tasks, options=options, figures=DECLARED)
+    diagnosis = Diagnosis(run.tasks, options=options, figures=DECLARED, repeats=_repeats(run))
     was_judged = run.rules == rules_of_today() and (_JUDGED in run.series or bool(run.findings))
     if was_judged and not options and not again:
         records = max((len(series.values) for series in run.series.values()), default=0)
@@ -105,10 +105,15 @@ def diagnose(
     options: Mapping[str, Mapping[str, Any] | bool] | None = None,
 ) -> list[Finding]:
     """Apply the rules to a finished run; return every finding in its latest state."""
-    diagnosis = Diagnosis(run.tasks, rules, options, DECLARED)
+    diagnosis = Diagnosis(run.tasks, rules, options, DECLARED, _repeats(run))
     for record in measured_records(run):
         diagnosis.observe(record)
     return diagnosis.findings
+
+
+def _repeats(run: Run) -> bool:
+    """Return whether a run has no history: in event files a logger may have written a value many times."""
+    return run.is_ended is None
 
 
 _MEASURED = ('norm/', 'grad/', 'grad_local/', 'logits/', 'monitor/')
