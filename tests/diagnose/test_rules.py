@@ -201,3 +201,44 @@ def test_the_loss_of_a_single_task_jumps(factor: float, found: bool) -> None:
         assert jumps[0].tasks == ()
         assert jumps[0].since >= 300
         assert 'value_loss has risen' in jumps[0].sentence
+
+
+@pytest.mark.parametrize(('of_the_model', 'severity'), [(1.0, 'info'), (40.0, 'warning')])
+def test_a_first_reward_is_information_unless_the_whole_model_is_moved(of_the_model: float, severity: str) -> None:
+    def rewarded(since: int, scalars: dict[str, float], _: dict[str, Matrix]) -> None:
+        if since == 0:
+            scalars['data/reward_task1/max'] = scalars['data/reward_task1/abs_max'] = 0.9
+            for head in ('head_value', 'head_reward'):
+                scalars[f'grad/{head}_task1/_total_norm'] *= 300.0
+            for loss in ('value', 'reward'):
+                scalars[f'noreduce_{loss}_loss_task1'] *= 300.0
+            scalars['grad/model/_total_norm'] *= of_the_model
+
+    records = with_fault(rewarded)
+    for number, record in enumerate(records):
+        for task in TASKS:
+            if (number, task) != (PLANTED, 1):
+                record.scalars[f'data/reward_task{task}/max'] = record.scalars[f'data/reward_task{task}/abs_max'] = 0.0
+    (spike,) = [finding for finding in findings(records) if finding.rule == 'spike']
+    assert (spike.severity, spike.tasks, spike.found) == (severity, (1,), EVERY * PLANTED)
+    assert ('first rewards' in spike.sentence) == (severity == 'info')
+
+
+def test_a_spike_soon_after_a_first_reward_is_a_finding_of_its_own() -> None:
+    def rewarded(since: int, scalars: dict[str, float], _: dict[str, Matrix]) -> None:
+        if since in (0, 3):
+            scalars['data/reward_task1/max'] = 0.9
+            scalars['noreduce_reward_loss_task1'] *= 300.0 * (1 + since) ** 3
+
+    records = with_fault(rewarded)
+    for number, record in enumerate(records):
+        for name in [name for name in record.scalars if name.startswith('data/reward')]:
+            if number not in (PLANTED, PLANTED + 3):
+                record.scalars[name] = 0.0
+            elif 'task1' not in name:
+                record.scalars[name] = 0.0
+    spikes = [finding for finding in findings(records) if finding.rule == 'spike']
+    assert [(spike.severity, spike.found) for spike in spikes] == [
+        ('info', EVERY * PLANTED),
+        ('warning', EVERY * (PLANTED + 3)),
+    ]

@@ -20,6 +20,7 @@ __all__ = ['Spike']
 _CAUSES = ('learning rate', 'data', 'loss', 'head gradient', 'shared gradient', 'signals')
 _HARM = ('loss', 'head gradient', 'shared gradient')
 _NAMED = ('/_total_norm', '/max', '/abs_max', '/norm_max', '/std', '/mean')
+_OF_ALL = ('grad/model/', 'learning_rate/')
 _NAMES_KEPT = 4
 _BEGINS, _YOUNG = 100.0, 16
 
@@ -42,7 +43,10 @@ class Spike(Rule):
     One record is enough: what lasts for three iterations is in no more than one or two of them. What counts is a loss,
     a gradient or a rate that is ``alone`` times its highest value so far; or figures of two stages of the step (its
     data and its loss, say) that are both ``together`` times what they were in the last 128 records, of which a loss or
-    a gradient is higher than ever. A task that finds its first reward does the first half of that.
+    a gradient is higher than ever.
+
+    A task that finds its first reward looks like that too: where no task has had one of late, and the gradient norm of
+    the model has not jumped, this is only information.
 
     Options:
         alone: factor above the highest value of any task so far.
@@ -137,7 +141,26 @@ class Spike(Rule):
         task = max(strengths, key=lambda entry: (entry is not None, strengths[entry]))
         if 'learning rate' in stages.get(None, {}):
             task = None
-        return self._told(window, layout, values, recent, lately, task, max(strengths.values()))
+        is_first = self._is_first_reward(layout, values, recent, above, task, self.together * young)
+        return self._told(window, layout, values, recent, lately, task, max(strengths.values()), is_first)
+
+    @staticmethod
+    def _is_first_reward(
+        layout: _Layout,
+        values: npt.NDArray[np.float64],
+        recent: npt.NDArray[np.float64],
+        above: npt.NDArray[np.float64],
+        task: int | None,
+        limit: float,
+    ) -> bool:
+        """Return whether a task has a reward where none had one, and the gradient of all is as it was."""
+        begun = np.flatnonzero((recent == 0) & (values > 0)).tolist()
+        if not any(layout.tasks[place] == task and layout.names[place].startswith('data/reward') for place in begun):
+            return False
+        shared = [place for place, stage in enumerate(layout.stages) if stage in ('shared gradient', 'learning rate')]
+        # One shared part alone often jumps with a first reward, the whole model does not.
+        parts = [place for place in shared if layout.names[place].startswith(_OF_ALL)] or shared
+        return all(above[place] < limit for place in parts)
 
     def _told(
         self,
@@ -148,6 +171,7 @@ class Spike(Rule):
         lately: npt.NDArray[np.float64],
         task: int | None,
         strength: float,
+        is_first: bool,
     ) -> Sign:
         mine = [place for place in np.argsort(-lately).tolist() if layout.tasks[place] == task and lately[place] > 1]
         mine.sort(key=lambda place: (_CAUSES.index(layout.stages[place]), -lately[place]))
@@ -158,9 +182,12 @@ class Spike(Rule):
         )
         whose = '' if task is None else f'{window.call(task)}: '
         return Sign(
-            f'{whose}{what}.',
+            f'{whose}{what}{" with the first rewards" if is_first else ""}.',
             strength,
             tasks=() if task is None else (task,),
+            # A spike that comes soon after it is a finding of its own.
+            group='first rewards' if is_first else None,
+            severity='info' if is_first else None,
             evidence={layout.names[place]: float(values[place]) for place in mine[:8]},
         )
 
