@@ -517,7 +517,7 @@ MUTATIONS = (
     ),
     Mutation(
         'hook points: gradients before the closure has made them',
-        'integrations/observe/hook_points.py',
+        'integrations/observe/stepping.py',
         'if not callable(closure):',
         'if True:',
         ('tests/integrations/observe/test_training_loop.py', '-k', 'closure'),
