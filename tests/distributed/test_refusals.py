@@ -50,6 +50,7 @@ def learner_hook(config: dict[str, Any]) -> Any:
         rank=dist.get_rank(),
         exp_name=tempfile.mkdtemp(),
         last_iter=SimpleNamespace(val=0),
+        collector_envstep=0,
         register_hook=lambda hook: None,
     )
     hook = NormMonitorHook(config)
