@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 
 import hypothesis
 import numpy as np
@@ -16,6 +17,11 @@ torch.set_num_threads(1)
 # Two test processes share the cores, so a slow example says nothing; the same examples are drawn every time.
 hypothesis.settings.register_profile('ding_normmon', deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile('ding_normmon')
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it puts in the background without Ctrl-C, and every program that a test starts inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
