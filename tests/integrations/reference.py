@@ -18,9 +18,13 @@ from tests.models import ELSEWHERE
 
 @dataclass
 class Step:
-    """One learner step: weights before it, gradients when they were final, first output of each head with a graph."""
+    """One learner step: weights before it, gradients when they were final, first output of each head with a graph.
+
+    Of a target network also the weights before it, in the order of the model's.
+    """
 
     weights: dict[int, Tensor]
+    target: list[Tensor] | None = None
     gradients: dict[int, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
     stepped: list[int] = field(default_factory=list)
@@ -34,17 +38,26 @@ class Recorder:
         model: the model.
         heads: signal name, path of the module, key of the output.
         several: every optimizer step ends a learner step.
+        target: the target network, where there is one.
     """
 
-    def __init__(self, model: nn.Module, heads: Mapping[str, tuple[str, str]], several: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        heads: Mapping[str, tuple[str, str]],
+        several: bool,
+        target: nn.Module | None = None,
+    ) -> None:
         self.model = model
+        self.target = target
         self.heads = heads
         self.several = several
         self.steps: list[Step] = []
 
     def begin(self) -> None:
         """Begin a learner step."""
-        self.steps.append(Step({id(p): p.detach().double().clone() for p in self.model.parameters()}))
+        target = None if self.target is None else [p.detach().double().clone() for p in self.target.parameters()]
+        self.steps.append(Step({id(p): p.detach().double().clone() for p in self.model.parameters()}, target))
 
     def _copy(self, parameters: Any) -> None:
         for parameter in parameters:
@@ -116,6 +129,12 @@ def assert_step(scalars: Mapping[str, float], step: Step, model: nn.Module, grou
         assert scalars['grad/model/_total_norm'] == pytest.approx(norm(gradients), rel=1e-6)
     else:
         assert 'grad/model/_total_norm' not in scalars
+    if step.target is not None:
+        online = [step.weights[id(p)] for p in model.parameters()]
+        away = norm([mine - other for mine, other in zip(online, step.target, strict=True)])
+        assert scalars['target/distance'] == pytest.approx(away / norm(online), rel=1e-6, abs=1e-12)
+        # Its value has no meaning of its own; the tests of bit sums compute it anew.
+        known |= {'target/distance', 'monitor/fingerprint/target'}
     for name, output in step.outputs.items():
         expected = {
             'mean': output.mean(),

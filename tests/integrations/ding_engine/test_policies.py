@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from ding_normmon import attach
 from ding_normmon.core.record import Record
@@ -21,10 +23,18 @@ def learn(policy: Any, case: Case, calls: int) -> list[Any]:
     return [policy._forward_learn(*case.batch(generator)) for _ in range(calls)]
 
 
+def target_of(policy: Any) -> nn.Module | None:
+    """Return the target network inside of what DI-engine wraps it in."""
+    model = getattr(policy, '_target_model', None)
+    while model is not None and not isinstance(model, nn.Module):
+        model = model._model
+    return model
+
+
 def measured(policy: Any, case: Case, calls: int, **config: Any) -> tuple[list[Record], Recorder, Any]:
     attachment = attach(policy, {'monitor_norm_freq': 1, **config})
     model = policy._model
-    recorder = Recorder(model, case.heads, case.several)
+    recorder = Recorder(model, case.heads, case.several, target_of(policy))
     generator = torch.Generator().manual_seed(0)
     for _ in range(calls):
         recorder.begin()
@@ -42,6 +52,7 @@ def test_every_figure_equals_a_float64_computation(case: Case) -> None:
     assert len(records) == (18 if case.several else 3)
     for record, step in zip(records, recorder.steps, strict=True):
         assert_step(record.scalars, step, policy._model, case.groups)
+        assert (step.target is not None) == ('target/distance' in record.scalars)
         resting = {f'grad/{name}/_total_norm' for name in case.rests} if record.iteration % 2 == 0 else set()
         assert resting.isdisjoint(record.scalars)
         assert {f'clip/{name}/coefficient' for name in case.coefficients} == {
@@ -53,6 +64,11 @@ def test_every_figure_equals_a_float64_computation(case: Case) -> None:
             expected = min(1.0, 0.05 / (norm(gradients) + 1e-6))
             assert record.scalars[f'clip/{name}/coefficient'] == pytest.approx(expected, rel=1e-5)
             assert expected < 1
+    for (last, before), (record, step) in itertools.pairwise(zip(records, recorder.steps, strict=True)):
+        if before.target is not None and step.target is not None:
+            moved = any(not torch.equal(*pair) for pair in zip(before.target, step.target, strict=True))
+            fingerprints = [entry.scalars['monitor/fingerprint/target'] for entry in (last, record)]
+            assert (fingerprints[0] != fingerprints[1]) == moved
 
 
 @each_policy
