@@ -233,9 +233,7 @@ def test_a_spike_soon_after_a_first_reward_is_a_finding_of_its_own() -> None:
     records = with_fault(rewarded)
     for number, record in enumerate(records):
         for name in [name for name in record.scalars if name.startswith('data/reward')]:
-            if number not in (PLANTED, PLANTED + 3):
-                record.scalars[name] = 0.0
-            elif 'task1' not in name:
+            if number not in (PLANTED, PLANTED + 3) or 'task1' not in name:
                 record.scalars[name] = 0.0
     spikes = [finding for finding in findings(records) if finding.rule == 'spike']
     assert [(spike.severity, spike.found) for spike in spikes] == [
