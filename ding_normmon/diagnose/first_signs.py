@@ -144,9 +144,10 @@ def _departures(window: DenseWindow, opened: int) -> list[Departure]:
 def _jumps(values: npt.NDArray[np.float64], left: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Return where figures jump off their level: a trend of a run that learns is no departure."""
     before = np.zeros_like(values)
-    known = np.nan_to_num(values, posinf=np.inf)
+    known = np.nan_to_num(values, posinf=np.inf, neginf=-np.inf)
     before[1:] = known[:-1]
     before[2:] = np.maximum(before[2:], known[:-2])
+    # Divided, because the product overflows where a figure is near the largest float.
     return left & (known / _JUMP >= before)
 
 
