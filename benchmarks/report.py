@@ -22,11 +22,11 @@ import click
 import torch
 from tabulate import tabulate
 
+from benchmarks.sample_runs import sample_run
 from ding_normmon.core.record import Record
 from ding_normmon.runs import read_run
 from ding_normmon.runs.history_file import HistoryFile
 from ding_normmon.runs.report.page import write_page
-from tests.runs.report.sample_runs import sample_run
 
 ROUNDS = 5
 ROOT = Path(__file__).resolve().parent.parent
@@ -141,7 +141,7 @@ WRITE = """
 import sys
 from pathlib import Path
 from ding_normmon.runs.report.page import write_page
-from tests.runs.report.sample_runs import sample_run
+from benchmarks.sample_runs import sample_run
 write_page(Path(sys.argv[1]), [sample_run(tasks=int(sys.argv[2]), records=int(sys.argv[3]))])
 """
 

@@ -18,9 +18,9 @@ DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
 from benchmarks.faults.storage import load_run  # noqa: E402
+from benchmarks.sample_runs import broken_run  # noqa: E402
 from ding_normmon.runs import Run, read_run  # noqa: E402
 from ding_normmon.runs.report.page import write_page  # noqa: E402
-from tests.runs.report.sample_runs import broken_run  # noqa: E402
 
 OPTIONS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking']
 

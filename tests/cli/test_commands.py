@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tensorboardX import SummaryWriter
 
+from benchmarks.sample_runs import sample_run
 from ding_normmon.cli import main as command_line
 from ding_normmon.core.destination import RunDescription
 from ding_normmon.core.record import Record
@@ -16,7 +17,6 @@ from ding_normmon.runs import Series
 from ding_normmon.runs.history_file import HistoryFile
 from ding_normmon.runs.report.changes import find_changes, last_level
 from ding_normmon.runs.report.tolerance import Tolerance, ToleranceError
-from tests.runs.report.sample_runs import sample_run
 
 
 def write_run(folder: Path, factor: float = 1.0, seed: int = 0) -> Path:

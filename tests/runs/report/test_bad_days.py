@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from benchmarks.sample_runs import sample_run
 from ding_normmon.core.record import Record
 from ding_normmon.runs import MatrixSeries, Run, Series, read_run
 from ding_normmon.runs.history_file import HistoryFile
@@ -18,7 +19,6 @@ from ding_normmon.runs.report.changes import find_changes
 from ding_normmon.runs.report.page import render_page
 from ding_normmon.runs.state import RunState
 from ding_normmon.runs.terminal import frame
-from tests.runs.report.sample_runs import sample_run
 
 
 def shown(run: Run) -> str:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.sample_runs import HOSTILE, broken_run, sample_run
 from ding_normmon.core.figure import Chart as Place
 from ding_normmon.core.figure import Figure
 from ding_normmon.core.figures import Figures
@@ -28,7 +29,6 @@ from ding_normmon.runs.report.layout import chinese, lay_out
 from ding_normmon.runs.report.page import render_page
 from ding_normmon.runs.report.parts import ASSETS, SCRIPTS, STYLES
 from ding_normmon.runs.state import state_of
-from tests.runs.report.sample_runs import HOSTILE, broken_run, sample_run
 
 
 def line(*values: float) -> Series:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.sample_runs import HOSTILE, broken_run, sample_run
 from ding_normmon.core.incident import DenseWindow, Departure, Incident
 from ding_normmon.core.record import Record
 from ding_normmon.runs import Run, Series, read_run
@@ -21,7 +22,6 @@ from ding_normmon.runs.report.data import page_data
 from ding_normmon.runs.report.page import render_page
 from ding_normmon.runs.rules import rules_of_today
 from tests.runs.report.browser import Opened, in_browser, open_browser
-from tests.runs.report.sample_runs import HOSTILE, broken_run, sample_run
 
 pytestmark = [pytest.mark.xdist_group('browser'), pytest.mark.slow, in_browser]
 
