@@ -146,9 +146,7 @@ class Departures:
         learning_rate: that of shared parts; None where it is not known.
     """
 
-    def __init__(
-        self, figures: Figures, threshold: float = 2.4, release: float = 0.65, repeats: bool = False
-    ) -> None:
+    def __init__(self, figures: Figures, threshold: float = 2.4, release: float = 0.65, repeats: bool = False) -> None:
         self._figures, self._threshold, self._release, self._repeats = figures, threshold, release, repeats
         self._names: list[str] = []
         self._declared: list[Figure] = []
@@ -291,9 +289,7 @@ class Departures:
             size = np.where(moved * state['direction'][rows] < 0, 0.0, np.abs(moved)) / limit
             healthy = np.where(moved * state['direction'][rows] < 0, 0.0, np.abs(moved))
             known = state[f'{which}_moved'][rows]
-            state[f'{which}_moved'][rows] = np.where(
-                size < self._release, np.maximum(_MEMORY * known, healthy), known
-            )
+            state[f'{which}_moved'][rows] = np.where(size < self._release, np.maximum(_MEMORY * known, healthy), known)
             larger = size > strength
             strength, shift = np.where(larger, size, strength), np.where(larger, moved, shift)
         # What drifts as long as it is trained has no past to hold on to, nor have the first points.

@@ -24,7 +24,7 @@ class RanksShareBatch(ExpectedInvariant):
 
     name: ClassVar[str] = 'ranks_share_batch'
     advice: ClassVar[str] = (
-        "Give every rank a part of the data of its own: a DistributedSampler, or a seed that depends on the rank."
+        'Give every rank a part of the data of its own: a DistributedSampler, or a seed that depends on the rank.'
     )
     reads: ClassVar[tuple[str, ...]] = ('inputs/',)
 
@@ -101,7 +101,7 @@ class TasksShareData(ExpectedInvariant):
     """Tasks are given the same data, to the last bit, although each had its own at the beginning."""
 
     name: ClassVar[str] = 'tasks_share_data'
-    advice: ClassVar[str] = "Look at how batches are assigned to tasks, and at whether tasks share a replay buffer."
+    advice: ClassVar[str] = 'Look at how batches are assigned to tasks, and at whether tasks share a replay buffer.'
     reads: ClassVar[tuple[str, ...]] = ('data/',)
 
     confirm: int = 3

@@ -24,7 +24,7 @@ class MissingData(Rule):
 
     name: ClassVar[str] = 'missing_data'
     advice: ClassVar[str] = (
-        "If it was not taken out of training: look at its collector, environment processes and replay buffer, and at "
+        'If it was not taken out of training: look at its collector, environment processes and replay buffer, and at '
         'the rank that trains it.'
     )
     words: ClassVar[Words] = {
