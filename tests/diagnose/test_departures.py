@@ -70,6 +70,22 @@ def test_repeated_values_are_one_measurement() -> None:
     assert not window.departures.current
 
 
+@pytest.mark.parametrize(('repeats', 'away'), [(False, True), (True, False)])
+def test_the_same_gradient_norm_again_is_a_point_unless_a_logger_repeats_it(repeats: bool, away: bool) -> None:
+    window = Window({}, DECLARED, repeats)
+    values = [value for value in noisy(1.0, 20) for _ in range(5)] + [300.0] * 10
+    for number, value in enumerate(values):
+        window.add(Record(5 * number, {'grad/encoder/_total_norm': value}))
+    assert bool(window.departures.current) == away
+
+
+def test_a_constant_gradient_norm_that_jumps_has_left_its_past() -> None:
+    for jump in (300.0, 1 / 300):
+        states = run({'grad/encoder/_total_norm': [1.0] * 40 + [jump] * 20})
+        assert not any(current for _, current, _ in states[:41])
+        assert all(current[0].strength >= 1 for _, current, _ in states[42:])
+
+
 def test_every_iteration_is_judged_like_every_fifth() -> None:
     values = noisy(1.0, 60) + noisy(50.0, 12, 1)
     often = np.repeat(values, 5).tolist()

@@ -111,3 +111,12 @@ def test_a_metric_that_is_no_longer_measured_fails() -> None:
     run = Run(Path('d'), {'loss': full, 'return': returns})
     assert Tolerance.read('loss > 5').failures([run, run]) == []
     assert Tolerance.read('return > 5').failures([run, run]) == []
+
+
+@pytest.mark.parametrize(('is_ended', 'found'), [(True, ['gradient_jump']), (False, ['gradient_jump']), (None, [])])
+def test_only_without_a_history_may_a_value_have_been_written_again(is_ended: bool | None, found: list[str]) -> None:
+    values = np.repeat([1.0, 1.2, 0.9, 1.1, 1.0, 0.8, 1.1, 0.9, 300.0], 8)
+    iterations = np.arange(len(values)) * 10
+    series = {'grad/encoder/_total_norm': Series(iterations, values, np.zeros(len(values)))}
+    findings = judge.diagnose(Run(Path('run'), series, is_ended=is_ended), options={'spike': False})
+    assert [finding.rule for finding in findings] == found
