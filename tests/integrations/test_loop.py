@@ -7,7 +7,7 @@ import logging
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,67 @@ def test_nothing_is_said_where_there_is_something(caplog: pytest.LogCaptureFixtu
     assert not caplog.messages
 
 
+Optimizers = Callable[[nn.Module, torch.optim.Optimizer], Iterator[Any]]
+
+
+def once(model: nn.Module, given: torch.optim.Optimizer) -> Iterator[Any]:
+    yield from [given] * 4 + [torch.optim.Adam(model.parameters(), lr=0.1)] * 6
+
+
+def of_another_class(model: nn.Module, given: torch.optim.Optimizer) -> Iterator[Any]:
+    yield from [given] * 4 + [torch.optim.SGD(model.parameters(), lr=0.1)] * 6
+
+
+def in_every_epoch(model: nn.Module, given: torch.optim.Optimizer) -> Iterator[Any]:
+    yield from [given] * 4
+    for _ in range(3):
+        yield from [torch.optim.Adam(model.parameters(), lr=0.1)] * 2
+
+
+def wrapped(model: nn.Module, given: torch.optim.Optimizer) -> Iterator[Any]:
+    yield from [given] * 4 + [Lookahead(torch.optim.RMSprop(model.parameters(), lr=0.1))] * 6
+
+
+def steps_with(optimizers: Optimizers, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what is logged while a loop is trained with one optimizer after another, of which one is given."""
+    model = Net()
+    given = torch.optim.Adam(model.parameters(), lr=0.1)
+    with caplog.at_level(logging.WARNING, 'ding_normmon'), Monitor(model, EVERY, optimizer=given):
+        for optimizer in optimizers(model, given):
+            train(model, optimizer, 1)
+    return caplog.messages
+
+
+@pytest.mark.parametrize('optimizers', [once, of_another_class, in_every_epoch, wrapped])
+def test_an_optimizer_that_is_made_anew_is_told_of_once(
+    optimizers: Optimizers, caplog: pytest.LogCaptureFixture
+) -> None:
+    (said,) = steps_with(optimizers, caplog)
+    assert said.startswith('monitor: from iteration 4 on the steps of optimizer (Adam) are missing')
+
+
+def rarely_besides(model: nn.Module, given: torch.optim.Optimizer) -> Iterator[Any]:
+    besides = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(4):
+        yield from (given, besides, besides)
+
+
+def of_another_model(model: nn.Module, given: torch.optim.Optimizer) -> Iterator[Any]:
+    other = torch.optim.Adam(Net().parameters(), lr=0.1)
+    yield from [given] * 2 + [other] * 10 + [given] * 2
+
+
+def in_a_wrapper(model: nn.Module, given: torch.optim.Optimizer) -> Iterator[Any]:
+    yield from [given] * 2 + [Lookahead(given)] * 10
+
+
+@pytest.mark.parametrize('optimizers', [rarely_besides, of_another_model, in_a_wrapper])
+def test_optimizers_besides_the_given_one_are_not_told_of(
+    optimizers: Optimizers, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert steps_with(optimizers, caplog) == []
+
+
 @pytest.mark.slow
 @pytest.mark.full
 def test_it_is_said_when_the_process_ends() -> None:
@@ -286,5 +347,6 @@ def test_a_jump_by_ten_orders_is_told_while_training(planted: int) -> None:
         for step in range(planted + 12):
             factor[0] = 1e10 if step >= planted else 1.0
             train(model, optimizer, 1)
-    [finding] = [finding for finding in told if finding.rule == 'exploding_gradient']
+    finding = next(finding for finding in told if finding.rule == 'spike')
     assert planted <= finding.found < planted + 8
+    assert finding.evidence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from ding_normmon.core.config import ConfigurationError
 from ding_normmon.core.step import INERT, InertLearnerStep
 from ding_normmon.integrations.observe.hook_points import HookPoints
 from ding_normmon.integrations.observe.observed_steps import ObservedSteps
+from ding_normmon.integrations.observe.replaced_optimizers import replaced_optimizers_noticed
 from ding_normmon.integrations.observe.stepping_optimizers import stepping_optimizers
 from ding_normmon.metrics import Clipping, LearnerSteps
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from ding_normmon.integrations.loop import Monitor
 
 __all__ = ['TrainingLoop']
+
+logger = logging.getLogger('ding_normmon')
 
 
 class TrainingLoop:
@@ -98,11 +102,25 @@ class TrainingLoop:
         first = self._first_iteration
         self.is_running = True
         try:
-            with self._steps.block(first, self._monitor.begin_step(first)):
+            with (
+                replaced_optimizers_noticed(self.optimizers, self._warn_of_replaced),
+                self._steps.block(first, self._monitor.begin_step(first)),
+            ):
                 yield
         finally:
             self._first_iteration = self._steps.iteration
             self.is_running = False
+
+    def _warn_of_replaced(self, name: str, successor: Optimizer) -> None:
+        logger.warning(
+            'monitor: from iteration %d on the steps of %s (%s) are missing: it does not step any more, and another '
+            'optimizer (%s), which the monitor was not given, moves its parameters. Put a new Monitor around the part '
+            'of the training that has the new optimizer, with first_iteration= where it begins, or keep the optimizer',
+            self._steps.iteration,
+            name,
+            type(self.optimizers[name]).__name__,
+            type(successor).__name__,
+        )
 
 
 def _by_name(given: Any) -> dict[str, Optimizer]:
