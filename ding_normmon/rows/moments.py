@@ -175,6 +175,12 @@ def device_row_of(values: Tensor, valid: Tensor | None = None) -> Tensor:
     """
     numbers = values.to(torch.float64)
     finite = torch.isfinite(numbers)
+    if valid is None and numbers.numel() == 1:
+        # There is nothing to add up: a third of the launches.
+        number, known = numbers.reshape(()), finite.reshape(())
+        count = known.to(torch.float64)
+        mean, least, most = (torch.where(known, number, other) for other in (0.0, math.inf, -math.inf))
+        return torch.stack([count, mean, torch.zeros_like(mean), least, most, 1.0 - count])
     if valid is None:
         nonfinite = numbers.numel() - finite.sum(dtype=torch.float64)
     else:

@@ -165,6 +165,13 @@ def test_views_that_are_not_contiguous() -> None:
         assert_row(device_row_of(view).numpy(), view.clone())
 
 
+@pytest.mark.parametrize('value', [2.5, -0.0, 1e300, 5e-324, math.nan, math.inf, -math.inf])
+def test_one_number_has_the_row_that_it_has_on_the_host(value: float) -> None:
+    values = torch.tensor([[value]], dtype=torch.float64)
+    assert device_row_of(values).tolist() == row_of(values).tolist()
+    assert device_row_of(values, torch.tensor(False)).tolist()[0] == 0
+
+
 def test_values_are_not_changed() -> None:
     for dtype in (torch.float64, torch.float32):
         values = torch.tensor([1.0, math.nan, 3.0], dtype=dtype)
