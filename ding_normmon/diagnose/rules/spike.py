@@ -23,6 +23,8 @@ _NAMED = ('/_total_norm', '/max', '/abs_max', '/norm_max', '/std', '/mean')
 _OF_ALL = ('grad/model/', 'learning_rate/')
 _NAMES_KEPT = 4
 _BEGINS, _YOUNG = 100.0, 16
+_FIRST, _VERY_YOUNG = 16, 1e4
+"""Of the first records only what is so many times further off is told; later ones are not compared with them."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Spike(Rule):
     One record is enough: what lasts for three iterations is in no more than one or two of them. What counts is a loss,
     a gradient or a rate that is ``alone`` times its highest value so far; or figures of two stages of the step (its
     data and its loss, say) that are both ``together`` times what they were in the last 128 records, of which a loss or
-    a gradient is higher than ever.
+    a gradient is higher than ever. The first records have no level yet: of them only a jump by orders of magnitude is
+    told.
 
     A task that finds its first reward looks like that too: where no task has had one of late, and the gradient norm of
     the model has not jumped, this is only information.
@@ -66,7 +69,7 @@ class Spike(Rule):
 
     confirm: int = 1
     clear: int = 8
-    warmup: int = 16
+    warmup: int = 2
     alone: float = 10.0
     together: float = 2.5
 
@@ -75,6 +78,7 @@ class Spike(Rule):
         self._families: dict[str, int] = {}
         self._highest = np.zeros(0)
         self._recent: deque[npt.NDArray[np.float64]] = deque(maxlen=128)
+        self._left = _FIRST
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign, for the task whose figures are furthest off; without a task where the learning rate is."""
@@ -83,6 +87,10 @@ class Spike(Rule):
         values = np.abs(np.fromiter((scalars[name] for name in layout.names), np.float64, len(layout.names)))
         values[~np.isfinite(values)] = 0.0
         sign = self._sign(window, layout, values) if self._recent else None
+        self._left -= 1
+        if self._left == 0:
+            self._recent.clear()
+            self._highest = np.zeros(0)
         of_family = np.zeros(len(self._families))
         np.maximum.at(of_family, layout.families, values)
         self._highest = np.maximum(_padded(self._highest, len(of_family)), of_family)
@@ -118,7 +126,7 @@ class Spike(Rule):
         stages_of = np.array(layout.stages)
         begins = (lately > _BEGINS) & ((stages_of == 'data') | ((stages_of == 'loss') & (above <= 1)))
         above, lately = np.where(begins, 0.0, above), np.where(begins, 0.0, lately)
-        young = 1 + _YOUNG / len(self._recent)
+        young = _VERY_YOUNG if self._left > 0 else 1 + _YOUNG / len(self._recent)
         far = np.flatnonzero(lately >= self.together * young)
         record = {layout.tasks[place] for place in far.tolist() if above[place] > 1 and layout.stages[place] in _HARM}
         stages: dict[int | None, dict[str, float]] = {}
