@@ -78,7 +78,7 @@ class Spike(Rule):
         self._families: dict[str, int] = {}
         self._highest = np.zeros(0)
         self._recent: deque[npt.NDArray[np.float64]] = deque(maxlen=128)
-        self._left = _FIRST
+        self._left = _FIRST + 1 - self.warmup
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign, for the task whose figures are furthest off; without a task where the learning rate is."""
