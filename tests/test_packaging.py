@@ -164,6 +164,7 @@ def _run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 class TestCleanEnvironment:
     """In an environment with torch and without DI-engine, LightZero and everything that reads runs."""
 
+    @pytest.mark.full
     def test_the_wheel_brings_little_and_measures(self, built: Path, clean_python: Path, tmp_path: Path) -> None:
         done = _run(clean_python, '-m', 'pip', 'install', next(built.glob('*.whl')), cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr

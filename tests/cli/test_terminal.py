@@ -83,6 +83,7 @@ def test_findings_are_grouped_active_first_and_advice_stands_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path)
+    monkeypatch.delenv('COLUMNS', raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', ['normmon', 'diagnose', '.'])
     monkeypatch.setattr(sys, 'path', list(sys.path))

@@ -105,6 +105,7 @@ def test_conflict_and_updates_do_not_depend_on_the_layout(results: Any, name: st
 
 
 @pytest.mark.parametrize('name', LAYOUTS)
+@pytest.mark.full
 def test_agreement_is_that_of_all_pairs_of_contributing_ranks(results: Any, name: str) -> None:
     record, _ = results[0][name, 4096]
     for group in ('encoder', 'transformer'):

@@ -137,6 +137,7 @@ dist.destroy_process_group()
 
 @pytest.mark.slow
 @pytest.mark.distributed
+@pytest.mark.full
 def test_several_ranks_under_torchrun(tmp_path: Path) -> None:
     (tmp_path / 'script.py').write_text(_RANKS)
     launch = ('-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2')

@@ -71,6 +71,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, 
 
 
 @pytest.mark.parametrize('mixed', [False, True])
+@pytest.mark.full
 def test_two_ranks_are_as_one(two_ranks: Any, mixed: bool) -> None:
     """Four tasks, split evenly, unevenly, and all on one of the two ranks; shared and private encoders."""
     reference = train(0, [[[0, 1, 2, 3]]], mixed, 3, SETTINGS)[0]

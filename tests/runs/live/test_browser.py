@@ -155,10 +155,8 @@ def test_a_run_that_trains_is_a_tab_of_tensorboard(browser: Any, tmp_path: Path)
         assert opened.wrong == []
 
 
-@pytest.mark.parametrize(
-    ('width', 'scheme', 'locale'),
-    [pytest.param(390, 'dark', 'zh-CN', marks=pytest.mark.full), (1440, 'light', 'en-US')],
-)
+@pytest.mark.full
+@pytest.mark.parametrize(('width', 'scheme', 'locale'), [(390, 'dark', 'zh-CN'), (1440, 'light', 'en-US')])
 def test_a_run_that_trains_is_served_alone(browser: Any, tmp_path: Path, width: int, scheme: str, locale: str) -> None:
     port = free_port()
     program = ['ding_normmon', 'serve', str(tmp_path), '--port', str(port)]
