@@ -179,6 +179,7 @@ class TestCleanEnvironment:
         assert done.returncode == 0, done.stderr
         assert float(done.stdout) > 0
 
+    @pytest.mark.full
     def test_a_missing_extra_is_a_sentence(self, clean_python: Path, tmp_path: Path) -> None:
         done = _run(clean_python.parent / 'normmon', 'report', '.', cwd=tmp_path)
         assert done.returncode == 3

@@ -35,7 +35,6 @@ class _Layout:
     stages: tuple[str, ...]
     tasks: tuple[int | None, ...]
     families: npt.NDArray[np.intp]
-    count: int
 
 
 @dataclass
@@ -109,7 +108,6 @@ class Spike(Rule):
                 tuple(str(stage_of(name)) for name in chosen),
                 tuple(task_in(name) for name in chosen),
                 np.array(families, np.intp),
-                len(self._families),
             )
             self._layouts = {**dict(list(self._layouts.items())[-_NAMES_KEPT + 1 :]), names: layout}
         return layout
@@ -117,8 +115,10 @@ class Spike(Rule):
     def _sign(self, window: Window, layout: _Layout, values: npt.NDArray[np.float64]) -> Sign | None:
         if not len(values):
             return None
-        highest = _padded(self._highest, layout.count)[layout.families]
-        recent = np.max([_padded(row, layout.count) for row in self._recent], axis=0)[layout.families]
+        # Other records may have had figures that this one has not.
+        count = len(self._families)
+        highest = _padded(self._highest, count)[layout.families]
+        recent = np.max([_padded(row, count) for row in self._recent], axis=0)[layout.families]
         with np.errstate(divide='ignore', invalid='ignore'):
             above = np.where(highest > 0, values / highest, 0.0)
             lately = np.where(recent > 0, values / recent, 0.0)
