@@ -59,7 +59,7 @@ def read_settings(settings: tuple[str, ...]) -> dict[str, Any]:
     """Return a configuration from words such as ``preset=full`` and ``rules.weight_jump=False``.
 
     Raises:
-        ConfigurationError: no ``=``.
+        ConfigurationError: no ``=``, or a key below a plain value.
 
     >>> read_settings(('monitor_norm_freq=10', 'preset=full', 'rules.weight_jump=false', "task_names=['Pong']"))
     {'monitor_norm_freq': 10, 'preset': 'full', 'rules': {'weight_jump': False}, 'task_names': ['Pong']}
@@ -75,6 +75,8 @@ def read_settings(settings: tuple[str, ...]) -> dict[str, Any]:
         *parents, last = key.split('.')
         for parent in parents:
             place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ConfigurationError(f'{setting}: {parent} was given a value before, and has no keys')
         place[last] = _plain(value)
     return config
 

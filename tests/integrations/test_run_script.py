@@ -102,6 +102,7 @@ def test_ctrl_c_ends_a_program_as_it_ends_without(tmp_path: Path) -> None:
     [
         (('--monitor', 'monitor_norm_frequency=1', 'script.py'), 'the nearest is monitor_norm_freq'),
         (('--monitor', 'preset', 'script.py'), 'expected KEY=VALUE'),
+        (('--monitor', 'rules=1', '--monitor', 'rules.spike=False', 'script.py'), 'rules was given a value before'),
         (('--monitor', 'preset=everything', 'script.py'), "'basic', 'multitask' or 'full'"),
         (('no_such_file.py',), 'there is no such file'),
         ((), "Missing argument 'SCRIPT'"),
