@@ -15,10 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Setup
-from ding_normmon.metrics.mixins import Finishing
+from ding_normmon.metrics.mixins import Finishing, WatchesOptimizers
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
-from ding_normmon.metrics.stepping import SteppingOptimizers
 from ding_normmon.rows.moments import MAXIMUM, MEAN, constant_numbers
 from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
@@ -29,7 +27,7 @@ _MOST_LOOKS = 8
 """How often schedulers are looked for that may have been made since the first look."""
 
 
-class Schedules(Finishing):
+class Schedules(Finishing, WatchesOptimizers):
     """``broken/schedule/{rate,optimizer}`` and ``step/scheduler_steps``: learning rates against their schedulers.
 
     A scheduler of torch's (``LRScheduler``, and whatever derives from it) remembers the rates that it has set last. A
@@ -83,7 +81,6 @@ class Schedules(Finishing):
     hook_points: ClassVar[tuple[str, ...]] = ('backward_end', 'step_end')
 
     def __init__(self) -> None:
-        self._stepping = SteppingOptimizers()
         self._looked_for: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         # The schedulers that were found, and where they were when the last measured step ended.
         self._places: weakref.WeakKeyDictionary[LRScheduler, _Place | None] = weakref.WeakKeyDictionary()
@@ -92,19 +89,10 @@ class Schedules(Finishing):
         self._before: int | None = None
         self._now = 0
 
-    def prepare(self, setup: Setup) -> None:
-        """Follow the optimizers of the model."""
-        super().prepare(setup)
-        self._stepping.follow(setup.model.parameters())
-
     def begin(self, step: LearnerStep) -> None:
-        """See which optimizers step."""
+        """Watch which optimizers step."""
+        super().begin(step)
         self._now = step.iteration
-        self._stepping.watch()
-
-    def release(self) -> None:
-        """See no more of it."""
-        self._stepping.release()
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Compare the rates with which the optimizers have stepped."""
