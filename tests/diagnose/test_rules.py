@@ -145,6 +145,12 @@ def test_a_finding_clears_when_the_pattern_has_gone(name: str) -> None:
     assert finding.cleared > EVERY * (PLANTED + 20)
 
 
+@pytest.mark.parametrize(('factor', 'severity'), [(0.5, 'warning'), (2.0, 'info'), (5.0, 'warning')])
+def test_weights_that_grow_as_those_of_a_network_that_learns_are_information(factor: float, severity: str) -> None:
+    found = [f for f in findings(with_fault(times('norm/head_value_task1', factor))) if f.rule == 'weight_jump']
+    assert [(finding.severity, finding.tasks) for finding in found] == [(severity, (1,))]
+
+
 def test_a_level_that_stays_changed_stays_a_finding() -> None:
     finding = next(f for f in findings(with_fault(times('grad/head_policy_task2', 100.0))) if f.rule == 'gradient_jump')
     assert finding.cleared is None

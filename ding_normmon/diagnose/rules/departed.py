@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ding_normmon.core.figure import Stage
@@ -44,6 +44,9 @@ _SENTENCES = {
 _PLAIN = {'en': '{part}', 'zh': ' {part} '}
 
 _UNCONFIRMED = 0.99
+
+_FAR = 3.0
+"""Strength from which on the growth of weights is a warning."""
 
 
 def _words(english: str, chinese: str, advice: str) -> Words:
@@ -275,7 +278,7 @@ class UpdateJump(_Departed):
 
 @dataclass
 class WeightJump(_Departed):
-    """Parameter norms grow or shrink faster than they have in this run."""
+    """Parameter norms grow or shrink faster than they have in this run; growth that is not sudden is information."""
 
     name: ClassVar[str] = 'weight_jump'
     advice: ClassVar[str] = (
@@ -289,6 +292,12 @@ class WeightJump(_Departed):
     )
     reads: ClassVar[tuple[str, ...]] = ('norm/',)
     stage: ClassVar[Stage] = 'weight'
+
+    def signs(self, window: Window) -> Iterable[Sign]:
+        """Growth alone is information: the weights of a network that learns grow, above all those that begin at 0."""
+        for sign in super().signs(window):
+            grows = '_risen' in str(sign.sentence) and sign.strength < _FAR
+            yield replace(sign, severity='info') if grows else sign
 
 
 DEPARTED: tuple[type[_Departed], ...] = (
