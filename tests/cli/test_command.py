@@ -8,7 +8,6 @@ import os
 import pty
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -77,13 +76,15 @@ def test_the_command_line_itself() -> None:
     for arguments in ([], ['nonsense'], ['--nonsense'], ['diagnose'], ['watch', '--every', 'x', '.']):
         assert normmon(*arguments).returncode == 3, arguments
     assert normmon('--version').stdout.startswith('normmon, version ')
-    best = math.inf
+    spent = []
     for _ in range(5):
-        begin = time.perf_counter()
+        begin = os.times()
         done = normmon('--help')
-        best = min(best, time.perf_counter() - begin)
+        end = os.times()
+        # Processor time, which other programs on the machine do not add to.
+        spent.append(end.children_user + end.children_system - begin.children_user - begin.children_system)
         assert (done.returncode, 'diagnose' in done.stdout) == (0, True)
-    assert best < 0.3
+    assert min(spent) < 0.3
 
 
 def test_help_imports_no_framework() -> None:

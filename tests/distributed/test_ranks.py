@@ -43,8 +43,12 @@ def sleep_here() -> None:
 
 
 def die_on_last(rank: int) -> str:
-    if rank == dist.get_world_size() - 1:
+    # Not before the others have connected: a death while they do would be an error of theirs.
+    store, last = dist.distributed_c10d._get_default_store(), dist.get_world_size() - 1
+    if rank == last:
+        store.wait([f'connected-{other}' for other in range(last)])
         os.kill(os.getpid(), signal.SIGKILL)
+    store.set(f'connected-{rank}', '1')
     return 'alive'
 
 
