@@ -49,17 +49,22 @@ def environment(**extra: str) -> dict[str, str]:
 
 def train(ranks: int, folder: Path, *arguments: str, timeout: float = 150, **settings: object) -> str:
     """Run to the end and return everything printed; fail with it if the exit code is not 0."""
-    result = subprocess.run(
+    process = subprocess.Popen(
         command(ranks, folder, *arguments, **settings),  # type: ignore[arg-type]
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=timeout,
-        check=False,
     )
-    assert result.returncode == 0, result.stdout
-    return result.stdout
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        # torchrun's ranks have sessions of their own: only torchrun can end them, and SIGKILL gives it no time to.
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+        raise AssertionError(f'not finished after {timeout} s:\n{output}') from None
+    assert process.returncode == 0, output
+    return output
 
 
 def kill_when(process: subprocess.Popen[str], line_has: str, timeout: float = 120) -> str:
