@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ding_normmon.metrics.kernels import bit_sums
 from ding_normmon.metrics.kernels.squares import sums
 from ding_normmon.metrics.kernels.squares.device import DeviceSums
-from ding_normmon.rows.table import RowBuffer
+from ding_normmon.rows.buffer import RowBuffer
 
 __all__ = ['Operations', 'take_accelerators_path']
 

@@ -259,11 +259,11 @@ MUTATIONS = (
         MOMENTS,
     ),
     Mutation(
-        'device: mask ignored by the count',
-        'rows/moments.py',
-        '        finite = finite & valid\n',
-        '',
-        MOMENTS,
+        'device: mask ignored',
+        'rows/device_moments.py',
+        'torch.where(_joined(valid)[:, None], _joined(rows), empty)',
+        '_joined(rows)',
+        ('tests/rows/test_device_moments.py',),
     ),
     # -- groups
     Mutation(
@@ -675,7 +675,7 @@ MUTATIONS = (
     # -- rows
     Mutation(
         'rows: the cells of a grown buffer are those of an earlier step',
-        'rows/table.py',
+        'rows/buffer.py',
         'if self.storage is not self._bound:',
         'if False:',
         (*MONITOR, '-k', 'accelerators'),

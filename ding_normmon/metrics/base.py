@@ -16,7 +16,7 @@ from ding_normmon.core.record import Matrix
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.stepping import SteppingOptimizers
-from ding_normmon.rows.table import RowBuffer, RowTable
+from ding_normmon.rows import RowBuffer, RowTable
 
 __all__ = ['Metric', 'Setup']
 

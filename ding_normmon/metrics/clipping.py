@@ -17,8 +17,8 @@ from ding_normmon.metrics.clip_coefficient import clip_coefficient, norm_ratio
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.mixins import ClipListener, Finishing
+from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, NONFINITE
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['AS_FOUND', 'FOUND', 'Clipping']
 

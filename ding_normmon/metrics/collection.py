@@ -10,9 +10,8 @@ import numpy as np
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.mixins import Finishing
-from ding_normmon.rows import moments
-from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, constant_numbers
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
+from ding_normmon.rows import RowBuffer, RowKey, RowTable, moments
+from ding_normmon.rows.moments import COUNT, MEAN, constant_numbers
 
 __all__ = ['Collection']
 
@@ -90,15 +89,9 @@ class Collection(Finishing):
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the returns of every task and of all, and the steps of all ranks."""
-        for where, tasks in table.of(self.name).items():
-            for task_id, row in tasks.items():
-                name = f'return/{where}' if task_id is None else f'return/{where}_task{task_id}'
-                if row[COUNT] > 0:
-                    yield f'{name}/mean', float(row[MEAN])
-                    yield f'{name}/max', float(row[MAXIMUM])
-                    yield f'{name}/min', float(row[MINIMUM])
-                if row[COUNT] > 1:
-                    yield f'{name}/std', moments.std(row)
+        for name, row in table.named(self.name):
+            for statistic, value in moments.statistics(row):
+                yield f'return/{name}/{statistic}', value
         rate = table.get(RowKey(self.name, 'env_steps', None, 'rate'))
         if rate is not None:
             yield 'data/env_steps_per_iteration', float(rate[MEAN] * rate[COUNT])

@@ -36,7 +36,7 @@ from ding_normmon.metrics.maths.dormancy import (
 from ding_normmon.metrics.mixins import KeepsSignals, OwnHooks
 from ding_normmon.metrics.sections import PLASTICITY_SECTION
 from ding_normmon.metrics.shared_layers import shared_layers
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
+from ding_normmon.rows import RowBuffer, RowKey, RowTable, Vector
 
 __all__ = ['DormantUnits']
 

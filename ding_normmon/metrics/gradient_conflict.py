@@ -24,8 +24,8 @@ from ding_normmon.metrics.maths.conflict_geometry import TaskGeometry, geometry_
 from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.metrics.sections import NONFINITE_CHART, TASKS_SECTION
 from ding_normmon.metrics.shared_parameters import SharedGradients
+from ding_normmon.rows import RowBuffer, RowKey, RowTable, Vector
 from ding_normmon.rows.moments import COUNT, M2, MEAN, NONFINITE, Row, constant_row, square_sum_row
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
 
 __all__ = ['GradientConflict']
 

@@ -22,8 +22,8 @@ from ding_normmon.metrics.kernels.bit_sums import bit_sums
 from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.mixins import Finishing, WatchesOptimizers
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
+from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import COUNT, MAXIMUM
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['HeldParameters']
 

@@ -12,8 +12,8 @@ from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.mixins import Finishing
+from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['LearnerSteps']
 

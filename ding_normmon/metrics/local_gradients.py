@@ -27,8 +27,8 @@ from ding_normmon.metrics.gradient_norms import GradientNorms
 from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.metrics.sections import NO_GRADIENT, NONFINITE_LOCAL, PARAMETERS_SECTION
 from ding_normmon.metrics.square_norms import SquareNorms
+from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, Row, constant_row
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['HeadGradientNorms', 'LocalGradients', 'SynchronisedGradientNorms', 'with_local_gradients']
 

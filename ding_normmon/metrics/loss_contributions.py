@@ -18,8 +18,8 @@ from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.mixins import LossParts
 from ding_normmon.metrics.sections import TASKS_SECTION
 from ding_normmon.metrics.shared_parameters import SharedGradients
+from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import MEAN, NONFINITE
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['LossContributions']
 

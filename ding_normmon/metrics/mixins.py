@@ -13,8 +13,8 @@ from ding_normmon.core.step import HOOK_POINTS, Clip, LearnerStep
 from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.kernels.device_signals import DeviceSignals
 from ding_normmon.metrics.stepping import SteppingOptimizers
+from ding_normmon.rows import RowBuffer, RowKey, Vector
 from ding_normmon.rows.moments import Row
-from ding_normmon.rows.table import RowBuffer, RowKey, Vector
 
 __all__ = [
     'ClipListener',

@@ -19,13 +19,15 @@ from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.bit_sums import FOLD, bit_sums, combined, folded
+from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.mixins import Finishing, OwnHooks
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION, NONFINITE_CHART
-from ding_normmon.rows import moments
-from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, NONFINITE, constant_numbers, device_row_of
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
+from ding_normmon.rows import RowBuffer, RowKey, RowTable, moments
+from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, NONFINITE
 
 __all__ = ['ModelInputs']
+
+_Row = tuple[float, float, float, float, float, float]
 
 _MOST_INPUTS = 8
 _BOTH_WAYS = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
@@ -124,7 +126,9 @@ class ModelInputs(Finishing, OwnHooks):
 
     def __init__(self) -> None:
         self._handles: list[Any] = []
-        self._taken: dict[RowKey, tuple[float, ...] | Tensor] = {}
+        # What was seen of the inputs: rows of tensors, and single numbers.
+        self._rows: dict[RowKey, _Row | Tensor] = {}
+        self._numbers: dict[RowKey, float | Tensor] = {}
 
     def prepare(self, setup: Setup) -> None:
         """Find the modules whose mode is checked."""
@@ -136,7 +140,7 @@ class ModelInputs(Finishing, OwnHooks):
 
     def begin(self, step: LearnerStep) -> None:
         """Attach the hooks."""
-        self._taken = {}
+        self._rows, self._numbers = {}, {}
         if self._is_open and not self._handles:
             model = self.setup.model
             self._handles = [
@@ -151,7 +155,7 @@ class ModelInputs(Finishing, OwnHooks):
         self._handles = []
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._taken or is_compiling() or not torch.is_grad_enabled() or not module.training:
+        if self._numbers or is_compiling() or not torch.is_grad_enabled() or not module.training:
             return
         started = time.perf_counter()
         with torch.no_grad():
@@ -166,40 +170,38 @@ class ModelInputs(Finishing, OwnHooks):
                 self._note('batch_size', float(samples))
                 self._note('input_bits', 8.0 * tensor.element_size(), 'mode')
             if tensor.is_floating_point():
-                row = native.kernels.row(tensor, None, False) if native.kernels is not None else None
-                if row is None and tensor.device.type == 'cpu':
-                    row = tuple(moments.row_of(tensor.detach()).tolist())
-                self._taken[RowKey(self.name, name)] = device_row_of(tensor) if row is None else row
+                self._rows[RowKey(self.name, name)] = _row_of(tensor.detach())
         if tensors:
-            value = folded(combined(bit_sums(list(tensors.values())[:_MOST_INPUTS])))
-            key = RowKey(self.name, 'bits', None, f'rank/{self.setup.rank}')
-            self._taken[key] = device_row_of(value.reshape(1)) if isinstance(value, Tensor) else constant_numbers(value)
+            bits = folded(combined(bit_sums(list(tensors.values())[:_MOST_INPUTS])))
+            self._note('bits', bits, f'rank/{self.setup.rank}')
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         key = RowKey(self.name, 'output_bits', None, 'mode')
-        if self._taken and key not in self._taken and not is_compiling():
+        if self._numbers and key not in self._numbers and not is_compiling():
             found = next((tensor for _, tensor in _named('', [output]) if tensor.is_floating_point()), None)
             if found is not None:
-                self._taken[key] = constant_numbers(8.0 * found.element_size())
+                self._numbers[key] = 8.0 * found.element_size()
 
-    def _note(self, name: str, value: float, part: str = 'number') -> None:
-        self._taken[RowKey(self.name, name, None, part)] = constant_numbers(value)
+    def _note(self, name: str, value: float | Tensor, part: str = 'number') -> None:
+        self._numbers[RowKey(self.name, name, None, part)] = value
 
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Count the modules in evaluation mode, before an evaluation may change it."""
         if hook_point == 'forward_end' and self._both_ways:
             evaluating = sum(not module.training for module in self._both_ways)
-            rows.write_numbers(RowKey(self.name, 'evaluating', None, 'mode'), constant_numbers(float(evaluating)))
+            write_number(RowKey(self.name, 'evaluating', None, 'mode'), evaluating, rows)
 
     def finish(self, rows: RowBuffer) -> None:
         """Write what the hooks have noted."""
-        taken, self._taken = self._taken, {}
+        taken, numbers, self._rows, self._numbers = self._rows, self._numbers, {}, {}
         for key, row in taken.items():
-            if isinstance(row, Tensor):
-                if row.device.type == rows.device.type:
-                    rows.write(key, row)
-            else:
-                rows.write_numbers(key, row)  # type: ignore[arg-type]
+            if not isinstance(row, Tensor):
+                rows.write_numbers(key, row)
+            elif row.device.type == rows.device.type:
+                rows.write(key, row)
+        for key, number in numbers.items():
+            if not isinstance(number, Tensor) or number.device.type == rows.device.type:
+                write_number(key, number, rows)
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the figures of all ranks together, and how many ranks have the batch of another rank."""
@@ -207,12 +209,8 @@ class ModelInputs(Finishing, OwnHooks):
             row = tasks[None]
             if row[NONFINITE] > 0:
                 yield f'monitor/nonfinite/inputs/{name}', float(row[NONFINITE])
-            if row[COUNT] > 0:
-                yield f'inputs/{name}/mean', float(row[MEAN])
-                yield f'inputs/{name}/max', float(row[MAXIMUM])
-                yield f'inputs/{name}/min', float(row[MINIMUM])
-            if row[COUNT] > 1:
-                yield f'inputs/{name}/std', moments.std(row)
+            for statistic, value in moments.statistics(row):
+                yield f'inputs/{name}/{statistic}', value
         for name, tasks in table.of(self.name, 'number').items():
             total = tasks[None][MEAN] * (tasks[None][COUNT] if name == 'batch_size' else 1)
             yield f'inputs/{name}', float(total)
@@ -227,6 +225,14 @@ class ModelInputs(Finishing, OwnHooks):
             yield 'monitor/fingerprint/inputs', math.fsum(sums) % FOLD
         if self._compares and len(set(sums)) < len(sums):
             yield 'broken/same_batch', float(sum(sums.count(value) > 1 for value in sums))
+
+
+def _row_of(tensor: Tensor) -> _Row | Tensor:
+    """Return the row of a tensor: six numbers on a CPU; a tensor, which is not waited for, on an accelerator."""
+    row: _Row | None = native.kernels.row(tensor, None, False) if native.kernels is not None else None
+    if row is not None:
+        return row
+    return tuple(moments.row_of(tensor).tolist()) if tensor.device.type == 'cpu' else moments.device_row_of(tensor)
 
 
 def _named(name: str, thing: Any) -> Iterator[tuple[str, Tensor]]:

@@ -23,8 +23,8 @@ from ding_normmon.metrics.kernels.bit_sums import write_folded
 from ding_normmon.metrics.kernels.squares import SquareSums
 from ding_normmon.metrics.mixins import DeviceCells, WatchesOptimizers
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
+from ding_normmon.rows import RowBuffer, RowKey
 from ding_normmon.rows.moments import Row, constant_row
-from ding_normmon.rows.table import RowBuffer, RowKey
 
 __all__ = ['ParameterMoves']
 

@@ -12,8 +12,8 @@ from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.sections import NONFINITE_NORMS, PARAMETERS_SECTION
 from ding_normmon.metrics.square_norms import SquareNorms
+from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import COUNT, MAXIMUM, NONFINITE
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['ParameterNorms']
 

@@ -16,8 +16,8 @@ from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.sections import TASKS_SECTION
 from ding_normmon.metrics.square_norms import GroupSquares
+from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import COUNT, M2, MAXIMUM, NONFINITE, Row, square_sum_row
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['RankAgreement', 'agreement_of']
 

@@ -16,8 +16,8 @@ from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Setup
 from ding_normmon.metrics.sections import PARAMETERS_SECTION
 from ding_normmon.metrics.square_norms import GroupSquares
+from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import MEAN, NONFINITE, Row, constant_row
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['RankNorms']
 

@@ -18,7 +18,7 @@ from ding_normmon.metrics.masks import align_mask, check_mask
 from ding_normmon.metrics.maths import effective_rank as spectral
 from ding_normmon.metrics.mixins import KeepsSignals
 from ding_normmon.metrics.sections import PLASTICITY_SECTION
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable, Vector
+from ding_normmon.rows import RowBuffer, RowKey, RowTable, Vector
 
 __all__ = ['RepresentationRank']
 

@@ -17,8 +17,8 @@ from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.mixins import Finishing, WatchesOptimizers
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
+from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import MAXIMUM, MEAN, constant_numbers
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['Schedules']
 

@@ -15,10 +15,11 @@ from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.kernels.bit_sums import bit_sums, combined, folded
+from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.kernels.squares import SquareSums
 from ding_normmon.metrics.sections import INVARIANTS_SECTION
-from ding_normmon.rows.moments import COUNT, MEAN, constant_numbers, device_row_of
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
+from ding_normmon.rows import RowBuffer, RowKey, RowTable
+from ding_normmon.rows.moments import COUNT, MEAN
 
 __all__ = ['RelativeDistance', 'TargetDistance']
 
@@ -120,11 +121,7 @@ class TargetDistance(Metric):
             self._distance = RelativeDistance(online)
         values = (self._distance(online, target), folded(combined(bit_sums(target))))
         for name, value in zip(_FIGURES, values, strict=True):
-            key = RowKey(self.name, name)
-            if isinstance(value, Tensor) and not rows.on_host:
-                rows.write(key, device_row_of(value.reshape(1)))
-            else:
-                rows.write_numbers(key, constant_numbers(float(value)))
+            write_number(RowKey(self.name, name), value, rows)
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield both figures; a distance that is no number is absent."""

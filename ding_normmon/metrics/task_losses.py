@@ -14,8 +14,8 @@ from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.device_signals import DeviceSignals, Published, write_numbers
 from ding_normmon.metrics.mixins import KeepsSignals, takes_graph
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
+from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import COUNT, MEAN, NONFINITE, constant_numbers
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 
 __all__ = ['TaskLosses']
 

@@ -20,8 +20,7 @@ from ding_normmon.metrics.masks import align_mask, check_mask
 from ding_normmon.metrics.mixins import KeepsSignals, takes_graph
 from ding_normmon.metrics.presence import Presence
 from ding_normmon.metrics.sections import NONFINITE_CHART
-from ding_normmon.rows import moments
-from ding_normmon.rows.table import Label, RowBuffer, RowKey, RowTable
+from ding_normmon.rows import Label, RowBuffer, RowKey, RowTable, moments
 
 __all__ = ['TensorStatistics']
 

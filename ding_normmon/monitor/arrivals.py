@@ -9,7 +9,8 @@ from ding_normmon.core.record import Record
 from ding_normmon.monitor.foundation import Foundation
 from ding_normmon.monitor.prepared import Prepared
 from ding_normmon.ranks.reducer import Reducer
-from ding_normmon.rows.table import Pending, RowTable
+from ding_normmon.rows.buffer import Pending
+from ding_normmon.rows.table import RowTable
 from ding_normmon.rows.waiting_batch import WaitingBatch
 
 __all__ = ['Arrivals']

@@ -11,8 +11,9 @@ import numpy as np
 from ding_normmon.metrics import Metric, OwnCost
 from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.monitor.metric_calls import MetricCalls
+from ding_normmon.rows.buffer import Pending, RowBuffer
 from ding_normmon.rows.moments import Row
-from ding_normmon.rows.table import Batch, Pending, RowBuffer, RowKey, Vector
+from ding_normmon.rows.table import Batch, RowKey, Vector
 from ding_normmon.rows.waiting_batch import WaitingBatch
 
 __all__ = ['BatchBuilder']

@@ -14,7 +14,7 @@ from ding_normmon.core.lost_data import LostData
 from ding_normmon.core.step import COMPARE_GRADIENTS, HOOK_POINTS, READ_GRADIENTS, Clip, LearnerStep, SignalError
 from ding_normmon.metrics import Metric
 from ding_normmon.metrics.mixins import ClipListener, Finishing, LossParts, OwnHooks
-from ding_normmon.rows.table import RowBuffer
+from ding_normmon.rows.buffer import RowBuffer
 
 __all__ = ['MetricCalls', 'overriding']
 

@@ -15,7 +15,7 @@ from ding_normmon.monitor.foundation import Foundation
 from ding_normmon.monitor.metric_calls import MetricCalls
 from ding_normmon.monitor.publish_errors import PublishErrors
 from ding_normmon.monitor.step_measurement import StepMeasurement
-from ding_normmon.rows.table import RowBuffer
+from ding_normmon.rows.buffer import RowBuffer
 
 __all__ = ['Prepared']
 

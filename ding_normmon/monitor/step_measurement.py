@@ -12,7 +12,7 @@ from ding_normmon.core.step import Clip, LearnerStep, SignalError
 from ding_normmon.metrics import Metric
 from ding_normmon.monitor.metric_calls import MetricCalls
 from ding_normmon.monitor.publish_errors import PublishErrors, plain_task_id
-from ding_normmon.rows.table import Pending, RowBuffer
+from ding_normmon.rows.buffer import Pending, RowBuffer
 
 __all__ = ['StepMeasurement']
 

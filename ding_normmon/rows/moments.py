@@ -25,7 +25,7 @@ equation 2.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,14 +34,11 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    'COLUMNS',
     'EMPTY',
-    'abs_max',
     'abs_maxima',
     'constant_numbers',
     'constant_row',
     'device_row_of',
-    'mean',
     'merge',
     'merge_rows',
     'merge_sets',
@@ -51,13 +48,13 @@ __all__ = [
     'row_of',
     'spread',
     'square_sum_row',
+    'statistics',
     'std',
     'stds',
 ]
 
 Row = npt.NDArray[np.float64]
 
-COLUMNS = ('count', 'mean', 'm2', 'minimum', 'maximum', 'nonfinite')
 COUNT, MEAN, M2, MINIMUM, MAXIMUM, NONFINITE = range(6)
 
 EMPTY: Row = np.array([0.0, 0.0, 0.0, math.inf, -math.inf, 0.0])
@@ -160,45 +157,30 @@ def _scaled_row(numbers: npt.NDArray[np.float64]) -> Row:
     return np.array([count, average * scale, m2 * scale * scale, numbers.min(), numbers.max(), nonfinite])
 
 
-def device_row_of(values: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Return the row of a tensor without leaving its device and without waiting for it.
+def device_row_of(values: Tensor) -> Tensor:
+    """Return the row of all entries of a tensor without leaving its device and without waiting for it.
 
     Arguments:
         values: any shape, real floating dtype, on any device.
-        valid: boolean, broadcastable to ``values``; entries where it is false are ignored.
 
     Returns:
         float64 tensor of shape (6,) on the same device.
 
-    >>> device_row_of(torch.tensor([[1., 2.], [9., 9.]]), torch.tensor([[True], [False]])).tolist()
-    [2.0, 1.5, 0.5, 1.0, 2.0, 0.0]
+    >>> device_row_of(torch.tensor([[1., 2.], [3., float('nan')]])).tolist()
+    [3.0, 2.0, 2.0, 1.0, 3.0, 1.0]
     """
-    numbers = values.to(torch.float64)
+    numbers = values.to(torch.float64).reshape(-1)
+    if not len(numbers):
+        return torch.from_numpy(EMPTY.copy()).to(values.device)
     finite = torch.isfinite(numbers)
-    if valid is None and numbers.numel() == 1:
-        # There is nothing to add up: a third of the launches.
-        number, known = numbers.reshape(()), finite.reshape(())
-        count = known.to(torch.float64)
-        mean, least, most = (torch.where(known, number, other) for other in (0.0, math.inf, -math.inf))
-        return torch.stack([count, mean, torch.zeros_like(mean), least, most, 1.0 - count])
-    if valid is None:
-        nonfinite = numbers.numel() - finite.sum(dtype=torch.float64)
-    else:
-        valid = valid.expand(numbers.shape)
-        nonfinite = (valid & ~finite).sum(dtype=torch.float64)
-        finite = finite & valid
     count = finite.sum(dtype=torch.float64)
-    zero = torch.zeros((), dtype=torch.float64, device=values.device)
-    average = torch.where(finite, numbers, zero).sum() / count.clamp(min=1)
-    centred = torch.where(finite, numbers - average, zero)
+    average = torch.where(finite, numbers, 0.0).sum() / count.clamp(min=1)
+    centred = torch.where(finite, numbers - average, 0.0)
     remainder = centred.sum()
     m2 = (centred * centred).sum() - remainder * remainder / count.clamp(min=1)
-    if numbers.numel() == 0:
-        minimum, maximum = zero + math.inf, zero - math.inf
-    else:
-        minimum = torch.where(finite, numbers, zero + math.inf).amin()
-        maximum = torch.where(finite, numbers, zero - math.inf).amax()
-    return torch.stack([count, average + remainder / count.clamp(min=1), m2.clamp(min=0), minimum, maximum, nonfinite])
+    minimum, maximum = (torch.where(finite, numbers, limit) for limit in (math.inf, -math.inf))
+    average = average + remainder / count.clamp(min=1)
+    return torch.stack([count, average, m2.clamp(min=0), minimum.amin(), maximum.amax(), len(numbers) - count])
 
 
 def merge(first: Row, second: Row) -> Row:
@@ -276,11 +258,6 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
     return average, math.sqrt(math.fsum((value - average) ** 2 for value in values) / (len(values) - 1))
 
 
-def mean(row: Row) -> float | None:
-    """Return the mean, or None for an empty row."""
-    return float(row[MEAN]) if row[COUNT] > 0 else None
-
-
 def std(row: Row) -> float:
     """Return the unbiased standard deviation (as ``torch.std``), NaN for fewer than two numbers.
 
@@ -290,6 +267,20 @@ def std(row: Row) -> float:
     return float(stds(row))
 
 
+def statistics(row: Row) -> Iterator[tuple[str, float]]:
+    """Yield mean, max, min and std of a row, as far as it has enough numbers for them.
+
+    >>> dict(statistics(row_of(torch.tensor([3.])))), dict(statistics(EMPTY))
+    ({'mean': 3.0, 'max': 3.0, 'min': 3.0}, {})
+    """
+    if row[COUNT] > 0:
+        yield 'mean', float(row[MEAN])
+        yield 'max', float(row[MAXIMUM])
+        yield 'min', float(row[MINIMUM])
+    if row[COUNT] > 1:
+        yield 'std', std(row)
+
+
 def stds(rows: Row) -> Row:
     """Return :func:`std` of each of many rows, shape (..., 6) to (...)."""
     count = rows[..., COUNT]
@@ -297,13 +288,8 @@ def stds(rows: Row) -> Row:
     return deviations
 
 
-def abs_max(row: Row) -> float:
-    """Return the largest absolute value, NaN for an empty row."""
-    return float(abs_maxima(row))
-
-
 def abs_maxima(rows: Row) -> Row:
-    """Return :func:`abs_max` of each of many rows, shape (..., 6) to (...)."""
+    """Return the largest absolute value of each of many rows, shape (..., 6) to (...); NaN for an empty row."""
     largest = np.maximum(np.abs(rows[..., MINIMUM]), np.abs(rows[..., MAXIMUM]))
     maxima: Row = np.where(rows[..., COUNT] > 0, largest, math.nan)
     return maxima

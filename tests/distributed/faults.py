@@ -19,7 +19,7 @@ from ding_normmon import Monitor, Record
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics import Metric, default_metrics
 from ding_normmon.ranks.transport import StoreTransport
-from ding_normmon.rows.table import RowBuffer
+from ding_normmon.rows.buffer import RowBuffer
 from tests.distributed.multitask import MultitaskModel, make_model, train, weights_of
 
 __all__ = [

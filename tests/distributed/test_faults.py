@@ -20,8 +20,8 @@ import torch
 from ding_normmon import ConfigurationError, Monitor, Record
 from ding_normmon.destinations import TensorBoard
 from ding_normmon.ranks.message import encode, encode_schema, schema_digest
+from ding_normmon.rows import Batch, RowBuffer, RowKey
 from ding_normmon.rows.moments import constant_row
-from ding_normmon.rows.table import Batch, RowBuffer, RowKey
 from tests.distributed.faults import (
     ITERATIONS,
     LAYOUT,

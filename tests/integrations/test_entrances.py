@@ -17,8 +17,8 @@ from ding_normmon.core.record import Record
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.diagnose import Rule, Sign, Window
 from ding_normmon.metrics import Metric, default_metrics
+from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import norm, row_of
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 from tests.integrations.ding_engine.learners import make_learner
 from tests.integrations.ding_engine.policies import CASES
 from tests.integrations.small_policies import Policy

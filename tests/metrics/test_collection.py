@@ -9,8 +9,8 @@ from ding_normmon.core.config import MonitorConfig
 from ding_normmon.core.parameter_groups import find_groups
 from ding_normmon.metrics import Setup
 from ding_normmon.metrics.collection import Collection
+from ding_normmon.rows import Batch, RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import COUNT, MEAN
-from ding_normmon.rows.table import Batch, RowBuffer, RowKey, RowTable
 
 
 def of_rank(rank: int, task_ids: tuple[int, ...]) -> Collection:

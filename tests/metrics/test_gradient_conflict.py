@@ -273,7 +273,7 @@ def test_26_tasks_of_50_million_shared_parameters_keep_less_than_8_megabytes() -
     )
     metric = GradientConflict()
     metric.prepare(setup)
-    from ding_normmon.rows.table import RowBuffer
+    from ding_normmon.rows.buffer import RowBuffer
 
     # On an accelerator the cells are there once more for every copy that may be under way.
     assert 8 * metric.num_cells * (1 + RowBuffer.SLOTS) + metric.state_bytes() < 8 * 2**20

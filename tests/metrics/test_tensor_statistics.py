@@ -16,8 +16,8 @@ from ding_normmon.core.step import LearnerStep, SignalError
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.masks import align_mask
 from ding_normmon.metrics.tensor_statistics import TensorStatistics
+from ding_normmon.rows import Batch, RowBuffer, RowTable
 from ding_normmon.rows.moments import COUNT, row_of
-from ding_normmon.rows.table import Batch, RowBuffer, RowTable
 from tests.models import SmallModel, finished, reference_signals, small_monitor, valid_steps
 
 Signals = dict[tuple[str, int | None], tuple[Tensor, Tensor | None]]

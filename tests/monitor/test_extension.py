@@ -17,8 +17,8 @@ from ding_normmon import ConfigurationError, Monitor
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics import GradientNorms, Metric, ParameterNorms, TaskLosses, default_metrics
 from ding_normmon.metrics.mixins import ClipListener, DeviceCells, Finishing
+from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import constant_row, row_of
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 from tests.models import SmallModel, assert_same, finished, reference, small_monitor
 from tests.monitor.steps import measure
 

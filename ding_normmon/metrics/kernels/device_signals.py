@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ding_normmon.core.step import SignalError
 from ding_normmon.metrics.kernels import native
+from ding_normmon.rows import RowBuffer, RowKey
 from ding_normmon.rows.device_moments import Steps, moment_rows, norm_steps, number_rows
-from ding_normmon.rows.moments import EMPTY, constant_numbers, device_row_of
-from ding_normmon.rows.table import RowBuffer, RowKey
+from ding_normmon.rows.moments import EMPTY, constant_numbers
 
 __all__ = ['DeviceSignals', 'Published', 'write_number', 'write_numbers', 'write_signals']
 
@@ -117,7 +117,7 @@ def _wait_for(stream: torch.cuda.Stream, published: Published) -> None:
 def write_number(key: RowKey, value: Tensor | float, rows: RowBuffer) -> None:
     """Write the row of one number; an accelerator is not waited for."""
     if isinstance(value, Tensor) and not rows.on_host:
-        rows.write(key, device_row_of(value.detach().reshape(1).to(rows.device, non_blocking=True)))
+        rows.write_rows([key], number_rows([value.to(rows.device, non_blocking=True)])[1])
     else:
         rows.write_numbers(key, constant_numbers(native.number_of(value)))
 

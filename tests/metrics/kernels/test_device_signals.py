@@ -14,7 +14,7 @@ from ding_normmon.core.step import SignalError
 from ding_normmon.metrics import TensorStatistics
 from ding_normmon.metrics.kernels.device_signals import DeviceSignals, Published, write_numbers
 from ding_normmon.monitor.monitor import StepMonitor
-from ding_normmon.rows.table import RowBuffer, RowKey
+from ding_normmon.rows import RowBuffer, RowKey
 from tests.models import finished
 
 pytestmark = pytest.mark.usefixtures('as_accelerator')

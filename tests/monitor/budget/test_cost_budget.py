@@ -18,8 +18,8 @@ from ding_normmon.metrics import Metric, ParameterNorms, default_metrics, preset
 from ding_normmon.metrics.base import Setup
 from ding_normmon.monitor.budget import cost_budget as budget
 from ding_normmon.monitor.budget.cost_budget import FACTORS, Budget, Load, factors_under, share
+from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import constant_row
-from ding_normmon.rows.table import RowBuffer, RowKey, RowTable
 from tests.distributed.ranks import run_ranks
 
 
