@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import numbers
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -132,9 +132,9 @@ monitor_norm_freq
                 _refuse_larger(config)
                 nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
                 raise ConfigurationError(f'monitor.{key}: no such key; the nearest is {nearest}')
-        for key, check in _CHECKS.items():
-            if key in config and (complaint := check(config[key])):
-                raise ConfigurationError(f'monitor.{key}: expected {complaint}, got {_show(config[key])}')
+        for key, (is_valid, expected) in _CHECKS.items():
+            if key in config and not is_valid(config[key]):
+                raise ConfigurationError(f'monitor.{key}: expected {expected}, got {_show(config[key])}')
         values: dict[str, Any] = {
             key: int(value) if _is_integer(value) else value.item() if isinstance(value, np.generic) else value
             for key, value in config.items()
@@ -198,85 +198,8 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def _non_negative_integer(value: Any) -> str | None:
-    return None if _is_integer(value) and value >= 0 else 'an integer of at least 0 (0 turns the monitor off)'
-
-
-def _positive_integer(value: Any) -> str | None:
-    return None if _is_integer(value) and value > 0 else 'an integer of at least 1'
-
-
-def _non_negative_integer_or_none(value: Any) -> str | None:
-    ok = value is None or (_is_integer(value) and value >= 0)
-    return None if ok else 'an integer of at least 0 (0 for never), or None'
-
-
-def _watch(value: Any) -> str | None:
-    ok = value in ('auto', 'off') if isinstance(value, str) else _is_integer(value) and value > 0
-    return None if ok else "'auto', 'off' or a number of iterations of at least 1"
-
-
-_SMALLEST_BOX = 1 << 20
-
-
-def _size(value: Any) -> str | None:
-    try:
-        ok = value is None or bytes_of(value) >= _SMALLEST_BOX
-    except ValueError:
-        ok = False
-    return None if ok else "a size of at least 1MB, such as '64MB', or None for no black box"
-
-
-def _sketch_size(value: Any) -> str | None:
-    ok = _is_integer(value) and value > 0 and value % 64 == 0
-    return None if ok else 'a multiple of 64, such as 4096'
-
-
-def _exact(value: object) -> str | None:
-    return None if value in ('rank', 'never') else "'rank' or 'never'"
-
-
-def _positive_integer_or_none(value: Any) -> str | None:
-    return None if value is None or (_is_integer(value) and value > 0) else 'an integer of at least 1, or None'
-
-
-def _boolean(value: object) -> str | None:
-    return None if isinstance(value, bool) else 'True or False'
-
-
-_LONGEST = 1e9
-"""Longest time, in seconds, that every system can wait for."""
-
-
-def _seconds(value: Any) -> str | None:
-    ok = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    return None if ok and 0 < value <= _LONGEST else f'a number of seconds greater than 0, and at most {_LONGEST:g}'
-
-
-def _share_or_none(value: Any) -> str | None:
-    ok = isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and 0 < value < 1
-    return None if value is None or ok else 'a share of training time between 0 and 1, such as 0.01, or None'
-
-
-def _thresholds(value: Any) -> str | None:
-    ok = isinstance(value, (list, tuple)) and len(value) > 0
-    ok = ok and all(isinstance(tau, (int, float)) and not isinstance(tau, bool) and 0 <= tau < 1 for tau in value)
-    return None if ok and len(set(value)) == len(value) else 'different thresholds from 0 to below 1, such as (0.025,)'
-
-
-def _rules(value: object) -> str | None:
-    ok = isinstance(value, Mapping) and all(
-        isinstance(name, str) and (isinstance(change, (bool, Mapping))) for name, change in value.items()
-    )
-    return None if ok else "a mapping of rules to False or to their options, such as {'weight_jump': False}"
-
-
-def _on_finding(value: object) -> str | None:
-    words = value.values() if isinstance(value, Mapping) else [value]
-    names = value if isinstance(value, Mapping) else ()
-    if all(isinstance(name, str) for name in names) and all(word in ON_FINDING for word in words):
-        return None
-    return "'warn', 'checkpoint' or 'stop', or a mapping of severities and rules to these, such as {'error': 'stop'}"
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
 
 
 def _sorted(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,53 +208,115 @@ def _sorted(value: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _sorted(entry) if isinstance(entry, Mapping) else entry for key, entry in entries}
 
 
-def _task_names(value: object) -> str | None:
-    ok = isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
-    ok = ok or (
-        isinstance(value, Mapping)
-        and all(_is_integer(task_id) and isinstance(name, str) for task_id, name in value.items())
+_Check = tuple[Callable[[Any], bool], str]
+"""Tells whether a value is valid, and says what is."""
+
+_LONGEST = 1e9
+"""Longest time, in seconds, that every system can wait for."""
+
+_SMALLEST_BOX = 1 << 20
+
+
+def _integer(least: int, note: str = '') -> _Check:
+    return lambda value: _is_integer(value) and value >= least, f'an integer of at least {least}{note}'
+
+
+def _or_none(check: _Check) -> _Check:
+    is_valid, expected = check
+    return lambda value: value is None or is_valid(value), f'{expected}, or None'
+
+
+def _one_of(*words: str) -> _Check:
+    return lambda value: value in words, f'{", ".join(map(repr, words[:-1]))} or {words[-1]!r}'
+
+
+def _is_cadence(value: Any) -> bool:
+    return value in ('auto', 'off') if isinstance(value, str) else _is_integer(value) and value > 0
+
+
+def _is_size(value: Any) -> bool:
+    try:
+        return value is None or bytes_of(value) >= _SMALLEST_BOX
+    except ValueError:
+        return False
+
+
+def _are_thresholds(value: Any) -> bool:
+    if not isinstance(value, (list, tuple)) or not value or not all(map(_is_number, value)):
+        return False
+    return all(0 <= tau < 1 for tau in value) and len(set(value)) == len(value)
+
+
+def _are_rules(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and isinstance(change, (bool, Mapping)) for name, change in value.items()
     )
-    return None if ok else "a list of names in the order of task ids, or a mapping of ids to names, such as {0: 'Pong'}"
 
 
-def _preset(value: object) -> str | None:
-    return None if value in ('basic', 'multitask', 'full') else "'basic', 'multitask' or 'full'"
+def _are_actions(value: Any) -> bool:
+    words, names = (value.values(), list(value)) if isinstance(value, Mapping) else ([value], [])
+    return all(isinstance(name, str) for name in names) and all(word in ON_FINDING for word in words)
 
 
-def _detail(value: object) -> str | None:
-    return None if value in ('group', 'parameter') else "'group' or 'parameter'"
+def _are_task_names(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_integer(task_id) and isinstance(name, str) for task_id, name in value.items())
+    return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
 
 
-def _mapping(value: object) -> str | None:
-    return None if isinstance(value, Mapping) else "a mapping of names to attribute paths, such as dict(adapter='a.b')"
+_BOOLEAN: _Check = (lambda value: isinstance(value, bool), 'True or False')
+_SECONDS: _Check = (
+    lambda value: _is_number(value) and 0 < value <= _LONGEST,
+    f'a number of seconds greater than 0, and at most {_LONGEST:g}',
+)
+_OR_NEVER = _or_none(_integer(0, ' (0 for never)'))
 
-
-_CHECKS = {
-    'monitor_norm_freq': _non_negative_integer,
-    'watch': _watch,
-    'black_box': _size,
-    'merge_train_output': _boolean,
-    'preset': _preset,
-    'conflict_freq': _non_negative_integer_or_none,
-    'conflict_exact': _exact,
-    'conflict_by_loss': _boolean,
-    'conflict_blocks': _boolean,
-    'sketch_size': _sketch_size,
-    'update_freq': _non_negative_integer_or_none,
-    'plasticity_freq': _positive_integer_or_none,
-    'dormant_taus': _thresholds,
-    'memory_budget': _positive_integer,
-    'budget': _share_or_none,
-    'detail': _detail,
-    'top_k': _positive_integer_or_none,
-    'module_groups': _mapping,
-    'task_names': _task_names,
-    'clip_fraction': _boolean,
-    'diagnose': _boolean,
-    'history': _boolean,
-    'rules': _rules,
-    'on_finding': _on_finding,
-    'deadline': _seconds,
-    'setup_timeout': _seconds,
-    'close_timeout': _seconds,
+_CHECKS: dict[str, _Check] = {
+    'monitor_norm_freq': _integer(0, ' (0 turns the monitor off)'),
+    'watch': (_is_cadence, "'auto', 'off' or a number of iterations of at least 1"),
+    'black_box': (_is_size, "a size of at least 1MB, such as '64MB', or None for no black box"),
+    'merge_train_output': _BOOLEAN,
+    'preset': _one_of('basic', 'multitask', 'full'),
+    'conflict_freq': _OR_NEVER,
+    'conflict_exact': _one_of('rank', 'never'),
+    'conflict_by_loss': _BOOLEAN,
+    'conflict_blocks': _BOOLEAN,
+    'sketch_size': (
+        lambda value: _is_integer(value) and value > 0 and value % 64 == 0,
+        'a multiple of 64, such as 4096',
+    ),
+    'update_freq': _OR_NEVER,
+    'plasticity_freq': _or_none(_integer(1)),
+    'dormant_taus': (_are_thresholds, 'different thresholds from 0 to below 1, such as (0.025,)'),
+    'memory_budget': _integer(1),
+    'budget': _or_none(
+        (
+            lambda value: _is_number(value) and 0 < value < 1,
+            'a share of training time between 0 and 1, such as 0.01',
+        )
+    ),
+    'detail': _one_of('group', 'parameter'),
+    'top_k': _or_none(_integer(1)),
+    'module_groups': (
+        lambda value: isinstance(value, Mapping),
+        "a mapping of names to attribute paths, such as dict(adapter='a.b')",
+    ),
+    'task_names': (
+        _are_task_names,
+        "a list of names in the order of task ids, or a mapping of ids to names, such as {0: 'Pong'}",
+    ),
+    'clip_fraction': _BOOLEAN,
+    'diagnose': _BOOLEAN,
+    'history': _BOOLEAN,
+    'rules': (
+        _are_rules,
+        "a mapping of rules to False or to their options, such as {'weight_jump': False}",
+    ),
+    'on_finding': (
+        _are_actions,
+        "'warn', 'checkpoint' or 'stop', or a mapping of severities and rules to these, such as {'error': 'stop'}",
+    ),
+    'deadline': _SECONDS,
+    'setup_timeout': _SECONDS,
+    'close_timeout': _SECONDS,
 }

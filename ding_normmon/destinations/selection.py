@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 
 from ding_normmon.core.figures import Figures
@@ -44,8 +45,8 @@ def worst_tasks(scalars: Mapping[str, float], count: int = WORST_TASKS) -> list[
         else:
             families.setdefault(of_all_tasks(name), {})[task] = value
     for family in families.values():
-        middle = _median(list(family.values()))
-        spread = _median([abs(value - middle) for value in family.values()])
+        middle = statistics.median(family.values())
+        spread = statistics.median(abs(value - middle) for value in family.values())
         # If most tasks are equal the spread is 0; then the distance counts in proportion to the figure itself.
         unit = spread or abs(middle) or 1.0
         for task, value in family.items():
@@ -53,45 +54,29 @@ def worst_tasks(scalars: Mapping[str, float], count: int = WORST_TASKS) -> list[
     return sorted(worst, key=lambda task: (-worst[task], task))[:count]
 
 
-def for_dashboard(
-    scalars: Mapping[str, float],
-    figures: Figures = _NONE,
-    *,
-    many: int = MANY_TASKS,
-    count: int = WORST_TASKS,
-    few: int = FEW_TASKS,
-) -> dict[str, float]:
+def for_dashboard(scalars: Mapping[str, float], figures: Figures = _NONE) -> dict[str, float]:
     """Return the figures for a dashboard, few enough to look at.
 
-    Up to ``few`` tasks these are all figures. Above, per-task figures declared as details are left out. Above ``many``,
-    only the figures over all tasks and those of the worst tasks are returned; the worst tasks are chosen anew for every
+    Up to 12 tasks these are all figures. Above, per-task figures declared as details are left out. Above 64, only the
+    figures over all tasks and those of the 16 worst tasks are returned; the worst tasks are chosen anew for every
     record. ``ctx.monitor_records`` and the history file hold everything.
 
     Arguments:
         scalars: the scalars of one record.
         figures: declarations of the figures; a figure without one is not a detail.
-        many: up to this many tasks, every task is shown.
-        count: number of tasks shown above that.
-        few: up to this many tasks, every figure is shown.
 
-    >>> scalars = {f'grad/head_task{task}/_total_norm': float(task) for task in range(5)} | {'grad/encoder': 1.}
-    >>> sorted(for_dashboard(scalars, many=4, count=1))
-    ['grad/encoder', 'grad/head_task0/_total_norm']
+    >>> scalars = {f'grad/head_task{task}/_total_norm': float(task) for task in range(65)} | {'grad/encoder': 1.}
+    >>> shown = for_dashboard(scalars)
+    >>> len(shown), 'grad/encoder' in shown, 'grad/head_task64/_total_norm' in shown
+    (17, True, True)
     """
     task_of = {name: task for name in scalars if (task := task_in(name)) is not None}
     tasks = set(task_of.values())
-    if len(tasks) <= min(few, many):
+    if len(tasks) <= FEW_TASKS:
         return dict(scalars)
-    shown = set(worst_tasks(scalars, count)) if len(tasks) > many else tasks
-    lesser = len(tasks) > few
+    shown = set(worst_tasks(scalars)) if len(tasks) > MANY_TASKS else tasks
     return {
         name: value
         for name, value in scalars.items()
-        if name not in task_of or (task_of[name] in shown and not (lesser and figures.is_detail(name)))
+        if name not in task_of or (task_of[name] in shown and not figures.is_detail(name))
     }
-
-
-def _median(values: list[float]) -> float:
-    ordered = sorted(values)
-    half = len(ordered) // 2
-    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2

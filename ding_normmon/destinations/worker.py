@@ -13,6 +13,9 @@ from ding_normmon.core.record import Record
 
 __all__ = ['DestinationWorker']
 
+_MOST = 64
+"""Records that may wait; beyond that the oldest is dropped."""
+
 _MANY = 8
 """Queue length at which records are passed on without waiting for :meth:`DestinationWorker.flush`."""
 
@@ -26,9 +29,7 @@ class DestinationWorker:
     Arguments:
         destination: receives the records.
         lost_data: counts lost records.
-        queue_size: number of records that may wait; beyond that the oldest is dropped.
-        description: description of the run, for a destination with a ``begin``; or a function that returns it, which
-            is called when the first record comes.
+        description: called when the first record comes, for a destination with a ``begin``: describes the run.
 
     Attributes:
         takes_between: whether findings and incidents of watched steps come at once, in a record of their own.
@@ -51,17 +52,15 @@ class DestinationWorker:
         self,
         destination: Destination,
         lost_data: LostData,
-        queue_size: int = 64,
-        description: RunDescription | Callable[[], RunDescription] | None = None,
+        description: Callable[[], RunDescription] = RunDescription,
     ) -> None:
-        self._description = RunDescription() if description is None else description
+        self._description = description
         self._destination = destination
         self._lost = lost_data
         self._only_findings = bool(getattr(destination, 'only_findings', False))
         self.takes_between = self._only_findings or bool(getattr(destination, 'takes_between', False))
         self._name = type(destination).__name__
         self._queue: deque[Record] = deque()
-        self._queue_size = queue_size
         self._wake = threading.Condition()
         self._closing = False
         self._busy_since: float | None = None
@@ -72,7 +71,7 @@ class DestinationWorker:
         if self._only_findings and not record.findings:
             return
         with self._wake:
-            if len(self._queue) >= self._queue_size:
+            if len(self._queue) >= _MOST:
                 self._queue.popleft()
                 self._lose(f'has been busy with one record for {self._busy():.0f} s; is its disk full or very slow?')
             self._queue.append(record)
@@ -115,7 +114,7 @@ class DestinationWorker:
         if begin is None:
             return
         try:
-            begin(self._description() if callable(self._description) else self._description)
+            begin(self._description())
         except Exception as error:
             self._lose(f'could not begin ({type(error).__name__}: {error})')
 

@@ -52,5 +52,7 @@ def test_a_task_that_alone_differs_stands_out_although_the_median_distance_is_ze
 
 def test_ids_with_a_common_prefix_are_distinguished() -> None:
     scalars = {f'grad/head_task{task}/_total_norm': float(task == 1) for task in range(70)}
-    shown = for_dashboard(scalars, count=1)
-    assert shown == {'grad/head_task1/_total_norm': 1.0}
+    assert worst_tasks(scalars, count=1) == [1]
+    scalars |= {f'grad/head_task{task}/_total_norm': 2.0 + task for task in range(50, 65)}
+    shown = for_dashboard(scalars)
+    assert set(shown) == {f'grad/head_task{task}/_total_norm' for task in (1, *range(50, 65))}

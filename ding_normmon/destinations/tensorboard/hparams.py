@@ -38,19 +38,16 @@ def flatten(configuration: Mapping[Any, Any], prefix: str = '') -> Iterator[tupl
             yield name, text if len(text) <= _LONGEST else f'{text[: _LONGEST - 1]}…'
 
 
-def hparams_values(
-    configuration: Mapping[str, Any], metrics: Iterable[str], started: float, group: str = ''
-) -> list[Summary.Value]:
+def hparams_values(configuration: Mapping[str, Any], metrics: Iterable[str], started: float) -> list[Summary.Value]:
     """Return the summaries that show a run as a row of TensorBoard's *HParams* table.
 
     Arguments:
         configuration: nested configuration of the run.
         metrics: names of the scalars shown in the same row.
         started: start of the run in seconds since 1970.
-        group: rows of one group are shown as one; empty for a separate row.
     """
     experiment = Experiment(time_created_secs=started)
-    session = SessionStartInfo(start_time_secs=started, group_name=group)
+    session = SessionStartInfo(start_time_secs=started)
     for name, value in flatten(configuration):
         if isinstance(value, bool):
             session.hparams[name].bool_value = value
