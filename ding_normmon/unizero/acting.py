@@ -8,15 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from easydict import EasyDict
+from lzero.mcts import UniZeroMCTSCtree
+from lzero.policy import InverseScalarTransform, mz_network_output_unpack, select_action
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ding_normmon.unizero.lightzero_classes import (
-    InverseScalarTransform,
-    UniZeroMCTSCtree,
-    mz_network_output_unpack,
-    select_action,
-)
 from ding_normmon.unizero.model import BoundModel
 
 __all__ = ['TaskActor']

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from easydict import EasyDict
+from lzero.policy.unizero import UniZeroPolicy
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ding_normmon.unizero.acting import TaskActor
-from ding_normmon.unizero.lightzero_classes import UniZeroPolicy
 from ding_normmon.unizero.model import BoundModel, UniZeroMultitaskModel
 from ding_normmon.unizero.task_spec import check_task_ids
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from easydict import EasyDict
+from lzero.model.common import RepresentationNetworkMLP, RepresentationNetworkUniZero, SimNorm
 from torch import Tensor, nn
 
-from ding_normmon.unizero.lightzero_classes import RepresentationNetworkMLP, RepresentationNetworkUniZero, SimNorm
 from ding_normmon.unizero.task_modules import PerTaskModules, TaskSelection
 from ding_normmon.unizero.task_spec import TaskSpec
 

@@ -12,19 +12,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ding_normmon.unizero.ranks import is_distributed
+
 __all__ = [
     'all_reduce_sum',
     'broadcast_parameters',
     'clip_gradients',
-    'is_distributed',
     'squared_gradient_norm',
     'sum_shared_gradients',
 ]
-
-
-def is_distributed() -> bool:
-    """Return whether there is more than one rank."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def all_reduce_sum(values: Sequence[float], device: torch.device) -> list[float]:

@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from lzero.model.unizero_world_models.kv_caching import KeysValues
 from numpy.typing import NDArray
 from torch import Tensor
-
-from ding_normmon.unizero.lightzero_classes import KeysValues
 
 __all__ = ['Context', 'InferenceCache', 'RowCollector', 'SearchNodes', 'pack', 'rows_of_equal_size', 'unpack']
 

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from ding.utils import MODEL_REGISTRY
 from easydict import EasyDict
+from lzero.model.common import MZNetworkOutput
+from lzero.model.unizero_model import UniZeroModel
+from lzero.model.unizero_world_models.tokenizer import Tokenizer
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ding_normmon.unizero.encoders import build_encoders
 from ding_normmon.unizero.inference_cache import InferenceCache
-from ding_normmon.unizero.lightzero_classes import MZNetworkOutput, Tokenizer, UniZeroModel
 from ding_normmon.unizero.task_modules import PerTaskModules, TaskSelection
 from ding_normmon.unizero.task_spec import TaskSpec
 from ding_normmon.unizero.world_model import HEAD_NAMES, MultitaskWorldModel
@@ -76,13 +78,15 @@ class BoundModel:
     Arguments:
         model: the multi-task model.
         task_id: global task id.
+
+    Attributes:
         cache: inference cache of this task and mode.
     """
 
-    def __init__(self, model: UniZeroMultitaskModel, task_id: int, cache: InferenceCache | None = None) -> None:
+    def __init__(self, model: UniZeroMultitaskModel, task_id: int) -> None:
         self.model = model
         self.task_id = task_id
-        self.cache = cache if cache is not None else InferenceCache()
+        self.cache = InferenceCache()
 
     @property
     def world_model(self) -> MultitaskWorldModel:
@@ -94,14 +98,10 @@ class BoundModel:
         """Whether the model is in training mode."""
         return self.model.training
 
-    def train(self, mode: bool = True) -> BoundModel:
-        """Set the model's training mode."""
-        self.model.train(mode)
-        return self
-
     def eval(self) -> BoundModel:
         """Set the model's evaluation mode."""
-        return self.train(False)
+        self.model.eval()
+        return self
 
     def to(self, *args: Any, **kwargs: Any) -> BoundModel:
         """Move the model."""

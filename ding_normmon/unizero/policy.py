@@ -13,6 +13,8 @@ import torch
 from ding.utils import POLICY_REGISTRY
 from ditk import logging
 from easydict import EasyDict
+from lzero.policy import DiscreteSupport, InverseScalarTransform
+from lzero.policy.utils import configure_optimizers_nanogpt
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -29,16 +31,10 @@ from ding_normmon.unizero.gradient_synchronisation import (
     squared_gradient_norm,
     sum_shared_gradients,
 )
-from ding_normmon.unizero.inference_cache import InferenceCache
-from ding_normmon.unizero.lightzero_classes import (
-    DiscreteSupport,
-    InverseScalarTransform,
-    configure_optimizers_nanogpt,
-    quiet_construction,
-)
 from ding_normmon.unizero.model import BoundModel, UniZeroMultitaskModel
 from ding_normmon.unizero.policy_config import DEFAULTS, single_task_config, validate_policy_config
 from ding_normmon.unizero.private_state import gather_private_state
+from ding_normmon.unizero.quiet import quiet_construction
 from ding_normmon.unizero.ranks import gather_objects
 from ding_normmon.unizero.task_batch import TaskBatch, prepare_task_batch
 from ding_normmon.unizero.task_metrics import (
@@ -161,7 +157,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         self._target_model.requires_grad_(False)
         self._target_model.eval()
         self._target_views = {
-            task_id: BoundModel(self._target_model, task_id, InferenceCache()) for task_id in range(self.num_tasks)
+            task_id: BoundModel(self._target_model, task_id) for task_id in range(self.num_tasks)
         }
         self._optimizer_world_model = configure_optimizers_nanogpt(
             model=self._model.world_model,
@@ -204,10 +200,10 @@ class UniZeroMultitaskPolicy(ActingPolicy):
             metrics.update({f'{name}_task{task_id}': value for name, value in found.metrics.items()})
         if step.due:
             # After all forward passes: between them it would cost four times as much.
+            scale = float(self._cfg.model.support_scale)
+            support = (-scale, scale)
             for current_batch, target_batch, task_id in data:
                 publish_data(step, current_batch, target_batch, task_id)
-                scale = float(self._cfg.model.support_scale)
-                support = (-scale, scale)
                 declared = Declared(self.tasks[task_id].action_space_size, support, support)
                 publish_checks(step, current_batch, target_batch, declared, task_id)
                 self._ages.publish(step, current_batch, task_id)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from ding.utils import deep_merge_dicts
 from easydict import EasyDict
+from lzero.policy.unizero import UniZeroPolicy
 
-from ding_normmon.unizero.lightzero_classes import UniZeroPolicy
 from ding_normmon.unizero.task_spec import TaskSpec, check_task_ids
 
 __all__ = ['DEFAULTS', 'flatten', 'multitask_policy_config', 'single_task_config', 'validate_policy_config']

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ding_normmon.unizero.gradient_synchronisation import is_distributed
 from ding_normmon.unizero.model import UniZeroMultitaskModel
+from ding_normmon.unizero.ranks import is_distributed
 
 __all__ = ['gather_private_state']
 

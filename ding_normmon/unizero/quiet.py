@@ -1,4 +1,4 @@
-"""Imports other packages without the warnings that they print about each other."""
+"""Imports other packages, and builds LightZero's models, without what they print."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import importlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
-__all__ = ['import_quietly']
+__all__ = ['import_quietly', 'quiet_construction']
 
 
 def import_quietly(*modules: str) -> Any:
@@ -35,3 +36,14 @@ def import_quietly(*modules: str) -> Any:
             logging.disable(previous)
             logging.root.setLevel(level)
     return module
+
+
+@contextlib.contextmanager
+def quiet_construction() -> Iterator[None]:
+    """Suppress what LightZero prints while a model is being built.
+
+    Its constructors print one line per layer and two per head, hundreds of lines for a few tasks. Errors are raised
+    as usual.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield

@@ -11,16 +11,15 @@ from ding_normmon.unizero.environments import TaskEnvironment
 __all__ = ['random_returns']
 
 
-def random_returns(environment: TaskEnvironment, episodes: int, seconds: float, seed: int = 0) -> list[float]:
+def random_returns(environment: TaskEnvironment, episodes: int, seconds: float) -> list[float]:
     """Return the returns of episodes played with uniformly random actions, and close the environment.
 
     Arguments:
         environment: where to play.
         episodes: largest number of episodes.
         seconds: time after which no new episode begins.
-        seed: seed of the actions.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     returns: list[float] = []
     start = time.monotonic()
     while len(returns) < episodes and (not returns or time.monotonic() - start < seconds):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from easydict import EasyDict
 from lzero.mcts.buffer.game_buffer_unizero import UniZeroGameBuffer
 
 __all__ = ['TaskReplayBuffer']
@@ -20,9 +19,6 @@ class TaskReplayBuffer(UniZeroGameBuffer):
     Arguments:
         config: the task's configuration, ``policy.task_cfg(task_id)``.
     """
-
-    def __init__(self, config: EasyDict) -> None:
-        super().__init__(config)
 
     def is_ready(self, batch_size: int) -> bool:
         """Return whether a batch can be sampled; sampling is without replacement."""

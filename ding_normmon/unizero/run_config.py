@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from easydict import EasyDict
 
 from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.unizero.environments import environment_spec
 from ding_normmon.unizero.policy_config import flatten, multitask_policy_config
 from ding_normmon.unizero.task_spec import TaskSpec, check_task_ids
-from ding_normmon.unizero.task_split import split_tasks
 
 __all__ = ['RUN_DEFAULTS', 'complete_config', 'tasks_of_ranks']
 
@@ -138,13 +138,17 @@ def tasks_of_ranks(number_of_tasks: int, number_of_ranks: int, split: Any = None
     Arguments:
         number_of_tasks: tasks of the run.
         number_of_ranks: processes of the run.
-        split: the user's own split, one list per rank; None for an even one.
+        split: the user's own split, one list per rank; None for an even one, in which neighbours stay together.
 
     Raises:
         ValueError: the split has a wrong number of ranks, an id out of range, or a task missing or listed twice.
+
+    Example:
+        >>> tasks_of_ranks(5, 2), tasks_of_ranks(2, 3)
+        ([[0, 1, 2], [3, 4]], [[0], [1], []])
     """
     if split is None:
-        return split_tasks(number_of_tasks, number_of_ranks)
+        return [part.tolist() for part in np.array_split(np.arange(number_of_tasks), number_of_ranks)]
     if not isinstance(split, (list, tuple)) or not all(isinstance(ids, (list, tuple)) for ids in split):
         raise ConfigurationError(f'task_split: expected one list of task ids per rank, got {split!r}')
     if len(split) != number_of_ranks:
@@ -243,28 +247,27 @@ def _unknown(key: str, valid: Sequence[str]) -> ConfigurationError:
     return ConfigurationError(f'{key}: no such key; the nearest valid one is {nearest}')
 
 
+_Kinds = tuple[type, ...]
+
+_KINDS: tuple[tuple[_Kinds, _Kinds, str], ...] = (
+    ((Mapping,), (Mapping,), 'a mapping'),
+    ((bool,), (bool,), 'true or false'),
+    ((int,), (int,), 'an integer'),
+    ((float,), (int, float), 'a number'),
+    ((str,), (str,), 'a text'),
+    ((list, tuple), (list, tuple), 'a list'),
+)
+"""Kinds of values by what a key has now: what may take its place, and what that is called."""
+
+
 def _check(key: str, current: Any, value: Any) -> Any:
     """Return ``value`` if it can replace ``current``."""
-    if current is None:
+    found = next(((valid, wanted) for kinds, valid, wanted in _KINDS if isinstance(current, kinds)), None)
+    if current is None or found is None:
         return value
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if isinstance(current, Mapping):
-        right, wanted = isinstance(value, Mapping), 'a mapping'
-    elif key in INTEGER_OR_LIST:
-        right, wanted = (is_number and isinstance(value, int)) or isinstance(value, (list, tuple)), 'an integer or list'
-    elif isinstance(current, bool):
-        right, wanted = isinstance(value, bool), 'true or false'
-    elif isinstance(current, int):
-        right, wanted = is_number and isinstance(value, int), 'an integer'
-    elif isinstance(current, float):
-        right, wanted = is_number, 'a number'
-    elif isinstance(current, str):
-        right, wanted = isinstance(value, str), 'a text'
-    elif isinstance(current, (list, tuple)):
-        right, wanted = isinstance(value, (list, tuple)), 'a list'
-    else:
-        right, wanted = True, ''
-    if not right:
+    valid, wanted = ((int, list, tuple), 'an integer or list') if key in INTEGER_OR_LIST else found
+    # In Python, True is an integer.
+    if not isinstance(value, valid) or (isinstance(value, bool) and bool not in valid):
         raise ConfigurationError(
             f'{key}: expected {wanted} such as {current!r}, got {value!r} ({type(value).__name__})'
         )

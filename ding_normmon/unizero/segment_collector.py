@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,29 +19,9 @@ from numpy.typing import NDArray
 
 from ding_normmon.unizero.environments import Observation, TaskEnvironment
 
-__all__ = ['CollectPolicy', 'CollectedSegments', 'SegmentCollector']
+__all__ = ['CollectedSegments', 'SegmentCollector']
 
 VALUE_NAMES = ('predicted_value', 'searched_value')
-
-
-class CollectPolicy(Protocol):
-    """The methods of a policy that a collector calls."""
-
-    def _forward_collect(
-        self,
-        data: torch.Tensor,
-        action_mask: list[NDArray[Any]],
-        temperature: float,
-        to_play: list[int],
-        epsilon: float,
-        ready_env_id: NDArray[Any],
-        timestep: list[int],
-        task_id: int,
-    ) -> dict[int, dict[str, Any]]: ...
-
-    def _reset_collect(
-        self, env_id: Any, current_steps: int, reset_init_data: bool, task_id: int
-    ) -> None: ...
 
 
 @dataclass
@@ -139,7 +119,7 @@ class SegmentCollector:
     """Collects segments of one task, in batches over its environments.
 
     Arguments:
-        policy: chooses the actions of a batch of environments.
+        policy: has ``_forward_collect`` and ``_reset_collect``.
         config: configuration of the task, ``policy.task_cfg(task_id)``; ``model.frame_stack_num`` must be 1.
         task_id: global id of the task.
         environments: the environments, all of this task.
@@ -148,9 +128,7 @@ class SegmentCollector:
         ValueError: ``frame_stack_num`` is not 1, or there is no environment.
     """
 
-    def __init__(
-        self, policy: CollectPolicy, config: EasyDict, task_id: int, environments: Sequence[TaskEnvironment]
-    ) -> None:
+    def __init__(self, policy: Any, config: EasyDict, task_id: int, environments: Sequence[TaskEnvironment]) -> None:
         if config.model.frame_stack_num != 1:
             raise ValueError(f'frame_stack_num must be 1, got {config.model.frame_stack_num}')
         if not environments:

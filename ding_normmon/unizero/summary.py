@@ -35,7 +35,6 @@ def print_summary(
     stop_reason: str,
     folder: Path,
     checkpoint: Path,
-    console: Console | None = None,
     diagnosis: DiagnosisStage | None = None,
 ) -> None:
     """Print the returns of every task and the findings.
@@ -48,10 +47,9 @@ def print_summary(
         stop_reason: ``'finished'``, ``'time'``, ``'interrupted'`` or ``'finding'``.
         folder: the run's folder.
         checkpoint: the newest checkpoint.
-        console: where to print; standard output by default.
         diagnosis: has the findings of the run.
     """
-    console = console or make_console()
+    console = make_console()
     table = Table(title=f'{ENDINGS.get(stop_reason, "ended")} after {iterations} iterations, {seconds:.0f} s')
     table.add_column('task', overflow='fold')
     for heading in ('train\nreturn', 'evaluation', 'random\npolicy', 'episodes'):

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from lzero.policy import DiscreteSupport, phi_transform, scalar_transform
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ding_normmon.unizero.lightzero_classes import DiscreteSupport, phi_transform, scalar_transform
 from ding_normmon.unizero.task_spec import TaskSpec
 
 __all__ = ['TaskBatch', 'prepare_task_batch']

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from lzero.model.unizero_world_models.utils import LossWithIntermediateLosses
 from torch import Tensor
 
 from ding_normmon.core.step import InertLearnerStep
-from ding_normmon.unizero.lightzero_classes import LossWithIntermediateLosses
 from ding_normmon.unizero.world_model import TrainingTensors
 
 __all__ = ['SHARED_METRICS', 'TASK_METRICS', 'loss_terms', 'publish_training_tensors', 'task_metrics']

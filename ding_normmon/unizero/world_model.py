@@ -9,6 +9,11 @@ from typing import Any
 
 import torch
 from easydict import EasyDict
+from lzero.model.common import SimNorm
+from lzero.model.unizero_world_models.slicer import Head
+from lzero.model.unizero_world_models.tokenizer import Tokenizer
+from lzero.model.unizero_world_models.utils import WorldModelOutput, init_weights
+from lzero.model.unizero_world_models.world_model import WorldModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -20,7 +25,6 @@ from ding_normmon.unizero.inference_cache import (
     rows_of_equal_size,
     unpack,
 )
-from ding_normmon.unizero.lightzero_classes import Head, SimNorm, Tokenizer, WorldModel, WorldModelOutput, init_weights
 from ding_normmon.unizero.task_modules import PerTaskModules, TaskSelection
 from ding_normmon.unizero.task_spec import TaskSpec
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lzero.model.unizero_world_models.world_model import WorldModel
 from torch import Tensor
 
 from ding_normmon.unizero import BoundModel, UniZeroMultitaskPolicy
 from ding_normmon.unizero.inference_cache import InferenceCache
-from ding_normmon.unizero.lightzero_classes import WorldModel
 from tests.unizero.builders import tiny_policy
 
 

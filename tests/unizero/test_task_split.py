@@ -7,22 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ding_normmon.unizero.run_config import tasks_of_ranks
-from ding_normmon.unizero.task_split import split_tasks
 
 
 @given(st.integers(1, 60), st.integers(1, 60))
 def test_every_task_has_one_rank_and_shares_differ_by_one_at_most(tasks, ranks):
-    split = split_tasks(tasks, ranks)
+    split = tasks_of_ranks(tasks, ranks)
     assert len(split) == ranks
     assert [task_id for ids in split for task_id in ids] == list(range(tasks))
     sizes = [len(ids) for ids in split]
     assert max(sizes) - min(sizes) <= 1
-
-
-@pytest.mark.parametrize(('tasks', 'ranks'), [(0, 1), (1, 0)])
-def test_nothing_to_split_is_refused(tasks, ranks):
-    with pytest.raises(ValueError, match='at least one task and one rank'):
-        split_tasks(tasks, ranks)
 
 
 def test_a_split_of_ones_own_is_taken():

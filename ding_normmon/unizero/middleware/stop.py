@@ -63,7 +63,6 @@ class StopAgreement:
         max_train_iter: learner iteration to stop at; None for no limit.
         max_minutes: minutes after which to stop; 0 for no limit.
         is_interrupted: returns whether this rank has been asked to stop.
-        start: start of the minutes, as from ``time.monotonic()``; None for now.
     """
 
     def __init__(
@@ -71,12 +70,11 @@ class StopAgreement:
         max_train_iter: int | None,
         max_minutes: float = 0.0,
         is_interrupted: Callable[[], bool] = lambda: False,
-        start: float | None = None,
     ) -> None:
         self._max_train_iter = max_train_iter
         self._max_seconds = 60.0 * max_minutes
         self._is_interrupted = is_interrupted
-        self._start = time.monotonic() if start is None else start
+        self._start = time.monotonic()
         self._is_asked = False
 
     def seconds_left(self) -> float | None:
