@@ -118,7 +118,12 @@ class SquareNorms(GroupSquares):
         self._numels = np.array([sum(self._elements[span.start : span.stop]) for span in self.spans], dtype=np.float64)
         self._keys = tuple(RowKey(self.name, span.group.name, span.group.task_id) for span in self.spans)
         self._empty = np.tile(EMPTY, (len(self.spans), 1))
-        self._all_groups = frozenset((group.name, group.task_id) for group in setup.groups)
+        whole = {(group.name, group.task_id): group.paths for group in setup.groups}
+        self._all_groups = frozenset(whole)
+        self._places: list[tuple[int, list[int]]] = []
+        for group in (span.group for span in self.spans):
+            paths = whole[group.name, group.task_id]
+            self._places.append((len(paths), [paths.index(path) for path in group.paths]))
 
     def unpack_rows(self, cells: npt.NDArray[np.float64]) -> tuple[Sequence[RowKey], Row]:
         """Return one row per group, and per parameter where asked for."""
@@ -159,16 +164,18 @@ class SquareNorms(GroupSquares):
     def unpack_vectors(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Vector]]:
         """Yield the sum of squares of each parameter of each group, infinite where entries are not finite.
 
-        The black box and incidents name the parameter that something began with.
+        The black box and incidents name the parameter that something began with. A vector has a place for each
+        parameter of the group, 0 where another rank reports it: vectors of ranks are added.
         """
         config, middle = self.setup.config, len(self.parameters)
         if config.watch == 'off' and config.black_box is None:
             return
         sums = np.where(cells[middle : 2 * middle] > 0, np.inf, cells[:middle])
-        for span in self.spans:
-            if span.stop > span.start:
-                key = RowKey(self.name, span.group.name, span.group.task_id, 'parameters')
-                yield key, sums[span.start : span.stop].copy()
+        for span, (length, places) in zip(self.spans, self._places, strict=True):
+            if places:
+                vector = np.zeros(length)
+                vector[places] = sums[span.start : span.stop]
+                yield RowKey(self.name, span.group.name, span.group.task_id, 'parameters'), vector
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the norms of groups, of single parameters where asked for, across tasks and of the whole model."""
