@@ -113,7 +113,8 @@ def print_report(folder: Path) -> None:
         # A broken page must not turn a finished run into a failed one.
         _say(f'not written ({type(error).__name__}: {error})')
     else:
-        _say(str(path))
+        # A path is not wrapped: it is copied.
+        print(f'report:       {path}', flush=True)
 
 
 def _say(text: str) -> None:
