@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def _run(run: Run, judgement: Judgement, names: Iterable[str]) -> dict[str, Any]
         'series': columns.all_of(names),
         'axes': columns.axes,
         'matrices': plain_matrices(run.matrices),
-        'incidents': [_incident(run, incident) for incident in run.incidents],
+        'incidents': [_incident(run, incident, judgement.findings) for incident in run.incidents],
         'warnings': [plain(warning) for warning in run.warnings],
     }
 
@@ -163,7 +164,30 @@ def _finding(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _incident(run: Run, incident: Incident) -> dict[str, Any]:
+_NOT_FINITE = ' is NaN or infinite.'
+_DEATH = re.compile(
+    r'The run ended (?:after (?P<exception>.*)|without closing: it was killed, or crashed); '
+    r'the newest step in a black box is iteration (?P<newest>\d+)\.',
+    re.DOTALL,
+)
+
+
+def _reason(incident: Incident, findings: Iterable[Finding]) -> dict[str, str]:
+    """Return what opened an incident by language: a finding, a figure that is not finite, an exception or a death."""
+    reason, chinese_reason = incident.reason, incident.reason
+    found = next((finding for finding in findings if finding.sentence == reason), None)
+    died = _DEATH.fullmatch(reason)
+    if found is not None:
+        chinese_reason = sentence_of(found, 'zh')
+    elif incident.kind == 'non-finite' and reason.endswith(_NOT_FINITE):
+        chinese_reason = f'{reason.removesuffix(_NOT_FINITE)} 为 NaN 或无穷。'
+    elif died:
+        how = f'因 {died["exception"]} 结束' if died['exception'] else '没有正常关闭就结束了（进程被杀死或崩溃）'
+        chinese_reason = f'训练{how}；黑匣子中最新的一步是迭代 {died["newest"]}。'
+    return {'en': reason, 'zh': chinese_reason}
+
+
+def _incident(run: Run, incident: Incident, findings: Sequence[Finding]) -> dict[str, Any]:
     """Return an incident with charts of what left its level, over the watched steps around it."""
     window = incident.window
     clock = np.zeros(len(window.iterations))
@@ -188,7 +212,7 @@ def _incident(run: Run, incident: Incident) -> dict[str, Any]:
             'opened': incident.opened,
             'since': incident.since,
             'kind': incident.kind,
-            'reason': incident.reason,
+            'reason': _reason(incident, [*run.findings, *findings]),
             'tasks': [] if incident.task is None else [incident.task],
             'order': [dict(vars(departure)) for departure in incident.first],
             'charts': [chart.plain() for chart in charts],

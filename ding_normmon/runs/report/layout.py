@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -57,7 +58,7 @@ class Chart:
         lines: its curves, at least one.
         scale: ``log`` or ``linear``.
         prominence: of its most prominent figure; details are folded away at first.
-        about: definition and unit of its figures.
+        about: definition and unit of its figures, and what a bad value means, by language.
     """
 
     key: str
@@ -66,12 +67,12 @@ class Chart:
     lines: tuple[Line, ...]
     scale: str
     prominence: str
-    about: str = ''
+    about: Mapping[str, str] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain values."""
         lines = [[line.metric, line.task, line.label, line.low, line.high] for line in self.lines]
-        return {**vars(self), 'title': dict(self.title), 'lines': lines}
+        return {**vars(self), 'title': dict(self.title), 'about': dict(self.about), 'lines': lines}
 
 
 def figures_of(runs: Sequence[Run]) -> Figures:
@@ -88,6 +89,7 @@ def lay_out(runs: Sequence[Run]) -> list[Chart]:
     named = {spelt: task for run in runs for task, name in run.tasks.items() for spelt in (name, tag_of(name))}
     found: dict[tuple[str, str], list[Line]] = {}
     of_task: dict[int, list[Line]] = {}
+    drawn: dict[str, None] = {}
     for name in sorted(known, key=lambda name: _order(declared, name)):
         figure, task, edges = declared.describe(name), task_in(name), _edges(name, known)
         if figure is not None and '{group}/{path}' in figure.pattern:
@@ -100,9 +102,10 @@ def lay_out(runs: Sequence[Run]) -> list[Chart]:
         found.setdefault((place.category, place.title), []).append(line)
         if task is not None and figure is not None and figure.of_task and figure.prominence == 'headline':
             of_task.setdefault(task, []).append(line)
+            drawn[figure.of_task] = None
     charts = [_chart(declared, category, title, lines[:_MOST]) for (category, title), lines in found.items()]
     tasks = [
-        Chart(f'task-{task}', EACH_TASK, dict.fromkeys(('en', 'zh'), f'{{task {task}}}'), tuple(lines), 'log', 'main')
+        Chart(f'task-{task}', EACH_TASK, _title_of_task(task, list(drawn)), tuple(_briefly(lines)), 'log', 'main')
         for task, lines in sorted(of_task.items())
     ]
     theirs = {place.category for lines in of_task.values() for place in [declared.place(lines[0].metric)[0]]}
@@ -117,16 +120,54 @@ def _chart(figures: Figures, category: str, title: str, lines: Sequence[Line]) -
     declared = [(figure, metric) for figure, metric in described if figure is not None]
     is_log = len(declared) == len(described) and all(f.scale == 'log' and not f.is_signed(m) for f, m in declared)
     prominences = [_prominence(figure, metric) for figure, metric in described]
-    about = dict.fromkeys(f'{figure.pattern}: {figure.definition} ({figure.unit})' for figure, _ in declared)
+    kinds = list(dict.fromkeys(figure for figure, _ in declared))
     return Chart(
         without_task(first).removesuffix('/_total_norm').replace('/', '-'),
         category,
         {'en': title, 'zh': title_in_chinese(first, title)},
-        tuple(lines),
+        tuple(_briefly(lines)),
         'log' if is_log else 'linear',
         min(prominences, key=_PROMINENCES.index),
-        '\n'.join(about),
+        {language: '\n'.join(_about(figure, language) for figure in kinds) for language in ('en', 'zh')},
     )
+
+
+def _title_of_task(task: int, drawn: Sequence[str]) -> dict[str, str]:
+    """Return the title of the chart of one task, with what is drawn in it where that is one thing."""
+    what = drawn[0] if len(drawn) == 1 else ''
+    chinese_what = chinese()['titles'].get(what, what)
+    return {
+        'en': f'{{task {task}}}' + (f': {what[0].lower()}{what[1:]}' if what else ''),
+        'zh': f'{{task {task}}}' + (f'：{chinese_what}' if what else ''),
+    }
+
+
+def _briefly(lines: Sequence[Line]) -> list[Line]:
+    """Return curves without the words that all of their labels have.
+
+    >>> [line.label for line in _briefly([Line('a', None, 'head_value mean'), Line('b', None, 'head_value std')])]
+    ['mean', 'std']
+    """
+    words = [line.label.split(' ') for line in lines]
+    shared = set(words[0]).intersection(*words[1:]) if len(words) > 1 else set()
+    labels = [' '.join(word for word in of_line if word not in shared) for of_line in words]
+    if not all(labels):
+        return list(lines)
+    return [replace(line, label=label) for line, label in zip(lines, labels, strict=True)]
+
+
+def _about(figure: Figure, language: str) -> str:
+    """Return a figure's definition, its unit, and what a bad value means."""
+    definition, unit, bad = figure.definition, figure.unit, figure.bad_value
+    if language == 'zh':
+        known = _chinese_figures()
+        definition, bad = known['figures'].get(figure.pattern, (definition, bad))
+        unit = known['units'].get(unit, unit)
+        text = f'{figure.pattern}：{definition}（{unit}）。' + (f'异常值的含义——{bad}。' if bad else '')
+    else:
+        text = f'{figure.pattern}: {definition} ({unit}).' + (f' A bad value: {bad}.' if bad else '')
+    # Links of the metric reference, as plain text.
+    return re.sub(r'\[([^\]]+)\]\([^)]*\)', r'\1', text)
 
 
 def _prominence(figure: Figure | None, metric: str) -> str:
@@ -172,6 +213,12 @@ def _label(name: str) -> str:
 
 
 @cache
+def _chinese_figures() -> dict[str, dict[str, Any]]:
+    loaded: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / 'chinese_figures.json').read_text('utf-8'))
+    return loaded
+
+
+@cache
 def chinese() -> dict[str, dict[str, str]]:
     """Return what the page says in Chinese: titles of charts by their declared English ones, words, categories."""
     loaded: dict[str, dict[str, str]] = json.loads((Path(__file__).parent / 'chinese.json').read_text('utf-8'))
@@ -188,5 +235,11 @@ def title_in_chinese(name: str, title: str) -> str:
     template = figure.template(name) if figure is not None else None
     if figure is None or template is None or template.title not in chinese()['titles']:
         return title
-    words = {key: chinese()['words'].get(word, word) for key, word in figure.words(name).items()}
+    words = {key: _word_in_chinese(word) for key, word in figure.words(name).items()}
     return chinese()['titles'][template.title].format(**words)
+
+
+def _word_in_chinese(word: str) -> str:
+    known = chinese()['words']
+    stem, tau, threshold = word.partition('_tau')
+    return known.get(word) or (f'{known[stem]} τ={threshold}' if tau and stem in known else word)

@@ -17,15 +17,17 @@ from benchmarks.sample_runs import HOSTILE, broken_run, sample_run
 from ding_normmon.core.figure import Chart as Place
 from ding_normmon.core.figure import Figure
 from ding_normmon.core.figures import Figures
+from ding_normmon.core.finding import Finding
 from ding_normmon.core.incident import DenseWindow, Departure, Incident
 from ding_normmon.core.record import Record
 from ding_normmon.diagnose.rules import RULES
 from ding_normmon.metrics import DECLARED
 from ding_normmon.runs import Run, Series, read_run
 from ding_normmon.runs.history_file import HistoryFile
+from ding_normmon.runs.read_black_box import Box, incident_of_death
 from ding_normmon.runs.report.curves import POINTS, STEPS, deviations, over_iterations, stretches
-from ding_normmon.runs.report.data import page_data
-from ding_normmon.runs.report.layout import chinese, lay_out
+from ding_normmon.runs.report.data import _reason, page_data
+from ding_normmon.runs.report.layout import _chinese_figures, chinese, lay_out, title_in_chinese
 from ding_normmon.runs.report.page import render_page
 from ding_normmon.runs.report.parts import ASSETS, SCRIPTS, STYLES
 from ding_normmon.runs.state import state_of
@@ -58,11 +60,39 @@ def test_everything_that_is_declared_has_a_chinese_name() -> None:
     assert [place.title for place in places if place.title not in chinese()['titles']] == []
     assert {place.category for place in places} <= set(chinese()['categories'])
     assert [rule.name for rule in RULES if rule.name not in chinese()['rules']] == []
+    known = _chinese_figures()
+    assert [figure.unit for figure in DECLARED if figure.unit not in known['units']] == []
+    # A figure has what a bad value means in both languages, or in none.
+    for figure in DECLARED:
+        definition, bad = known['figures'][figure.pattern]
+        assert re.search('[\u4e00-\u9fff]|σ', definition), figure.pattern
+        assert bool(bad) == bool(figure.bad_value), figure.pattern
     # Both languages of the page have the same texts.
     texts = (ASSETS / 'texts.js').read_text('utf-8')
     english, chinese_texts = texts.split('  zh: {')
     keys = [re.findall(r"(?:^|[,{]\s|    )'?([\w -]+?)'?: '", part, re.MULTILINE) for part in (english, chinese_texts)]
     assert sorted(keys[0]) == sorted(keys[1])
+
+
+def test_a_chart_says_what_its_figures_mean_in_both_languages() -> None:
+    charts = {chart.key: chart for chart in lay_out([sample_run()])}
+    about = charts['plasticity-encoder-dormant_tau0.025'].about
+    assert 'Sokar et al. 2023' in about['en']
+    assert 'https' not in about['en']
+    assert 'A bad value: growing' in about['en']
+    assert '休眠' not in about['en']
+    assert '增长：有容量不再被任何任务使用' in about['zh']
+    assert title_in_chinese('plasticity/encoder_task1/dormant_tau0.1', '') == '编码器 休眠单元占比 τ=0.1'
+
+
+def test_curves_of_a_chart_are_told_apart_by_what_differs() -> None:
+    charts = {chart.key: chart for chart in lay_out([sample_run()])}
+    heads = ['head_observation', 'head_policy', 'head_reward', 'head_value']
+    assert [one.label for one in charts['task-2'].lines] == heads
+    assert charts['task-2'].title['zh'] == '{task 2}：各模块的梯度范数'
+    runs = [Run(Path('x'), {f'norm/head_value_all_tasks/{what}': line(1.0, 2.0) for what in ('mean', 'std')})]
+    [chart] = lay_out(runs)
+    assert [one.label for one in chart.lines] == ['mean', 'std']
 
 
 @pytest.mark.parametrize('records', [1, 2, POINTS, POINTS + 1, 20_000])
@@ -134,6 +164,28 @@ def test_an_incident_has_charts_of_what_left_its_level_first() -> None:
     assert len(shown) == len(found['axes'][axis]['iterations']) == 19
     assert [one['metric'] for one in found['order']] == [names[2], names[1]]
     assert HOSTILE[0] not in render_page([run])
+
+
+def test_what_opened_an_incident_is_said_in_both_languages() -> None:
+    finding = Finding(
+        'non_finite', 'error', 5, 5, 'Task 1 (Pong): 3 entries of the loss are not finite.', '', (1,), ('Pong',)
+    )
+    said = {
+        finding.sentence: (finding.sentence, 'finding'),
+        'noreduce_value_loss_task1 is NaN or infinite.': ('noreduce_value_loss_task1 为 NaN 或无穷。', 'non-finite'),
+        'ValueError: no such game': ('ValueError: no such game', 'exception'),
+    }
+    for reason, (expected, kind) in said.items():
+        assert _reason(Incident(1, 5, 5, kind, reason), [finding]) == {'en': reason, 'zh': expected}
+    window = DenseWindow(('loss',), np.arange(30), np.ones((30, 1)))
+    for events, expected in (
+        ((), '训练没有正常关闭就结束了（进程被杀死或崩溃）；黑匣子中最新的一步是迭代 29。'),
+        (((29, {'exception': 'OSError: full'}),), '训练因 OSError: full 结束；黑匣子中最新的一步是迭代 29。'),
+    ):
+        box = Box(Path('x'), 0, 'died', (29,), window, {}, events)
+        death = incident_of_death([box])
+        assert death is not None
+        assert _reason(death, [])['zh'] == expected
 
 
 def test_a_run_says_whether_it_goes_on(tmp_path: Path) -> None:

@@ -106,6 +106,12 @@ def test_scales_fit_and_the_first_spike_is_cut(opened: Opened) -> None:
     assert opened.chart('grad-model', 'chart.range.max') < 20
     texts = opened.chart('grad-model', 'chart.plot.axes.map((axis) => axis._values)')
     assert all('e' not in text and float(text) > 0 for text in texts[1])
+    # Labels of ticks say where they are, also 0.025 apart.
+    wrong = opened.page.evaluate("""[...document.querySelectorAll('.plot[data-drawn=linear]')].flatMap(({ chart }) => {
+      const [, { _splits, _values }] = chart.plot.axes, size = Math.max(..._splits.map((at) => Math.abs(at ?? 0)));
+      return _splits.filter((at, i) => _values[i] && Math.abs(Number(_values[i]) - at) > 1e-3 * size);
+    })""")
+    assert wrong == []
 
 
 def test_a_small_constant_does_not_look_like_zero(browser: Any, tmp_path: Path) -> None:
@@ -209,6 +215,10 @@ def test_it_is_read_with_the_keyboard(opened: Opened) -> None:
     table = page.locator('#chart-grad-head_value .table')
     assert table.locator('tbody tr').count() == 100
     assert table.locator('thead th').all_inner_texts() == ['iterations', '0 Game0', '1 Game1', '2 Game2', '3 Game3']
+    page.keyboard.press('i')
+    assert "L2 norm of the group's gradients" in page.inner_text('#chart-grad-head_value .definition')
+    page.keyboard.press('i')
+    assert page.locator('.definition').count() == 0
     page.keyboard.press('l')
     assert page.get_attribute('#chart-grad-head_value .plot', 'data-drawn') == 'linear'
     # A chart is one stop: nothing else in its figure is one.
@@ -257,9 +267,16 @@ def test_it_prints_light_and_whole(browser: Any, tmp_path: Path) -> None:
     paper = opened.page.evaluate('getComputedStyle(document.querySelector("main")).backgroundColor')
     assert paper == 'rgb(255, 255, 255)'
     shown = "[...document.querySelectorAll('figure[id]')].filter((figure) => figure.offsetParent)"
-    widths = opened.page.evaluate(f"{shown}.map((one) => [one.clientWidth, one.querySelector('canvas').clientWidth])")
+    boxes = f"{shown}.map((one) => [one.clientWidth, one.querySelector('canvas')])"
+    sizes = "[canvas.clientWidth, canvas.clientHeight, canvas.width, canvas.height]"
+    widths = opened.page.evaluate(f'{boxes}.map(([wide, canvas]) => [wide, ...{sizes}])')
     assert len(widths) > 50
-    assert all(0 < canvas <= figure for figure, canvas in widths)
+    for figure, wide, high, drawn_wide, drawn_high in widths:
+        assert 0 < wide <= figure
+        # Nothing is drawn out of shape, and it is drawn as finely as paper shows.
+        assert wide / high == pytest.approx(drawn_wide / drawn_high, rel=0.02)
+        assert drawn_wide == 700
+    assert opened.overflow() <= 0
     opened.page.evaluate("dispatchEvent(new Event('afterprint'))")
     pdf = opened.page.pdf(format='A4', print_background=True)
     assert pdf.startswith(b'%PDF')

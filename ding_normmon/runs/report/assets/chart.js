@@ -15,13 +15,18 @@
   const DASHES = [[], [7, 4], [2, 3], [9, 3, 2, 3]];
   /** More tasks than colours: curves are grey, but for those that stand out. */
   const MANY = 8;
-  const FONT = "11px system-ui, 'Noto Sans CJK SC', sans-serif";
+  const fontOf = (size) => `${size}px system-ui, 'Noto Sans CJK SC', sans-serif`;
+  /** Width of a chart on paper, and how much finer it is drawn there than on a screen. */
+  const PAPER = 350, FINER = 2;
 
   /** Return ticks as text, with as many digits as they differ in. */
   const ticks = (values, increment) => {
     const largest = Math.max(...values.map((value) => Math.abs(value ?? 0)));
     if (largest >= 1e5 || (largest > 0 && largest < 1e-3)) return values.map((v) => (v === null ? '' : short(v)));
-    const digits = Math.max(0, Math.min(8, Math.ceil(-Math.log10(increment) - 1e-9)));
+    // As many as the increment has: 0.025 has three.
+    const isWhole = (value) => Math.abs(value - Math.round(value)) < 1e-6 * value;
+    let digits = 0;
+    while (digits < 8 && !isWhole(increment * 10 ** digits)) digits += 1;
     return values.map((value) => (value === null ? '' : value.toFixed(digits)));
   };
 
@@ -59,6 +64,8 @@
   class Chart {
     constructor(page, spec, own = {}) {
       Object.assign(this, { page, spec, own, plot: null, scale: null });
+      // The charts of one task tell its heads apart, not tasks.
+      this.isOfOneTask = spec.category === page.data.each_task;
       this.root = element('div', { class: own.mini ? 'plot mini' : 'plot', role: 'img' });
       this.root.chart = this;
       if (!own.mini) {
@@ -84,9 +91,9 @@
           if (!several.length) return;
           const points = several.length === 1 ? several[0] : meanOf(several);
           const run = sets.length > 1 ? (set.length > 1 ? `${set[0].name} × ${set.length}` : set[0].name) : '';
-          const name = task === null ? label : this.page.nameOf(task);
+          const name = task === null || this.isOfOneTask ? label : this.page.nameOf(task);
           found.push({ ...points, metric, task, run, place, number, name: run ? `${name} · ${run}` : name,
-            label: task === null ? label : `${task} ${this.page.nameOf(task)}`, raw: points.y });
+            label: task === null || this.isOfOneTask ? label : `${task} ${name}`, raw: points.y });
         });
       });
       return found;
@@ -155,8 +162,7 @@
       const { state } = this.page;
       this.lines = this.curves();
       this.tasks = new Set(this.lines.map((one) => one.task).filter((task) => task !== null));
-      // The charts of one task tell its heads apart, not tasks.
-      this.hasTasks = this.spec.category !== this.page.data.each_task && this.tasks.size > 0;
+      this.hasTasks = !this.isOfOneTask && this.tasks.size > 0;
       const focus = this.own.focus ?? state.focus;
       this.hasFocus = Boolean(focus) && this.lines.some((one) => this.page.isIn(focus, one))
         && (this.own.mini || !focus.key || focus.tasks.size > 0 || focus.key === this.spec.key);
@@ -187,29 +193,35 @@
     /** Return the range of iterations, steps or seconds that is shown. */
     window() { return this.own.zoom ?? this.page.state.zoom ?? this.page.fullRange(); }
 
+    /** Return how many pixels of the canvas one of the screen is: more on paper. */
+    ratio() { return uPlot.pxRatio * this.finer; }
+
     options() {
       const { page, own, log } = this;
       const { ink, soft, line } = INKS[page.theme()];
       const zoom = own.zoom ?? page.state.zoom;
       this.range = rangeOf(this.lines, log, zoom);
+      const k = this.finer = page.state.isPrinting ? FINER : 1;
+      const font = fontOf(11 * k);
       const isTime = page.state.along === 'times';
       const [unit, unitName] = timeUnit(page.fullRange()[1]);
-      const axis = { stroke: soft, font: FONT, grid: { stroke: line, width: 1 }, ticks: { show: false }, gap: 4 };
+      const axis = { stroke: soft, font, grid: { stroke: line, width: k }, ticks: { show: false }, gap: 4 * k };
+      const height = this.height ??= this.root.clientHeight || 200;
       return {
-        width: this.width || this.root.clientWidth || 400,
-        height: this.height ??= this.root.clientHeight || 200,
-        padding: [8, 10, 0, 0],
+        width: page.state.isPrinting ? PAPER * k : this.width || this.root.clientWidth || 400,
+        height: height * k,
+        padding: [8 * k, 10 * k, 0, 0],
         legend: { show: false },
         scales: {
           x: { time: false, range: () => this.window() },
           y: { distr: log ? 3 : 1, range: () => [this.range.min, this.range.max] },
         },
         axes: [
-          { ...axis, size: 18, space: 60, labelSize: 15, labelGap: 0, labelFont: FONT, font: FONT,
+          { ...axis, size: 18 * k, space: 60 * k, labelSize: 15 * k, labelGap: 0, labelFont: font,
             label: own.mini ? undefined : isTime ? `${page.text('times')} (${unitName})` : page.text(page.state.along),
             splits: isTime ? (u, i, min, max) => this.timeSplits(min, max, unit) : undefined,
             values: (u, values, i, space, step) => (isTime ? values.map((v) => short(v / unit, 4)) : values.map((v) => this.tick(v, step))) },
-          { ...axis, size: own.mini ? 44 : 52, space: 28,
+          { ...axis, size: (own.mini ? 44 : 52) * k, space: 28 * k,
             splits: log ? (u, i, min, max) => logTicks(min, max) : undefined, filter: (u, values) => values,
             values: (u, values, i, space, step) => (log ? values.map((v) => short(v)) : ticks(values, step)) },
         ],
@@ -260,7 +272,7 @@
         ctx.fillStyle = `${this.page.severityColour(span.severity)}26`;
         ctx.fillRect(from, top, Math.max(2, to - from), height);
         ctx.fillStyle = this.page.severityColour(span.severity);
-        ctx.fillRect(from, top, 1.5 * uPlot.pxRatio, height);
+        ctx.fillRect(from, top, 1.5 * this.ratio(), height);
       }
       const named = this.looks.filter((look) => look.isNamed).length;
       this.lines.forEach((one, i) => {
@@ -270,7 +282,7 @@
         this.fillBand(u, ctx, one);
       });
       if (!this.own.mini) {
-        ctx.setLineDash([3, 4]); ctx.lineWidth = uPlot.pxRatio;
+        ctx.setLineDash([3, 4]); ctx.lineWidth = this.ratio();
         for (const { x, severity } of this.page.marksFor(this.spec)) {
           ctx.strokeStyle = this.page.severityColour(severity);
           ctx.beginPath(); ctx.moveTo(at(x), top); ctx.lineTo(at(x), top + height); ctx.stroke();
@@ -297,7 +309,7 @@
 
     /** Draw what lies over the curves: the ones that stand out, crosses, names, and what was cut off. */
     drawBefore(u) {
-      const { ctx } = u, { left, top, width, height } = u.bbox, ratio = uPlot.pxRatio;
+      const { ctx } = u, { left, top, width, height } = u.bbox, ratio = this.ratio();
       const { soft, mark } = INKS[this.page.theme()];
       ctx.save();
       ctx.beginPath(); ctx.rect(left, top, width, height); ctx.clip();
@@ -309,7 +321,7 @@
         for (const place of one.odd) this.cross(ctx, u.valToPos(one.x[place], 'x', true), top + height - 6 * ratio, 4 * ratio);
       });
       ctx.restore();
-      ctx.font = `${11 * ratio}px system-ui, 'Noto Sans CJK SC', sans-serif`;
+      ctx.font = fontOf(11 * ratio);
       if (!this.own.mini) this.writeNames(u, ctx, ratio);
       const { above, below } = this.range;
       ctx.fillStyle = soft; ctx.textAlign = 'left';
@@ -401,6 +413,7 @@
       if (key === 'escape') this.page.zoomTo(null);
       else if (key === 'l') this.page.switchScale(this);
       else if (key === 't') this.page.switchTable(this);
+      else if (key === 'i') this.page.switchAbout(this);
       else if (moves[key] && this.lines?.length) {
         const [along, between] = moves[key];
         const shown = this.lines.filter((one) => one.x.length);

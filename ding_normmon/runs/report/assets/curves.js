@@ -13,13 +13,13 @@ globalThis.normmon = {};
     return String(Number(value.toPrecision(digits)));
   };
 
-  /** Return seconds as text: 45 s, 12 min, 3 h 5 min, 2 d 4 h. */
-  const duration = (seconds) => {
-    if (seconds < 120) return `${Math.round(seconds)} s`;
-    const minutes = Math.round(seconds / 60);
-    if (minutes < 120) return `${minutes} min`;
-    if (minutes < 2880) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
-    return `${Math.floor(minutes / 1440)} d ${Math.round((minutes % 1440) / 60)} h`;
+  /** Return seconds as text, with the words for second, minute, hour and day: 45 s, 12 min, 3 h 5 min, 2 d 4 h. */
+  const duration = (seconds, [s, min, h, d]) => {
+    if (seconds < 120) return `${Math.round(seconds)} ${s}`;
+    const minutes = Math.round(seconds / 60), hours = Math.round(seconds / 3600);
+    if (minutes < 120) return `${minutes} ${min}`;
+    if (hours < 48) return `${Math.floor(minutes / 60)} ${h} ${minutes % 60} ${min}`;
+    return `${Math.floor(hours / 24)} ${d} ${hours % 24} ${h}`;
   };
 
   /** Return the points of a metric of a run along an axis ('iterations', 'steps' or 'times'), or null. */

@@ -10,16 +10,17 @@
   const header = (page) => {
     const { text, data } = page;
     const number = (value) => Number(value).toLocaleString('en');
+    const time = (seconds) => duration(seconds, text('time units').split(' '));
     const about = data.runs.map((run) => {
       const { state, silent, began, seconds, iterations, steps, seed, ranks, versions } = run.about;
       const parts = [
-        ['iterations', number(iterations)], ['steps', steps === null ? null : number(steps)], ['duration', duration(seconds)],
+        ['iterations', number(iterations)], ['steps', steps === null ? null : number(steps)], ['duration', time(seconds)],
         ['ranks', ranks], ['seed', seed], ['records', number(run.records)],
         ['began', began > 1e8 ? new Date(began * 1000).toLocaleString(page.state.language === 'zh' ? 'zh-CN' : 'en-GB', { dateStyle: 'medium', timeStyle: 'short' }) : null],
         ['versions', versions ? Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(', ') : null],
       ].filter(([, value]) => value !== null && value !== undefined && value !== '');
-      const how = state === 'silent' || state === 'died' ? `${text(state)} ${duration(silent)}`
-        : state === 'running' ? `${text('running')} (${text('last')} ${duration(silent)} ${text('ago')})` : text(state);
+      const how = state === 'silent' || state === 'died' ? `${text(state)} ${time(silent)}`
+        : state === 'running' ? `${text('running')} (${text('last')} ${time(silent)} ${text('ago')})` : text(state);
       // Records without a clock, such as those of other programs, do not say how long ago they were.
       const isDated = began > 1e8 || state === 'ended';
       return element('div', { class: 'about' },
@@ -61,13 +62,13 @@
     const body = element('div', { class: 'body' });
     const fill = () => {
       if (body.childElementCount) return;
-      body.append(element('p', { class: 'advice' }, element('i', {}, `${text('advice')}: `), first.advice[language]));
+      body.append(element('p', { class: 'advice' }, element('i', {}, `${text('advice')}${text('colon')}`), first.advice[language]));
       if (spec) {
         const view = page.viewOf(first, spec);
         const small = new Chart(page, spec, { mini: true, focus: view.focus, zoom: view.zoom, span: view.span });
-        small.root.setAttribute('aria-label', `${page.titleOf(spec)}: ${first.sentence[language]}`);
+        small.root.setAttribute('aria-label', `${page.titleOf(spec)}${text('colon')}${first.sentence[language]}`);
         body.append(element('a', { class: 'small-chart', href: view.link, tabindex: '-1', 'aria-hidden': 'true' },
-          element('span', {}, page.titleOf(spec)), small.root));
+          element('span', {}, `${page.titleOf(spec)} · ${text(state.along)}`), small.root));
         page.draw(small);
       }
       if (more.length) {
@@ -80,7 +81,7 @@
     };
     const summary = element('summary', {},
       element('b', {}, text(first.severity)), ` ${page.data.runs.length > 1 ? `${run.name}: ` : ''}${first.sentence[language]} `,
-      element('small', {}, `${first.title[language]}, ${when(first)}${more.length ? ` +${more.length}` : ''}`));
+      element('small', {}, `${first.title[language]}${text('comma')}${when(first)}${more.length ? ` +${more.length}` : ''}`));
     const made = element('details', { class: `card ${first.severity}`, open: isOpen,
       toggle: (event) => { if (event.target.open) fill(); } }, summary);
     if (spec) made.append(element('a', { class: 'see', href: page.viewOf(first, spec).link }, text('open')));
@@ -109,10 +110,10 @@
       const judged = Object.keys(data.rules).filter((rule) => !(rule in run.not_judged));
       const name = data.runs.length > 1 ? `${run.name}: ` : '';
       made.append(element('details', { class: 'judged' },
-        element('summary', {}, `${name}${run.judged} ${text('judged')} ${judged.length} ${text('rules')}`),
-        element('p', {}, judged.map(called).join(', ')),
-        lacking.length ? element('p', {}, `${lacking.length} ${text('not judged')}:`) : null,
-        element('ul', {}, ...lacking.map(([rule, why]) => element('li', {}, `${called(rule)}: ${why}`)))));
+        element('summary', {}, name + page.say(lacking.length ? 'judged but' : 'judged', { records: run.judged, rules: judged.length, lacking: lacking.length })),
+        element('p', {}, judged.map(called).join(text('comma'))),
+        lacking.length ? element('p', {}, text('not judged')) : null,
+        element('ul', {}, ...lacking.map(([rule, why]) => element('li', {}, `${called(rule)}${text('colon')}${why}`)))));
     }
     const list = element('div', { class: 'cards' });
     const seen = {};
@@ -120,10 +121,10 @@
     const early = serious.filter(isEarly).slice(0, SHOWN);
     const late = serious.filter((card) => !early.includes(card));
     early.forEach((card, i) => list.append(cardOf(page, card, i < OPEN)));
-    const foldedMore = folded(`${text('more')}: ${late.length}`, late.map((card) => cardOf(page, card, false)), 'notes');
+    const foldedMore = folded(`${text('more')}${text('colon')}${late.length}`, late.map((card) => cardOf(page, card, false)), 'notes');
     made.insertBefore(list, made.querySelector('.judged'));
-    const foldedNotes = folded(`${text('notes')}: ${notes.length}`, notes.map((card) => cardOf(page, card, false)), 'notes');
-    const foldedCleared = folded(`${text('cleared findings')}: ${cleared.length}`, cleared.map((card) => cardOf(page, card, false)), 'cleared');
+    const foldedNotes = folded(`${text('notes')}${text('colon')}${notes.length}`, notes.map((card) => cardOf(page, card, false)), 'notes');
+    const foldedCleared = folded(`${text('cleared findings')}${text('colon')}${cleared.length}`, cleared.map((card) => cardOf(page, card, false)), 'cleared');
     for (const one of [foldedMore, foldedNotes, foldedCleared]) if (one) made.insertBefore(one, made.querySelector('.judged'));
     return made;
   };
@@ -164,6 +165,13 @@
     return canvas;
   };
 
+  /** Return what the colours of the strips mean. */
+  const key = (page) => [['0 – 3', 0], ['3', 3], ['10', 10], ['30 +', 30], [page.text('broken'), 100], [page.text('too early'), null]].map(([words, distance]) => {
+    const swatch = element('span', { class: 'swatch' });
+    swatch.style.background = colourOf(distance, page.theme() === 'dark') ?? '';
+    return element('span', { class: 'key' }, swatch, words);
+  });
+
   const FIGURES = ['return', 'evaluation', 'random', 'share'];
 
   /** Return the table of the tasks, sorted as the page's state says. */
@@ -182,11 +190,11 @@
     const hasCourse = rows.some(({ known }) => known.course?.length > 1), hasStrip = rows.some(({ cells }) => cells.length);
     const values = { task: (row) => row.task, findings: (row) => row.found.length, deviation: (row) => row.furthest };
     for (const key of figures) values[key] = (row) => row.known[key] ?? -Infinity;
-    const { key, down } = state.sort;
-    const of = values[key] ?? values.task;
+    const { key: sorted, down } = state.sort;
+    const of = values[sorted] ?? values.task;
     rows.sort((a, b) => (down ? of(b) - of(a) : of(a) - of(b)) || a.task - b.task);
-    const heading = (name, about) => element('th', { scope: 'col', 'aria-sort': key === name ? (down ? 'descending' : 'ascending') : 'none' },
-      element('button', { title: about, click: () => page.sortBy(name) }, text(name), key === name ? (down ? ' ▼' : ' ▲') : ''));
+    const heading = (name, about) => element('th', { scope: 'col', 'aria-sort': sorted === name ? (down ? 'descending' : 'ascending') : 'none' },
+      element('button', { title: about, click: () => page.sortBy(name) }, text(name), sorted === name ? (down ? ' ▼' : ' ▲') : ''));
     const head = element('tr', {}, heading('task'), data.runs.length > 1 ? element('th', { scope: 'col' }, text('run')) : null,
       ...figures.map((name) => heading(name, normmonTexts[state.language][`${name} about`])),
       hasCourse ? element('th', { scope: 'col' }, text('course')) : null, heading('findings'),
@@ -210,7 +218,7 @@
     return element('section', { id: 'tasks', 'aria-labelledby': 'tasks-title' }, element('h2', { id: 'tasks-title' }, text('tasks')),
       element('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-labelledby': 'tasks-title' },
         element('table', {}, element('thead', {}, head), element('tbody', {}, ...body))),
-      hasStrip ? element('p', { class: 'foot' }, `${text('deviation')}: ${text('iteration')} ${edges[0]} – ${edges[1]}; ${text('colours')}`) : null);
+      hasStrip ? element('p', { class: 'foot' }, `${text('deviation')}${text('colon')}${text('iteration')} ${edges[0]} – ${edges[1]} `, ...key(page)) : null);
   };
 
   /** Return the conflict matrices, each with a slider over the iterations. */
@@ -221,7 +229,7 @@
       const cells = stack.rows.map(() => stack.rows.map(() => element('td')));
       const nameOf = (id) => `${id} ${run.tasks[id] ?? ''}`.trim();
       const shown = element('output', {});
-      const slider = element('input', { type: 'range', min: 0, max: stack.iterations.length - 1, value: stack.iterations.length - 1, 'aria-label': `${text('matrix')}: ${name}` });
+      const slider = element('input', { type: 'range', min: 0, max: stack.iterations.length - 1, value: stack.iterations.length - 1, 'aria-label': `${text('matrix')}${text('colon')}${name}` });
       const fill = () => {
         const at = Number(slider.value);
         shown.textContent = `${text('iteration')} ${stack.iterations[at]}`;
@@ -239,8 +247,8 @@
       fill();
       const head = element('tr', {}, element('td'), ...stack.rows.map((id) => element('th', { scope: 'col', title: nameOf(id) }, String(id))));
       const body = stack.rows.map((id, i) => element('tr', {}, element('th', { scope: 'row' }, nameOf(id)), ...cells[i]));
-      return element('figure', { class: stack.rows.length <= 8 ? 'matrix few' : 'matrix' }, element('figcaption', {}, `${text('matrix')}: ${name.replace(/^conflict\/|\/cosine$/g, '')}${data.runs.length > 1 ? ` · ${run.name}` : ''}`),
-        element('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': `${text('matrix')}: ${name}` },
+      return element('figure', { class: stack.rows.length <= 8 ? 'matrix few' : 'matrix' }, element('figcaption', {}, `${text('matrix')}${text('colon')}${name.replace(/^conflict\/|\/cosine$/g, '')}${data.runs.length > 1 ? ` · ${run.name}` : ''}`),
+        element('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': `${text('matrix')}${text('colon')}${name}` },
           element('table', {}, element('thead', {}, head), element('tbody', {}, ...body))),
         element('label', { class: 'slider' }, shown, slider));
     });
@@ -259,7 +267,7 @@
           if (body.childElementCount) return;
           if (incident.order.length) {
             body.append(element('p', {}, text('order')), element('ol', { class: 'order' }, ...incident.order.map((one) => element('li', {},
-              `${text('iteration')} ${one.iteration}: ${text(one.stage)}, ${one.metric} `, element('small', {}, `${short(one.value)}, ${text('usual')} ${short(one.usual)}`)))));
+              `${text('iteration')} ${one.iteration}${text('colon')}${text(one.stage)}${text('comma')}${one.metric} `, element('small', {}, `${short(one.value)}${text('comma')}${text('usual')} ${short(one.usual)}`)))));
           }
           const whole = incident.axes.flatMap((axis) => axis.iterations);
           const zoom = [Math.min(...whole), Math.max(...whole)];
@@ -272,8 +280,8 @@
           })));
         };
         const made = element('details', { class: 'card error', open: i === 0, toggle: (event) => { if (event.target.open) fill(); } },
-          element('summary', {}, element('b', {}, `${text(incident.kind)} `), `${data.runs.length > 1 ? `${run.name}: ` : ''}${incident.reason} `,
-            element('small', {}, `${text('iteration')} ${opened}, ${text('since')} ${since}`)), body);
+          element('summary', {}, element('b', {}, `${text(incident.kind)} `), `${data.runs.length > 1 ? `${run.name}${text('colon')}` : ''}${incident.reason[page.state.language]} `,
+            element('small', {}, `${text('iteration')} ${opened}${text('comma')}${text('since')} ${since}`)), body);
         if (i === 0) fill();
         return made;
       }));

@@ -23,6 +23,7 @@
       seeds: false,
     };
     const text = page.text = (key) => normmonTexts[state.language][key] ?? key;
+    page.say = (key, values) => text(key).replace(/\{(\w+)\}/g, (_, name) => values[name]);
     let charts = [], figures = [], places = {};
 
     // -- What charts ask ------------------------------------------------------------------------------------------
@@ -32,7 +33,7 @@
     page.paper = () => (page.theme() === 'dark' ? '#14181f' : '#ffffff');
     page.severityColour = (severity) => SEVERITY_COLOURS[page.theme()][severity];
     page.nameOf = (task) => page.data.runs.map((run) => run.tasks[task]).find((name) => name !== undefined) ?? `task ${task}`;
-    page.titleOf = (spec) => spec.title[state.language].replace(/^\{task (\d+)\}$/, (_, task) => `${task} ${page.nameOf(task)}`);
+    page.titleOf = (spec) => spec.title[state.language].replace(/^\{task (\d+)\}/, (_, task) => `${task} ${page.nameOf(task)}`);
     page.isIn = (focus, one) => (focus.tasks.size ? focus.tasks.has(one.task) : focus.metrics.has(one.metric));
     page.isAccused = (task) => page.accused.has(task);
     page.taskIndex = (task) => page.order.get(task) ?? 0;
@@ -121,10 +122,15 @@
       const figure = chart.root.closest('figure'), old = figure.querySelector('.table');
       if (old) old.remove(); else figure.append(chart.table());
     };
+    page.switchAbout = (chart) => {
+      const figure = chart.root.closest('figure'), old = figure.querySelector('.definition');
+      const words = chart.spec.about[state.language];
+      if (old) old.remove(); else if (words) figure.append(element('p', { class: 'definition', role: 'status' }, words));
+    };
     page.read = (chart, one, x, y, isOdd) => {
       page.highlight(one.task);
       chart.follow(x);
-      places.live.textContent = `${one.label}, ${text(state.along)} ${short(x, 6)}: ${isOdd && y === null ? text('broken') : short(y, 4)}`;
+      places.live.textContent = `${one.label}${text('comma')}${text(state.along)} ${short(x, 6)}${text('colon')}${isOdd && y === null ? text('broken') : short(y, 4)}`;
       places.tip.hidden = true;
     };
     page.sortBy = (key) => {
@@ -215,8 +221,9 @@
     const figureOf = (spec) => {
       const chart = new Chart(page, spec);
       const figure = element('figure', { id: `chart-${spec.key}` },
-        element('figcaption', {}, element('span', { class: 'title', title: spec.about }, page.titleOf(spec)),
+        element('figcaption', {}, element('span', { class: 'title', title: spec.about[state.language] }, page.titleOf(spec)),
           element('span', { class: 'tools' },
+            spec.about[state.language] ? element('button', { tabindex: '-1', title: text('about'), click: () => page.switchAbout(chart) }, 'i') : null,
             element('button', { tabindex: '-1', title: text('scale'), click: () => page.switchScale(chart) }, 'log'),
             element('button', { tabindex: '-1', title: text('table'), click: () => page.switchTable(chart) }, '▦'),
             element('a', { tabindex: '-1', href: `#chart-${encodeURIComponent(spec.key)}`, title: text('link') }, '#'))),
@@ -249,14 +256,14 @@
         const rest = shown.filter((entry) => !flat.includes(entry));
         const detail = rest.filter(([spec]) => spec.prominence === 'detail');
         const main = rest.filter((entry) => !detail.includes(entry));
-        const isMain = specs.some((spec) => spec.prominence === 'headline' || spec.category === page.data.each_task);
+        const isMain = number === 0 || specs.some((spec) => spec.prominence === 'headline' || spec.category === page.data.each_task);
         const grid = (entries) => element('div', { class: `grid${category === page.data.each_task ? ' close' : ''}` }, ...entries.map(([, figure]) => figure));
         const values = flat.map(([spec, figure]) => `${page.titleOf(spec)} ${short(figure.chart.curves()[0]?.y.find((v) => v !== null))}`);
         const has = (entries) => (entries.length ? entries : null);
         return fold(id, element('summary', {}, element('h2', {}, title[state.language], ' ', element('small', {}, String(specs.length)))), isMain,
           has(main) && grid(main), category === 'Conflict' ? element('div', { class: 'grid wide' }, ...matrices(page)) : null,
-          has(detail) && fold(`${id}-details`, element('summary', {}, `${text('details')}: ${detail.length}`), !main.length, grid(detail)),
-          has(flat) && fold(`${id}-flat`, element('summary', {}, `${text('flat')}: ${values.join(', ')}`), false, grid(flat)));
+          has(detail) && fold(`${id}-details`, element('summary', {}, `${text('details')}${text('colon')}${detail.length}`), !main.length, grid(detail)),
+          has(flat) && fold(`${id}-flat`, element('summary', {}, `${text('flat')}${text('colon')}${values.join(text('comma'))}`), false, grid(flat)));
       });
       if (!page.data.sections.some(({ category }) => category === 'Conflict')) made.push(...matrices(page));
       places.charts.replaceChildren(...made, element('p', { class: 'foot' }, text('thinned')));
