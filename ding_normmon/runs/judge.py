@@ -72,14 +72,13 @@ def judge(
         ConfigurationError: a rule or an option that does not exist.
     """
     diagnosis = Diagnosis(run.tasks, options=options, figures=DECLARED, repeats=_repeats(run))
+    total = _number_of_records(run)
     was_judged = run.rules == rules_of_today() and (_JUDGED in run.series or bool(run.findings))
     if was_judged and not options and not again:
-        records = max((len(series.values) for series in run.series.values()), default=0)
-        judged = len(run.series[_JUDGED].values) if _JUDGED in run.series else records
+        judged = len(run.series[_JUDGED].values) if _JUDGED in run.series else total
         findings = [*run.findings, *non_finite_curves(run, run.findings)]
-        return Judgement(findings, max(records, judged), judged, True, diagnosis.lacking(run.series))
+        return Judgement(findings, total, judged, True, diagnosis.lacking(run.series))
     records = 0
-    total = max((len(series.values) for series in run.series.values()), default=0)
     stride = -(-total // MOST_JUDGED) or 1
     for record in measured_records(run):
         if records % stride == 0:
@@ -131,6 +130,13 @@ def nothing_measured(run: Run) -> str | None:
 
 def _is_measured(names: Iterable[str]) -> bool:
     return any(name.startswith(_MEASURED) for name in names)
+
+
+def _number_of_records(run: Run) -> int:
+    """Return at how many iterations the monitor measured; in a run without its figures, at how many anybody did."""
+    ours = [series.iterations for name, series in run.series.items() if name.startswith(_MEASURED)]
+    measured = ours or [series.iterations for series in run.series.values()]
+    return len(np.unique(np.concatenate(measured))) if measured else 0
 
 
 def measured_records(run: Run) -> Iterator[Record]:

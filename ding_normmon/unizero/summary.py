@@ -72,7 +72,7 @@ def _print_findings(diagnosis: DiagnosisStage, stopped: bool, console: Console) 
         console.print('findings:     switched off (policy.monitor.diagnose)')
         return
     if not diagnosis.findings:
-        console.print(f'findings:     none in {diagnosis.judged} records')
+        console.print(f'findings:     none in {diagnosis.judged} judged steps')
         return
     print_findings(diagnosis.findings, diagnosis.judged, console)
     cause = diagnosis.asked.get('stop')
@@ -80,10 +80,10 @@ def _print_findings(diagnosis: DiagnosisStage, stopped: bool, console: Console) 
         console.print(f'stopped by:   {cause.rule}: {cause.sentence} {cause.advice}', markup=False)
 
 
-def print_findings(findings: Sequence[Finding], records: int, console: Console) -> None:
+def print_findings(findings: Sequence[Finding], steps: int, console: Console) -> None:
     """Print findings by rule, the active ones first, each rule's advice once."""
     active = sum(finding.is_active for finding in findings)
-    console.print(f'findings:     {len(findings)} in {records} records, {active or "none"} active')
+    console.print(f'findings:     {len(findings)} in {steps} judged steps, {active or "none"} active')
     for group in group_findings(findings):
         console.print(Text.assemble((group.severity, COLOURS[group.severity]), f' {group.rule}'))
         for line in group.lines(console.width):

@@ -120,3 +120,12 @@ def test_only_without_a_history_may_a_value_have_been_written_again(is_ended: bo
     series = {'grad/encoder/_total_norm': Series(iterations, values, np.zeros(len(values)))}
     findings = judge.diagnose(Run(Path('run'), series, is_ended=is_ended), options={'spike': False})
     assert [finding.rule for finding in findings] == found
+
+
+def test_records_are_those_of_the_monitor_however_often_others_wrote(tmp_path: Path) -> None:
+    write(tmp_path / FILE_NAME, [judged(number) for number in range(0, 50, 10)])
+    run = read_run(tmp_path)
+    at = np.arange(50)
+    run.series['train/loss'] = Series(at, np.ones(50), at * 1.0)
+    told, again = judge.judge(run), judge.judge(run, again=True)
+    assert (told.records, told.judged) == (again.records, again.judged) == (5, 5)
