@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +11,22 @@ from ding_normmon.runs.run import Run, RunError
 
 __all__ = ['histories_of', 'read_run']
 
-_TASK_OF_RETURN = 'collect/return_task'
+HistoryReader = Callable[[Path], Run]
+"""Reads one history file."""
+
+EventsReader = Callable[[Path, list[Path], bool], Run]
+"""Reads event files, in the order in which they were begun, of the run in a folder; and whether it has a history."""
 
 
-def read_run(path: Path | str) -> Run:
+def read_run(path: Path | str, history: HistoryReader | None = None, events: EventsReader | None = None) -> Run:
     """Read a run: a folder with a history file, event files or both, one such file, or an export.
 
     What the history file has counts; event files add what it lacks, such as returns.
 
     Arguments:
         path: the folder of a run, or a file.
+        history: reads one history file; from its beginning by default.
+        events: reads the event files of a run; from their beginnings by default.
 
     Raises:
         RunError: there is nothing to read, or nothing that can be read.
@@ -28,7 +34,7 @@ def read_run(path: Path | str) -> Run:
     """
     path = Path(path)
     try:
-        return _read(path)
+        return _read(path, history or _history, events or _events)
     except RunError:
         raise
     except ImportError:
@@ -38,18 +44,18 @@ def read_run(path: Path | str) -> Run:
         raise RunError(f'{path} cannot be read ({type(error).__name__}: {error})') from error
 
 
-def _read(path: Path) -> Run:
+def _read(path: Path, read_history: HistoryReader, read_events: EventsReader) -> Run:
     from ding_normmon.runs import exports
 
     if not path.exists():
         raise RunError(f'{path}: there is no such file or folder')
     if path.is_file():
         if path.suffix == '.arrows':
-            return _checked(_history(path), path)
+            return _checked(read_history(path), path)
         if path.suffix in exports.READERS:
             return _checked(exports.READERS[path.suffix](path), path)
         if 'tfevents' in path.name:
-            return _checked(_events(path, [path]), path)
+            return _checked(read_events(path.parent, [path], False), path)
         raise RunError(f'{path} is no history file (.arrows), event file or export (.parquet, .csv, .json)')
     from ding_normmon.runs.read_events import event_files
 
@@ -62,9 +68,9 @@ def _read(path: Path) -> Run:
         raise RunError(f'{path} holds {len(histories)} runs: name one of them, such as {names}')
     run = Run(path)
     if files:
-        run = _events(path, files, is_beside_history=bool(histories))
+        run = read_events(path, files, bool(histories))
     if histories:
-        history = _first_readable(next(iter(histories.values())))
+        history = _first_readable(next(iter(histories.values())), read_history)
         tasks = history.tasks or run.tasks
         run = replace(
             history,
@@ -112,11 +118,11 @@ def histories_of(path: Path) -> dict[Path, list[Path]]:
     return named(path.iterdir()) or named(path.rglob('history*.arrows'))
 
 
-def _first_readable(files: list[Path]) -> Run:
+def _first_readable(files: list[Path], read_history: HistoryReader) -> Run:
     """Read the first history file of a folder that has records; say which others are there."""
     runs = []
     for file in files:
-        run = _history(file)
+        run = read_history(file)
         runs.append(run)
         if run.series or run.matrices:
             break
@@ -137,10 +143,10 @@ def _history(path: Path) -> Run:
     return replace(read_history(path), path=path)
 
 
-def _events(path: Path, files: list[Path], is_beside_history: bool = False) -> Run:
+def _events(path: Path, files: list[Path], is_beside_history: bool) -> Run:
     from ding_normmon.runs.read_events import read_events
 
-    return read_events(path if path.is_dir() else path.parent, files, is_beside_history)
+    return read_events(path, files, is_beside_history)
 
 
 def _checked(run: Run, path: Path) -> Run:

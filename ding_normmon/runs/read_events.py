@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,14 @@ from google.protobuf.message import DecodeError
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from ding_normmon.core.metric_names import task_in
-from ding_normmon.destinations.tensorboard.frames import read_frames
+from ding_normmon.destinations.tensorboard.frames import CHECK_BYTES, read_frames
 from ding_normmon.destinations.tensorboard.tags import figure_of
 from ding_normmon.metrics import DECLARED
 from ding_normmon.runs.header import LARGEST_TASK
 from ding_normmon.runs.read_history import series_of_rows
 from ding_normmon.runs.run import Run, RunError, Series
 
-__all__ = ['event_files', 'read_events']
+__all__ = ['EventFiles', 'event_files', 'read_events']
 
 _PREFIXES = ('learner_iter/', 'learner/', 'train/')
 """Of curves over learner iterations; the same figures over environment steps keep their tags."""
@@ -53,16 +54,36 @@ def read_events(path: Path, files: Iterable[Path], is_beside_history: bool = Fal
     Raises:
         RunError: the folders hold runs of their own.
     """
-    warnings: list[str] = []
-    folders: dict[Path, _Folder] = {}
-    for file in files:
-        found = folders.setdefault(file.parent, _Folder())
-        try:
-            wrong = _read_file(file, found)
-        except OSError as error:
-            wrong = str(error)
-        if wrong:
-            warnings.append(f'{file.name} cannot be read as a whole: {wrong}')
+    return EventFiles()(path, files, is_beside_history)
+
+
+class EventFiles:
+    """Event files of one run that may be read again and again; each time only what they have grown by is read."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, _Folder] = {}
+
+    def __call__(self, path: Path, files: Iterable[Path], is_beside_history: bool) -> Run:
+        """Return the run that they hold now; see :func:`read_events`."""
+        by_folder: dict[Path, list[Path]] = {}
+        for file in files:
+            by_folder.setdefault(file.parent, []).append(file)
+        known, self._folders = self._folders, {}
+        warnings: list[str] = []
+        for folder, inside in by_folder.items():
+            found = known.get(folder)
+            self._folders[folder] = found = found if found and found.goes_on(inside) else _Folder()
+            for file in inside:
+                try:
+                    wrong = found.read(file)
+                except OSError as error:
+                    wrong = str(error)
+                if wrong:
+                    warnings.append(f'{file.name} cannot be read as a whole: {wrong}')
+        return _run_of(path, self._folders, is_beside_history, warnings)
+
+
+def _run_of(path: Path, folders: Mapping[Path, _Folder], is_beside_history: bool, warnings: list[str]) -> Run:
     series = _told_apart(path, {folder: found.series() for folder, found in folders.items()})
     if not is_beside_history:
         series = _renamed(series)
@@ -71,16 +92,89 @@ def read_events(path: Path, files: Iterable[Path], is_beside_history: bool = Fal
 
 
 @dataclass
+class _Place:
+    """How far a file was read.
+
+    Arguments:
+        identity: of the file.
+        size: of what was read of it.
+        end: position behind the last whole event.
+        check: of the bytes before that.
+        damaged: parts that could not be read.
+        is_empty: whether it had no event.
+    """
+
+    identity: tuple[int, int]
+    size: int = 0
+    end: int = 0
+    check: bytes = b''
+    damaged: int = 0
+    is_empty: bool = True
+
+
+_CHECKED = 64
+"""Bytes by which a file is known again."""
+
+
+@dataclass
 class _Folder:
     """The points of the event files in one folder, in the order in which they were written."""
 
     index: dict[str, int] = field(default_factory=dict)
-    codes: list[int] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
+    codes: array[int] = field(default_factory=lambda: array('q'))
+    steps: array[int] = field(default_factory=lambda: array('q'))
+    values: array[float] = field(default_factory=lambda: array('d'))
+    times: array[float] = field(default_factory=lambda: array('d'))
     restarts: list[tuple[int, int]] = field(default_factory=list)
     """How many points there were, and the step from which on they are abandoned."""
+    places: dict[Path, _Place] = field(default_factory=dict)
+
+    def goes_on(self, files: Sequence[Path]) -> bool:
+        """Tell whether the files that were read are as they were, but for more at the end of the last of them."""
+        known = list(self.places)
+        if known != list(files[: len(known)]):
+            return False
+        for file, place in self.places.items():
+            status = file.stat()
+            if (status.st_dev, status.st_ino) != place.identity or status.st_size < place.size or place.damaged:
+                return False
+            if file != known[-1] and status.st_size > place.size:
+                return False
+            with file.open('rb') as opened:
+                opened.seek(max(0, place.end - _CHECKED))
+                if opened.read(min(place.end, _CHECKED)) != place.check:
+                    return False
+        return True
+
+    def read(self, file: Path) -> str:
+        """Read the intact events that a file has behind what was read; return what is wrong with the others."""
+        status = file.stat()
+        place = self.places.setdefault(file, _Place((status.st_dev, status.st_ino)))
+        with file.open('rb') as opened:
+            opened.seek(max(0, place.end - _CHECKED))
+            before = opened.read(min(place.end, _CHECKED))
+            data = opened.read()
+        is_torn, end = False, 0
+        for frame in read_frames(data):
+            if not frame.is_intact:
+                place.damaged += not frame.is_torn
+                is_torn |= frame.is_torn
+                continue
+            end = frame.stop + CHECK_BYTES
+            try:
+                event = Event.FromString(data[frame.start : frame.stop])
+            except DecodeError:
+                place.damaged += 1
+                continue
+            place.is_empty = False
+            self.add(event)
+        place.size = place.end + len(data)
+        place.end += end
+        place.check = (before + data[:end])[-_CHECKED:]
+        if place.damaged:
+            return f'{place.damaged} parts are damaged; what is before and behind is here'
+        # A file that is being written to may end anywhere.
+        return 'it holds no event' if is_torn and place.is_empty else ''
 
     def add(self, event: Event) -> None:
         """Take the points of one event."""
@@ -106,29 +200,6 @@ class _Folder:
         for number, step in self.restarts:
             kept[:number] &= columns[1][:number] < step
         return series_of_rows(list(self.index), *(column[kept] for column in columns))
-
-
-def _read_file(file: Path, found: _Folder) -> str:
-    """Read the intact events of a file; return what is wrong with the others."""
-    data = file.read_bytes()
-    damaged = 0
-    any_event = is_torn = False
-    for frame in read_frames(data):
-        if not frame.is_intact:
-            damaged += not frame.is_torn
-            is_torn |= frame.is_torn
-            continue
-        try:
-            event = Event.FromString(data[frame.start : frame.stop])
-        except DecodeError:
-            damaged += 1
-            continue
-        any_event = True
-        found.add(event)
-    if damaged:
-        return f'{damaged} parts are damaged; what is before and behind is here'
-    # A file that is being written to may end anywhere.
-    return 'it holds no event' if is_torn and not any_event else ''
 
 
 def _told_apart(path: Path, folders: Mapping[Path, Mapping[str, Series]]) -> dict[str, Series]:

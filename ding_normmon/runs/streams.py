@@ -75,6 +75,7 @@ class Stream:
         names: name by code; None where it is lost.
         rows: what was written.
         session: of sealed streams.
+        chunks: number of its first and its last intact chunk, of sealed streams.
         records: how many intact records it has.
         lost: how many of its records are damaged, as far as the numbers of the others tell.
         odd: rows that are none, such as one without a name.
@@ -85,6 +86,7 @@ class Stream:
     names: list[str | None]
     rows: Rows
     session: str = ''
+    chunks: tuple[int, int] = (0, 0)
     records: int = 0
     lost: int = 0
     odd: int = 0
@@ -100,6 +102,7 @@ class History:
         damages: what is not.
         is_marked: whether a header or a seal of ours stands in it, damaged or not.
         is_ended: whether its last stream was ended.
+        last_chunk: first byte of the last intact chunk, and the byte behind it; zeros if the last stream has no seals.
     """
 
     size: int = 0
@@ -108,6 +111,7 @@ class History:
 
     is_marked: bool = False
     is_ended: bool = False
+    last_chunk: tuple[int, int] = (0, 0)
 
     @property
     def is_ours(self) -> bool:
@@ -128,13 +132,29 @@ class History:
         return bytes(-self.end % 8) + END_OF_STREAM
 
 
-def read_streams(path: Path) -> History:
+def read_streams(path: Path, start: int = 0) -> History:
     """Read everything that is whole in a history file, and tell what is not.
+
+    Arguments:
+        path: the file.
+        start: position from which on it is read; positions in what is returned are those in the file.
 
     Raises:
         OSError: the file cannot be read at all.
     """
-    data = path.read_bytes()
+    with path.open('rb') as file:
+        file.seek(start)
+        history = _history(file.read())
+    if start:
+        history.size += start
+        history.last_chunk = (history.last_chunk[0] + start, history.last_chunk[1] + start)
+        history.damages = [replace(one, start=one.start + start, stop=one.stop + start) for one in history.damages]
+        for stream in history.streams:
+            stream.start += start
+    return history
+
+
+def _history(data: bytes) -> History:
     history = History(len(data), is_marked=MARK in data or HEADER in data[:4096])
     open_runs: list[list[Chunk]] = []
 
@@ -148,6 +168,7 @@ def read_streams(path: Path) -> History:
             if open_runs and open_runs[0][0].session != found.session:
                 finish()
             last = open_runs[-1][-1] if open_runs else None
+            history.last_chunk = (found.start, found.stop)
             if last is not None and last.stop == found.start and last.number + 1 == found.number:
                 open_runs[-1].append(found)
             else:
@@ -164,6 +185,7 @@ def read_streams(path: Path) -> History:
         if between:
             finish()
             history.streams.extend(between)
+            history.last_chunk = (0, 0)
     finish()
     history.damages.sort(key=lambda damage: damage.start)
     history.is_ended = data.endswith(END_OF_STREAM)
@@ -218,7 +240,8 @@ def _sealed_stream(data: bytes, runs: Sequence[list[Chunk]], damages: list[Damag
     rows, odd = _rows(tables, [_codes(table) for table in tables])
     # What ends a stream is a chunk without rows.
     records = sum(len(batch) > 0 for table in tables for batch in table.column(0).chunks)
-    stream = Stream(chunks[0].start, header, listed, rows, chunks[0].session, records, odd=odd)
+    numbers = chunks[0].number, chunks[-1].number
+    stream = Stream(chunks[0].start, header, listed, rows, chunks[0].session, numbers, records, odd=odd)
     stream.lost = chunks[-1].number + 1 - len(chunks)
     return stream
 

@@ -9,11 +9,14 @@ from typing import Any
 
 import crc32c
 
-__all__ = ['Frame', 'checksum', 'read_frames']
+__all__ = ['CHECK_BYTES', 'Frame', 'checksum', 'read_frames']
 
 _LENGTH = struct.Struct('<Q')
 _CHECK = struct.Struct('<I')
 _HEAD = _LENGTH.size + _CHECK.size
+
+CHECK_BYTES = _CHECK.size
+"""Bytes of the checksum behind an event."""
 
 
 @dataclass(frozen=True)

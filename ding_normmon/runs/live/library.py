@@ -11,12 +11,15 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ding_normmon.core.plain_text import plain
 from ding_normmon.runs.file_names import is_history_name
 from ding_normmon.runs.run import Run
 from ding_normmon.runs.strict_json import dumps
+
+if TYPE_CHECKING:
+    from ding_normmon.runs.follow import FollowedRun
 
 __all__ = ['Answer', 'RunLibrary', 'UnknownRunError']
 
@@ -24,6 +27,8 @@ _WALK = 5.0
 """Seconds for which a list of runs is good."""
 _KEPT = 8
 """Pages whose data are kept."""
+_FORGOTTEN = 120.0
+"""Seconds after which what was read of a page that nobody looks at is given away."""
 _DRAWN = 12
 """Runs that one page shows over each other."""
 _REST = 2.0
@@ -57,7 +62,9 @@ class _Page:
     version: str = ''
     data: bytes = b''
     runs: list[Run] = field(default_factory=list)
+    followed: list[FollowedRun] = field(default_factory=list)
     not_before: float = 0.0
+    asked: float = 0.0
 
 
 class RunLibrary:
@@ -121,6 +128,10 @@ class RunLibrary:
             self._pages.move_to_end(chosen)
             while len(self._pages) > _KEPT:
                 self._pages.popitem(last=False)
+            page.asked = time.monotonic()
+            for other in self._pages.values():
+                if page.asked - other.asked > _FORGOTTEN:
+                    other.followed = []
         with page.lock:
             version = _version(paths)
             if version != page.version and (time.monotonic() >= page.not_before or not page.data):
@@ -131,11 +142,12 @@ class RunLibrary:
 
     def _read(self, page: _Page, names: Sequence[str], paths: Sequence[Path]) -> None:
         # Not before somebody looks: these import torch.
-        from ding_normmon.runs.read import read_run
+        from ding_normmon.runs.follow import FollowedRun
         from ding_normmon.runs.report.data import page_data
 
         begin = time.monotonic()
-        runs = [read_run(path) for path in paths]
+        page.followed = page.followed or [FollowedRun(path) for path in paths]
+        runs = [followed.read() for followed in list(page.followed)]
         data = page_data(runs)
         for run, name in zip(data['runs'], names, strict=True):
             run['name'] = plain(name, 300)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -182,7 +183,7 @@ def deviations(run: Run, figures: Figures) -> dict[str, Any]:
         is_log = figure.scale == 'log' and not figure.is_signed(name)
         values = np.log(np.maximum(series.values, 1e-30)) if is_log else series.values
         parts = np.split(values, np.searchsorted(series.iterations, edges[1:-1]))
-        levels = np.array([np.median(part) if len(part) else np.nan for part in parts])
+        levels = np.array([_median(part) for part in parts])
         levels[[len(part) > 0 and not np.isfinite(part).all() for part in parts]] = np.inf
         of_task.setdefault(task, []).append(_distance(levels, 0.05 if is_log else 0.0))
     strips = {}
@@ -208,9 +209,17 @@ def _distance(levels: Floats, least: float) -> Floats:
     for number in range(_PAST, len(values)):
         far = is_far[:number]
         past = values[:number] if 2 * far.sum() > number else values[:number][~far]
-        middle = np.median(past)
-        spread = 1.4826 * np.median(np.abs(past - middle))
+        middle = _median(past)
+        spread = 1.4826 * _median(np.abs(past - middle))
         distance = abs(values[number] - middle) / max(spread, least or 0.02 * abs(middle), 1e-12)
         found[places[number]] = min(distance, 99.0)
         is_far[number] = distance > _FAR
     return found
+
+
+def _median(values: Floats) -> float:
+    """Return the median; NaN where there is none. NumPy's own takes ten times as long for a few values."""
+    if not len(values) or np.isnan(values).any():
+        return math.nan
+    ordered, middle = np.sort(values), len(values) // 2
+    return float(ordered[middle] + ordered[(len(values) - 1) // 2]) / 2
