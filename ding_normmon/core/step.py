@@ -27,7 +27,7 @@ ranks, a fourth (``local_backward_end``). The listener decides what happens at e
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -288,13 +288,8 @@ class LearnerStep(InertLearnerStep):
         self.listener.on_left_out(what)
 
     def publish_figure(self, name: str, value: Tensor | float, task_id: int | None = None) -> None:
-        """Publish one scalar that is no loss, such as ``('data/batch_size', 64.0, 3)``; it becomes ``{name}_task3``.
-
-        Listeners without an ``on_publish_figure`` ignore it.
-        """
-        listener: Any = self.listener
-        if hasattr(listener, 'on_publish_figure'):
-            listener.on_publish_figure(name, value.detach() if isinstance(value, Tensor) else value, task_id)
+        """Publish one scalar that is no loss, such as ``('data/batch_size', 64.0, 3)``; it becomes ``{name}_task3``."""
+        self.publish_loss(name, value, task_id)
 
     def clipped(self, norm: Tensor | float, max_norm: float, model: str = 'model', local: bool = False) -> None:
         """Report that gradients were scaled by ``min(1, max_norm / norm)``; between backward_end and step_end.

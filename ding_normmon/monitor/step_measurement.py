@@ -155,10 +155,6 @@ class StepMeasurement:
         if self._forward:
             self._publish_errors.complain(what)
 
-    def on_publish_figure(self, name: str, value: Tensor | float, task_id: int | None) -> None:
-        """Measure a published scalar that is no loss."""
-        self.on_publish_loss(name, value, task_id)
-
     def on_clip(self, clip: Clip) -> None:
         """Measure a clipping of gradients."""
         started = time.perf_counter()
@@ -207,10 +203,6 @@ class _Ended:
     def on_left_out(self, what: str) -> None:
         """Count it."""
         self._late(what)
-
-    def on_publish_figure(self, name: str, value: Tensor | float, task_id: int | None) -> None:
-        """Count it."""
-        self._late(f'{name} was published')
 
     def on_clip(self, clip: Clip) -> None:
         """Count it."""

@@ -7,7 +7,7 @@ import difflib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.core.figures import Figures
@@ -20,9 +20,9 @@ from ding_normmon.monitor.findings.alarm import Alarm
 from ding_normmon.ranks.decisions.control import Control
 
 if TYPE_CHECKING:
-    from ding_normmon.diagnose import Rule
+    from ding_normmon.diagnose import Diagnosis, Rule
 
-__all__ = ['DiagnosisStage', 'FindingCallback', 'Judge', 'check_rules']
+__all__ = ['DiagnosisStage', 'FindingCallback', 'check_rules']
 
 logger = logging.getLogger('ding_normmon')
 
@@ -30,37 +30,6 @@ _LEVELS = {'info': logging.INFO, 'warning': logging.WARNING, 'error': logging.ER
 
 _SHARE_OF_BUDGET = 0.25
 """Of what the monitor may cost, for judging: what is measured is worth more than how often it is looked at."""
-
-
-class Judge(Protocol):
-    """What judges records; :class:`ding_normmon.diagnose.Diagnosis` is one."""
-
-    @property
-    def active(self) -> Sequence[Finding]:
-        """The findings that last."""
-        ...
-
-    @property
-    def findings(self) -> Sequence[Finding]:
-        """All findings ever, in their latest state."""
-        ...
-
-    @property
-    def switched_off(self) -> Mapping[str, str]:
-        """Rules that raised an exception and are not asked again, and what it was."""
-        ...
-
-    def name_tasks(self, tasks: Mapping[int, str]) -> None:
-        """Take the tasks' names."""
-        ...
-
-    def observe(self, record: Record) -> Sequence[Finding]:
-        """Return the findings that were raised or have cleared in this record."""
-        ...
-
-    def check(self, record: Record) -> Sequence[Finding]:
-        """Do the same with the invariants alone, for which there is always time."""
-        ...
 
 
 class DiagnosisStage:
@@ -96,7 +65,7 @@ class DiagnosisStage:
 
     def __init__(
         self,
-        judge: Judge | None = None,
+        judge: Diagnosis | None = None,
         lost_data: LostData | None = None,
         actions: FindingActions | None = None,
         share: float | None = None,
@@ -109,7 +78,6 @@ class DiagnosisStage:
         self.findings: tuple[Finding, ...] = ()
         self.judged = 0
         self._failed: set[str] = set()
-        self._unseen: Callable[[], dict[str, str]] = dict
         self._alarm = Alarm()
 
     @classmethod
@@ -145,14 +113,12 @@ class DiagnosisStage:
         if rank != 0:
             return cls()
         share = None if config.budget is None else _SHARE_OF_BUDGET * config.budget
-        stage = cls(judge, lost_data, FindingActions(config.on_finding, control, lost_data), share)
-        stage._unseen = lambda: judge.not_judged
-        return stage
+        return cls(judge, lost_data, FindingActions(config.on_finding, control, lost_data), share)
 
     @property
     def not_judged(self) -> dict[str, str]:
         """Rules whose figures are in no record so far, and which those are; empty where records are not judged."""
-        return self._unseen()
+        return {} if self._judge is None else self._judge.not_judged
 
     def name_tasks(self, tasks: Mapping[int, str]) -> None:
         """Take the tasks' names, before the first record."""
@@ -174,7 +140,8 @@ class DiagnosisStage:
         if self._judge is None:
             return record
         begin = time.perf_counter()
-        everything = self._alarm.rings(record.scalars) | self._has_time(begin)
+        has_time = self._time_share is None or self._time_share.allows(begin)
+        everything = self._alarm.rings(record.scalars) or has_time
         found: tuple[Finding, ...] = ()
         try:
             found = tuple(self._judge.observe(record) if everything else self._judge.check(record))
@@ -195,9 +162,6 @@ class DiagnosisStage:
         if self._time_share is not None and everything:
             self._time_share.spend(spent)
         return dataclasses.replace(record, findings=found)
-
-    def _has_time(self, now: float) -> bool:
-        return self._time_share is None or self._time_share.allows(now)
 
 
 def check_rules(config: MonitorConfig, rules: Sequence[Rule] = ()) -> None:
