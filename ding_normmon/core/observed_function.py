@@ -16,7 +16,7 @@ from typing import Any
 
 from ding_normmon.core.compiled import is_compiling
 
-__all__ = ['ObservedFunction', 'observed']
+__all__ = ['Around', 'ObservedFunction', 'observed']
 
 Around = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Is given the original function and the arguments of a call; makes the call, and returns what it returns."""

@@ -41,7 +41,7 @@ class Monitor(StepMonitor):
         optimizer: the optimizer, several (a list, or by name), or what wraps one (``accelerate``, SAM):
             ``with Monitor(...)`` around a training loop then measures it. A learner step ends when every optimizer has
             stepped; a step that is skipped is no learner step.
-        scaler: the ``GradScaler`` of that loop, where there is one.
+        scaler: a gradient scaler of a class of one's own; torch's ``GradScaler`` is found when it steps an optimizer.
         target: the target network that follows the model, where there is one.
         first_iteration: the iteration of the loop's first learner step, where training is resumed without
             :meth:`load_state_dict`.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ding_normmon.core.compiled import is_compiling
+from ding_normmon.core.module_hook import ModuleHook
 from ding_normmon.metrics.shared_layers import Layer
 
 __all__ = ['LayerOutputs', 'Output']
@@ -46,10 +46,10 @@ class LayerOutputs:
         """Attach the hooks."""
         self._listening = True
         for module in {user: None for layer in layers for user in layer.users}:
-            self._handles.append(module.register_forward_pre_hook(self._enter))
-            self._handles.append(module.register_forward_hook(self._leave, always_call=True))
+            self._handles.append(module.register_forward_pre_hook(ModuleHook(self._enter)))
+            self._handles.append(module.register_forward_hook(ModuleHook(self._leave), always_call=True))
         for layer in layers:
-            self._handles.append(layer.module.register_forward_hook(self._hook(layer)))
+            self._handles.append(layer.module.register_forward_hook(ModuleHook(self._hook(layer))))
 
     def take(self) -> list[Output]:
         """Return what the layers have returned since the last call."""
@@ -72,19 +72,17 @@ class LayerOutputs:
         self._running.clear()
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
-        if not is_compiling():
-            self._running.append(module)
+        self._running.append(module)
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         # Modules that an exception has left in the list have ended as well.
-        if not is_compiling() and module in self._running:
+        if module in self._running:
             while self._running.pop() is not module:
                 pass
 
     def _hook(self, layer: Layer) -> Callable[[nn.Module, Any, Any], None]:
         def remember(module: nn.Module, inputs: Any, output: Any) -> None:
-            # A compiler that traces another view of the model must find nothing to put into its graph.
-            if is_compiling() or not self._is_meant(layer):
+            if not self._is_meant(layer):
                 return
             if isinstance(output, Tensor) and module.training and torch.is_grad_enabled() and self._listening:
                 call = self._calls[layer.path] = self._calls.get(layer.path, -1) + 1

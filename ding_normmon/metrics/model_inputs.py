@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ding_normmon.core.common_figures import MONITOR_SECTION
-from ding_normmon.core.compiled import compiled_parts, is_compiling
+from ding_normmon.core.compiled import compiled_parts
 from ding_normmon.core.figure import Chart, Figure
+from ding_normmon.core.module_hook import ModuleHook
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Setup
@@ -144,8 +145,8 @@ class ModelInputs(Finishing, OwnHooks):
         if self._is_open and not self._handles:
             model = self.setup.model
             self._handles = [
-                model.register_forward_pre_hook(self._enter, with_kwargs=True),
-                model.register_forward_hook(self._leave),
+                model.register_forward_pre_hook(ModuleHook(self._enter), with_kwargs=True),
+                model.register_forward_hook(ModuleHook(self._leave)),
             ]
 
     def release(self) -> None:
@@ -155,7 +156,7 @@ class ModelInputs(Finishing, OwnHooks):
         self._handles = []
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._numbers or is_compiling() or not torch.is_grad_enabled() or not module.training:
+        if self._numbers or not torch.is_grad_enabled() or not module.training:
             return
         started = time.perf_counter()
         with torch.no_grad():
@@ -177,7 +178,7 @@ class ModelInputs(Finishing, OwnHooks):
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         key = RowKey(self.name, 'output_bits', None, 'mode')
-        if self._numbers and key not in self._numbers and not is_compiling():
+        if self._numbers and key not in self._numbers:
             found = next((tensor for _, tensor in _named('', [output]) if tensor.is_floating_point()), None)
             if found is not None:
                 self._numbers[key] = 8.0 * found.element_size()

@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ding_normmon.core.compiled import compiled_parts, is_compiling
+from ding_normmon.core.compiled import compiled_parts
+from ding_normmon.core.module_hook import ModuleHook
 from ding_normmon.core.parameter_groups import OTHER
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.integrations.batch_signals import publish_batch
@@ -137,8 +138,7 @@ def _compiled_parts(policy: Any, model: nn.Module) -> set[int]:
 
 def _publisher(step: LearnerStep, signal: str, seen: set[str]) -> Callable[..., None]:
     def publish(module: nn.Module, inputs: Any, output: Any) -> None:
-        # Traced by a compiler, in a view of the model that nobody has told of, it is to leave nothing in the graph.
-        if is_compiling() or not module.training:
+        if not module.training:
             return
         for name, tensor in _tensors(signal, output):
             # A critic runs again for the actor's loss, analysis runs without a graph: only the first pass counts.
@@ -146,7 +146,7 @@ def _publisher(step: LearnerStep, signal: str, seen: set[str]) -> Callable[..., 
                 seen.add(name)
                 step.publish(name, tensor)
 
-    return publish
+    return ModuleHook(publish)
 
 
 def _tensors(name: str, output: Any) -> Iterator[tuple[str, Tensor]]:

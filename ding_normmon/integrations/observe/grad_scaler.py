@@ -6,20 +6,21 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ding_normmon.core.observed_function import ObservedFunction, observed
+from ding_normmon.core.observed_function import Around, ObservedFunction, observed
 
 __all__ = ['LossScaling', 'find_scalers', 'scaler_steps_observed']
 
 
 class _Listener(Protocol):
-    def enter_scaler(self) -> None: ...
+    def enter_scaler(self, scaler: Any) -> None: ...
 
     def leave_scaler(self, raised: bool) -> None: ...
 
-    def unscaled(self) -> None: ...
+    def unscaled(self, scaler: Any) -> None: ...
 
 
 def find_scalers(owner: Any) -> list[Any]:
@@ -31,7 +32,7 @@ class LossScaling:
     """What the gradients of each optimizer are still multiplied by.
 
     Arguments:
-        scalers: tells which gradient scalers there are.
+        scalers: tells which gradient scalers are known; others are found when they unscale or step an optimizer.
 
     Example:
         >>> import torch
@@ -47,18 +48,24 @@ class LossScaling:
     """
 
     def __init__(self, scalers: Callable[[], Iterable[Any]]) -> None:
-        self._scalers = scalers
+        self._named = scalers
+        # By optimizer (its id), the scaler that was seen to unscale or step it.
+        self._found: dict[int, Any] = {}
         # The optimizers (their id) that a scaler has been seen to step, and those that stepped without.
         self._scaled: set[int] = set()
         self._plain: set[int] = set()
 
     def scalers(self) -> list[Any]:
         """Return the gradient scalers there are."""
-        return list(self._scalers())
+        return list({id(scaler): scaler for scaler in (*self._named(), *self._found.values())}.values())
+
+    def find(self, optimizer: Optimizer, scaler: Any) -> None:
+        """Take note of the scaler of an optimizer."""
+        self._found[id(optimizer)] = scaler
 
     def scale(self) -> Tensor | float | None:
         """Return what losses are multiplied by at the moment; None where no scaler is in use."""
-        for scaler in self._scalers():
+        for scaler in self.scalers():
             scale = getattr(scaler, '_scale', None)
             if scaler.is_enabled() and scale is not None:
                 return scale.detach() if isinstance(scale, Tensor) else float(scale)
@@ -77,7 +84,8 @@ class LossScaling:
             optimizer: whose gradients; None where nobody holds them.
             evidence: how the end of the backward pass was found.
         """
-        for scaler in self._scalers():
+        found = self._found.get(id(optimizer))
+        for scaler in self.scalers() if found is None else [found]:
             scale = getattr(scaler, '_scale', None)
             if not scaler.is_enabled() or scale is None:
                 continue
@@ -97,17 +105,25 @@ class LossScaling:
 
 
 @contextlib.contextmanager
-def scaler_steps_observed(scaler: Any, optimizer: Optimizer, listener: _Listener) -> Iterator[None]:
-    """Tell ``listener`` when the scaler steps this optimizer, and when it has unscaled its gradients."""
+def scaler_steps_observed(
+    pairs: Iterable[tuple[Optimizer, _Listener]], scalers: Iterable[Any] = ()
+) -> Iterator[None]:
+    """Tell each listener when a scaler steps its optimizer, and when one has unscaled its gradients.
 
-    def means_us(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        meant = args[1] if len(args) > 1 else kwargs.get('optimizer')
-        return bool(args) and args[0] is scaler and meant is optimizer
+    Arguments:
+        pairs: optimizers and who hears of them.
+        scalers: some that are known; of their classes and of ``torch.amp.GradScaler`` all are heard of.
+    """
+    known = {id(optimizer): listener for optimizer, listener in pairs}
+
+    def meant(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Listener | None:
+        return known.get(id(args[1] if len(args) > 1 else kwargs.get('optimizer')))
 
     def around_step(step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not means_us(args, kwargs):
+        listener = meant(args, kwargs)
+        if listener is None:
             return step(*args, **kwargs)
-        listener.enter_scaler()
+        listener.enter_scaler(args[0])
         raised = True
         try:
             result = step(*args, **kwargs)
@@ -118,11 +134,13 @@ def scaler_steps_observed(scaler: Any, optimizer: Optimizer, listener: _Listener
 
     def around_unscale(unscale: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = unscale(*args, **kwargs)
-        if means_us(args, kwargs):
-            listener.unscaled()
+        listener = meant(args, kwargs)
+        if listener is not None:
+            listener.unscaled(args[0])
         return result
 
-    kind = type(scaler)
-    functions = [(ObservedFunction.of(kind.step), around_step), (ObservedFunction.of(kind.unscale_), around_unscale)]
-    with observed(functions):
+    kinds: list[Any] = [torch.amp.GradScaler, *map(type, scalers)]
+    around: dict[Any, Around] = {kind.step: around_step for kind in kinds}
+    around.update((kind.unscale_, around_unscale) for kind in kinds)
+    with observed((ObservedFunction.of(function), listener) for function, listener in around.items()):
         yield

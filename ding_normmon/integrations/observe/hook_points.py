@@ -56,7 +56,7 @@ class HookPoints:
     Arguments:
         groups: tells its groups, after which what is clipped is named.
         optimizers: tells, whenever a step is watched, which optimizers there are.
-        scalers: ``torch.amp.GradScaler`` objects.
+        scalers: gradient scalers that are known; others are found when they step an optimizer.
         clipping: the metric that takes the clip coefficients.
         learner_steps: the metric that takes loss scales.
         local: whether every rank clips its own gradients before they are synchronised.
@@ -180,9 +180,7 @@ class HookPoints:
             steppings = [Stepping(self, holder, listener) for holder in self._holders]
             pairs = [(holder.optimizer, stepping) for holder, stepping in zip(self._holders, steppings, strict=True)]
             undo.enter_context(optimizer_steps_observed(pairs))
-            for scaler in self._scaling.scalers():
-                for optimizer, stepping in pairs:
-                    undo.enter_context(scaler_steps_observed(scaler, optimizer, stepping))
+            undo.enter_context(scaler_steps_observed(pairs, self._scaling.scalers()))
             yield
 
     def _forget(self) -> None:
@@ -193,6 +191,10 @@ class HookPoints:
     def note_step(self, holder: Holder, by_scaler: bool) -> None:
         """Take note of how an optimizer is stepped."""
         self._scaling.note(holder.optimizer, by_scaler)
+
+    def note_scaler(self, holder: Holder, scaler: Any) -> None:
+        """Take note of the scaler of an optimizer."""
+        self._scaling.find(holder.optimizer, scaler)
 
     # -- evidence --------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,8 @@ class _Points(Protocol):
 
     def note_step(self, holder: Holder, by_scaler: bool) -> None: ...
 
+    def note_scaler(self, holder: Holder, scaler: Any) -> None: ...
+
     def conclude(self, holders: Iterable[Holder], evidence: str) -> None: ...
 
     def compare(self, holder: Holder) -> None: ...
@@ -128,13 +130,15 @@ class Stepping:
             self._listener.stepped(self._holder)
 
     @one_at_a_time
-    def enter_scaler(self) -> None:
-        """Begin the scaler's step, which may leave the optimizer's out."""
+    def enter_scaler(self, scaler: Any) -> None:
+        """Begin a scaler's step, which may leave the optimizer's out."""
+        self._points.note_scaler(self._watched, scaler)
         self._by_scaler, self._moved = True, False
 
     @one_at_a_time
-    def unscaled(self) -> None:
-        """Read the gradients again, which the scaler has divided by its scale."""
+    def unscaled(self, scaler: Any) -> None:
+        """Read the gradients again, which a scaler has divided by its scale."""
+        self._points.note_scaler(self._watched, scaler)
         self._points.read_gradients(self._holder.parameters)
 
     @one_at_a_time

@@ -30,12 +30,12 @@ class TrainingLoop:
 
     A learner step ends when every optimizer has stepped and the next one begins there, so anything published before
     belongs to it; see :mod:`~ding_normmon.integrations.observe.observed_steps`. Clip calls through ``torch.nn.utils``
-    are seen, and so is ``GradScaler``, if it is named.
+    are seen, and so is ``GradScaler``.
 
     Arguments:
         monitor: who measures.
         optimizers: one, several, or by name; also what wraps one.
-        scaler: the gradient scaler, where there is one.
+        scaler: a gradient scaler that is not of torch's class.
 
     Attributes:
         is_running: whether it is inside of the ``with`` block.

@@ -13,6 +13,8 @@ import torch
 from ding_normmon import INERT, Monitor
 from tests.integrations.observe.loops import LOOPS, Net, Right
 
+WITH_A_SCALER = ('scaler_finds_its_scale', 'fused_optimizer_with_a_scaler', 'gan_with_a_scaler')
+
 
 @contextlib.contextmanager
 def unmonitored(*_: Any, **__: Any) -> Iterator[Any]:
@@ -22,12 +24,25 @@ def unmonitored(*_: Any, **__: Any) -> Iterator[Any]:
 @pytest.mark.parametrize('frequency', [1, pytest.param(2, marks=pytest.mark.full)])
 @pytest.mark.parametrize('name', LOOPS)
 def test_every_record_is_of_one_learner_step(name: str, frequency: int) -> None:
+    check_every_record(name, frequency)
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['scaler_finds_its_scale', *(pytest.param(name, marks=pytest.mark.full) for name in WITH_A_SCALER[1:])],
+)
+def test_a_scaler_is_found_where_nobody_names_it(name: str) -> None:
+    check_every_record(name, 1, ('scaler',))
+
+
+def check_every_record(name: str, frequency: int, left_out: tuple[str, ...] = ()) -> None:
     right, plain = Right(Net()), Right(Net())
     monitors: list[Monitor] = []
 
     def monitored(optimizer: Any, **options: Any) -> Monitor:
         config = {'monitor_norm_freq': frequency, 'on_finding': {'error': 'stop'}}
-        monitors.append(Monitor(right.model, config, optimizer=optimizer, **options))
+        given = {key: value for key, value in options.items() if key not in left_out}
+        monitors.append(Monitor(right.model, config, optimizer=optimizer, **given))
         return monitors[0]
 
     LOOPS[name](right, monitored)
