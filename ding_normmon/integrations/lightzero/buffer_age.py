@@ -29,7 +29,8 @@ class BufferAges:
 
     def __init__(self) -> None:
         self._buffers: dict[int | None, weakref.ref[Any]] | None = None
-        self._stored: dict[int | None, tuple[int, int]] = {}
+        # By task, iteration and number of segments of the last step and of the one before it.
+        self._stored: dict[int | None, list[tuple[int, int]]] = {}
 
     def publish(self, step: InertLearnerStep, current_batch: Any, task_id: int | None) -> None:
         """Publish both for one task, where its buffer is known.
@@ -52,11 +53,14 @@ class BufferAges:
         ages = torch.from_numpy((len(stored) - 1 - places).astype(np.float32))
         step.publish('data/age_transitions', ages, task_id=task_id)
         segments = buffer.base_idx + len(buffer.game_segment_buffer)
-        before, self._stored[task_id] = self._stored.get(task_id), (step.iteration, segments)
+        # A step that was opened ahead of its time is opened once more.
+        earlier = [entry for entry in self._stored.get(task_id, []) if entry[0] < step.iteration][-1:]
+        self._stored[task_id] = [*earlier, (step.iteration, segments)]
         # Segments have numbers that go on for ever; where all of those of then are gone, some since may be too.
-        if before is not None and step.iteration > before[0] and buffer.base_idx <= before[1]:
-            new = len(stored) - bisect.bisect_left(stored, (before[1], 0))
-            step.publish_figure('data/refill_rate', new / (step.iteration - before[0]), task_id)
+        for iteration, number in earlier:
+            if buffer.base_idx <= number:
+                new = len(stored) - bisect.bisect_left(stored, (number, 0))
+                step.publish_figure('data/refill_rate', new / (step.iteration - iteration), task_id)
 
 
 class ObservedBatches:

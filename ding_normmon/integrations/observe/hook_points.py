@@ -89,6 +89,7 @@ class HookPoints:
         self._learner_steps = learner_steps
         self._local = local
         self._listener: StepListener | None = None
+        self._steps_watched = contextlib.ExitStack()
         self._parameters: dict[int, nn.Parameter] = {}
         self.evidence: dict[str, str] = {}
         self.clips: dict[str, bool] = {}
@@ -177,11 +178,22 @@ class HookPoints:
             undo.enter_context(clip_calls_observed(self))
             undo.enter_context(backward_calls_observed(self))
             undo.enter_context(collectives_observed(self))
-            steppings = [Stepping(self, holder, listener) for holder in self._holders]
-            pairs = [(holder.optimizer, stepping) for holder, stepping in zip(self._holders, steppings, strict=True)]
-            undo.enter_context(optimizer_steps_observed(pairs))
-            undo.enter_context(scaler_steps_observed(pairs, self._scaling.scalers()))
+            undo.callback(self._steps_watched.close)
+            self._watch_steps(listener)
             yield
+
+    def _watch_steps(self, listener: StepListener) -> None:
+        pairs = [(holder.optimizer, Stepping(self, holder, listener)) for holder in self._holders]
+        self._steps_watched.enter_context(optimizer_steps_observed(pairs))
+        self._steps_watched.enter_context(scaler_steps_observed(pairs, self._scaling.scalers()))
+
+    def follow_optimizers(self) -> tuple[Holder, ...]:
+        """Watch the optimizers that there are now, in the middle of a block; return them."""
+        self._holders = self.holders()
+        if self._listener is not None:
+            self._steps_watched.close()
+            self._watch_steps(self._listener)
+        return self._holders
 
     def _forget(self) -> None:
         self._holders = ()

@@ -166,6 +166,26 @@ class ObservedSteps:
         if isinstance(step, LearnerStep):
             step.listener = _NOBODY
 
+    def replace(self, name: str, missed: int) -> int:
+        """Leave out the current step, in which an optimizer that was not watched has stepped, and watch that one.
+
+        Arguments:
+            name: the optimizer in whose place it is.
+            missed: its steps so far.
+
+        Returns:
+            The iteration of the first learner step that was not seen.
+        """
+        with self._points.lock:
+            first = self.iteration
+            self.drop()
+            for holder in self._points.follow_optimizers():
+                if holder.name == name:
+                    # Of several optimizers the others have told the iterations.
+                    self.iteration += missed - 1 if len(self._points.holders_watched) == 1 else 0
+                    self.stepped(holder)
+            return first
+
     def begin(self, iteration: int, told: bool = True) -> None:
         """Begin the learner step of this iteration, whatever has happened in the one before.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from ding_normmon.integrations.loop import Monitor
 
 __all__ = ['TrainingLoop']
-
-logger = logging.getLogger('ding_normmon')
 
 
 class TrainingLoop:
@@ -103,7 +100,7 @@ class TrainingLoop:
         self.is_running = True
         try:
             with (
-                replaced_optimizers_noticed(self.optimizers, self._warn_of_replaced),
+                replaced_optimizers_noticed(self.optimizers, self._replace),
                 self._steps.block(first, self._monitor.begin_step(first)),
             ):
                 yield
@@ -111,15 +108,16 @@ class TrainingLoop:
             self._first_iteration = self._steps.iteration
             self.is_running = False
 
-    def _warn_of_replaced(self, name: str, successor: Optimizer) -> None:
-        logger.warning(
-            'monitor: from iteration %d on the steps of %s (%s) are missing: it does not step any more, and another '
-            'optimizer (%s), which the monitor was not given, moves its parameters. Put a new Monitor around the part '
-            'of the training that has the new optimizer, with first_iteration= where it begins, or keep the optimizer',
-            self._steps.iteration,
-            name,
-            type(self.optimizers[name]).__name__,
-            type(successor).__name__,
+    def _replace(self, name: str, successor: Optimizer, missed: int) -> None:
+        """Watch another optimizer in the place of one that steps no more."""
+        earlier, self.optimizers[name] = self.optimizers[name], successor
+        first = self._steps.replace(name, missed)
+        self._monitor.lost_data.count(
+            'replaced_optimizer',
+            f'{name} ({type(earlier).__name__}) steps no more, and another optimizer ({type(successor).__name__}) moves '
+            f'its parameters, which is measured in its place from the next learner step on; {missed} of its steps, from '
+            f'iteration {first} on, were left out, because the monitor was not given it',
+            amount=missed,
         )
 
 

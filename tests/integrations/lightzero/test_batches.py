@@ -86,31 +86,33 @@ def store(buffer: Any, *lengths: int) -> None:
     buffer.push_game_segments((segments, [{'done': True, 'priorities': None}] * len(lengths)))
 
 
-def test_age_and_refill_rate_are_those_of_the_real_buffer() -> None:
+@pytest.mark.parametrize('frequency', [1, 2])
+def test_age_and_refill_rate_are_those_of_the_real_buffer(frequency: int) -> None:
     # Buffers of earlier tests.
     gc.collect()
     policy = POLICIES['muzero'](replay_buffer_size=1000)
     buffer = MuZeroGameBuffer(policy._cfg)
-    attachment = attach(policy, {'monitor_norm_freq': 2})
+    attachment = attach(policy, {'monitor_norm_freq': frequency})
     expected: list[dict[str, float]] = []
-    total = 0
+    total = new = 0
     with quietly():
         for iteration in range(6):
             lengths = [3 + iteration, 4] if iteration != 3 else []
             store(buffer, *lengths)
             total += sum(lengths)
+            new += sum(lengths)
             data = batch('muzero', iteration)
             places = np.random.default_rng(iteration).choice(total, BATCH, replace=False)
             data[0][3] = places
-            if iteration % 2 == 0:
+            if iteration % frequency == 0:
                 ages = (total - 1 - places).astype(np.float64)
-                # Stored since the measured step before, which is two iterations ago.
-                new = sum(lengths) + (3 + iteration - 1 + 4 if iteration - 1 != 3 else 0)
-                expected.append({'mean': ages.mean(), 'max': ages.max(), 'min': ages.min(), 'rate': new / 2})
+                # Stored since the measured step before.
+                expected.append({'mean': ages.mean(), 'max': ages.max(), 'min': ages.min(), 'rate': new / frequency})
+                new = 0
             policy._forward_learn(data)
     attachment.detach()
     records = attachment.monitor.take_records()
-    assert len(records) == 3
+    assert len(records) == 6 // frequency
     for record, figures in zip(records, expected, strict=True):
         for statistic in ('mean', 'max', 'min'):
             assert record.scalars[f'data/age_transitions/{statistic}'] == pytest.approx(figures[statistic], rel=1e-6)
