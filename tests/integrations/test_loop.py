@@ -225,7 +225,14 @@ def steps_with(optimizers: Optimizers, caplog: pytest.LogCaptureFixture) -> list
     return caplog.messages
 
 
-MISSED = {once: {4}, of_another_class: {4}, in_every_epoch: {4, 6, 8}, wrapped: {4}, made_before: {4, 5, 6}, with_the_earlier_one_again: {2, 4}}
+MISSED = {
+    once: {4},
+    of_another_class: {4},
+    in_every_epoch: {4, 6, 8},
+    wrapped: {4},
+    with_the_earlier_one_again: {2, 4},
+    made_before: {4, 5, 6},
+}
 """Iterations of which nobody could know; in the last, the optimizer might have been one besides the given one."""
 
 
@@ -234,8 +241,8 @@ def test_an_optimizer_that_is_made_anew_is_measured_from_its_second_step_on(
     optimizers: Optimizers, caplog: pytest.LogCaptureFixture
 ) -> None:
     said = steps_with(optimizers, caplog)
-    assert said[0].startswith('monitor: optimizer (Adam) steps no more, and another optimizer (')
-    assert f'; {3 if optimizers is made_before else 1} of its steps, from iteration ' in said[0]
+    assert said[0].startswith('monitor: optimizer (Adam) steps no more; another optimizer (')
+    assert f'The {3 if optimizers is made_before else 1} of its steps from iteration ' in said[0]
     assert said[1:] == [f"monitor: lost in this run: {{'replaced_optimizer': {len(MISSED[optimizers])}}}"]
 
 

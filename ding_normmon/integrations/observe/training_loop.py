@@ -110,13 +110,14 @@ class TrainingLoop:
 
     def _replace(self, name: str, successor: Optimizer, missed: int) -> None:
         """Watch another optimizer in the place of one that steps no more."""
-        earlier, self.optimizers[name] = self.optimizers[name], successor
+        earlier, later = type(self.optimizers[name]).__name__, type(successor).__name__
+        self.optimizers[name] = successor
         first = self._steps.replace(name, missed)
         self._monitor.lost_data.count(
             'replaced_optimizer',
-            f'{name} ({type(earlier).__name__}) steps no more, and another optimizer ({type(successor).__name__}) moves '
-            f'its parameters, which is measured in its place from the next learner step on; {missed} of its steps, from '
-            f'iteration {first} on, were left out, because the monitor was not given it',
+            f'{name} ({earlier}) steps no more; another optimizer ({later}) moves its parameters, and is measured in '
+            f'its place from the next learner step on. The {missed} of its steps from iteration {first} on were left '
+            f'out, because the monitor was not given it',
             amount=missed,
         )
 
