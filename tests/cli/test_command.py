@@ -20,6 +20,7 @@ from ding_normmon.core.finding import Finding
 from ding_normmon.runs import read_run
 from ding_normmon.runs.history_file import FILE_NAME, HistoryFile
 from tests.runs.histories import points, write, write_starts
+from tests.sampling import sampled
 
 ESCAPES = ['\x1b]52;c;cm0gLXJmIH4K\x07', '\x1b[31m', '\x9b2J', '\x9d52;c;cm0=\x9c', '\u202e', '\r', '\x08', '\x00']
 
@@ -125,7 +126,7 @@ def hostile_run(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize('name', ['diagnose', 'report', 'watch', 'check', 'export', 'compare'])
+@pytest.mark.parametrize('name', sampled(['diagnose', 'report', 'check', 'watch', 'export', 'compare']))
 def test_nothing_in_a_file_reaches_the_terminal(tmp_path: Path, name: str) -> None:
     folder = hostile_run(tmp_path / 'run\x1b]0;evil\x07')
     arguments = {

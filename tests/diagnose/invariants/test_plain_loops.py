@@ -17,6 +17,7 @@ from ding_normmon import Monitor
 from ding_normmon.core import backward_passes
 from ding_normmon.core.record import Record
 from ding_normmon.diagnose.invariants import EXACT, EXPECTED
+from tests.sampling import sampled
 
 NAMES = frozenset(rule.name for rule in (*EXACT, *EXPECTED))
 
@@ -25,7 +26,7 @@ def spoken(records: Iterable[Record]) -> Counter[str]:
     return Counter(finding.rule for record in records for finding in record.findings if finding.rule in NAMES)
 
 
-@pytest.mark.parametrize('error', PLAIN_LOOPS, ids=lambda error: error.name)
+@pytest.mark.parametrize('error', sampled(PLAIN_LOOPS, 2), ids=lambda error: error.name)
 def test_an_error_is_told_in_time_and_nothing_before_it(error: SilentError) -> None:
     verdict = judge(error, NAMES)
     assert verdict.early == ()
@@ -235,7 +236,7 @@ HEALTHY: dict[str, Callable[[], Loop]] = {
 }
 
 
-@pytest.mark.parametrize('kind', HEALTHY)
+@pytest.mark.parametrize('kind', sampled(HEALTHY, 2))
 def test_what_is_nearly_broken_says_nothing(kind: str) -> None:
     assert spoken(HEALTHY[kind]().run()) == Counter()
 

@@ -17,6 +17,7 @@ from ding_normmon import attach
 from ding_normmon.core.finding import Finding
 from ding_normmon.core.record import Record
 from ding_normmon.diagnose.invariants import EXACT, EXPECTED
+from tests.sampling import sampled
 
 NAMES = frozenset(rule.name for rule in (*EXACT, *EXPECTED))
 
@@ -109,12 +110,14 @@ def test_a_schedule_as_it_should_be_says_nothing(kind: str) -> None:
 
 @pytest.mark.parametrize(
     'make',
-    [
-        lambda optimizer: lr_scheduler.StepLR(optimizer, 10),
-        lambda optimizer: lr_scheduler.ExponentialLR(optimizer, 0.99),
-        lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda step: 0.99**step),
-        sequence,
-    ],
+    sampled(
+        [
+            lambda optimizer: lr_scheduler.StepLR(optimizer, 10),
+            lambda optimizer: lr_scheduler.ExponentialLR(optimizer, 0.99),
+            lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda step: 0.99**step),
+            sequence,
+        ]
+    ),
     ids=['steps', 'exponential', 'function', 'a sequence'],
 )
 def test_one_that_steps_no_more_is_told(make: Callable[[Optimizer], Any]) -> None:

@@ -14,6 +14,7 @@ from benchmarks.silent.error import PLANTED
 from ding_normmon import Monitor, attach
 from ding_normmon.core.record import Record
 from tests.integrations.ding_engine.policies import CASES
+from tests.sampling import sampled
 
 
 class Following:
@@ -71,13 +72,13 @@ def test_the_distance_is_that_of_float64() -> None:
 
 @pytest.mark.parametrize(
     ('factor', 'period', 'frequency'),
-    [(0.05, 1, 1), (0.05, 2, 1), (1.0, 10, 1), (1.0, 10, 5), (1.0, 7, 3), (1.0, 5, 5)],
+    sampled([(0.05, 1, 1), (0.05, 2, 1), (1.0, 10, 1), (1.0, 7, 3), (1.0, 10, 5), (1.0, 5, 5)]),
 )
 def test_one_that_follows_by_whatever_rule_says_nothing(factor: float, period: int, frequency: int) -> None:
     assert told(Following(factor, lambda iteration: iteration % period == period - 1).run(150, frequency)) == []
 
 
-@pytest.mark.parametrize(('factor', 'period'), [(0.05, 1), (0.05, 2), (1.0, 5)])
+@pytest.mark.parametrize(('factor', 'period'), sampled([(0.05, 1), (0.05, 2), (1.0, 5)], 2))
 def test_one_that_follows_no_more_is_told(factor: float, period: int) -> None:
     following = Following(factor, lambda iteration: iteration % period == period - 1 and iteration < 44)
     ((found, sentence),) = told(following.run(60))
