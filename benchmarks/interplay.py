@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,9 +22,12 @@ import torch
 from easydict import EasyDict
 from rich.console import Console
 from rich.table import Table
-from workload import SIZES, learner_batches, make_policy
 
 from ding_normmon import NormMonitor
+
+# The checkout, for whoever runs this file as a script and not with `python -m`.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from benchmarks.workload import SIZES, learner_batches, make_policy
 
 
 def timed_steps(policy: Any, batches: list[Any], monitor: NormMonitor, rounds: int, wait: Any) -> dict[str, Any]:

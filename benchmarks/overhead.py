@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,13 +31,16 @@ from easydict import EasyDict
 from rich.console import Console
 from rich.table import Table
 from tensorboardX import SummaryWriter
-from workload import SIZES, learner_batches, make_policy
 
 from ding_normmon import NormMonitor
 from ding_normmon.core.step import INERT, LearnerStep
 from ding_normmon.destinations import TensorBoard
 from ding_normmon.metrics import GradientNorms, ParameterNorms
 from ding_normmon.runs.history_file import HistoryFile
+
+# The checkout, for whoever runs this file as a script and not with `python -m`.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from benchmarks.workload import SIZES, learner_batches, make_policy
 
 WARM_UP = 3
 """Learner steps of each turn that are not counted, at least."""

@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import math
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,10 +31,13 @@ from typing import Any
 import torch
 from easydict import EasyDict
 from torch.utils.tensorboard import SummaryWriter
-from workload import SIZES, learner_batches, make_policy
 
 from ding_normmon import NormMonitor
 from ding_normmon.destinations import TensorBoard
+
+# The checkout, for whoever runs this file as a script and not with `python -m`.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from benchmarks.workload import SIZES, learner_batches, make_policy
 
 WARM_UP_STEPS, WARM_UP_SECONDS = 3, 1.0
 """Of each turn, not counted: what is done in the background for earlier steps begins and ends within a turn."""

@@ -9,16 +9,21 @@ metric is measured in every step here (``budget=None``). CPU time counts what th
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from easydict import EasyDict
-from peers import spread, take_turn
-from workload import SIZES, learner_batches, make_policy
 
 from ding_normmon import NormMonitor
+
+# The checkout, for whoever runs this file as a script and not with `python -m`.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from benchmarks.peers import spread, take_turn
+from benchmarks.workload import SIZES, learner_batches, make_policy
 
 KINDS: dict[str, dict[str, Any] | None] = {
     'none': None,
