@@ -9,9 +9,10 @@ import numpy as np
 
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.mixins import Finishing
 from ding_normmon.rows import RowBuffer, RowKey, RowTable, moments
-from ding_normmon.rows.moments import COUNT, MEAN, constant_numbers
+from ding_normmon.rows.moments import COUNT, MEAN
 
 __all__ = ['Collection']
 
@@ -79,13 +80,12 @@ class Collection(Finishing):
         returns, self._returns = self._returns, {}
         for (where, task_id), values in returns.items():
             if values and (task_id is None or task_id in self.setup.task_ids):
-                row = moments.row_of(np.array(values))
-                rows.write_numbers(RowKey(self.name, where, task_id), tuple(row.tolist()))
+                rows.write(RowKey(self.name, where, task_id), moments.row_of(np.array(values)))
         if self._env_steps is not None:
             before, self._before = self._before, (self._iteration, self._env_steps)
             if before is not None and self._iteration > before[0] and self._env_steps >= before[1]:
                 rate = (self._env_steps - before[1]) / (self._iteration - before[0])
-                rows.write_numbers(RowKey(self.name, 'env_steps', None, 'rate'), constant_numbers(rate))
+                write_number(RowKey(self.name, 'env_steps', None, 'rate'), rate, rows)
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the returns of every task and of all, and the steps of all ranks."""

@@ -280,21 +280,17 @@ class DormantUnits(KeepsSignals, OwnHooks):
         """Yield the ratios, and the overlap with the last record."""
         sets: dict[str, dict[str, Mask]] = {}
         for (kind, group), tasks in self._vectors(table).items():
-            samples: dict[str, dict[str, Vector]] = {
-                f'{group}_task{task_id}': layers for task_id, layers in tasks.items() if task_id is not None
-            }
+            samples = {f'{group}_task{task_id}': found for task_id, found in tasks.items() if task_id is not None}
             if table.complete_for(self.name):
                 samples[group] = total(tasks)
             for key, layers in samples.items():
-                finite = {path: vector for path, vector in layers.items() if np.isfinite(vector).all()}
-                if not finite:
+                if not (finite := _finite(layers)):
                     continue
                 for tau in self.setup.config.dormant_taus:
                     asleep = np.concatenate([dormant(vector, tau) for vector in finite.values()])
                     yield f'plasticity/{key}/{_KINDS[kind]}dormant_tau{tau:g}', float(asleep.mean())
                 if kind == 'activation':
-                    sets[key] = {path: dormant(vector, self._overlap_tau) for path, vector in finite.items()}
-        for (kind, group), tasks in self._vectors(table).items():
+                    sets[key] = self._sets(finite)
             pairs = [value for _, _, value in self._pairs(tasks)] if kind == 'activation' else []
             if pairs and table.complete_for(self.name):
                 yield f'plasticity/{group}/dormant_overlap_tasks', sum(pairs) / len(pairs)
@@ -346,8 +342,7 @@ class DormantUnits(KeepsSignals, OwnHooks):
         return memo
 
     def _sets(self, layers: Mapping[str, Vector]) -> dict[str, Mask]:
-        finite = {path: vector for path, vector in layers.items() if np.isfinite(vector).all()}
-        return {path: dormant(vector, self._overlap_tau) for path, vector in finite.items()}
+        return {path: dormant(vector, self._overlap_tau) for path, vector in _finite(layers).items()}
 
     def _pairs(self, tasks: Mapping[int | None, Mapping[str, Vector]]) -> Iterator[tuple[int, int, float]]:
         sets = [self._sets(layers) for task_id, layers in tasks.items() if task_id is not None]
@@ -355,3 +350,7 @@ class DormantUnits(KeepsSignals, OwnHooks):
             value = overlap(first, second)
             if value is not None:
                 yield i, j, value
+
+
+def _finite(layers: Mapping[str, Vector]) -> dict[str, Vector]:
+    return {path: vector for path, vector in layers.items() if np.isfinite(vector).all()}

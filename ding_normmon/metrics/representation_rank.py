@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.metrics.base import Setup
-from ding_normmon.metrics.kernels.device_signals import DeviceSignals, Published
+from ding_normmon.metrics.kernels.device_signals import DeviceSignals, Published, masks_of
 from ding_normmon.metrics.masks import align_mask, check_mask
 from ding_normmon.metrics.maths import effective_rank as spectral
 from ding_normmon.metrics.mixins import KeepsSignals
@@ -143,8 +143,7 @@ class RepresentationRank(KeepsSignals):
 
     def _write_moments(self, signals: Sequence[Published], rows: RowBuffer) -> None:
         """Write the second moments of many signals: about ten operations for all of one shape."""
-        by_mask = {id(signal.mask): signal for signal in signals if signal.mask is not None}
-        masks = {key: _invalid(signal.mask, signal.tensor.device) for key, signal in by_mask.items()}
+        masks = masks_of(signals)
         alike: dict[tuple[torch.dtype, tuple[int, ...], int | None], list[Published]] = {}
         for signal in signals:
             if signal.tensor.numel():
@@ -159,7 +158,7 @@ class RepresentationRank(KeepsSignals):
                 # True of NaN and of infinities: their distance from themselves is NaN.
                 left_out = ((table - table) != 0).any(dim=-1)
                 if steps is not None:
-                    left_out |= torch.stack([masks[id(signal.mask)] for signal in chosen])[:, :, None]
+                    left_out |= ~torch.stack([masks[id(signal.mask)] for signal in chosen])[:, :, None]
                 vectors = table.masked_fill_(left_out[..., None], 0.0).flatten(1, 2)
                 if shape[-1] > self._limit:
                     vectors = vectors @ self._projection(shape[-1], vectors.device)
@@ -190,9 +189,3 @@ class RepresentationRank(KeepsSignals):
             yield f'{prefix}/feature_rank', float(spectral.feature_rank(sigma))
             if len(sigma) < features:
                 yield f'{prefix}/rank_error', spectral.projection_error(rank, features, len(sigma))
-
-
-def _invalid(mask: Tensor | None, device: torch.device) -> Tensor:
-    """Return which time steps are no data, shape (B*T,), on a device."""
-    assert mask is not None
-    return mask.detach().to(device, non_blocking=True).reshape(-1) == 0

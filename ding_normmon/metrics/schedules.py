@@ -15,10 +15,11 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.mixins import Finishing, WatchesOptimizers
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
 from ding_normmon.rows import RowBuffer, RowKey, RowTable
-from ding_normmon.rows.moments import MAXIMUM, MEAN, constant_numbers
+from ding_normmon.rows.moments import MAXIMUM, MEAN
 
 __all__ = ['Schedules']
 
@@ -109,15 +110,15 @@ class Schedules(Finishing, WatchesOptimizers):
             self._look_for_schedulers()
             off = self._off(stepped)
         for place, (rate, said) in enumerate(off):
-            rows.write_numbers(RowKey(self.name, 'rate', None, f'{place}'), constant_numbers(rate))
-            rows.write_numbers(RowKey(self.name, 'said', None, f'{place}'), constant_numbers(said))
+            write_number(RowKey(self.name, 'rate', None, f'{place}'), rate, rows)
+            write_number(RowKey(self.name, 'said', None, f'{place}'), said, rows)
 
     def finish(self, rows: RowBuffer) -> None:
         """Write how often schedulers have stepped, and which of them have lost their optimizer."""
         stepped = self._stepping.stepped
         left = [scheduler for scheduler in self._places if _is_left_behind(scheduler.optimizer, stepped)]
         if left:
-            rows.write_numbers(RowKey(self.name, 'left'), constant_numbers(float(len(left))))
+            write_number(RowKey(self.name, 'left'), len(left), rows)
         made, goes_on = [], False
         for scheduler in [one for optimizer in stepped for one in self._schedulers_of(optimizer)]:
             place, last = _Place.of(scheduler), self._places[scheduler]
@@ -132,7 +133,7 @@ class Schedules(Finishing, WatchesOptimizers):
             if self._was_stepping and not steps and self._looks_left:
                 self._look_for_schedulers()
             self._was_stepping = steps > 0
-            rows.write_numbers(RowKey(self.name, 'steps'), constant_numbers(steps))
+            write_number(RowKey(self.name, 'steps'), steps, rows)
 
     def _schedulers_of(self, optimizer: Optimizer) -> list[LRScheduler]:
         return [scheduler for scheduler in self._places if scheduler.optimizer is optimizer]

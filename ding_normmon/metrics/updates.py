@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ding_normmon.core.common_figures import MONITOR_SECTION
 from ding_normmon.core.figure import Chart, Figure
+from ding_normmon.core.metric_names import with_task
 from ding_normmon.core.sharding import counted_part, is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Setup
@@ -263,7 +264,7 @@ class Updates(DeviceCells):
         weights = table.of(self.name, 'weights')
         for name, tasks in table.of(self.name, 'step').items():
             for task_id, row in tasks.items():
-                key = name if task_id is None else f'{name}_task{task_id}'
+                key = with_task(name, task_id)
                 before = weights[name][task_id]
                 if row[NONFINITE] or before[NONFINITE]:
                     yield f'monitor/nonfinite/update/{key}', 1.0

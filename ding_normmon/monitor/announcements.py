@@ -6,6 +6,7 @@ import traceback
 from typing import Any
 
 from ding_normmon.core.config import MonitorConfig
+from ding_normmon.core.metric_names import with_task
 from ding_normmon.monitor.foundation import Foundation
 
 __all__ = ['about_run', 'call_exception', 'first_line']
@@ -37,7 +38,7 @@ none)
 
 def about_run(base: Foundation) -> dict[str, Any]:
     """Return what the black box of a rank says of the run."""
-    paths = {name if task is None else f'{name}_task{task}': found for (name, task), found in base.paths.items()}
+    paths = {with_task(name, task): found for (name, task), found in base.paths.items()}
     return {
         'rank': base.transport.rank,
         'ranks': base.transport.world_size,

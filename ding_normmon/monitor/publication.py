@@ -11,6 +11,7 @@ from dataclasses import replace
 from ding_normmon.core.black_box import BlackBox
 from ding_normmon.core.finding import Finding
 from ding_normmon.core.incident import Incident
+from ding_normmon.core.metric_names import with_task
 from ding_normmon.core.record import Record
 from ding_normmon.metrics.square_norms import SquareNorms
 from ding_normmon.monitor.budget.throttle import Throttle
@@ -144,10 +145,6 @@ class Publication:
             if worker.takes_between:
                 worker.enqueue(told)
 
-    @staticmethod
-    def _named(metric: SquareNorms, group: str, task: int | None) -> str:
-        return f'parameter/{metric.family}/{group}' if task is None else f'parameter/{metric.family}/{group}_task{task}'
-
     def _parameters(self, table: RowTable) -> dict[str, float]:
         """Return the norms of single parameters' weights and gradients."""
         found: dict[str, float] = {}
@@ -158,7 +155,7 @@ class Publication:
                     for task, sums in tasks.items():
                         known = paths.get((group, task), ())
                         if len(known) == len(sums):
-                            start = self._named(metric, group, task)
+                            start = f'parameter/{metric.family}/{with_task(group, task)}'
                             found.update(_norms(start, known, sums.tolist()))
         return found
 

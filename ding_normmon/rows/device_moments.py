@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ding_normmon.rows.chunks import cut
 from ding_normmon.rows.moments import COUNT, EMPTY, M2, MAXIMUM, MEAN, MINIMUM, NONFINITE
 
 __all__ = ['Steps', 'moment_rows', 'norm_steps', 'number_rows']
@@ -211,20 +212,8 @@ def _similar(sizes: Sequence[int], amounts: Sequence[int]) -> Iterator[list[int]
 
 def _chunks(tables: Sequence[Tensor], width: int) -> Iterator[list[tuple[int, Tensor]]]:
     """Cut tables into pieces of lines, and yield as many of them as are reduced at a time, with their table's index."""
-    chunk: list[tuple[int, Tensor]] = []
-    most = free = max(1, _CHUNK // width)
-    for index, table in enumerate(tables):
-        first = 0
-        while first < len(table):
-            last = min(len(table), first + free)
-            chunk.append((index, table[first:last]))
-            free -= last - first
-            first = last
-            if not free:
-                yield chunk
-                chunk, free = [], most
-    if chunk:
-        yield chunk
+    for pieces in cut([len(table) for table in tables], max(1, _CHUNK // width)):
+        yield [(index, tables[index][first:last]) for index, first, last in pieces]
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ding_normmon.metrics.kernels import native
+from ding_normmon.rows.chunks import Piece, cut
 
 __all__ = ['FOLD', 'bit_sums', 'combined', 'folded', 'write_folded']
 
@@ -130,39 +131,24 @@ def _words(tensor: Tensor) -> Tensor:
     return (flat.view(torch.uint8) if flat.dtype == torch.bool else flat).contiguous().view(_WORDS[size])
 
 
-_Chunk = tuple[list[tuple[int, int, int]], Tensor, Tensor, Tensor]
-"""Pieces (tensor, first word, one past the last), and of each of their rows the tensor, line of weights and factor."""
+_Chunk = tuple[list[Piece], Tensor, Tensor, Tensor]
+"""Pieces, and of each of their rows the tensor, the line of weights and the factor."""
 
 
 @functools.lru_cache(maxsize=8)
 def _plan(lengths: tuple[int, ...], device: torch.device) -> list[_Chunk]:
     """Cut tensors of so many words into rows of one width, a chunk of them at a time; the same step after step."""
     chunks: list[_Chunk] = []
-    most = max(sum(lengths) // _CHUNKS, _CHUNK) // _ROW
-    pieces: list[tuple[int, int, int]] = []
-    rows: list[tuple[int, int, int]] = []
-
-    def close() -> None:
-        if rows:
-            table = torch.tensor(rows, dtype=torch.int64).t().contiguous().to(device)
-            owners, lines, factors = table.unbind()
-            chunks.append((pieces.copy(), owners, lines, factors))
-        pieces.clear()
-        rows.clear()
-
     per_round = _WEIGHTS // _ROW
     with torch.inference_mode(False):
-        for index, length in enumerate(lengths):
-            first = 0
-            while first < length:
-                if len(rows) == most:
-                    close()
-                last = min(length, first + (most - len(rows)) * _ROW)
-                pieces.append((index, first, last))
-                places = range(first // _ROW, -(-last // _ROW))
-                rows += [(index, place % per_round, 2 * (place // per_round) + 1) for place in places]
-                first = last
-        close()
+        for pieces in cut(lengths, max(sum(lengths) // _CHUNKS, _CHUNK) // _ROW, _ROW):
+            rows = [
+                (index, place % per_round, 2 * (place // per_round) + 1)
+                for index, first, last in pieces
+                for place in range(first // _ROW, -(-last // _ROW))
+            ]
+            owners, lines, factors = torch.tensor(rows, dtype=torch.int64).t().contiguous().to(device).unbind()
+            chunks.append((pieces, owners, lines, factors))
     return chunks
 
 

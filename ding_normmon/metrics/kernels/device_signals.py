@@ -14,7 +14,7 @@ from ding_normmon.rows import RowBuffer, RowKey
 from ding_normmon.rows.device_moments import Steps, moment_rows, norm_steps, number_rows
 from ding_normmon.rows.moments import EMPTY, constant_numbers
 
-__all__ = ['DeviceSignals', 'Published', 'write_number', 'write_numbers', 'write_signals']
+__all__ = ['DeviceSignals', 'Published', 'masks_of', 'write_number', 'write_numbers', 'write_signals']
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def write_signals(signals: Sequence[Published], rows: RowBuffer) -> None:
     for signal in signals:
         if not signal.tensor.numel():
             rows.write(signal.key, EMPTY)
-    masks = _masks(full)
+    masks = masks_of(full)
     steps: list[Steps | None] = [None] * len(full)
     vectors: dict[tuple[torch.dtype, int], list[int]] = {}
     for index, signal in enumerate(full):
@@ -155,10 +155,10 @@ def write_signals(signals: Sequence[Published], rows: RowBuffer) -> None:
         rows.write_rows([full[index].key for index in indices], table)
 
 
-def _masks(signals: Sequence[Published]) -> dict[int, Tensor]:
+def masks_of(signals: Sequence[Published]) -> dict[int, Tensor]:
     """Return each mask once, by its ``id``: boolean, one entry per step, where the tensor is."""
     found: dict[int, Tensor] = {}
     for signal in signals:
         if signal.mask is not None and id(signal.mask) not in found:
-            found[id(signal.mask)] = signal.mask.to(signal.tensor.device, non_blocking=True).bool().reshape(-1)
+            found[id(signal.mask)] = signal.mask.detach().to(signal.tensor.device, non_blocking=True).bool().reshape(-1)
     return found

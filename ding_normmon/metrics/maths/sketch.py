@@ -30,6 +30,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ding_normmon.rows.chunks import cut
+
 __all__ = ['ChunkTable', 'Sketch']
 
 CHUNK = 1 << 16
@@ -111,19 +113,7 @@ class Sketch:
         if chunk not in tables:
             tables[chunk] = ChunkTable(size, chunk, device)
         self._table = tables[chunk]
-        # (tensor, first element, one past the last) of every piece of every chunk
-        self._chunks: list[list[tuple[int, int, int]]] = [[]]
-        free = chunk
-        for index, numel in enumerate(numels):
-            first = 0
-            while first < numel:
-                if not free:
-                    self._chunks.append([])
-                    free = chunk
-                last = min(numel, first + free)
-                self._chunks[-1].append((index, first, last))
-                free -= last - first
-                first = last
+        self._chunks = cut(numels, chunk)
         # In one chunk every bucket has the same number of places, and an entry has taken one of them.
         within = (chunk // size - 1) / (chunk - 1)
         self.collision = within if len(self._chunks) == 1 else 1 / (size - 1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ding_normmon.metrics.kernels.squares.layout import check_numel, dense_flat
+from ding_normmon.rows.chunks import Piece, cut
 
 __all__ = ['DeviceSums']
 
@@ -20,9 +21,6 @@ _CHUNKS = 16
 
 _SMALLEST, _LARGEST = 1 << 21, 1 << 24
 """Elements of a chunk, whatever the model: 16 bytes of memory each, given back at once."""
-
-_Piece = tuple[int, int, int]
-"""Which tensor, its first element, and one past its last."""
 
 
 class DeviceSums:
@@ -40,25 +38,15 @@ class DeviceSums:
         self._numels = [template.numel() for template in templates]
         self._zeros = {dtype: torch.zeros(1, dtype=dtype, device=device) for dtype in set(map(_stored, templates))}
         rows = max(1, min(max(sum(self._numels) // _CHUNKS, _SMALLEST), _LARGEST) // _ROW)
-        self._chunks: list[tuple[torch.dtype, list[_Piece], int]] = []
+        self._chunks: list[tuple[torch.dtype, list[Piece], int]] = []
         owners: list[int] = []
         for dtype in self._zeros:
-            pieces: list[_Piece] = []
-            free = rows
-            for index in (index for index, template in enumerate(templates) if _stored(template) == dtype):
-                first = 0
-                while first < self._numels[index]:
-                    if not free:
-                        self._chunks.append((dtype, pieces, rows))
-                        pieces, free = [], rows
-                    last = min(self._numels[index], first + free * _ROW)
-                    pieces.append((index, first, last))
-                    used = -(-(last - first) // _ROW)
-                    owners += [index] * used
-                    free -= used
-                    first = last
-            if pieces:
-                self._chunks.append((dtype, pieces, rows - free))
+            indices = [index for index, template in enumerate(templates) if _stored(template) == dtype]
+            for pieces in cut([self._numels[index] for index in indices], rows, _ROW):
+                own = [indices[place] for place, first, last in pieces for _ in range(first, last, _ROW)]
+                chosen = [(indices[place], first, last) for place, first, last in pieces]
+                self._chunks.append((dtype, chosen, len(own)))
+                owners += own
         self._owners = torch.tensor(owners, dtype=torch.int64).to(device)
         self.scratch_bytes = self._owners.nbytes + sum(zero.nbytes for zero in self._zeros.values())
 
