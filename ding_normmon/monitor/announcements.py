@@ -1,4 +1,4 @@
-"""What a monitor says when it begins: the first line of its log, and the header of its black box."""
+"""Texts of a monitor: the first line of its log, the header of its black box, and exceptions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST = 200
 
 
 def first_line(config: MonitorConfig, watches: bool, has_box: bool) -> str:
-    """Return what is published and watched, what that may cost, and how it is switched off.
+    """Return a sentence on what is published and watched, what that may cost, and how to switch it off.
 
     Example:
         >>> print(first_line(MonitorConfig(watch=8), watches=True, has_box=False))
@@ -37,7 +37,7 @@ none)
 
 
 def about_run(base: Foundation) -> dict[str, Any]:
-    """Return what the black box of a rank says of the run."""
+    """Return the header of the black box of a rank."""
     paths = {with_task(name, task): found for (name, task), found in base.paths.items()}
     return {
         'rank': base.transport.rank,

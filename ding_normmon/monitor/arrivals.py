@@ -17,11 +17,11 @@ __all__ = ['Arrivals']
 
 
 class Arrivals:
-    """Takes measured steps in their order, and waits for the device only where it is told to.
+    """Hands measured steps on in order, and waits for the device only if asked to.
 
     Arguments:
-        base: says which groups are sharded, and whether this rank's own figures are wanted.
-        reducer: where batches go.
+        base: has the sharded groups and the configuration.
+        reducer: receives the batches.
         black_box: keeps what this rank measures; None for none.
 
     Attributes:
@@ -58,7 +58,7 @@ class Arrivals:
             self._reducer.submit(waiting)
 
     def settle(self, prepared: Prepared) -> None:
-        """Hand on everything, with names and rows made: the metrics are about to forget their groups."""
+        """Hand on everything and make all batches, because the metrics are about to get other groups."""
         self.collect(prepared, wait=True)
         for waiting in self._waiting:
             waiting.get()

@@ -1,4 +1,4 @@
-"""From what a step has left on the host to the batch that is handed on: names and rows for the numbers."""
+"""Makes the batch of a step: gives names to the numbers that have reached the host."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _MOST_KEYS = 1 << 16
 
 
 class BatchBuilder:
-    """Makes batches of the steps of one rank, for as long as its metrics are prepared for the same groups.
+    """Makes the batches of one rank while its metrics are prepared for the same groups.
 
     Arguments:
         metrics: all metrics, prepared.
-        spans: where the raw cells of those that have any stand.
-        buffer: where they and the rows of a step are written.
-        calls: keeps what a metric raises from whoever asks.
-        messages: that this rank sends for a record.
+        spans: metrics with raw cells, and where these are.
+        buffer: holds the cells and rows of a step.
+        calls: counts the exceptions of metrics.
+        messages: number of messages that this rank sends for a record.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class BatchBuilder:
         self._cell_bytes = sum(8 * (span.stop - span.start) for _, span in spans)
 
     def take(self, pending: Pending) -> WaitingBatch:
-        """Take the numbers of a step that has arrived on the host; nothing of them is in the buffer afterwards."""
+        """Take the numbers of a step that has arrived on the host out of the buffer."""
         held = self._calls.state_bytes()
         vectors = sum(vector.nbytes for vector in pending.vectors.values() if not isinstance(vector, tuple))
         size = 48 * len(pending.keys) + self._cell_bytes + vectors
         if pending.slot is None:
             return WaitingBatch(lambda: self._batch(pending, *self._buffer.read(pending), held), size)
-        # Others wait for its slot.
+        # Read now, because later steps need its slot.
         rows, cells = self._buffer.read(pending)
         return WaitingBatch(lambda: self._batch(pending, rows, cells, held), size)
 
@@ -87,14 +87,14 @@ class BatchBuilder:
         return Batch(pending.iteration, tuple(keys), table, vectors, pending.watched)
 
     def _all_known(self, keys: Sequence[RowKey]) -> bool:
-        # The same keys come record after record.
+        # Usually every record has the same keys.
         try:
             return self._good.issuperset(keys)
         except TypeError:
             return False
 
     def _known(self, keys: Sequence[RowKey], table: Row) -> tuple[list[RowKey], Row]:
-        """Leave out the rows whose keys nobody could derive anything from."""
+        """Leave out the rows with invalid keys."""
         if len(self._good) > _MOST_KEYS:
             self._good.clear()
         places = [index for index, key in enumerate(keys) if self._is_known(key)]
@@ -122,7 +122,7 @@ class BatchBuilder:
                 yield metric, cells[span]
 
     def _bytes(self, held: dict[str, int], keys: Sequence[RowKey], vectors: dict[RowKey, Vector]) -> dict[str, int]:
-        """Return what every metric holds between steps and sends for one record."""
+        """Return the bytes that each metric holds between steps and sends for one record."""
         sizes = dict(held)
         for metric, span in self._spans:
             sizes[metric.name] += 8 * (span.stop - span.start)

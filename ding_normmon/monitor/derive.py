@@ -1,4 +1,4 @@
-"""From the merged rows of an iteration to its record: every metric is asked for its figures."""
+"""Derives the record of an iteration from the merged rows: calls every metric for its figures."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _FIELDS = {'derive': 'scalars', 'matrices': 'matrices', 'notes': 'notes'}
 
 
 class RecordBuilder:
-    """Asks those metrics that have something to say.
+    """Calls the metrics that yield figures, matrices or notes.
 
-    Where two have a figure of the same name, that of the metric which declares the name stays, else that of the first.
-    The other one is counted, and logged once with the names of both.
+    If two metrics yield a figure of the same name, that of the metric which declares the name stays, else that of the
+    first one. The other figure is counted, and logged once with the names of both metrics.
 
     Arguments:
         metrics: all metrics, prepared.
-        calls: keeps what a metric raises from whoever asks.
-        figures: what they declare.
+        calls: counts the exceptions of metrics.
+        figures: declarations of the metrics.
     """
 
     def __init__(self, metrics: Sequence[Metric], calls: MetricCalls, figures: Figures) -> None:
@@ -43,7 +43,7 @@ class RecordBuilder:
         record = Record(iteration)
         sources: list[tuple[str, dict[str, float]]] = []
         for metric, methods in self._records:
-            # Not by `MetricCalls.guarded`: entering a context costs as much as a few figures.
+            # `MetricCalls.guarded` is not used here: entering a context costs as much as a few figures.
             try:
                 for method, field in methods:
                     found = getattr(metric, method)(table)
@@ -62,7 +62,7 @@ class RecordBuilder:
         pairs: Iterable[tuple[Any, Any]],
         earlier: list[tuple[str, dict[str, float]]],
     ) -> None:
-        """Add the figures of one metric; of those that are there already, and of the monitor's own, one of two."""
+        """Add the figures of one metric; refuse names of the monitor's own and names that are taken."""
         pairs = list(pairs)
         found = _figures(pairs)
         if len(found) < len(pairs):

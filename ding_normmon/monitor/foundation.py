@@ -1,4 +1,4 @@
-"""What a monitor is built on, found before its first step: groups, metrics, who reports what, where records go."""
+"""Sets a monitor up before its first step: groups, metrics, which rank reports what, where records go."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ __all__ = ['Foundation']
 
 
 class Foundation:
-    """Checks what a monitor is given, and agrees with the other ranks upon it.
+    """Checks the arguments of a monitor and agrees on them with the other ranks.
 
-    A rank that refuses, or is switched off, tells the others, which do not wait for it.
+    A rank that refuses, or is switched off, tells the others, so that they do not wait for it.
 
     Arguments:
         model: the model that is being trained.
         config: see :class:`~ding_normmon.core.config.MonitorConfig`.
         num_tasks: number of tasks of the whole run; None for a single-task policy.
         task_ids: global ids of the tasks this rank trains; all of them by default.
-        task_names: what people call the tasks, by global id; a rank need not know those of the other ranks.
+        task_names: names of the tasks by global id; a rank need not know those of other ranks.
         transport: the connection to the other ranks.
 
     Attributes:
-        groups: parameter groups of the model, as they were found last.
+        groups: current parameter groups of the model.
         task_ids: the tasks that this rank trains now.
-        metrics: what is measured.
-        figures: what the metrics declare.
+        metrics: the metrics.
+        figures: declarations of the metrics.
         ownership: which rank reports what.
         sharded: the groups of which every rank has a share.
 
     Raises:
-        ConfigurationError: a key, value or argument that cannot be, a task id out of range, ranks that disagree.
+        ConfigurationError: an invalid key, value or argument, a task id out of range, ranks that disagree.
         GroupError: a configured group that names no module.
     """
 
@@ -85,10 +85,10 @@ class Foundation:
         self.diagnosis = DiagnosisStage()
         self.workers: list[DestinationWorker] = []
         named = task_names if isinstance(task_names, Mapping) else dict(enumerate(task_names))
-        # Those that this rank knows, until the ranks have told each other.
+        # The names that this rank knows, until the ranks have exchanged theirs.
         self._names = {int(task_id): str(name) for task_id, name in named.items()}
         self.tasks: dict[int, str] = {}
-        # Every rank opens its connection, also one that is switched off.
+        # Every rank opens its connection, even if it is switched off.
         self.transport = default_transport() if transport is None else transport
         rank, world_size = self.transport.rank, self.transport.world_size
         with refusals_told(self.transport):
@@ -107,7 +107,7 @@ class Foundation:
                 self.config, rules, self.control, self.lost_data, rank, self.figures
             )
         agreed = agree(self.transport, self.config, self.groups, num_tasks, self.task_ids, self._names)
-        # Only now are the names of all tasks known: each rank has said those that it knows.
+        # Only now are the names of all tasks known: each rank has sent those that it knows.
         self._names = agreed.task_names
         self.tasks = {task: self._names.get(task, f'task {task}') for task in range(num_tasks or 0)}
         self.diagnosis.name_tasks(self.tasks)
@@ -146,11 +146,11 @@ class Foundation:
         return self._paths[1]
 
     def taken(self, name: str) -> str | None:
-        """Return the metric that yields a figure of this name; None where none does for certain."""
+        """Return the metric that yields a figure of this name; None if that is not certain."""
         return self.figures.taken(name, {'model', *(group.key for group in self.groups)})
 
     def setup(self) -> Setup:
-        """Return what metrics are told, for the groups and tasks of now."""
+        """Return the set-up of the metrics for the current groups and tasks."""
         rank = self.transport.rank
         shares = [local_share(group, self.ownership.owner(group.task_id) == rank) for group in self.groups]
         return Setup(
@@ -171,8 +171,9 @@ class Foundation:
         """Prepare every metric.
 
         Arguments:
-            setup: what it is told.
-            fail: takes note of one that was prepared before and fails now, which is left out; None the first time.
+            setup: the set-up.
+            fail: counts a metric that was prepared before and fails now; it is left out from then on. None at the first
+                call, which raises instead.
 
         Raises:
             ConfigurationError: a metric whose frequency is no multiple of ``monitor_norm_freq``.
@@ -193,10 +194,10 @@ class Foundation:
                 )
 
     def find_groups_again(self) -> None:
-        """Find the groups of a model in which modules or parameters were replaced.
+        """Find the groups again after modules or parameters of the model were replaced.
 
         Raises:
-            ConfigurationError, GroupError: it cannot be measured as it is now; everything is as it was before.
+            ConfigurationError, GroupError: the model cannot be measured any more; nothing has changed then.
         """
         refuse_unreadable(self.model)
         self.groups = find_groups(self.model, self.num_tasks, self.config.module_groups, self._names_in_order())
@@ -205,7 +206,7 @@ class Foundation:
         self.ownership.sharded = self.sharded.keys
 
     def reassign(self, task_ids: Sequence[Sequence[int]], since: int) -> None:
-        """Take another division of the tasks, from iteration ``since`` on.
+        """Divide the tasks differently from iteration ``since`` on.
 
         Raises:
             ConfigurationError: not one entry per rank, or a task id out of range.
@@ -264,7 +265,7 @@ def _refuse_hooks_that_nobody_calls(metric: Metric) -> None:
 
 
 def _declared_figures(metrics: Sequence[Metric], groups: Sequence[Group]) -> Figures:
-    """Return what the metrics declare.
+    """Return the declarations of the metrics.
 
     Raises:
         ConfigurationError: two of them declare figures of one name.

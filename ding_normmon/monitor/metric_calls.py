@@ -1,4 +1,4 @@
-"""Calling metrics: what they raise is kept from training, what they cost is added up."""
+"""Calls metrics: their exceptions never reach training, and their costs are added up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ['MetricCalls', 'overriding']
 
 
 def overriding(metrics: Sequence[Metric], method: str) -> list[Metric]:
-    """Return the metrics whose class has something to do in a method.
+    """Return the metrics whose class overrides a method.
 
     >>> from ding_normmon.metrics import TaskLosses, Updates
     >>> [metric.name for metric in overriding([TaskLosses(), Updates()], 'on_publish_loss')]
@@ -30,30 +30,30 @@ def overriding(metrics: Sequence[Metric], method: str) -> list[Metric]:
 
 
 def _takes_graph(metric: Metric, method: str) -> bool:
-    """Tell whether a method takes tensors with their graph."""
+    """Return whether a method takes tensors with their graph."""
     return getattr(getattr(type(metric), method), 'takes_graph', False) is True
 
 
 def _detached(value: Any) -> Any:
-    # What is no tensor is for the metric to complain about.
+    # The metric itself refuses anything but a tensor.
     return value.detach() if isinstance(value, Tensor) else value
 
 
 class MetricCalls:
     """The metrics of one rank during learner steps.
 
-    Most metrics take part in few of the calls of a step, and there are dozens of calls; only those are called whose
-    class has something to do then.
+    A step has dozens of calls, and most metrics need only a few of them; at each call only the metrics that override
+    the method are called.
 
     Arguments:
         metrics: all metrics, in their order.
-        lost_data: counts what failed.
-        complain: takes note of a mistake in what was published.
+        lost_data: counts failures.
+        complain: called with a mistake in what was published.
 
     Attributes:
         active: the metrics that are measured in the current step.
-        failed: names of those that failed while measuring it; what their cells hold is of an earlier step.
-        spent: milliseconds of the learner's thread by name of metric.
+        failed: names of those that failed in this step; their cells hold values of an earlier step.
+        spent: milliseconds of the learner's thread by metric name.
     """
 
     def __init__(self, metrics: Sequence[Metric], lost_data: LostData, complain: Callable[[str], None]) -> None:
@@ -81,7 +81,7 @@ class MetricCalls:
         self._at_release = overriding(metrics, 'release')
 
     def start(self, metrics: Sequence[Metric] | None) -> None:
-        """Begin a step in which these are measured; None for those of the step before, which it completes."""
+        """Begin a step in which these are measured; None for the metrics of the step before, which it completes."""
         if metrics is not None and metrics != self.active:
             self._activate(metrics)
         self.failed = set()
@@ -93,7 +93,7 @@ class MetricCalls:
         return any(isinstance(metric, LossParts) and metric.reads_parts for metric in self.active)
 
     def begin(self, step: LearnerStep) -> None:
-        """Have metrics prepare for the step."""
+        """Prepare the metrics for the step."""
         for metric in self.active:
             metric.extra_backward = 0
         for metric in self._at_begin:
@@ -101,7 +101,7 @@ class MetricCalls:
 
     def publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
         """Hand on a published tensor."""
-        # Not by `_call`: there are hundreds of signals, and what they cost is the calls.
+        # `_call` is not used here: with hundreds of signals, the calls themselves are what costs.
         for metric, detaches in self._at_signals:
             started = time.perf_counter()
             try:
@@ -130,13 +130,13 @@ class MetricCalls:
             self._call(metric, 'clip', True, metric.on_clip, clip, rows)
 
     def clip_of_any_step(self, clip: Clip) -> None:
-        """Tell those that have asked for every step of a clipping in one that is not measured."""
+        """Pass on a clipping in a step that is not measured, to metrics that need every step."""
         for metric in self._watching:
             with self.guarded(metric, 'clip', {}):
                 metric.on_clip_of_any_step(clip)
 
     def begin_any_step(self) -> None:
-        """Tell those that have asked for every step that one begins."""
+        """Pass on that a step begins, to metrics that need every step."""
         for metric in self._watching:
             try:
                 metric.begin_any_step()
@@ -149,13 +149,13 @@ class MetricCalls:
             self._call(metric, hook_point, True, metric.measure, hook_point, step, rows)
 
     def finish(self, fired: Sequence[str], rows: RowBuffer) -> None:
-        """Have metrics write what is known only when the step has ended."""
+        """Let metrics write rows that are complete only when the step has ended."""
         for metric in self._at_finish:
             if metric.name not in self.failed and any(point in fired for point in metric.hook_points):
                 self._call(metric, 'finish', True, metric.finish, rows)
 
     def state_bytes(self) -> dict[str, int]:
-        """Return what metrics keep between steps."""
+        """Return the bytes that each metric keeps between steps."""
         held = dict.fromkeys(self._names, 0)
         for metric in self._keeping:
             try:
@@ -165,7 +165,7 @@ class MetricCalls:
         return held
 
     def release(self) -> float:
-        """Have metrics drop what they hold of the step; return the milliseconds that their hooks have taken."""
+        """Let metrics drop everything of the step; return the milliseconds that their own hooks have taken."""
         for metric in self._at_release:
             self._call(metric, 'release', False, metric.release)
         milliseconds = 0.0
@@ -176,7 +176,7 @@ class MetricCalls:
         return milliseconds
 
     def _call(self, metric: Metric, where: str, measuring: bool, function: Callable[..., None], *args: Any) -> None:
-        # Not `guarded`: entering a context manager costs as much as the statistics of a small tensor.
+        # `guarded` is not used here: entering a context costs as much as the statistics of a small tensor.
         started = time.perf_counter()
         try:
             function(*args)
@@ -188,7 +188,7 @@ class MetricCalls:
 
     @contextlib.contextmanager
     def guarded(self, metric: Metric, where: str, spent: dict[str, float]) -> Iterator[None]:
-        """Keep a metric's exceptions from whoever runs the block, and add its milliseconds to ``spent``."""
+        """Count a metric's exceptions inside the block instead of raising them; add its milliseconds to ``spent``."""
         started = time.perf_counter()
         try:
             yield
@@ -198,7 +198,7 @@ class MetricCalls:
             spent[metric.name] = spent.get(metric.name, 0.0) + (time.perf_counter() - started) * 1e3
 
     def fail(self, metric: Metric, where: str, error: Exception) -> None:
-        """Count what a metric has raised."""
+        """Count an exception of a metric."""
         if isinstance(error, SignalError):
             self._complain(str(error))
             return

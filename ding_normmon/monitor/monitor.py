@@ -1,4 +1,4 @@
-"""The monitor: which learner steps are measured, and where what they leave goes; free of any framework."""
+"""The monitor, independent of any framework: decides which learner steps are measured, and passes their rows on."""
 
 from __future__ import annotations
 
@@ -44,20 +44,21 @@ class StepMonitor:
         config: an ``EasyDict`` or mapping, see :class:`~ding_normmon.core.config.MonitorConfig`.
         num_tasks: number of tasks of the whole run; None for a single-task policy.
         task_ids: global ids of the tasks this rank trains; all of them by default.
-        task_names: what people call the tasks, by global id; the configuration's own count more. A rank need not know
-            those of the other ranks.
+        task_names: names of the tasks by global id; names in the configuration take precedence. A rank need not know
+            those of other ranks.
         destinations: where records go, on rank 0.
-        metrics: what is measured; by default :func:`~ding_normmon.metrics.preset_metrics` of ``preset``.
+        metrics: the metrics; by default :func:`~ding_normmon.metrics.preset_metrics` of ``preset``.
         rules: further rules that judge records, see :mod:`ding_normmon.diagnose`; the same on every rank.
-        callback: called on rank 0, in a background thread, with every finding: raised, and again when it cleared.
+        callback: called on rank 0, in a background thread, with every finding when it is raised and when it has
+            cleared.
         transport: the connection to the other ranks; by default ``torch.distributed``'s rendezvous store.
         black_box: keeps what this rank measures, see :class:`~ding_normmon.runs.black_box.BlackBoxFile`; on every rank.
 
     Attributes:
-        diagnosis: ``diagnosis.active`` are the findings that last, ``diagnosis.findings`` all of the run (on rank 0).
+        diagnosis: ``diagnosis.active`` are the active findings, ``diagnosis.findings`` all of the run (on rank 0).
 
     Raises:
-        ConfigurationError: a key, value or argument that cannot be, a task id out of range, ranks that disagree.
+        ConfigurationError: an invalid key, value or argument, a task id out of range, ranks that disagree.
         GroupError: a configured group that names no module.
 
     Example:
@@ -131,22 +132,22 @@ class StepMonitor:
 
     @property
     def tasks(self) -> dict[int, str]:
-        """What people call the tasks, by global id; empty for a single-task policy."""
+        """Names of the tasks by global id; empty for a single-task policy."""
         return self._base.tasks
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """Parameter groups of the model, as they were found last."""
+        """Current parameter groups of the model."""
         return self._base.groups
 
     @property
     def metrics(self) -> list[Metric]:
-        """What is measured."""
+        """The metrics."""
         return self._base.metrics
 
     @property
     def diagnosis(self) -> DiagnosisStage:
-        """What the rules have found."""
+        """The judgement of the rules."""
         return self._base.diagnosis
 
     # -- what may change while training ----------------------------------------------------------------------------
@@ -155,8 +156,8 @@ class StepMonitor:
         """Tell the monitor which rank trains which tasks from the next learner step on.
 
         Every rank calls it between the same two learner steps, or in a callback of ``monitor.control.on(...)``, which
-        runs everywhere right before the same one. The head of a task that nobody trains any more is reported by the
-        rank that trained it last, because only that rank has its weights.
+        runs on all ranks right before the same step. The head of a task that no rank trains any more is reported by
+        the rank that trained it last, because only that rank has its weights.
 
         Arguments:
             task_ids: global task ids of every rank, by rank.
@@ -169,7 +170,7 @@ class StepMonitor:
             self._prepare_again()
 
     def _find_groups_again(self, iteration: int) -> bool:
-        """Find the groups of a model in which modules or parameters were replaced; tell whether they were found."""
+        """Find the groups again after modules or parameters were replaced; return whether that was possible."""
         try:
             self._base.find_groups_again()
         except (ConfigurationError, GroupError) as error:
@@ -178,7 +179,7 @@ class StepMonitor:
         self._prepare_again()
         note = f'modules or parameters were replaced; groups found again at iteration {iteration}'
         self._publication.note_change(iteration, note)
-        # A model that changes all the time should not fill the log.
+        # A model that changes often must not fill the log.
         logger.log(logging.INFO if self._has_changed else logging.WARNING, 'monitor: %s', note)
         self._has_changed = True
         return True
@@ -190,23 +191,23 @@ class StepMonitor:
         self._begin_box()
 
     def state_dict(self) -> dict[str, int]:
-        """Return what a checkpoint keeps: the schedule in force and the last iteration that was measured.
+        """Return the monitor's part of a checkpoint: the current schedule and the last iteration that was measured.
 
-        It is the same on every rank, except for the time. Decisions of rank 0 that have not taken effect are not kept,
-        nor is the division of tasks, which a resumed run is told at construction.
+        It is the same on every rank, except for the time. It does not contain decisions of rank 0 that have not taken
+        effect, nor the division of tasks, which a resumed run gets at construction.
         """
         if self.config.monitor_norm_freq > 0:
-            # A resumed run does not measure again what was measured before the checkpoint.
+            # A resumed run does not measure these iterations again, so their records must be published.
             self._reducer.flush()
         frequencies = {'monitor_norm_freq': self.config.monitor_norm_freq, 'frequency': self.frequency}
         state = {'last_iteration': self._last_measured, 'run': self.control.schedule.run, 'saved_ns': time.time_ns()}
         return {**frequencies, **state}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on where a checkpoint was made; to be called on every rank, before the first learner step.
+        """Continue from a checkpoint; call it on every rank, before the first learner step.
 
-        Iterations up to the last that was measured are not measured again. A schedule that was in force stays in
-        force, unless the configuration now says another frequency: that is the newer decision.
+        Iterations that were measured before are not measured again. The schedule of the checkpoint stays, unless the
+        configuration now has another frequency.
         """
         self._last_measured = self._resumed_after = int(state['last_iteration'])
         abandoned = (state['saved_ns'] / 1e9, time.time()) if 'saved_ns' in state else None
@@ -217,7 +218,7 @@ class StepMonitor:
     # -- one learner step ------------------------------------------------------------------------------------------
 
     def due(self, iteration: int) -> bool:
-        """Tell whether the learner step of this iteration is measured."""
+        """Return whether the learner step of this iteration is measured."""
         if iteration <= self._resumed_after:
             return False
         if self.frequency == 0:
@@ -246,7 +247,7 @@ class StepMonitor:
         started = time.perf_counter()
         if self._base.snapshot.has_changed() and not self._find_groups_again(iteration):
             return prepared.off_step
-        # The gradients of a step that is not due itself complete what a due one began.
+        # A step that is not due may complete the accumulation cycle of a due one.
         due: list[Metric] | None = None
         between = iteration % self.frequency != 0
         if not between:
@@ -268,7 +269,7 @@ class StepMonitor:
         self._arrivals.collect(self._prepared, wait=self.config.merge_train_output and not pending.watched)
 
     def drop_step(self, step: InertLearnerStep) -> None:
-        """Forget a step that :meth:`begin_step` began and that turned out not to take place."""
+        """Drop a step that :meth:`begin_step` began but that does not take place."""
         if isinstance(step, LearnerStep):
             self._prepared.measurement.drop(step)
 
@@ -296,7 +297,7 @@ class StepMonitor:
             self.end_step(step, raised)
 
     def note_exception(self, error: BaseException) -> None:
-        """Take note that an exception has left the learner step that began last; it opens an incident."""
+        """Note an exception in the current learner step; it opens an incident."""
         if self._closed:
             return
         sentence, trace = call_exception(error, self._last_begun)
@@ -308,7 +309,7 @@ class StepMonitor:
 
     @property
     def records(self) -> deque[Record]:
-        """The records that nobody has taken yet, at most the last 1,024."""
+        """The records that have not been taken yet, at most the last 1,024."""
         return self._publication.records if self.config.monitor_norm_freq > 0 else deque()
 
     def take_records(self) -> list[Record]:
@@ -326,7 +327,7 @@ class StepMonitor:
         return {} if record is None else record.scalars
 
     def close(self) -> None:
-        """Publish what is under way, for at most ``close_timeout`` seconds, and close the destinations."""
+        """Publish the pending records, for at most ``close_timeout`` seconds, and close the destinations."""
         if self._closed:
             return
         self._closed = True

@@ -1,4 +1,4 @@
-"""Metrics that know their groups and have their cells, and everything that calls them."""
+"""Metrics that are prepared for the current groups, with their cells and everything that calls them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ['Prepared']
 
 
 class Prepared:
-    """Prepares the metrics for the groups and tasks of now; made anew when those change.
+    """Prepares the metrics for the current groups and tasks; created again when those change.
 
     Arguments:
         base: groups, tasks and metrics.
-        publish_errors: what to do about what cannot be measured.
+        publish_errors: handles mistakes in what is published.
         before_backward: called when the forward pass of a measured step has ended.
-        earlier: what was prepared before; a metric that cannot be prepared again is left out then, and counted.
+        earlier: the object that this one replaces. A metric that cannot be prepared again is counted and left out.
 
     Attributes:
         off_step: the context object of steps that are not measured.

@@ -1,4 +1,4 @@
-"""From the rows of all ranks to a record that is judged, kept and handed to every destination."""
+"""Makes the record of an iteration from the rows of all ranks, has it judged and publishes it."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _RECORDS_KEPT = 1024
 
 
 class Publication:
-    """Where the reducer hands complete iterations, in its background thread on rank 0.
+    """Receives complete iterations from the reducer, in its background thread on rank 0.
 
-    Every record is judged and kept in the black box. One that is only watched goes no further: its findings and
-    incidents are told at once, to the log and to those who want nothing else, and to the others with the next
-    published record.
+    Every record is judged and kept in the black box. A watched record is not published; its findings and incidents go
+    at once to the log and to destinations that take them between records, and to the others with the next published
+    record.
 
     Arguments:
-        base: what is measured and where records go.
-        throttle: has metrics that cost too much measured less often.
-        watching: how often there are records between the published ones.
-        builder: asks the metrics for their figures; another one takes its place when they are prepared again.
+        base: the metrics and the destinations.
+        throttle: measures expensive metrics less often.
+        watching: decides how often there are records between the published ones.
+        builder: derives records; replaced when the metrics are prepared again.
         black_box: keeps every record; None for none.
 
     Attributes:
-        records: the last records that nobody has taken.
-        incidents: makes incidents of what is noticed.
+        records: the last records that have not been taken.
+        incidents: makes incidents.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Publication:
         self._watching = watching
         self._box = black_box
         self.incidents = Incidents(base.lost_data, is_on=base.config.watch != 'off')
-        # What records between the published ones have led to, until the next published one.
+        # Notes and findings of watched records, for the next published one.
         self._notes: dict[str, str] = {}
         self._findings: list[Finding] = []
         self._processor_time = 0.0
@@ -71,12 +71,12 @@ class Publication:
         self._changes.append((iteration, note))
 
     def take(self, iteration: int, batches: list[Batch], missing: int) -> None:
-        """Make the record of one iteration of its batches, by rank; publish it, unless it is only watched.
+        """Make the record of one iteration from the batches of all ranks; publish it unless it is only watched.
 
         Arguments:
             iteration: the iteration that was measured.
-            batches: what the ranks sent.
-            missing: how many ranks sent nothing.
+            batches: those of the ranks that sent one, by rank.
+            missing: number of ranks that sent none.
         """
         base = self._base
         watched = all(batch.watched for batch in batches)
@@ -105,18 +105,18 @@ class Publication:
                 self._box.keep_event(iteration, {'watch': self._watching.decided})
 
     def finish(self) -> None:
-        """Tell what is still open, when nothing more is measured."""
+        """Publish the open incidents at the end of the run."""
         incidents = tuple(self.incidents.finish(self._watching.every))
         if incidents:
             self._tell_at_once(Record(max(0, self._base.control.iteration)), incidents, watched=True)
 
     def rest(self) -> None:
-        """Let the destinations write: nothing further is complete for now."""
+        """Let the destinations write, because no further record is complete for now."""
         for worker in self._base.workers:
             worker.flush()
 
     def _completed(self, record: Record) -> Record:
-        """Add what the monitor says of itself to a record that is published."""
+        """Add notes and figures about the monitor itself to a record that is published."""
         base, iteration = self._base, record.iteration
         record.notes.update({**base.control.take_notes(), **self._notes})
         self._notes.clear()
@@ -136,7 +136,7 @@ class Publication:
                 worker.enqueue(record)
 
     def _tell_at_once(self, record: Record, incidents: tuple[Incident, ...], watched: bool) -> None:
-        """Hand on what does not wait for the next published record."""
+        """Pass findings and incidents on to destinations that do not wait for the next published record."""
         told = Record(record.iteration, findings=record.findings) if watched else record
         if watched and not told.findings and not incidents:
             return
@@ -160,7 +160,7 @@ class Publication:
         return found
 
     def _milliseconds(self) -> float:
-        """Return the processor time that the background has taken since the last call."""
+        """Return the milliseconds of processor time in the background since the last call."""
         now = time.thread_time() + (0.0 if self._box is None else self._box.processor_time)
         spent, self._processor_time = now - self._processor_time, now
         return spent * 1e3

@@ -1,4 +1,4 @@
-"""PublishErrors in what is published: loud in the first measured step of a process, left out and counted afterwards."""
+"""Mistakes in what a policy publishes: errors in the first measured step, left out and counted later."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ding_normmon.ranks.transport import Transport, TransportError
 __all__ = ['PublishErrors', 'plain_task_id']
 
 _NORMS_OF = {family: f'the norms of {name}' for name, (family, _) in NORM_SIGNALS.items() if name != family}
-"""Signals whose figures would have the names that those of the norms of another signal have."""
+"""Signals whose figures would have the same names as the norms of another signal."""
 
 _OF_A_TASK = re.compile(r'(.+)_task(\d+)$')
 
 
 def plain_task_id(task_id: Any) -> int | None:
-    """Return the int that a NumPy or tensor integer stands for; anything else as it is, to be complained about."""
+    """Return a NumPy or tensor integer as an int; anything else unchanged, to be refused later."""
     if task_id is not None and type(task_id) is not int:
         with contextlib.suppress(TypeError):
             task_id = operator.index(task_id)
@@ -31,14 +31,14 @@ def plain_task_id(task_id: Any) -> int | None:
 
 
 class PublishErrors:
-    """What has been published in a step, and what was wrong with it.
+    """Checks what is published in a step, and collects the mistakes.
 
     Arguments:
         has_tasks: whether the policy has several tasks.
-        transport: on which the ranks tell each other of mistakes in their first measured step.
-        lost_data: where later mistakes are counted.
-        timeout: seconds that a rank waits for what the others say.
-        taken: tells which metric yields a figure of a name, None where none does.
+        transport: exchanges the mistakes of the first measured step between the ranks.
+        lost_data: counts later mistakes.
+        timeout: seconds that a rank waits for the others.
+        taken: returns the metric that yields a figure of a name, None if none does.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class PublishErrors:
         self._published.clear()
 
     def end_step(self) -> None:
-        """Count what was wrong after the forward pass; from now on mistakes are left out."""
+        """Count the mistakes after the forward pass; from the next step on, all mistakes are left out and counted."""
         self.is_first_step = False
         for complaint in self._complaints:
             self._lost.count('mistake', f'{complaint}; left out')
@@ -79,21 +79,21 @@ class PublishErrors:
     def accept(
         self, name: Any, task_id: int | None, kind: str, task_ids: Collection[int], again: bool = False
     ) -> bool:
-        """Tell whether something may be published, and take note of it.
+        """Return whether something may be published, and remember it.
 
         Arguments:
-            name: of the signal or loss.
-            task_id: what the policy said.
+            name: name of the signal or loss.
+            task_id: as the policy gave it.
             kind: ``'signal'`` or ``'loss'``.
             task_ids: the tasks that this rank trains.
-            again: whether something may be published several times in a step, and be measured as one.
+            again: whether it may be published several times in a step, and is measured as one signal.
         """
         if not isinstance(name, str):
             self.complain(f'{name!r}: the name of a {kind} is text, got {type(name).__name__}')
             return False
         entry = (kind, name, task_id)
         if task_id is None and '_task' in name and (found := _OF_A_TASK.match(name)):
-            # Its figures would bear the names of that task's.
+            # Its figures would have the names of that task's figures.
             entry = (kind, found[1], int(found[2]))
         elif task_id is not None and (not isinstance(task_id, int) or task_id not in task_ids):
             trained = f'this rank trains {list(task_ids)}' if self._has_tasks else 'this policy has a single task'
@@ -111,7 +111,7 @@ class PublishErrors:
         return True
 
     def _is_free(self, name: str, kind: str) -> bool:
-        """Tell whether the figures of what is published have names that no metric yields."""
+        """Return whether no metric yields figures of these names."""
         if kind == 'loss':
             owner = self._taken(name)
             owner = None if owner == TaskLosses.name else owner
@@ -130,20 +130,20 @@ class PublishErrors:
         return True
 
     def complain(self, complaint: str) -> None:
-        """Take note of a mistake."""
+        """Collect or count a mistake."""
         if self.is_first_step:
             self._complaints.append(complaint)
         else:
             self._lost.count('mistake', f'{complaint}; left out')
 
     def refuse(self) -> None:
-        """Raise on every rank if any rank has found a mistake; every rank calls it in its first measured step.
+        """Raise on every rank if any rank has made a mistake; every rank calls it in its first measured step.
 
         Raises:
-            SignalError: it names the rank, where there are several, and the signal.
+            SignalError: the message names the rank, if there are several, and the signal.
         """
         statement = {'mistakes': self._complaints}
-        # A loop that catches the error and goes on has another first step; nobody may take its answer for this one's.
+        # A loop that catches the error has another first step; its answers must not be mixed up with these.
         self._rounds += 1
         try:
             statements = self._transport.agree(f'first_step/{self._rounds}', statement, self._timeout)

@@ -1,4 +1,4 @@
-"""One learner step as it is measured on one rank: metrics are called, and their rows end up in one buffer."""
+"""Measures one learner step on one rank: calls the metrics, which write their rows into one buffer."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ['StepMeasurement']
 
 
 class StepMeasurement:
-    """Listens to the learner steps that are due, one after the other.
+    """Listener of the learner steps that are due, one after the other.
 
     Arguments:
         calls: the metrics, prepared.
-        buffer: where their rows and cells are written.
-        mistakes: what to do about what cannot be measured.
+        buffer: receives their rows and cells.
+        mistakes: handles mistakes in what is published.
         task_ids: the tasks that this rank trains.
-        lost_data: where steps that were dropped are counted.
+        lost_data: counts steps that were dropped.
         before_backward: called when the forward pass has ended.
 
     Attributes:
@@ -61,8 +61,9 @@ class StepMeasurement:
     ) -> LearnerStep:
         """Begin a step in which these are measured; None for one that only completes an accumulation cycle.
 
-        Such a step measures what the due step of the cycle began, and not its own forward pass. ``started`` is when the
-        work on it began (``time.perf_counter``), ``between`` whether it lies between two published records.
+        The latter measures the metrics of the due step, but not its own forward pass. ``started`` is the time at which
+        the monitor's work on it began (``time.perf_counter``), ``between`` says whether it lies between two published
+        records.
         """
         self._forward = metrics is not None
         if self._forward:
@@ -80,11 +81,11 @@ class StepMeasurement:
         return step
 
     def end(self, step: LearnerStep, raised: bool) -> Pending | None:
-        """Finish the step and return what is on its way to the host, if anything is.
+        """Finish the step and return its rows, which may still be on their way to the host; None if it has none.
 
         Arguments:
-            step: as :meth:`begin` returned it.
-            raised: whether it ended with an exception, and so completes no accumulation cycle.
+            step: the step that :meth:`begin` returned.
+            raised: whether it ended with an exception; it then completes no accumulation cycle.
         """
         started = time.perf_counter()
         step.listener, self._step = self._ended, None
@@ -97,7 +98,7 @@ class StepMeasurement:
         self.gradient_due = bool(step.fired) and not raised and not {'backward_end', 'step_end'} & set(step.fired)
         if not self._forward and self.gradient_due:
             return None
-        # In the step that only completes a cycle, its own forward pass was not measured.
+        # The forward pass of a step that only completes a cycle was not measured.
         fired = tuple(point for point in step.fired if self._forward or point != 'forward_end')
         self._calls.finish(fired, self._buffer)
         pending = self._buffer.end()
@@ -121,7 +122,7 @@ class StepMeasurement:
         return self._step is not None and self._step.observed
 
     def drop(self, step: LearnerStep) -> None:
-        """Forget the step: it turned out not to take place."""
+        """Drop the step, which does not take place."""
         step.listener = self._ended
         self._measuring = False
         self._calls.release()
@@ -140,7 +141,7 @@ class StepMeasurement:
         self._milliseconds += (time.perf_counter() - started) * 1e3
 
     def on_publish_loss(self, name: str, value: Tensor | float, task_id: int | None) -> None:
-        """Measure a published scalar."""
+        """Measure a published loss or figure."""
         if not self._forward:
             return
         started = time.perf_counter()
@@ -187,7 +188,7 @@ class StepMeasurement:
 
 
 class _Ended:
-    """Listens to a step that has ended: what comes now has no record to go into."""
+    """Listener of a step that has ended: counts what is published too late."""
 
     def __init__(self, lost_data: LostData) -> None:
         self._lost = lost_data

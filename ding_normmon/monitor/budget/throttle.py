@@ -1,4 +1,4 @@
-"""How much less often than configured each metric is measured, which all ranks have to agree upon."""
+"""Measures expensive metrics less often than configured; all ranks change together."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ logger = logging.getLogger('ding_normmon')
 
 
 class Throttle:
-    """Which metrics are due, and on rank 0 which of them cost too much.
+    """Decides which metrics are due, and on rank 0 which of them cost too much.
 
     Arguments:
         metrics: all metrics, prepared.
-        frequency: learner iterations between two measurements of those that have no frequency of their own.
+        frequency: learner iterations between two measurements, for metrics without a frequency of their own.
         budget: share of training time that the monitor may take; None for no limit.
-        control: carries rank 0's decisions, each of which takes effect on all ranks or on none.
-        deadline: seconds after which a decision that has not taken effect is as good as none.
+        control: passes on rank 0's decisions; each takes effect on all ranks or on none.
+        deadline: seconds after which a decision that has not taken effect is forgotten.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Throttle:
         self._frequencies = {metric.name: metric.frequency or frequency for metric in metrics}
         self._factors = {metric.name: 1 for metric in metrics if metric.stretchable}
         self._watched = {metric.name for metric in metrics if type(metric) in WATCHED}
-        # What rank 0 has decided, and when; the factors follow when every rank has promised and the learner is there.
+        # Rank 0's decisions and their times. The factors change when all ranks have agreed and reach the iteration.
         self._announced: dict[str, tuple[int, float]] = {}
         self._budget = Budget(budget or 1.0, self._frequencies, frozenset(self._factors))
         for name in self._factors:
@@ -48,15 +48,15 @@ class Throttle:
         self._factors[name] = int(factor)
 
     def is_due(self, metric: Metric, iteration: int) -> bool:
-        """Tell whether a metric is measured in a monitored iteration."""
+        """Return whether a metric is measured in a monitored iteration."""
         return iteration % (self._frequencies[metric.name] * self._factors.get(metric.name, 1)) == 0
 
     def is_watched(self, metric: Metric) -> bool:
-        """Tell whether a metric is measured between published records: a basic one that does not cost too much."""
+        """Return whether a metric is measured between published records: basic metrics that do not cost too much."""
         return metric.name in self._watched and self._factors.get(metric.name, 1) == 1
 
     def keep_to_budget(self, iteration: int, scalars: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-        """Have metrics that cost too much measured less often, on all ranks; in the background, on rank 0.
+        """Reduce how often expensive metrics are measured, on all ranks. Called in the background on rank 0.
 
         Yields:
             Notes for the record.
@@ -72,7 +72,7 @@ class Throttle:
             try:
                 self._control.post(f'{STRETCH}{name} {factor}')
             except ControlError:
-                # Too many open decisions, or the learner was faster: proposed again with the next record.
+                # Too many open decisions, or the learner was faster. It is proposed again with the next record.
                 continue
             self._announced[name] = (factor, now)
             every = self._frequencies[name] * factor

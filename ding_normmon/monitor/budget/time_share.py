@@ -1,4 +1,4 @@
-"""A share of the time for some work that comes now and then, or several times in a row."""
+"""Limits occasional work to a share of the time."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections import deque
 __all__ = ['TimeShare']
 
 _KEPT_SECONDS = 2.0
-"""For which what is not spent is kept: as much work as that pays for may be done in a row."""
+"""Unspent time of so many seconds is kept, so that some work may be done several times in a row."""
 
 
 class TimeShare:
-    """Tells whether work that takes time may be done, so that it stays under a share of all time.
+    """Decides whether some work may be done now, so that it stays under a share of all time.
 
-    What counts is what the work usually takes, the median of its last nine times: now and then most of a time is
-    waiting for the learner, who has the interpreter.
+    The median of the last nine durations counts, because a single duration may be mostly waiting for the learner to
+    release the interpreter lock.
 
     Arguments:
-        share: of all time that the work may take.
-        now: the time at the beginning, in seconds of any clock.
+        share: share of all time that the work may take.
+        now: time at the start, in seconds of any clock.
 
     Example:
         >>> time_share = TimeShare(share=0.01, now=0.0)
@@ -39,12 +39,12 @@ class TimeShare:
         self._times: deque[float] = deque(maxlen=9)
 
     def allows(self, now: float) -> bool:
-        """Tell whether something is left."""
+        """Return whether the work may be done now."""
         self._left = min(self._most, self._left + self._share * (now - self._since))
         self._since = now
         return self._left > 0.0
 
     def spend(self, seconds: float) -> None:
-        """Take note that the work was done, and how long it took."""
+        """Record how long the work took."""
         self._times.append(seconds)
         self._left -= statistics.median(self._times)

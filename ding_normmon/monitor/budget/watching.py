@@ -16,14 +16,14 @@ __all__ = ['CADENCES', 'Watching', 'cadence_under']
 logger = logging.getLogger('ding_normmon')
 
 CADENCES = tuple(2**power for power in range(10))
-"""Learner iterations between two watched ones that ``'auto'`` may choose; what is rarer is not worth its name."""
+"""Learner iterations between two watched ones that ``'auto'`` may choose."""
 
 _LOOK = 'look at the clock'
 _UNKNOWN_MILLISECONDS, _UNKNOWN_SHARE = 5.0, 0.1
-"""What a measurement is taken to cost, in milliseconds and in learner steps, before one was made."""
+"""Assumed cost of the first measurement, in milliseconds and in learner steps; the larger one counts."""
 
 _USED = 0.7
-"""Share of the budget that is used: what is measured of the cost is not all of it, because caches are shared too."""
+"""Share of the budget that is used; the rest is for costs that cannot be measured, such as displaced caches."""
 
 _DEFAULT_BUDGET = 0.01
 _KNOWN_SECONDS = 1.0
@@ -32,7 +32,7 @@ _RETRY_SECONDS = 300.0
 
 
 def cadence_under(budget: float, cost: float, step: float) -> int:
-    """Return the smallest power of two with which a measurement now and then stays under a share of the time.
+    """Return how often to measure to stay under a share of the time, as a power of two.
 
     Arguments:
         budget: share of training time.
@@ -40,7 +40,7 @@ def cadence_under(budget: float, cost: float, step: float) -> int:
         step: milliseconds of one learner iteration.
 
     Returns:
-        Iterations between two measurements; 0 where none of :data:`CADENCES` is rare enough.
+        Iterations between two measurements; 0 if all of :data:`CADENCES` cost too much.
 
     Example:
         >>> cadence_under(0.01, cost=2.0, step=60.0), cadence_under(0.01, 2.0, 0.01)
@@ -50,15 +50,15 @@ def cadence_under(budget: float, cost: float, step: float) -> int:
 
 
 class Watching:
-    """Which learner steps between two published records are measured; rank 0 decides, all ranks change together.
+    """Decides which learner steps between two published records are measured. All ranks change together.
 
     Arguments:
         config: has ``watch``, ``budget`` and ``monitor_norm_freq``.
-        control: carries the decision to the other ranks.
+        control: passes the decision on to the other ranks.
         rank: this process; rank 0 decides.
 
     Attributes:
-        every: iterations between two watched ones; 0 where nothing is watched.
+        every: iterations between two watched ones; 0 if nothing is watched.
 
     Example:
         >>> from ding_normmon.core.lost_data import LostData
@@ -74,7 +74,7 @@ class Watching:
         self._frequency = config.monitor_norm_freq
         self._control = control
         self._deadline = config.deadline
-        # With 'auto' nothing is watched before it is known how long a learner step takes.
+        # With 'auto' nothing is watched until the duration of a learner step is known.
         self.every = 0 if isinstance(config.watch, str) or config.watch >= self._frequency else config.watch
         self.is_on = self._is_auto or self.every > 0
         self._first, self._looks = (0, 0.0), 0
@@ -92,16 +92,16 @@ class Watching:
 
     @property
     def decided(self) -> int:
-        """The cadence that was decided last; it is in force from some iteration on."""
+        """The cadence that was decided last; it takes effect at a later iteration."""
         return self.every if self._decided is None else self._decided[0]
 
     def _take(self, decision: Decision) -> None:
         self.every = int(decision.action.removeprefix(WATCH))
 
     def _look(self, decision: Decision) -> None:
-        """Begin to watch when it is known how long a learner step takes; in the learner's thread, a few times in a run.
+        """Start to watch as soon as the duration of a learner step is known; in the learner's thread.
 
-        The first step of all compiles and allocates, and does not count. Looks are at twice the distance each time.
+        The first step compiles and allocates, so it does not count. The distance between looks doubles each time.
         """
         iteration, now = self._control.iteration, time.monotonic()
         ahead, self._looks = 1, self._looks + 1
@@ -130,11 +130,11 @@ class Watching:
         return True
 
     def is_due(self, iteration: int) -> bool:
-        """Tell whether a learner step that is not published is watched."""
+        """Return whether a learner step that is not published is watched."""
         return self.every > 0 and iteration % self.every == 0
 
     def observe(self, watched: bool, learner: float, background: float) -> Iterator[tuple[str, str]]:
-        """Take what one record has cost, and decide again where that is worth it; on rank 0, in the background.
+        """Note the cost of one record and, if useful, change the cadence. Called in the background on rank 0.
 
         Arguments:
             watched: whether it is one between two published records.
@@ -142,7 +142,7 @@ class Watching:
             background: milliseconds of processor time in the background.
 
         Yields:
-            A note for the next published record, where the cadence changes.
+            A note for the next published record if the cadence changes.
         """
         if not self._is_auto:
             return
@@ -156,7 +156,7 @@ class Watching:
         if every is None or every == present:
             return
         since = 0.0 if self._decided is None else now - self._decided[1]
-        # Sooner is only what costs too much; and a decision that other ranks have to promise takes its time.
+        # Only a cadence that costs too much is changed early; a decision needs time to reach the other ranks.
         if self._decided is not None and since < (_KNOWN_SECONDS if every > present else _REST_SECONDS):
             return
         if self._decide(every, now):
@@ -177,7 +177,7 @@ class Watching:
         if every >= self._frequency:
             return 0
         if self._decided is not None and 0 < every < self.decided and cost > 0.8 * left * step * every:
-            # So close to the border that it would swing.
+            # So close to the limit that it would change back and forth.
             return self.decided
         return every
 

@@ -1,4 +1,4 @@
-"""What a finding leads to besides being told: a checkpoint or a stop, of which all ranks hear through ``control``."""
+"""Actions of findings: a checkpoint or a stop on all ranks, decided through ``control``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def action_of(finding: Finding, on_finding: str | Mapping[str, str]) -> str:
     """Return what a finding leads to: ``'warn'``, ``'checkpoint'`` or ``'stop'``.
 
     Arguments:
-        finding: what was found.
-        on_finding: see :class:`~ding_normmon.core.config.MonitorConfig`. A rule's name counts more than a severity;
-            a plain word is for warnings and errors.
+        finding: the finding.
+        on_finding: see :class:`~ding_normmon.core.config.MonitorConfig`. The entry of a rule takes precedence over that
+            of a severity; a single word applies to warnings and errors.
 
     Example:
         >>> finding = Finding('non_finite', 'error', since=5, found=5, sentence='', advice='')
@@ -37,17 +37,17 @@ def action_of(finding: Finding, on_finding: str | Mapping[str, str]) -> str:
 
 
 class FindingActions:
-    """Asks all ranks, once per finding, to stop or to write a checkpoint at one iteration; on rank 0.
+    """Asks all ranks, once per finding, to stop or to write a checkpoint at one iteration. Used on rank 0.
 
-    Whether they do is another matter: both are two-phase decisions, see :mod:`ding_normmon.ranks.decisions.control`.
+    Both are two-phase decisions, see :mod:`ding_normmon.ranks.decisions.control`; ranks may refuse.
 
     Arguments:
-        on_finding: what leads to what.
+        on_finding: the action of each severity or rule.
         control: posts the decisions.
-        lost_data: where it is counted that nobody would do what was decided.
+        lost_data: counts actions for which no callback is registered.
 
     Attributes:
-        asked: the finding that asked for an action first, by action.
+        asked: the first finding that led to an action, by action.
     """
 
     def __init__(self, on_finding: str | Mapping[str, str], control: Control, lost_data: LostData) -> None:
@@ -59,9 +59,9 @@ class FindingActions:
         self.asked: dict[str, Finding] = {}
 
     def take(self, findings: Iterable[Finding]) -> dict[str, str]:
-        """Ask for what the findings of one record lead to; return what was asked for, as notes of that record.
+        """Ask for the actions of the findings of one record, and return notes on them for that record.
 
-        What cannot be asked for now, because too much is open, is asked for with a later record.
+        If too many decisions are open, an action is asked for again with a later record.
         """
         for finding in findings:
             action = action_of(finding, self._on_finding)

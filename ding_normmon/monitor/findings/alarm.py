@@ -1,4 +1,4 @@
-"""Which records are judged at once, however little time there is for judging."""
+"""Finds records that must be judged even if there is little time for judging."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from collections.abc import Iterable, Mapping
 __all__ = ['Alarm']
 
 _FAMILIES = ('grad', 'norm/', 'logits/', 'noreduce_')
-"""Of each the largest figure is watched: gradients, weights, logits, losses."""
+"""The largest figure of each family is watched: gradients, weights, logits, losses."""
 
 _JUMP = 3.0
-"""Orders of magnitude above the usual."""
+"""Orders of magnitude above the usual size."""
 
 _USUAL = 15
-"""Records that are the usual; after a jump to a new level about half as many ring."""
+"""Records that define the usual size; after a jump to a new level about half as many raise the alarm."""
 
 
 class Alarm:
-    """Rings for what is not finite, for a gradient that a clip took away, and for a jump by orders of magnitude.
+    """Raised by non-finite values, by a gradient that clipping removed, and by a jump by orders of magnitude.
 
     Example:
         >>> alarm = Alarm()
@@ -30,11 +30,11 @@ class Alarm:
 
     def __init__(self) -> None:
         self._usual: dict[str, deque[float]] = {family: deque(maxlen=_USUAL) for family in _FAMILIES}
-        # Records have the same figures again and again.
+        # Usually records have the same figures.
         self._watched: dict[tuple[str, ...], dict[str, list[str]]] = {}
 
     def rings(self, scalars: Mapping[str, float]) -> bool:
-        """Tell it of the figures of the next record; return whether that has to be judged."""
+        """Take the figures of the next record and return whether it must be judged."""
         names = tuple(scalars)
         if names not in self._watched:
             self._watched = {names: _watched(names), **dict(list(self._watched.items())[:7])}

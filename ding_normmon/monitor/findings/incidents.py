@@ -1,4 +1,4 @@
-"""What opens an incident, and what is kept of the steps around it; on rank 0, in the background."""
+"""Opens incidents and keeps the steps around them; on rank 0, in the background."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class _Step:
 
 
 class Incidents:
-    """Keeps the last watched steps, and makes incidents of them.
+    """Keeps the last watched steps and makes incidents from them.
 
-    Opened by a warning or an error, by a value that is not finite where there was none, and by an exception that left
-    the learner step. What is noticed while an incident is open belongs to it. An incident is yielded when it opens,
-    with the steps before, and once more, with those after, when they are there or the run ends.
+    A warning or an error opens an incident, and so does the first non-finite value of a figure and an exception in the
+    learner step. What happens while an incident is open belongs to it. An incident is yielded when it opens, with the
+    steps before it, and again when the steps after it are complete or the run ends.
 
     Arguments:
-        lost_data: where it is counted that there are too many.
-        is_on: whether anything is kept.
+        lost_data: counts incidents that are too many.
+        is_on: whether steps are kept at all.
 
     Example:
         >>> incidents = Incidents(LostData())
@@ -69,14 +69,14 @@ class Incidents:
         self._lock = threading.Lock()
 
     def note_exception(self, iteration: int, what: str) -> None:
-        """Take note that an exception has left the learner step of ``iteration``; in the learner's thread."""
+        """Note an exception in the learner step of ``iteration``; called in the learner's thread."""
         with self._lock:
             self._raised = (iteration, what)
 
     def observe(
         self, record: Record, parameters: Mapping[str, float], tasks: Mapping[int, str], every: int
     ) -> Iterator[Incident]:
-        """Take the next watched step, which may be published too; yield the incidents that it opens or completes.
+        """Take the next watched or published step; yield the incidents that it opens or completes.
 
         Arguments:
             record: its record, judged.
@@ -99,7 +99,7 @@ class Incidents:
             yield from self._begin(record.iteration, kind, reason, at_fault, every)
 
     def finish(self, every: int) -> Iterator[Incident]:
-        """Yield what is open, and the incident of an exception that ended the run."""
+        """Yield the open incident, or that of an exception that ended the run."""
         if not self._is_on:
             return
         with self._lock:
@@ -111,7 +111,7 @@ class Incidents:
 
     def _add(self, record: Record, parameters: Mapping[str, float]) -> None:
         names = (*record.scalars, *parameters)
-        # The same names come step after step, and are kept once.
+        # Steps usually have the same names; one tuple is kept for all of them.
         self._names = names = self._names if names == self._names else names
         values = np.fromiter((*record.scalars.values(), *parameters.values()), np.float64, len(names))
         self._steps.append(_Step(record.iteration, names, values))
@@ -129,7 +129,7 @@ class Incidents:
             kind = 'invariant' if finding.rule in _INVARIANTS else 'finding'
             kind = 'non-finite' if finding.rule == 'non_finite' else kind
             return kind, finding.sentence, finding.tasks
-        # Logits of actions that are impossible may be infinite from the beginning.
+        # Logits of impossible actions may be infinite from the start.
         new = {name for name in new if not (first and '/logits/' in name)}
         if new:
             name = min(new, key=lambda entry: ('loss' not in entry, entry))
@@ -156,7 +156,7 @@ class Incidents:
         last = incident_of(
             incident.number, whole, incident.opened, incident.kind, incident.reason, self._tasks, (), incident.every
         )
-        # Who it began with is known better from the steps at which it was opened; what followed is known now.
+        # The steps up to the opening show best where it began; the later steps show what followed.
         after = whole.iterations > incident.window.iterations[-1]
         window = DenseWindow(whole.names, whole.iterations[after], whole.values[after])
         kept = {entry.metric for entry in incident.first}

@@ -1,4 +1,4 @@
-"""Between a finished record and its destinations, on rank 0: the rules judge it, and what they find is told once."""
+"""Judges finished records by the rules before they go to the destinations; on rank 0."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ logger = logging.getLogger('ding_normmon')
 _LEVELS = {'info': logging.INFO, 'warning': logging.WARNING, 'error': logging.ERROR}
 
 _SHARE_OF_BUDGET = 0.25
-"""Of what the monitor may cost, for judging: what is measured is worth more than how often it is looked at."""
+"""Share of the budget for judging."""
 
 
 class DiagnosisStage:
-    """Judges the records of a run in the order of iterations; without a judge it hands them on untouched.
+    """Judges the records of a run in the order of iterations; without a judge they stay as they are.
 
-    Everything happens in the monitor's background thread on rank 0; ``active`` and ``findings`` may be read from any.
+    It works in the monitor's background thread on rank 0; any thread may read ``active`` and ``findings``.
 
     Arguments:
-        judge: the rules; None where records are not judged: switched off, or not rank 0.
-        lost_data: where it is counted that records could not be judged.
-        actions: what findings lead to besides being told.
-        share: of the time that judging may take, in the background of a training that also needs the interpreter;
-            to stay under it some records are judged by the invariants alone, unless an :class:`Alarm
-            <ding_normmon.monitor.findings.alarm.Alarm>` rings. None for no limit.
+        judge: the rules; None if records are not judged (switched off, or not rank 0).
+        lost_data: counts records that could not be judged.
+        actions: actions of findings.
+        share: share of the time that judging may take, because training needs the interpreter too. To stay under it,
+            some records are judged by the invariants alone, unless an :class:`Alarm
+            <ding_normmon.monitor.findings.alarm.Alarm>` is raised. None for no limit.
 
     Attributes:
-        active: the findings that lasted at the last record.
+        active: the findings that were active at the last record.
         findings: every finding of the run, in its latest state.
         judged: number of records that all rules have judged.
 
@@ -98,14 +98,14 @@ class DiagnosisStage:
             control: how ranks decide together.
             lost_data: counts what could not be judged.
             rank: of this process.
-            figures: the declarations of the metrics, which say what is judged and how.
+            figures: declarations of the metrics.
 
         Raises:
             ConfigurationError: a rule or an option that does not exist.
         """
         if not config.diagnose:
             return cls()
-        # Not imported where it is switched off.
+        # Imported only if judging is switched on.
         from ding_normmon.diagnose import Diagnosis
 
         check_rules(config, rules)
@@ -117,7 +117,7 @@ class DiagnosisStage:
 
     @property
     def not_judged(self) -> dict[str, str]:
-        """Rules whose figures are in no record so far, and which those are; empty where records are not judged."""
+        """Rules whose figures are in no record so far, with these figures; empty if records are not judged."""
         return {} if self._judge is None else self._judge.not_judged
 
     def name_tasks(self, tasks: Mapping[int, str]) -> None:
@@ -136,7 +136,7 @@ class DiagnosisStage:
         return {} if self._actions is None else dict(self._actions.asked)
 
     def judge(self, record: Record) -> Record:
-        """Return the record with what was found in it, told and acted upon."""
+        """Return the record with its findings, after logging them and starting their actions."""
         if self._judge is None:
             return record
         begin = time.perf_counter()
@@ -151,7 +151,7 @@ class DiagnosisStage:
             self._lost.count('diagnosis', f'a record could not be judged: {type(error).__name__}: {error}')
         for name in self._judge.switched_off.keys() - self._failed:
             self._failed.add(name)
-            # The judge has said so.
+            # The judge has logged it.
             self._lost.count(f'rule_{name}', f'the rule {name} failed and is switched off', level=logging.DEBUG)
         for finding in found:
             logger.log(_LEVELS[finding.severity], 'monitor: %s', tell(finding))
@@ -165,14 +165,14 @@ class DiagnosisStage:
 
 
 def check_rules(config: MonitorConfig, rules: Sequence[Rule] = ()) -> None:
-    """See to it that every rule and option that a configuration names exists.
+    """Check that every rule and option in a configuration exists.
 
     Arguments:
         config: has ``rules`` and ``on_finding``.
         rules: further rules that the run will have.
 
     Raises:
-        ConfigurationError: one does not; the message has the nearest that does.
+        ConfigurationError: one does not; the message names the nearest that does.
 
     Example:
         >>> check_rules(MonitorConfig.read({'on_finding': {'eror': 'stop'}}))
@@ -193,12 +193,12 @@ is error
 
 
 class FindingCallback:
-    """A destination that calls a function of the user's with every finding: raised, and once more when it cleared.
+    """A destination that calls a user's function with every finding when it is raised and when it has cleared.
 
-    Like every destination it has a thread of its own, so that a slow function holds up nothing.
+    Like every destination it has its own thread, so a slow function delays nothing else.
 
     Arguments:
-        callback: is called on rank 0 with one finding at a time.
+        callback: called on rank 0 with one finding at a time.
 
     Example:
         >>> callback = FindingCallback(lambda finding: print(finding.rule, finding.is_active))
@@ -220,8 +220,8 @@ class FindingCallback:
             except (Exception, SystemExit, KeyboardInterrupt) as error:
                 raised = raised or error
         if raised is not None:
-            # The others have been told; whoever calls counts it.
+            # Raised after all findings were passed on; the caller counts it.
             raise raised
 
     def close(self) -> None:
-        """Nothing is kept."""
+        """Do nothing."""
