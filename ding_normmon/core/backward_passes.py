@@ -44,12 +44,12 @@ def note_thread() -> None:
 
 
 def several_threads() -> bool:
-    """Tell whether several threads of this process have been seen to make backward passes."""
+    """Return whether several threads of this process have been seen to make backward passes."""
     return _Threads.several
 
 
 def reaches(roots: Sequence[Any], parameters: Set[int]) -> bool:
-    """Tell whether a backward pass from these tensors reaches one of the parameters (their ``id``).
+    """Return whether a backward pass from these tensors reaches one of the parameters (their ``id``).
 
     It also works after the pass, because the roots keep the graph's nodes. The inside of a reentrant checkpoint is not
     in the graph, so a pass through one may reach any parameter.

@@ -1,4 +1,4 @@
-"""The interface of a black box, which keeps what was measured last, whatever ends the process."""
+"""The interface of a black box, which keeps the latest measurements even if the process is killed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ['BlackBox']
 
 
 class BlackBox(Protocol):
-    """Takes what one rank measures; every method returns at once, and the writing is done in the background.
+    """Keeps the measurements of one rank. Every method returns at once; a background thread writes.
 
     Attributes:
         processor_time: seconds of processor time that its thread has taken.
@@ -20,16 +20,16 @@ class BlackBox(Protocol):
     processor_time: float
 
     def begin(self, about: Mapping[str, Any], lost: Callable[[str], object]) -> None:
-        """Take what is known of the run, and whom to tell of what cannot be written; again where groups change.
+        """Set the description of the run and the function that counts losses; called again when groups change.
 
         Arguments:
             about: plain values: rank, tasks, configuration, and ``paths``, the parameters of each group by its key.
-            lost: takes a sentence.
+            lost: called with a sentence on what could not be written.
         """
         ...
 
     def keep_own(self, make: Callable[[], Any]) -> None:
-        """Keep what this rank has measured in one step; ``make`` returns the batch of its rows."""
+        """Keep the rows of this rank for one step; ``make`` returns their batch."""
         ...
 
     def keep_record(self, record: Record, parameters: Mapping[str, float]) -> None:
@@ -37,9 +37,9 @@ class BlackBox(Protocol):
         ...
 
     def keep_event(self, iteration: int, event: Mapping[str, Any]) -> None:
-        """Keep something that happened beside the figures, such as an exception."""
+        """Keep an event, such as an exception."""
         ...
 
     def close(self, timeout: float) -> None:
-        """Write what waits, for at most so many seconds, and note that the run has ended in order."""
+        """Write everything that waits, for at most ``timeout`` seconds, and mark the run as properly ended."""
         ...

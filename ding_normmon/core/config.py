@@ -178,7 +178,7 @@ _LARGER = {
     'cfg': ('policy', 'env'),
     'cfg.policy': ('learn', 'collect', 'eval', 'cuda', 'type', 'batch_size', 'monitor'),
 }
-"""What a configuration that the monitor's is a part of has, of which two or more are there."""
+"""Keys of larger configurations; two of them show that the wrong one was passed."""
 
 
 def _refuse_larger(config: Mapping[str, Any]) -> None:

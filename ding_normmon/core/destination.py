@@ -17,15 +17,15 @@ class RunDescription:
     """Properties of a run that are known before its first record.
 
     Arguments:
-        tasks: global task id to name (``task 3`` where nobody said); empty for a single-task policy.
+        tasks: global task id to name (``task 3`` if it has none); empty for a single-task policy.
         configuration: the monitor's own, every key with its value.
         figures: what is declared of the figures that records will hold.
         begins_at: the first iteration of this start of the run, None if unknown. Records of earlier starts from there
             on are abandoned, because those iterations are trained and measured again.
-        is_resumed: whether the run goes on from a checkpoint that had the monitor's state in it.
-        abandoned: from when to when, in seconds since 1970, an earlier start did what is now done again: from the
-            checkpoint to the resumption. None where it is not known.
-        run: a name that every start of the run has in common; empty where it is not known.
+        is_resumed: whether the run continues from a checkpoint that contains the monitor's state.
+        abandoned: time of the checkpoint and time of the resumption, in seconds since 1970; what an earlier start did
+            in between is done again. None if unknown.
+        run: a name shared by all starts of the run; empty if unknown.
 
     Example:
         >>> RunDescription({0: 'Pong', 1: 'Boxing'}).tasks[1]

@@ -211,7 +211,7 @@ class Figure:
 
 
 def other_chart(name: str) -> Chart:
-    """Return the chart of a figure of which nobody has declared anything, whatever it is called.
+    """Return the chart of a figure without a declaration.
 
     >>> other_chart('mine/(value_task3').title, other_chart('mine/value').title
     ('mine/(value_task{i}', 'mine')

@@ -35,8 +35,8 @@ class Finding:
         group: parameter group or signal at fault, such as ``head_value``; None if there is no single one.
         evidence: figures behind the finding, by a short description or metric name.
         cleared: iteration of the record in which the pattern was gone; None while it is active.
-        wording: which of its rule's sentences it is; empty where the rule has but this one, in English.
-        values: what stands in the sentence, so that it can be made again in another language.
+        wording: which of its rule's sentences it is; empty if the rule has only this one, in English.
+        values: values in the sentence, so that it can be written again in another language.
 
     Example:
         >>> finding = Finding('no_gradient', 'error', 40, 60, 'Task 1 (Pong): head_value gets no gradient.', 'Look ...',

@@ -23,7 +23,7 @@ STAGES = (
     'clipping',
     'weights',
 )
-"""What a learner step consists of, in the order in which one thing leads to the next."""
+"""Parts of a learner step, from cause to effect."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class DenseWindow:
     Arguments:
         names: of the figures, M of them; ``parameter/grad/{group}/{path}`` is the gradient norm of one parameter.
         iterations: int64, shape (N,), ascending.
-        values: float64, shape (N, M); NaN where a step has no such figure.
+        values: float64, shape (N, M); NaN if a step has no such figure.
 
     Example:
         >>> window = DenseWindow(('loss',), np.array([8, 16]), np.array([[1.0], [2.0]]))
@@ -48,17 +48,16 @@ class DenseWindow:
 
 @dataclass(frozen=True)
 class Departure:
-    """The moment in which a figure left its level.
+    """The moment at which a figure left its usual level.
 
     Arguments:
-        iteration: of the first watched step in which it did.
+        iteration: first watched step in which it did.
         stage: one of :data:`STAGES`.
-        metric: the figure.
-        task: global task id of a figure of one task, else None.
-        value: of the figure in that step; NaN where entries were NaN or infinite.
+        metric: name of the figure.
+        task: global task id if the figure belongs to one task, else None.
+        value: the figure in that step; NaN if entries were NaN or infinite.
         usual: its level before.
-        ratio: how far it left: value over level (of weights: the change over the usual change); infinite where it was
-            not finite.
+        ratio: value over level (for weights: change over usual change); infinite if the value was not finite.
     """
 
     iteration: int
@@ -80,8 +79,8 @@ class Incident:
         since: iteration in which the first figure left its level; ``opened`` where none did.
         kind: ``'finding'``, ``'invariant'``, ``'non-finite'``, ``'exception'`` or ``'death'``.
         reason: what opened it, as a sentence.
-        first: what left its level, in that order.
-        task: global id of the task that it began with; None where no single task did.
+        first: figures that left their level, in order of time.
+        task: global id of the task in which it began; None if it began in no single task.
         task_name: its name.
         group: the first parameter group or signal that left its level.
         parameter: the parameter whose gradient or weights left their level first, ``{group}/{path}``.
@@ -123,11 +122,11 @@ def call_departure(departure: Departure) -> str:
 
 
 def tell_incident(incident: Incident, most: int = 8) -> list[str]:
-    """Return an incident as lines of text: what opened it, where it began, and what came first.
+    """Return an incident as lines of text: its cause, where it began, and the first departures.
 
     Arguments:
         incident: the incident.
-        most: departures that are told.
+        most: number of departures that are shown.
 
     Example:
         >>> first = Departure(16, 'loss', 'noreduce_value_loss_task1', 1, 8.0, 2.0, 4.0)
@@ -158,7 +157,7 @@ def tell_incident(incident: Incident, most: int = 8) -> list[str]:
 
 
 def leading(departures: Iterable[Departure]) -> list[Departure]:
-    """Return of each stage and task the one that left first and furthest; what is over all tasks repeats a task's.
+    """Return the first and largest departure of each stage and task, without figures over all tasks that repeat one.
 
     Example:
         >>> both = [Departure(8, 'loss', f'noreduce_{name}_loss_task1', 1, 8.0, 2.0, 4.0) for name in ('value', 'obs')]

@@ -20,7 +20,7 @@ _MODES = () if _KINDS is None else (_KINDS.FAKE, _KINDS.PROXY, _KINDS.FUNCTIONAL
 
 
 def is_traced() -> bool:
-    """Tell whether the tensors of what runs now are no plain ones.
+    """Return whether the tensors of what runs now are no plain ones.
 
     So it is while ``torch.compile``, ``torch.export`` or ``torch.jit.trace`` follow a program, inside of ``torch.func``
     (``grad``, ``vmap`` and relatives), and with fake tensors.

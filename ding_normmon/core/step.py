@@ -188,7 +188,7 @@ class LearnerStep(InertLearnerStep):
             task that this rank does not train.
 
     Example:
-        A loop that says itself what happens; ``monitor.step`` makes the learner step:
+        A loop that fires the hook points itself; ``monitor.step`` makes the learner step:
 
         >>> from ding_normmon import Monitor
         >>> model = torch.nn.Linear(2, 1)
@@ -234,15 +234,15 @@ class LearnerStep(InertLearnerStep):
         self.detached: bool = not getattr(listener, 'detaches', False)
         """Whether published tensors are detached before they reach the listener."""
         self.between = False
-        """Whether it is watched between two published records: what is counted since the last record goes on."""
+        """Whether it is watched between two published records; counts since the last record continue then."""
         self.losses: Mapping[int, Tensor] | None = None
         self.parts: Mapping[int, Mapping[str, Tensor]] | None = None
         self.averaged_over = 1
         self.reads_parts = True
         """Whether ``parts`` are read at ``forward_end``; if not, a policy need not compute them."""
         self.observed = False
-        """Whether an adapter publishes for a policy that does not publish itself. What cannot be measured is then left
-        out and counted, because nobody can correct it; a task that a batch holds twice is measured as one."""
+        """Whether an adapter publishes in place of the policy. What cannot be measured is then left out and counted,
+        because the user cannot correct it; a task that a batch holds twice is measured as one."""
         self.corrected = False
         """Whether the gradients are more than the sum of the tasks' gradients: MoCo, PCGrad and their relatives."""
         self.fired: list[str] = []
@@ -319,7 +319,7 @@ class LearnerStep(InertLearnerStep):
             parts: the terms of each task's loss by name (``'value'``, ``'policy'``), with their graphs and weights, so
                 that they add up to the task's loss.
             corrected: the gradients that follow are made of those of the tasks by more than a sum: MoCo, PCGrad and
-                their relatives. ``grad/*`` is then what the correction makes, ``conflict/*`` what it is made of.
+                their relatives. ``grad/*`` is then the corrected gradient; ``conflict/*`` is about those of the tasks.
         """
         self.losses, self.parts, self.corrected = losses, parts, self.corrected or corrected
         try:
@@ -361,9 +361,9 @@ class LearnerStep(InertLearnerStep):
         self._fire('backward_end')
 
     def read_gradients(self, parameters: Collection[int] | None = None) -> None:
-        """Read what the gradients are when a backward pass has ended, which may be the last one of the step.
+        """Read the gradients after a backward pass, which may be the last one of the step.
 
-        It is no hook point of the step: more passes may come, and are read again.
+        This is no hook point of the step: if another pass follows, the gradients are read again.
 
         Arguments:
             parameters: the ``id`` of each parameter that the pass has reached; None for all.
@@ -372,7 +372,7 @@ class LearnerStep(InertLearnerStep):
         self.listener.on_hook_point(READ_GRADIENTS, self)
 
     def compare_gradients(self, parameters: Collection[int] | None, name: str) -> None:
-        """Note by what the norm of these gradients has been multiplied since they were read, as ``as_read`` does.
+        """Note the factor by which the norm of these gradients has changed since they were read, as ``as_read`` does.
 
         For optimizers that clip by themselves within their step.
         """

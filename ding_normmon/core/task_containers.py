@@ -12,7 +12,7 @@ CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 
 def without_box(target: nn.Module | nn.Parameter, num_tasks: int) -> nn.Module | nn.Parameter:
-    """Return the container with one entry per task, also where it stands alone in another one.
+    """Return the container with one entry per task, also if it is the only entry of another one.
 
     >>> heads = nn.ModuleDict({'depth': nn.Linear(2, 1), 'normals': nn.Linear(2, 3)})
     >>> without_box(nn.ModuleList([heads]), num_tasks=2) is heads

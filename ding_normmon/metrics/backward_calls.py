@@ -42,7 +42,7 @@ class BackwardCalls(Finishing, OwnHooks, WatchesOptimizers):
     a second call in one learner step is ``loss/backward_1``, and so on. Losses are shown as they are differentiated:
     with the scale of a ``GradScaler``, and divided if gradients are accumulated.
 
-    A gradient is left over if it was not zero at the start of any backward pass of the step, so nobody has zeroed it
+    A gradient is left over if it was not zero at the start of any backward pass of the step, so it was not zeroed
     since the last step. Eight parameters spread over the model are checked, if an optimizer that steps holds them; the
     figure is how many have a leftover gradient.
     """

@@ -16,7 +16,7 @@ _EPSILON = 1e-6
 
 
 def clip_coefficient(norm: Tensor | float, max_norm: Tensor | float) -> Tensor | float:
-    """Return min(1, max_norm / (norm + 1e-6)), the factor of ``torch.nn.utils.clip_grad_norm_``; NaN where the norm is.
+    """Return min(1, max_norm / (norm + 1e-6)), the factor of ``torch.nn.utils.clip_grad_norm_``; NaN if the norm is.
 
     An infinite norm gives 0, by which the gradients are multiplied: finite gradients whose norm overflows are lost.
 

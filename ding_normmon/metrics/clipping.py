@@ -81,7 +81,7 @@ class Clipping(ClipListener, Finishing):
                 'min(1, c / (norm + 1e-6)): what a clip call by norm multiplies the gradients with, seen from '
                 'outside or told by `step.clipped(norm, c)`; where gradients are changed by hand, the norm at the '
                 "optimizer's step over that at the end of the backward pass, with a note; `{model}` is `model`, or the "
-                'groups that are clipped; mean over the ranks where each clips its own gradients; 0 where the norm of '
+                'groups that are clipped; mean over the ranks where each clips its own gradients; 0 if the norm of '
                 'finite gradients overflows, and where an optimizer drops the gradient'
             ),
             'factor',
@@ -121,7 +121,7 @@ class Clipping(ClipListener, Finishing):
 
     def __init__(self, fraction: bool = False) -> None:
         self._always = fraction
-        # Factors of the current step, as observed and as reported by the policy.
+        # Factors of the current step: observed ones, and those that the policy reports.
         self._seen: dict[str, Tensor | float] = {}
         self._told: dict[str, Tensor | float] = {}
         self._local: set[str] = set()

@@ -1,4 +1,4 @@
-"""What the run tells of its collecting: returns of the episodes that ended, and steps of the environment."""
+"""Returns of the episodes that ended, and steps of the environment."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _SECTION = 'Signals'
 class Collection(Finishing):
     """``return/{collect,eval}[_task{i}]/{mean,std,max,min}`` and ``data/env_steps_per_iteration``.
 
-    Returns come with the first record after they are known, and only with that one. Of a program that tells only the
-    mean of several episodes, that mean counts as one. Nothing is computed but these moments.
+    Returns appear in the first record after they are known, and only in that one. If a program reports only the mean of
+    several episodes, that mean counts as one return.
     """
 
     name: ClassVar[str] = 'collection'
@@ -64,7 +64,7 @@ class Collection(Finishing):
         """Take returns that have become known: ``'collect'`` or ``'eval'``."""
         kept = self._returns.setdefault((where, task_id), [])
         kept += [float(value) for value in returns]
-        # A run that is not measured for long keeps the newest.
+        # Only the newest are kept if no step is measured for long.
         del kept[:-_MOST_KEPT]
 
     def note_env_steps(self, total: int) -> None:
@@ -76,7 +76,7 @@ class Collection(Finishing):
         self._iteration = step.iteration
 
     def finish(self, rows: RowBuffer) -> None:
-        """Write what was noted; of a task that this rank does not train, another rank knows it too."""
+        """Write the returns of this rank's tasks, and the environment steps."""
         returns, self._returns = self._returns, {}
         for (where, task_id), values in returns.items():
             if values and (task_id is None or task_id in self.setup.task_ids):
@@ -98,4 +98,4 @@ class Collection(Finishing):
 
 
 _MOST_KEPT = 4096
-"""Returns of one task between two records."""
+"""Most returns of one task that are kept between two records."""

@@ -1,4 +1,4 @@
-"""What gradient conflict keeps of one step: a squared norm and a sketch for each task and group, on the device."""
+"""Storage of gradient conflict for one step: a squared norm and a sketch per task and group, on the device."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ConflictCells:
         self._sketches = cells[self._sketches_at :].view(torch.float32).view(self._shape)
 
     def wipe(self) -> None:
-        """Forget what the last step has left."""
+        """Reset the cells before a step."""
         self._squares.fill_(_ABSENT)
         self._dots.fill_(math.nan)
 

@@ -43,7 +43,7 @@ __all__ = ['DormantUnits']
 logger = logging.getLogger('ding_normmon')
 
 _KINDS = {'activation': '', 'gradient': 'gradient_'}
-"""What is summed per unit, and the prefix of its figures."""
+"""Kinds of sums per unit, and the prefixes of their figures."""
 
 
 _AT_ONCE = 1 << 22
@@ -116,7 +116,7 @@ class DormantUnits(KeepsSignals, OwnHooks):
         _figure(
             'plasticity/{group}[_task{i}]/dormant_overlap_time',
             (
-                'Jaccard index of the dormant sets of this record and of the one measured before; absent where '
+                'Jaccard index of the dormant sets of this record and of the one measured before; absent if '
                 'neither has any'
             ),
             'share',

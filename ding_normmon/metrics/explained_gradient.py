@@ -1,4 +1,4 @@
-"""Whether the gradient that a step trains with is that of the losses per task that the policy gives."""
+"""Checks that the gradient of a step is made of the losses per task that the policy gives."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LossCheck:
         self._given.append(task_id)
 
     def unexplained(self, sketch_of_sum: Callable[[list[int]], Tensor]) -> float | None:
-        """Return the part of the gradient that the losses do not explain; None if that was, or is not yet, known.
+        """Return the part of the gradient that the losses do not explain; None if that was checked before or cannot be.
 
         Waits for the device once.
 
@@ -53,7 +53,7 @@ class LossCheck:
         return left
 
     def _sketch(self) -> Tensor:
-        """Return the sketches of ``.grad``, all groups one after another; 0 where there is none."""
+        """Return the sketches of ``.grad``, all groups one after another; 0 if there is none."""
         gradients = [parameter.grad for parameter in self._shared.parameters]
         parts = []
         for group in self._shared.groups:

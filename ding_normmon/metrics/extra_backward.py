@@ -1,8 +1,8 @@
 """Extra backward passes that a metric makes in the middle of a training step.
 
-Such a pass goes through the user's graph and runs whatever is attached to it: gradient hooks, and inside a checkpoint
-the forward pass again, which updates BatchNorm's statistics once more, advances generators and calls forward hooks.
-State that can be restored is restored to the last bit; if code of the user would run again, the pass is refused.
+Such a pass goes through the user's graph and runs everything attached to it: gradient hooks, and inside a checkpoint
+the forward pass again, which updates BatchNorm's statistics, advances generators and calls forward hooks. State that
+can be restored is restored to the last bit; if user code would run again, the pass is refused.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class ExtraBackward:
     # -- restoring state --------------------------------------------------------------------------------------------
 
     def gradients(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> tuple[Tensor | None, ...]:
-        """Return the gradient of a loss, without the hooks of the parameters; None where it does not depend on one.
+        """Return the gradient of a loss, without the hooks of the parameters; None if it does not depend on one.
 
         The graph is kept, no ``.grad`` is touched, and buffers and generators are restored.
         """
@@ -224,7 +224,7 @@ class _RetainGradCalls:
         self._lock = threading.Lock()
 
     def add(self, listener: Callable[[Tensor], None]) -> None:
-        """Tell ``listener`` from now on."""
+        """Call ``listener`` from now on."""
         with self._lock:
             self._listeners.append(listener)
             if len(self._listeners) == 1:
@@ -232,7 +232,7 @@ class _RetainGradCalls:
                 setattr(Tensor, 'retain_grad', lambda tensor: self._called(tensor))  # noqa: B010
 
     def remove(self, listener: Callable[[Tensor], None]) -> None:
-        """Tell it no longer."""
+        """Stop calling ``listener``."""
         with self._lock:
             self._listeners.remove(listener)
             if not self._listeners:

@@ -1,4 +1,4 @@
-"""Which optimizer trains which parameter: parameters that none holds, parameters held in vain, and learning rates."""
+"""Which optimizer holds which parameter: unheld parameters, parameters that left the model, and learning rates."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class HeldParameters(BrokenParameters, Finishing, WatchesOptimizers):
     """``broken/unheld/{group}``, ``broken/orphaned/{group}``, ``learning_rate/{group}``, ``step/optimizer_steps``.
 
     A parameter is **unheld** if no optimizer of the process holds it, although an optimizer has stepped, and it has a
-    gradient that is not zero but does not move. It is **orphaned** if it was trained as a part of the model, is not a
-    part any more (a replaced head, ``load_state_dict(assign=True)``), and an optimizer that steps still holds it. Both
+    gradient that is not zero but does not move. It is **orphaned** if it was trained as a part of the model, has
+    left the model (a replaced head, ``load_state_dict(assign=True)``), and an optimizer that steps still holds it. Both
     figures count parameter tensors and exist only above 0.
     """
 
@@ -188,19 +188,19 @@ class HeldParameters(BrokenParameters, Finishing, WatchesOptimizers):
             group, path, _ = self._places[place]
             key = RowKey(self.name, group.name, group.task_id, f'unheld/{path}')
             if isinstance(after, Tensor) or isinstance(before, Tensor):
-                # On an accelerator the answer is not waited for.
+                # The result on an accelerator is not waited for.
                 write_number(key, ((torch.as_tensor(after) == before) & has_gradient).double(), rows)
             elif after == before and has_gradient:
                 write_number(key, 1.0, rows)
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
-        """Yield the learning rates and the numbers of what is not as it must be."""
+        """Yield the learning rates, and the numbers of unheld and orphaned parameters."""
         labels, rows = table.block(self.name, 'learning_rate')
         rates = [(label, float(row[MAXIMUM])) for label, row in zip(labels, rows, strict=True) if row[COUNT] > 0]
         if rates:
             largest = max(rate for _, rate in rates)
             yield 'learning_rate/model', largest
-            # A hundred heads with one rate need no hundred curves.
+            # A hundred heads with the same rate need only one curve.
             for (name, task_id), rate in rates:
                 if task_id is None or rate != largest:
                     yield f'learning_rate/{with_task(name, task_id)}', rate

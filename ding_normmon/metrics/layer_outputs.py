@@ -1,4 +1,4 @@
-"""What the shared layers return in a forward pass of training; their hooks are there only in measured steps."""
+"""Outputs of the shared layers in a training forward pass, from hooks that exist only in measured steps."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class LayerOutputs:
         return outputs
 
     def stop(self) -> None:
-        """Drop what nobody has taken, and note nothing more in this step."""
+        """Drop the remaining outputs, and note nothing more in this step."""
         self._outputs.clear()
         self._listening = False
 
@@ -92,7 +92,7 @@ class LayerOutputs:
         return remember
 
     def _is_meant(self, layer: Layer) -> bool:
-        """Tell whether the module runs as this layer: the innermost of its users that run is this layer's."""
+        """Return whether the module runs as this layer: the innermost of its users that run is this layer's."""
         return not layer.users or layer.within is next(
             (module for module in reversed(self._running) if module in layer.users), None
         )

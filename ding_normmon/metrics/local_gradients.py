@@ -137,7 +137,7 @@ class LocalGradients(GradientNorms):
                 yield key._replace(part='nonfinite'), constant_row(nonfinite)
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
-        """Yield the figures over the ranks; none where a rank is missing."""
+        """Yield the figures over the ranks; none if a rank is missing."""
         norms = table.of(self.name)
         if table.complete:
             for group, tasks in norms.items():

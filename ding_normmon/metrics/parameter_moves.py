@@ -1,4 +1,4 @@
-"""Whether a step moves what it should move, and nothing else: bit patterns before and after it."""
+"""Checks that a step moves the parameters that it should and no others, by bit patterns before and after it."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ __all__ = ['ParameterMoves']
 _Numbers = npt.NDArray[np.float64]
 
 _UNKNOWN, _FROZEN = -1.0, -2.0
-"""What stands in the place of a learning rate where the parameter need not move, or must not."""
+"""Used in place of a learning rate if a parameter need not move, or must not."""
 
 _USUAL = 8
-"""Steps in which a parameter has to have moved, one after the other, before it is expected to."""
+"""Number of steps in a row in which a parameter must have moved before it is expected to move."""
 
 _SLOWER = 0.1
-"""Share of the largest learning rate from which on a step may be too small to be seen in a parameter."""
+"""Share of the largest learning rate below which a step may be too small to change a parameter."""
 
 _FLATTER = 0.01
-"""The same of the largest gradient."""
+"""The same for the largest gradient."""
 
 
 _SAMPLED = 8
-"""Words of a parameter that are looked at, as long as one of them changes in every step."""
+"""Words of a parameter that are compared, as long as one of them changes in every step."""
 
 _RESTS = 2
-"""Where every parameter has moved, one of so many measured steps is looked at; before that, each."""
+"""Once all parameters have moved, only one of so many measured steps is checked."""
 
 _figure = partial(Figure, section=INVARIANTS_SECTION, hook_point='`backward_end`, `step_end`', chart=BROKEN_CHART)
 
@@ -59,8 +59,8 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
     moved in each of the eight measured steps before, and neither its gradient (after clipping) nor the learning rate is
     far below what they were then. A **frozen** one (``requires_grad=False``) must not be moved by an optimizer.
 
-    Below its resolution a step moves nothing: so a rate that has decayed to a tenth, or a gradient that has fallen to a
-    hundredth of its largest, excuses a parameter, and nothing is expected of one that has not moved from the beginning.
+    A step below the resolution of a number moves nothing. So a parameter may stand still if its rate has decayed to a
+    tenth or its gradient to a hundredth of the largest, or if it has not moved from the beginning.
 
     To see that a parameter has moved, eight of its words are enough. A parameter in which those stood still is read as
     a whole in the next measured steps, and only then can it be called still. Once everything moves, every
@@ -145,7 +145,7 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
                 self._write(self._before)
             return
         if not self._begun:
-            # Nothing is known of the weights before the step.
+            # The weights before the step are unknown.
             self._rate.fill_(_UNKNOWN)
             return
         self._write(self._after)
@@ -154,7 +154,7 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
         _copy(rates, self._rate)
         self._squares(gradients, self._square, self._nonfinite)
         if self._before.device.type == 'cpu':
-            # What lies on an accelerator is told by `unpack`, some steps later.
+            # For an accelerator, `unpack` does this some steps later.
             self._suspect(self._before.numpy(), self._after.numpy(), rates)
 
     def _write(self, cells: Tensor) -> None:
@@ -167,12 +167,12 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
 
     def _rates(self, gradients: list[Tensor | None]) -> _Numbers:
         """Return the learning rate of each parameter in this step."""
-        # The last place is for what others own.
+        # The last entry is for parameters of other ranks.
         rates = np.full(len(gradients) + 1, _UNKNOWN)
         for optimizer in self._stepping.stepped:
             for options in optimizer.param_groups:
                 rate = options.get('lr')
-                # A rate that lies on an accelerator is not waited for.
+                # A rate on an accelerator is not waited for.
                 if rate is not None and not (isinstance(rate, Tensor) and rate.device.type != 'cpu'):
                     places = self._places_of([*map(id, options['params'])])
                     rates[places] = rate if math.isfinite(rate := float(rate)) else _UNKNOWN
@@ -195,7 +195,7 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
         self._suspects = np.where(doubted, _USUAL, np.maximum(self._suspects - 1, 0))
 
     def unpack(self, cells: _Numbers) -> Iterator[tuple[RowKey, Row]]:
-        """Yield a row for each parameter that is not as it should be."""
+        """Yield a row for each parameter that is still or was moved although frozen."""
         before, after, square, nonfinite, rate, whole = cells.reshape(6, -1)
         moves = before != after
         expected = rate > 0
@@ -207,7 +207,7 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
         frozen = (rate == _FROZEN) & moves
         if self._rate.device.type != 'cpu':
             self._suspect(before, after, rate)
-        # A parameter that stands still keeps what is known of it.
+        # A parameter that stands still keeps its history.
         times[expected & moves] += 1
         times[known & ~moves & ~usual] = 0
         np.maximum(usual_rate, rate, out=usual_rate, where=expected & moves)

@@ -29,7 +29,7 @@ def agreement_of(square_of_sum: float, sum_of_squares: float, ranks: int) -> tup
               = \frac{\left\|\sum_r g_r\right\|^2 - \sum_r\|g_r\|^2}{R(R-1)}
 
     With the mean :math:`\bar g` of the ranks' gradients in place of their sum, the first term is
-    :math:`R^2\|\bar g\|^2`. The second figure is 1 where all gradients are equal, 0 where they are orthogonal, and
+    :math:`R^2\|\bar g\|^2`. The second figure is 1 if all gradients are equal, 0 if they are orthogonal, and
     :math:`-1/(R-1)` where they cancel.
 
     >>> agreement_of(square_of_sum=4.0, sum_of_squares=2.0, ranks=2)  # two equal gradients of norm 1
@@ -98,7 +98,7 @@ class RankAgreement(GroupSquares):
                 write_number(RowKey(self.name, group.name, None, 'averaged'), step.averaged_over, rows)
 
     def unpack(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Row]]:
-        """Yield this rank's squared norms by group; 0 where it has no gradient."""
+        """Yield this rank's squared norms by group; 0 if it has no gradient."""
         for group, square, nonfinite in self.sums_by_group(cells):
             yield RowKey(self.name, group.name), square_sum_row(1, square, nonfinite)
 

@@ -44,7 +44,7 @@ class RankNorms(GroupSquares):
         ),
         _figure(
             'monitor/rank_norm/{group}/spread',
-            'the largest of them minus the smallest; absent where a rank is missing',
+            'the largest of them minus the smallest; absent if a rank is missing',
             'weight',
             bad_value='above 0: ranks train different models, and drift apart as it grows',
             chart=Chart('Shared modules', 'Norms of shared modules: largest minus smallest of the ranks'),

@@ -70,7 +70,7 @@ class Schedules(Finishing, WatchesOptimizers):
             pattern='step/scheduler_steps',
             definition=(
                 'steps of the learning rate scheduler for each learner step since the last record (the scheduler that '
-                'has stepped most); absent where there is none, or all have come to their end'
+                'has stepped most); absent if there is none, or all have come to their end'
             ),
             unit='steps',
             hook_point='`step_end`',
@@ -194,7 +194,7 @@ def _off_schedule(optimizer: Optimizer, schedulers: list[LRScheduler]) -> Iterat
 
 
 def _is_left_behind(optimizer: Optimizer, stepped: list[Optimizer]) -> bool:
-    """Tell whether another optimizer, which has no scheduler, has taken over its parameters."""
+    """Return whether another optimizer, which has no scheduler, has taken over its parameters."""
     if optimizer in stepped:
         return False
     held = _held(optimizer)
@@ -210,7 +210,7 @@ def _has_had_a_scheduler(optimizer: Optimizer) -> bool:
 
 
 def _has_ended(scheduler: LRScheduler, is_flat: bool) -> bool:
-    """Tell whether nothing is lost if it steps no more: it is at its end, as far as that can be known."""
+    """Return whether nothing is lost if it steps no more: it is at its end, as far as that can be known."""
     ends = [getattr(scheduler, name, None) for name in ('T_max', 'total_iters', 'total_steps')]
     ends += list(getattr(scheduler, '_milestones', ())) + list(getattr(scheduler, 'milestones', ()))
     known = [end for end in ends if isinstance(end, int)]

@@ -102,7 +102,7 @@ Karpathy's, CS231n.""",
     ),
     Section(
         'Learner steps',
-        introduction='Seen from outside, in whatever trains the model; absent where it cannot be seen.',
+        introduction='Seen from outside, in whatever trains the model; absent if it cannot be seen.',
     ),
     Section(
         INVARIANTS_SECTION,

@@ -162,10 +162,10 @@ class SquareNorms(GroupSquares):
         return [index for index in indices if sums[index] >= smallest]
 
     def unpack_vectors(self, cells: npt.NDArray[np.float64]) -> Iterator[tuple[RowKey, Vector]]:
-        """Yield the sum of squares of each parameter of each group, infinite where entries are not finite.
+        """Yield the sum of squares of each parameter of each group, infinite if entries are not finite.
 
         The black box and incidents name the parameter that something began with. A vector has a place for each
-        parameter of the group, 0 where another rank reports it: vectors of ranks are added.
+        parameter of the group, 0 if another rank reports it: vectors of ranks are added.
         """
         config, middle = self.setup.config, len(self.parameters)
         if config.watch == 'off' and config.black_box is None:

@@ -124,7 +124,7 @@ class SteppingOptimizers:
         return [optimizer for entry in self._stepped if (optimizer := entry()) is not None]
 
     def has_stepped(self, optimizer: Optimizer | None) -> bool:
-        """Tell whether an optimizer has stepped in the current or last measured step."""
+        """Return whether an optimizer has stepped in the current or last measured step."""
         return optimizer is not None and any(entry() is optimizer for entry in self._stepped)
 
     @property

@@ -52,7 +52,7 @@ class RelativeDistance:
 
     @torch.no_grad()
     def __call__(self, online: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-        """Return the distance, shape (); NaN where a number is not finite."""
+        """Return the distance, shape (); NaN if a number is not finite."""
         totals = torch.zeros(2, dtype=torch.float64, device=online[0].device)
         for first, stop, squares in self._spans:
             mine = list(online[first:stop])
@@ -104,7 +104,7 @@ class TargetDistance(Metric):
         self._models: Callable[[], tuple[nn.Module, nn.Module] | None] = lambda: None
 
     def follow(self, models: Callable[[], tuple[nn.Module, nn.Module] | None]) -> None:
-        """Ask this function, in every measured step, for the model and its target network; None where there is none."""
+        """Ask this function, in every measured step, for the model and its target network; None if there is none."""
         self._models = models
 
     @torch.no_grad()

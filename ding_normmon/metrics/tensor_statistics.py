@@ -43,7 +43,7 @@ class _Plan:
     Attributes:
         lengths: how many rows each signal has.
         of_tasks: the rows that have a task.
-        names: of the figures, statistic by statistic, of each signal and then of each of its tasks; None where there
+        names: of the figures, statistic by statistic, of each signal and then of each of its tasks; None if there
             is none.
         told: where there is one; shape (statistics, rows).
         nonfinite: what the same rows are called where entries are not finite.

@@ -179,7 +179,7 @@ class Updates(DeviceCells):
         self._state_bytes += self._square_sums.scratch_bytes + 4 * self._sums.nbytes
 
     def _square(self, column: int) -> None:
-        """Write the squared norm of each group's copies; NaN where an entry is not finite."""
+        """Write the squared norm of each group's copies; NaN if an entry is not finite."""
         if self._listed:
             self._square_sums(self._listed, self._sums, self._nonfinite)
             self._sums.masked_fill_(self._nonfinite > 0, math.nan)

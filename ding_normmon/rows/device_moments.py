@@ -4,11 +4,11 @@ On an accelerator every operation is a launch, and a launch takes as long for te
 signals of all tasks are reduced together, in float64 and in two stages:
 
 1. A tensor is a list of **steps** of equal width. The steps of all tensors become the lines of one table, or of a few
-   if their widths differ much, and each line becomes one row. Lines are padded with infinities, which no column counts.
-2. The rows of each tensor's steps stand side by side. Those of steps that are not data become the row of no numbers,
-   and the others are merged as :func:`ding_normmon.rows.moments.merge_sets` does it.
+   if their widths differ much, and each line becomes one row. Lines are padded with infinities, which are not counted.
+2. The rows of each tensor's steps are put side by side. Rows of invalid steps become empty rows, and all of them are
+   merged as :func:`ding_normmon.rows.moments.merge_sets` does it.
 
-Nothing is read on the host and nothing waits for the device, whatever the values are.
+Nothing is read on the host and nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def number_rows(values: Sequence[Tensor]) -> tuple[list[int], Tensor]:
 
 @torch.no_grad()
 def norm_steps(vectors: Sequence[Steps], size: int) -> list[Steps]:
-    """Return the steps of the L2 norms, in float64, of the vectors of which other steps consist.
+    """Return steps of L2 norms, in float64, for steps that consist of vectors.
 
     Arguments:
         vectors: all of one dtype and on one device; their width is a multiple of ``size``.
@@ -177,11 +177,11 @@ def _rows_of_lines(table: Tensor) -> Tensor:
 def _merged(rows: Tensor) -> Tensor:
     """Merge rows (sets, length, 6) into (sets, 6), as ``moments.merge_sets`` does it on the host."""
     count, means = rows[..., COUNT], rows[..., MEAN]
-    # Of mean, minimum and maximum the sum means nothing.
+    # The sums of mean, minimum and maximum are meaningless and not used.
     total = rows.sum(dim=1)
     weights = count / total[:, COUNT].clamp(min=1.0)[:, None]
     average = (weights * means).sum(dim=1)
-    # Twice: the second sum is one of distances, not of means, so a common offset has cancelled before it can round.
+    # Twice: the second sum is over distances, so a common offset cancels before rounding.
     average += (weights * (means - average[:, None])).sum(dim=1)
     distance = means - average[:, None]
     squares = total[:, M2] + (count * distance * distance).sum(dim=1)
@@ -222,6 +222,6 @@ def _joined(tensors: Sequence[Tensor]) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _empty_row(device: torch.device) -> Tensor:
-    # Kept: making it from numbers of the host would wait for the device at every call.
+    # Cached, because copying numbers from the host waits for the device.
     with torch.inference_mode(False):
         return torch.from_numpy(EMPTY.copy()).to(device)

@@ -64,7 +64,7 @@ class TaskActor:
 
         Arguments:
             observations: (n, *shape).
-            action_mask: n arrays (A,), 1 where the action is legal.
+            action_mask: n arrays (A,), 1 if the action is legal.
             to_play: n players, -1 in single-player environments.
             environment_ids: n ids.
             timestep: n numbers of steps taken so far in each episode.

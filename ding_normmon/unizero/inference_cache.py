@@ -63,7 +63,7 @@ class SearchNodes:
         self._contexts.append(contexts)
 
     def find(self, latent_states: NDArray[Any]) -> list[Context | None]:
-        """Return the context of each tree's node with the latent state (n, ...), None where there is none."""
+        """Return the context of each tree's node with the latent state (n, ...), None if there is none."""
         found = (self._found.get((tree, latent.tobytes())) for tree, latent in enumerate(latent_states))
         return [None if index is None else self._contexts[index][tree] for tree, index in enumerate(found)]
 

@@ -1,8 +1,8 @@
 """Sums of bit patterns: equal tensors have equal sums, to the last bit and in whatever order they are added.
 
-A word of memory (32 bits, 16 of half precision) counts with an odd weight of its place, so that entries that have
-changed places are seen too; all of it is modulo 2**64. What differs has the same sum with a probability of about
-2**-53.
+A word of memory (32 bits; 16 bits in half precision) is multiplied by an odd weight that depends on its position, so
+swapped entries are detected too; all sums are modulo 2**64. Different tensors have the same sum with a probability of
+about 2**-53.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ding_normmon.rows.chunks import Piece, cut
 __all__ = ['FOLD', 'bit_sums', 'combined', 'folded', 'write_folded']
 
 FOLD = 2**53 - 111
-"""A prime: what is left of a sum modulo it is a float64 to the last bit."""
+"""A prime; the remainder of a sum modulo it fits into a float64 exactly."""
 
 _WEIGHTS = 1 << 16
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32}
@@ -29,7 +29,7 @@ _ROW = 512
 """Words of a row; each row belongs to one tensor."""
 
 _CHUNKS, _CHUNK = 16, 1 << 21
-"""Chunks that a list is cut into, about, and their words, at least."""
+"""Approximate number of chunks of a list, and the smallest number of words of a chunk."""
 
 _tables: dict[torch.device, Tensor] = {}
 
@@ -119,7 +119,7 @@ def _sums_in_torch(tensors: Sequence[Tensor], most: int | None) -> list[Tensor]:
 
 
 def _words(tensor: Tensor) -> Tensor:
-    """Return what a tensor has in memory, in the order of its entries, as integers in one dimension."""
+    """Return the memory of a tensor, in the order of its entries, as a one-dimensional integer tensor."""
     # Lazy conjugates and lazy zeros are written out first.
     tensor = tensor.resolve_conj().resolve_neg().clone() if tensor._is_zerotensor() else tensor.resolve_conj()
     if tensor.is_neg():
@@ -161,7 +161,7 @@ def _weights(device: torch.device) -> Tensor:
 
 
 def combined(sums: Iterable[int | Tensor]) -> int | Tensor:
-    """Return one sum for several tensors in their order; those of tensors that have changed places differ.
+    """Return one sum for several tensors; it depends on their order.
 
     >>> combined([1, 2]) == combined([2, 1])
     False

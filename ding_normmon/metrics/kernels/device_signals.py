@@ -34,7 +34,7 @@ class Published:
     norms: bool = False
 
     def versions(self) -> tuple[int, ...] | None:
-        """Return how often tensor and mask have been changed in place; None where torch does not count that."""
+        """Return how often tensor and mask have been changed in place; None if torch does not count that."""
         tensors = [self.tensor] if self.mask is None else [self.tensor, self.mask]
         if any(tensor.is_inference() for tensor in tensors):
             return None

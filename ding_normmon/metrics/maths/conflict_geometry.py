@@ -71,7 +71,7 @@ def cosines(sketches: _Array, norms: _Array, collision: float) -> tuple[_Array, 
     Arguments:
         sketches: (T, k).
         norms: (T,), the exact norms, none of them 0.
-        collision: probability of a collision; 0 where the sketches are the vectors themselves.
+        collision: probability of a collision; 0 if the sketches are the vectors themselves.
     """
     unit = sketches / norms[:, None]
     products: _Array = np.matmul(unit, unit.T)

@@ -89,7 +89,7 @@ def activity(output: Tensor, valid: Tensor | None, stride: int = 1) -> Tensor:
     Arguments:
         output: units in dimension 1 of four dimensions, else in the last.
         valid: from :func:`sample_mask`.
-        stride: keep every so manieth unit; the mean in front is over all of them.
+        stride: keep only one of so many units; the mean in front is over all of them.
 
     >>> activity(torch.tensor([[1., -2.], [3., 0.], [9., 9.]]), torch.tensor([True, True, False])).tolist()
     [3.0, 4.0, 2.0]
@@ -147,7 +147,7 @@ def dormant(vector: Vector, tau: float) -> Mask:
 
 
 def jaccard(first: Mask, second: Mask) -> float | None:
-    """Return the size of the intersection over that of the union; None where both sets are empty."""
+    """Return the size of the intersection over that of the union; None if both sets are empty."""
     union = int(np.count_nonzero(first | second))
     return int(np.count_nonzero(first & second)) / union if union else None
 

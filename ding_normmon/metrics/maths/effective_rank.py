@@ -99,7 +99,7 @@ def singular_values(packed: Array) -> Array:
 
 
 def effective_rank(sigma: Array) -> float:
-    """Return Roy and Vetterli's effective rank; NaN where all singular values are 0."""
+    """Return Roy and Vetterli's effective rank; NaN if all singular values are 0."""
     total = float(sigma.sum())
     if not total > 0:
         return math.nan
@@ -108,13 +108,13 @@ def effective_rank(sigma: Array) -> float:
 
 
 def stable_rank(sigma: Array) -> float:
-    """Return the squared Frobenius norm over the squared spectral norm; NaN where all singular values are 0."""
+    """Return the squared Frobenius norm over the squared spectral norm; NaN if all singular values are 0."""
     largest = float(sigma.max(initial=0.0))
     return float(np.square(sigma / largest).sum()) if largest > 0 else math.nan
 
 
 def feature_rank(sigma: Array, delta: float = 0.01) -> int:
-    """Return how many of the largest singular values make up ``1 - delta`` of their sum; 0 where all are 0."""
+    """Return how many of the largest singular values make up ``1 - delta`` of their sum; 0 if all are 0."""
     total = float(sigma.sum())
     if not total > 0:
         return 0
@@ -138,7 +138,7 @@ def projection(features: int, dimensions: int) -> Array:
 
 
 def projection_error(rank: float, features: int, dimensions: int) -> float:
-    """Return the relative error to expect of singular values after a projection; 0 where there was none.
+    """Return the relative error to expect of singular values after a projection; 0 if there was none.
 
     >>> projection_error(4.0, 768, 256), projection_error(4.0, 64, 64)
     (0.125, 0.0)

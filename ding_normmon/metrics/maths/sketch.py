@@ -83,7 +83,7 @@ class Sketch:
 
     Attributes:
         size: length of the sketch: ``size``, or the number of elements where that is not larger.
-        collision: largest probability with which two entries meet; 0 where nothing is lost. The variance of an
+        collision: largest probability with which two entries meet; 0 if nothing is lost. The variance of an
             inner product is at most ``collision`` times (norms squared, plus the inner product squared).
 
     Example:

@@ -111,7 +111,7 @@ class Budget:
             self._costs.setdefault(name, deque(maxlen=9)).append(cost)
 
     def step_milliseconds(self) -> float | None:
-        """Return the wall-clock milliseconds of one learner iteration; None as long as there is too little to see."""
+        """Return the wall-clock milliseconds of one learner iteration; None as long as there is too little data."""
         if len(self._times) < 3 or self._times[-1][1] - self._times[0][1] < WARM_UP_SECONDS:
             return None
         (first, begin), (last, end) = self._times[0], self._times[-1]

@@ -19,12 +19,12 @@ WATCH = 'watch '
 
 
 def is_two_phase(action: str) -> bool:
-    """Tell whether every rank has to promise before rank 0 commits."""
+    """Return whether every rank has to promise before rank 0 commits."""
     return action in TWO_PHASE or is_cadence(action)
 
 
 def is_cadence(action: str) -> bool:
-    """Tell whether it is about how often something is measured: a late rank follows the others then."""
+    """Return whether it is about how often something is measured: a late rank follows the others then."""
     return action.startswith((STRETCH, WATCH))
 
 

@@ -1,7 +1,7 @@
-"""Sums over tensors on the CPU in C, compiled when the package is installed; NumPy and torch serve where it was not.
+"""Sums over tensors on the CPU in C, compiled when the package is installed; NumPy and torch are the fallback.
 
-Inside a learner step a few hundred small tensors cost what the Python between them costs. ``_kernels`` takes a whole
-list in one call and adds in float64, without a copy of anything.
+With a few hundred small tensors per learner step, the Python code around them is what costs. ``_kernels`` takes a whole
+list in one call and adds in float64, without copying anything.
 
 ======================== ==========================================================================================
 function                 what it does
@@ -12,8 +12,8 @@ function                 what it does
 ``bit_sums``             sum of the bit patterns of each tensor of a list, modulo 2**64
 ======================== ==========================================================================================
 
-None of them raises for a tensor that it cannot read (another device, sparse, a subclass, gaps): it says so, and whoever
-called has another way.
+They report a tensor that they cannot read (another device, sparse, a subclass, gaps) instead of raising, and the
+caller uses the fallback.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 kernels, _reason = _load()
-"""The compiled module; None where there is none."""
+"""The compiled module; None if there is none."""
 
 
 def number_of(value: Tensor | float) -> float:
@@ -60,7 +60,7 @@ _said = False
 
 
 def say_if_missing() -> None:
-    """Tell once that the compiled part is missing and what to do."""
+    """Log once that the compiled part is missing and how to build it."""
     global _said
     if kernels is None and not _said:
         _said = True

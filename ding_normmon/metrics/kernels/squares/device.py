@@ -17,10 +17,10 @@ _ROW = 512
 """Elements of a row. Each row has one owner, so that the sums of rows can be added to the sums of tensors."""
 
 _CHUNKS = 16
-"""Chunks that a model is cut into, about: every one takes six operations."""
+"""Approximate number of chunks of a model; each takes six operations."""
 
 _SMALLEST, _LARGEST = 1 << 21, 1 << 24
-"""Elements of a chunk, whatever the model: 16 bytes of memory each, given back at once."""
+"""Smallest and largest number of elements of a chunk; each takes 16 bytes of memory, freed at once."""
 
 
 class DeviceSums:
@@ -90,7 +90,7 @@ class DeviceSums:
 
 
 def _stored(tensor: Tensor) -> torch.dtype:
-    """Return the dtype in which tensors can be laid one below the other; of float8 nothing can be."""
+    """Return the dtype in which tensors can be concatenated, which float8 cannot be."""
     return torch.float32 if tensor.is_floating_point() and tensor.element_size() == 1 else tensor.dtype
 
 

@@ -1,4 +1,4 @@
-"""``SquareSums``: the list of tensors that both paths, a CPU's and an accelerator's, are planned for."""
+"""Sums of squares of a fixed list of tensors, on a CPU or an accelerator."""
 
 from __future__ import annotations
 
