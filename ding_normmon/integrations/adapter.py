@@ -29,8 +29,8 @@ __all__ = ['LOCAL_GRADIENT', 'Adapter', 'AdapterFactory', 'find_adapter', 'regis
 logger = logging.getLogger('ding_normmon')
 
 LOCAL_GRADIENT = 'local, before clipping'
-"""What an adapter says of a policy with several ranks, each of which clips before they average: no gradient of a shared
-module is the same everywhere, and the metrics of ``metrics/local_gradients.py`` are measured instead."""
+"""Remark on policies whose ranks clip before they average: the gradients of shared modules then differ between ranks,
+and the metrics of ``metrics/local_gradients.py`` are measured instead."""
 
 
 class Adapter(Protocol):
@@ -88,7 +88,7 @@ class Adapter(Protocol):
 
 
 AdapterFactory = Callable[[Any], 'Adapter | None']
-"""Looks at a policy; returns its adapter, or None where it is of another family."""
+"""Returns the adapter of a policy, or None for a policy of another family."""
 
 _ENTRY_POINTS = 'ding_normmon.adapters'
 
@@ -107,8 +107,8 @@ def register_adapter(factory: AdapterFactory) -> AdapterFactory:
     """Have a factory asked for the adapter of every policy, before those of this package; the newest is asked first.
 
     Arguments:
-        factory: looks at a policy and returns its adapter, or None where it is of another family; it should look at
-            the object, not at versions. Registering it a second time changes nothing.
+        factory: returns the adapter of a policy, or None for a policy of another family; it should inspect the object,
+            not versions. Registering it a second time changes nothing.
 
     Returns:
         The factory, so that this is a decorator too.

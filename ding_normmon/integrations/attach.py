@@ -63,13 +63,13 @@ def attach(
         policy: the policy object, with a ``_forward_learn`` and a model.
         cfg: see :class:`~ding_normmon.core.config.MonitorConfig`; ``monitor_norm_freq`` 0 attaches nothing.
         destinations: where records go, on rank 0; ``attachment.monitor.take_records()`` has them too.
-        iteration: tells the learner iteration that the next call begins with, for policies whose data does not; by
-            default learner steps are counted from 0. It is needed where calls make different numbers of steps, because
-            those of a call in which nothing is due are not looked at.
-        metrics: what is measured; by default those of ``preset``, see :mod:`ding_normmon.metrics`.
+        iteration: returns the learner iteration of the next call, for policies whose data does not contain it; by
+            default learner steps are counted from 0. It is needed if calls make different numbers of steps, because
+            the steps of a call in which nothing is due are not counted.
+        metrics: the metrics; by default those of ``preset``, see :mod:`ding_normmon.metrics`.
         rules: further rules that judge records, the same on every rank.
         callback: called with every finding, see :class:`~ding_normmon.monitor.monitor.Monitor`.
-        task_names: names of tasks by global id; the policy's own ``task_names`` and those in ``cfg`` count more.
+        task_names: names of tasks by global id; the policy's own ``task_names`` and those in ``cfg`` take precedence.
 
     Raises:
         TypeError: an object that is no policy.
@@ -227,7 +227,7 @@ class Attachment:
 
     @property
     def forward(self) -> Callable[..., Any]:
-        """The monitored ``_forward_learn``, for whoever took a mode view of the policy before."""
+        """The monitored ``_forward_learn``, for mode views of the policy that were taken before."""
         if self._forward is None:
             raise RuntimeError('monitor: nothing is attached')
         return self._forward
@@ -251,12 +251,12 @@ class Attachment:
             self._nothing.say()
 
     def detach(self, only_looked: bool = False) -> None:
-        """Take everything off the policy and publish what is under way, at most ``close_timeout`` seconds long.
+        """Remove everything from the policy and publish the pending records, for at most ``close_timeout`` seconds.
 
-        In the middle of a learner step the step is forgotten; its hooks go when it ends.
+        A learner step that is running is dropped; its hooks are removed when it ends.
 
         Arguments:
-            only_looked: that nothing was measured is no surprise, because nobody wanted more than :meth:`describe`.
+            only_looked: only :meth:`describe` was wanted, so it is no surprise that nothing was measured.
         """
         if only_looked:
             self._nothing.cause = None
@@ -291,7 +291,7 @@ class Attachment:
     def run(self, forward_learn: Callable[..., Any], data: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one call of ``_forward_learn``, measured where it is due.
 
-        Two calls at the same time, by two threads, are steps of the same parameters: neither is measured.
+        Two calls at the same time, in two threads, are steps of the same parameters; neither is measured.
         """
         self._nothing.cause = None
         with self._entering:
@@ -355,7 +355,7 @@ class Attachment:
     @contextlib.contextmanager
     def _observe(self, step: InertLearnerStep) -> Iterator[None]:
         if not isinstance(step, LearnerStep):
-            # Not measured: a policy that publishes may tell of clipping all the same.
+            # The step is not measured, but a policy that publishes may still report clipping.
             with contextlib.ExitStack() as undo:
                 if isinstance(self._adapter, PublishingAdapter):
                     undo.enter_context(self._adapter.observe(step))
@@ -385,7 +385,7 @@ def _with_groups_of(adapter: Adapter, own: Mapping[str, Any]) -> dict[str, Any]:
         try:
             find_groups(adapter.model, adapter.num_tasks, {**groups, name: spec})
         except GroupError:
-            # Its parameters are in groups of the user's; a mistake in those is told by the monitor.
+            # Its parameters are in the user's own groups; the monitor reports mistakes in those.
             if not own:
                 raise
         else:

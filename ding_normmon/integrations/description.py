@@ -31,7 +31,7 @@ class GroupFound:
 
 @dataclass(frozen=True)
 class OptimizerFound:
-    """An optimizer, and how the end of its parameters' backward pass is told."""
+    """An optimizer, and how the end of its parameters' backward pass is detected."""
 
     name: str
     kind: str

@@ -15,10 +15,10 @@ class _Runner(Protocol):
 
 
 class MonitoredForward:
-    """``_forward_learn`` of a monitored policy; once it is released, the original and nothing else.
+    """``_forward_learn`` of a monitored policy; after its release it only calls the original.
 
-    A deep copy of the policy, and one that was pickled, are not monitored: theirs is a copy of the original. A shallow
-    copy (``copy.copy``) shares what it has with the policy it was made of, this among it.
+    Deep copies of the policy and pickled ones are not monitored; they get a copy of the original. A shallow copy
+    (``copy.copy``) shares its attributes with the policy, including this one.
     """
 
     def __init__(self, original: Callable[..., Any], attachment: _Runner) -> None:

@@ -14,13 +14,13 @@ __all__ = ['find_models', 'find_optimizers', 'model_of', 'names_of_policy', 'tar
 
 
 def model_of(policy: Any) -> nn.Module | None:
-    """Return the model that a policy trains, out of its wrappers; None where there is none."""
+    """Return the model that a policy trains, without its wrappers; None if there is none."""
     learns = _module_at(policy, '_learn_model')
     return _module_at(policy, '_model') if learns is None else learns
 
 
 def target_of(policy: Any) -> tuple[nn.Module, nn.Module] | None:
-    """Return the model that a policy trains and the target network that follows it; None where there is none."""
+    """Return the model that a policy trains and the target network that follows it; None if there is none."""
     online, target = model_of(policy), _module_at(policy, '_target_model')
     return None if online is None or target is None else (online, target)
 

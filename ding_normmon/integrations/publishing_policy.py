@@ -15,7 +15,7 @@ __all__ = ['PublishingAdapter', 'publishing_adapter']
 
 
 class PublishingAdapter:
-    """A policy that publishes what it wants to have measured and fires the hook points itself."""
+    """A policy that publishes its signals and fires the hook points itself."""
 
     module_groups: Mapping[str, Any] = {}
     signals = ('whatever the policy publishes',)

@@ -27,15 +27,15 @@ logger = logging.getLogger('ding_normmon')
 def monitored_run(config: Mapping[str, Any] | None = None, **keys: Any) -> MonitoredRun:
     """Return a context in which every learner that is built is monitored: LightZero's entries, DI-engine's pipelines.
 
-    ``policy.monitor`` of the run's own configuration counts, and where it says nothing of the frequency, a
-    ``policy.monitor_norm_freq`` above 0 that the user has set.
+    ``policy.monitor`` of the run's own configuration applies. If it has no frequency, a ``policy.monitor_norm_freq``
+    above 0 that the user has set applies too.
 
     Arguments:
-        config: keys of :class:`~ding_normmon.core.config.MonitorConfig`, which count more.
-        **keys: the same, one by one.
+        config: keys of :class:`~ding_normmon.core.config.MonitorConfig`, which take precedence.
+        **keys: the same as keyword arguments.
 
     Raises:
-        ConfigurationError: a key or value that cannot be; of one in the run's own configuration, when its learner is
+        ConfigurationError: an invalid key or value; for the run's own configuration it is raised when its learner is
             built.
 
     Example:
@@ -57,7 +57,7 @@ class MonitoredRun:
         config: keys of the monitor's configuration.
 
     Attributes:
-        lines: what was said of each learner: one line on what the monitor was put on, or why it was not.
+        lines: one line for each learner: what is monitored, or why it is not.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -119,12 +119,12 @@ class MonitoredRun:
         return found, f' (the default; ignored: {ignored})'
 
     def put_on(self, policy: Any, where: str, put: Callable[[MonitorConfig], Attachment | None]) -> None:
-        """Put a monitor on a policy and say so in one line, or say why not: the training goes on in either case.
+        """Put a monitor on a policy and log one line on that, or on why it failed; training continues in any case.
 
         Arguments:
             policy: the policy.
-            where: the learner or pipeline, for people.
-            put: does it, and returns the attachment.
+            where: description of the learner or pipeline.
+            put: attaches the monitor and returns the attachment.
 
         Raises:
             ConfigurationError: a key or value in the policy's own ``monitor``.
@@ -138,7 +138,7 @@ class MonitoredRun:
         try:
             attachment = put(config)
         except Exception as error:
-            # Whatever it is, nobody who runs an untouched script asked for an end of the training.
+            # Any error: the monitor must never end the training of an unchanged script.
             logger.debug('monitor: %s could not be monitored', where, exc_info=True)
             self.leave_alone(policy, where, str(error).removeprefix('monitor: ') or type(error).__name__)
             return

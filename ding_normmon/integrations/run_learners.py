@@ -1,4 +1,4 @@
-"""What ``monitored_run`` does with DI-engine's ``BaseLearner``, which every entry of LightZero's builds."""
+"""``monitored_run`` for DI-engine's ``BaseLearner``, which all of LightZero's entries build."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LearnerWatch:
     """Gives every learner that is constructed a hook.
 
     Arguments:
-        run: whoever asks for it.
+        run: the monitored run.
     """
 
     def __init__(self, run: MonitoredRun) -> None:

@@ -1,4 +1,4 @@
-"""What ``monitored_run`` does with DI-engine's task pipelines, and with loops that train through ``learn_mode``.
+"""``monitored_run`` for DI-engine's task pipelines, and for loops that train through ``learn_mode``.
 
 Whoever trains a policy outside of a ``BaseLearner`` calls ``forward`` of its ``learn_mode``. That view is given a
 ``forward`` that knows its policy, and the first call of it tells which policy is being trained, and in which pipeline.
@@ -25,7 +25,7 @@ class PipelineWatch:
     """Puts the monitor on the policy that a pipeline trains.
 
     Arguments:
-        run: whoever asks for it.
+        run: the monitored run.
     """
 
     def __init__(self, run: MonitoredRun) -> None:
@@ -47,7 +47,7 @@ class PipelineWatch:
         self._run.replace(module.Policy, 'learn_mode', property(learn_mode))
 
     def before_forward(self, policy: Any) -> None:
-        """Put the monitor on a policy that is about to be trained, and tell it the pipeline's context."""
+        """Put the monitor on a policy that is about to be trained, with the pipeline's context."""
         if self._is_over or self._run.is_trained_by_learner(policy):
             return
         from ding.framework import task

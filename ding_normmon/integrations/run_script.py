@@ -16,18 +16,18 @@ __all__ = ['run_script']
 
 
 def run_script(target: str, arguments: Sequence[str], is_module: bool, config: Mapping[str, Any]) -> None:
-    """Run a program in this process; whatever it ends with, an exception or an exit code, this ends with too.
+    """Run a program in this process; its exception or exit code is passed on.
 
     Arguments:
         target: the path of a script, or the name of a module.
-        arguments: its own.
-        is_module: whether it is a module, as with ``python -m``.
+        arguments: arguments of the program.
+        is_module: whether ``target`` is a module, as with ``python -m``.
         config: keys of the monitor's configuration.
 
     Raises:
-        ConfigurationError: a key or value of ``config`` that cannot be.
+        ConfigurationError: an invalid key or value of ``config``.
     """
-    # What Python has put there is for this program, the folder of `normmon` or the current one.
+    # Remove the entries that Python has added for `normmon` itself.
     ours = ('', os.getcwd(), os.path.dirname(os.path.abspath(sys.argv[0])))
     while sys.path and sys.path[0] in ours:
         del sys.path[0]
@@ -43,7 +43,7 @@ def run_script(target: str, arguments: Sequence[str], is_module: bool, config: M
 
 
 def _run_file(path: str) -> None:
-    # Not runpy.run_path: it changes sys.argv[0], and takes the module away before whatever runs at exit.
+    # runpy.run_path is not used: it changes sys.argv[0] and removes the module before exit handlers run.
     module = ModuleType('__main__')
     module.__file__, module.__loader__ = path, SourceFileLoader('__main__', path)
     sys.modules['__main__'] = module

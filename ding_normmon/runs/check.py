@@ -24,13 +24,13 @@ __all__ = ['Checked', 'check_run', 'repair']
 
 @dataclass
 class Checked:
-    """What is to be said of one file.
+    """The result of checking one file.
 
     Arguments:
         path: the file.
-        facts: what is in it, a sentence each.
-        warnings: what is no damage, and yet worth knowing.
-        errors: what is damaged.
+        facts: sentences on its contents.
+        warnings: sentences on things worth knowing that are no damage.
+        errors: sentences on damage.
     """
 
     path: Path

@@ -37,7 +37,7 @@ class FindingGroup:
     def lines(self, width: int = WIDTH) -> Iterator[str]:
         """Yield the findings and the advice as lines of text.
 
-        Of one thing that came and went several times, the last time is told in full, and how often it was there before.
+        A finding that came and went several times is shown once: its last time, and how often it occurred before.
         """
         latest: dict[tuple[object, ...], list[Finding]] = {}
         for finding in self.findings:

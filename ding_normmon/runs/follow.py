@@ -1,4 +1,4 @@
-"""A run that grows, read on from where it was read to."""
+"""Reads a growing run; each time only what is new."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ['FollowedRun']
 class FollowedRun:
     """A run that is read again and again while it is written; each time only what is new is read.
 
-    A file that was replaced or shortened, or that a new start of the run goes on with, is read from its beginning.
+    A file that was replaced or shortened, or that a new start of the run continues, is read from its beginning.
 
     Arguments:
         path: the folder of a run, or a file.
@@ -120,7 +120,7 @@ def _read_anew(path: Path) -> _Read:
 
 
 def _read_on(path: Path, known: _Read) -> _Read | None:
-    """Return a file with what was added to it; None where it has to be read from its beginning."""
+    """Return a file with what was added to it; None if it must be read from its beginning."""
     start = known.chunk[1]
     if not known.is_complete or _identity(path) != known.identity or path.stat().st_size < start:
         return None
@@ -173,7 +173,7 @@ def _is_damaged(history: History) -> bool:
 
 
 def _without_torn(path: Path, history: History) -> tuple[Run, list[str]]:
-    """Return the run that a file holds, and what is to be said of a last record that is being written."""
+    """Return the run in a file, and a sentence on a last record that is still being written."""
     torn = [damage for damage in history.damages if damage.is_torn]
     history.damages = [damage for damage in history.damages if not damage.is_torn]
     return run_of(path, history), damage_sentences(path.name, History(damages=torn))

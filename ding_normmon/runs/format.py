@@ -61,14 +61,14 @@ HEADER, SEAL, EXTRA = b'ding_normmon', b'ding_normmon_seal', b'ding_normmon_extr
 _OPTIONS = pa.ipc.IpcWriteOptions(emit_dictionary_deltas=True)
 
 _RATIO = 32
-"""Everything is said again when so many times its size was written since."""
+"""The header and all names are repeated after so many times their size has been written."""
 
 
 class Encoder:
     """Turns records into the chunks of one stream.
 
     Arguments:
-        header: what is said of the stream, as plain values; see :func:`~ding_normmon.runs.header.make_header`.
+        header: description of the stream, as plain values; see :func:`~ding_normmon.runs.header.make_header`.
     """
 
     def __init__(self, header: Mapping[str, Any]) -> None:
@@ -167,9 +167,9 @@ def _writable(name: str) -> str:
 
 
 def beginning(schema: pa.Schema, names: int) -> bytes:
-    """Return the bytes of a stream up to where its dictionary has so many names, whatever they are.
+    """Return the beginning of a stream, up to a dictionary of so many arbitrary names.
 
-    Behind them the chunks of a stream can be read whose beginning was lost.
+    With it in front, the chunks of a stream can be read whose own beginning was lost.
     """
     buffer = io.BytesIO()
     writer = pa.ipc.new_stream(buffer, schema, options=_OPTIONS)

@@ -37,7 +37,7 @@ SCHEMA, DICTIONARY, BATCH = 1, 2, 3
 
 @dataclass(frozen=True)
 class Frame:
-    """One message: what it is, and where.
+    """Kind and position of one message.
 
     Arguments:
         kind: :data:`SCHEMA`, :data:`DICTIONARY`, :data:`BATCH` or another of Arrow's.

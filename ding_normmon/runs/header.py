@@ -21,13 +21,13 @@ LARGEST_TASK = 1 << 20
 
 @dataclass(frozen=True)
 class Header:
-    """What a stream says before its records.
+    """The description of a stream, written before its records.
 
     Arguments:
         tasks: global task id to name.
         configuration: the run's, as plain values.
-        replaces_from: iteration from which on the records of earlier streams are abandoned: this stream has measured
-            them again. None where it goes on with what the same process wrote before.
+        replaces_from: iteration from which on this stream replaces the records of earlier ones, because it measured
+            them again. None if it continues what the same process wrote before.
         rules: which rules have judged the records; see :func:`~ding_normmon.runs.judge.rules_of_today`.
         version: of the format.
         figures: the declarations of the run's own metrics, those that are not from this package.
@@ -55,7 +55,7 @@ class Header:
 
 
 def read_header(text: str | bytes | None) -> Header | None:
-    """Return what a header says; what it does not say as expected is left out. None where it is no header.
+    """Return a header from plain values; unexpected entries are left out. None if it is no header.
 
     Example:
         >>> read_header('{"version": 7, "tasks": {"0": "Pong", "x": "?"}, "new": 1}')

@@ -25,22 +25,22 @@ _JUDGED = 'monitor/cost/ms_diagnosis'
 _NON_FINITE = 'non_finite'
 
 MOST_JUDGED = 20_000
-"""Records of a finished run about which the rules are asked; a pattern lasts many records of so long a run."""
+"""Records of a finished run that the rules judge; in a longer run, a pattern lasts many records."""
 
 _PROGRESS = 1000
-"""Progress is told every so many records."""
+"""Progress is reported every so many records."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is to be said of a run.
+    """The judgement of a run.
 
     Arguments:
         findings: every finding in its latest state.
         records: how many records the run has.
         judged: how many of them were judged.
-        is_of_training: whether that was while the run trained.
-        not_judged: rules whose metrics are nowhere in the run, and which those are.
+        is_of_training: whether they were judged while the run trained.
+        not_judged: rules whose metrics are not in the run, with these metrics.
     """
 
     findings: list[Finding]
@@ -56,11 +56,10 @@ def judge(
     again: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Judgement:
-    """Return what was found in a run while it trained, or what is found now.
+    """Return what was found in a run while it trained, or judge it now.
 
-    It is judged now where nobody has judged it, where the rules are others today, and where that is asked for. Of more
-    than :data:`MOST_JUDGED` records, the rules are asked about every second, third and so on, and those that must hold
-    in every step about all of them.
+    A run is judged now if it was not judged before, if the rules have changed, or with ``again``. Of more than
+    :data:`MOST_JUDGED` records, the rules judge only every second, third and so on; invariants are checked in all.
 
     Arguments:
         run: the run.
@@ -90,7 +89,7 @@ def judge(
             progress(records, total)
     findings = list(diagnosis.findings)
     if not options:
-        # Rules of the user's are not known here: what they found stays.
+        # The user's own rules are not known here, so their findings stay.
         known = {rule.name for rule in RULES}
         findings += [finding for finding in run.findings if finding.rule not in known]
     if any(rule.name == _NON_FINITE for rule in diagnosis.rules):
@@ -119,7 +118,7 @@ _MEASURED = ('norm/', 'grad/', 'grad_local/', 'logits/', 'monitor/')
 
 
 def nothing_measured(run: Run) -> str | None:
-    """Return a sentence for a run in which the monitor wrote nothing; None where it did."""
+    """Return a sentence for a run in which the monitor wrote nothing; None for others."""
     if _is_measured(run.series) or run.incidents:
         return None
     return (
@@ -154,7 +153,7 @@ def non_finite_curves(run: Run, known: Sequence[Finding] = ()) -> list[Finding]:
 
     Arguments:
         run: the run.
-        known: findings that were made already; what one of the same rule and iteration tells is not told again.
+        known: findings that exist already; a finding of the same rule and iteration is not repeated.
 
     Example:
         >>> from pathlib import Path

@@ -1,4 +1,4 @@
-"""A run from TensorBoard's event files, whoever wrote them."""
+"""Reads a run from TensorBoard's event files, of any program."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read_events(path: Path, files: Iterable[Path], is_beside_history: bool = Fal
 
 
 class EventFiles:
-    """Event files of one run that may be read again and again; each time only what they have grown by is read."""
+    """Event files of one run that are read repeatedly; each time only what is new is read."""
 
     def __init__(self) -> None:
         self._folders: dict[Path, _Folder] = {}

@@ -1,4 +1,4 @@
-"""A run as it is read back from disk, whatever it was written by."""
+"""A run as it is read back from disk, written by this package or another program."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ['MatrixSeries', 'Note', 'Run', 'RunError', 'Series']
 
 
 _PART = 1000
-"""Records that are made at a time."""
+"""Records that are created at a time."""
 
 
 class RunError(ValueError):
-    """There is no run where one was looked for; the message says what is there."""
+    """No run was found at a path; the message says what is there."""
 
 
 @dataclass(frozen=True)
@@ -71,26 +71,26 @@ class Note:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that is known of one run.
+    """All data of one run.
 
     Arguments:
         path: the folder or file that was read.
         series: metric name to points.
         matrices: name to matrices.
-        tasks: global task id to name (``task 3`` where nobody said); empty for a single-task run.
-        configuration: the run's configuration as plain values, as far as it was written down.
+        tasks: global task id to name (``task 3`` if it has none); empty for a single-task run.
+        configuration: the run's configuration as plain values, as far as it is known.
         notes: short texts, in the order of iterations.
         findings: the latest state of every finding that was written, in the order in which they were found.
-        incidents: what went wrong, in the order in which it did, each with the watched steps around it
+        incidents: what went wrong, in order of time, each with the watched steps around it
             (:class:`~ding_normmon.core.incident.Incident`): what opened it and when, with which task, group and
             parameter it began, what left its level in which order (``incident.first``), and up to 256 watched steps
             before and 64 after as a table (``incident.window``). A run that died without closing has one more, of the
             kind ``'death'``, from its black box. ``tell_incident`` makes lines of text of one.
         warnings: sentences on what could not be read.
-        rules: by which rules the findings were made while the run trained; empty where nobody said.
+        rules: the rules of the findings that were made while the run trained; empty if unknown.
         figures: the declarations of the run's own metrics, those that are not from this package.
-        is_ended: whether the writer of its history closed the file; None where nothing tells.
-        about: ``ranks`` and ``versions`` of what it trained with, as far as they were written down.
+        is_ended: whether the writer of its history closed the file; None if unknown.
+        about: ``ranks`` and ``versions`` of the packages it trained with, as far as they are known.
     """
 
     path: Path

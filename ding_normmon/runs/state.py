@@ -21,13 +21,13 @@ _LOCKS = Path('/proc/locks')
 
 @dataclass(frozen=True)
 class RunState:
-    """Whether a run goes on.
+    """Whether a run is still running.
 
     Arguments:
         name: ``ended``: its writer closed the file. ``running``: records are coming. ``silent``: none has come for more
             than ten times as long as usual, and for a minute at least. ``died``: neither, the file was not closed, and
             no process of this machine has it open any more.
-        silent: seconds since the last record; 0 where it has ended.
+        silent: seconds since the last record; 0 if it has ended.
     """
 
     name: Literal['ended', 'running', 'silent', 'died']
@@ -35,7 +35,7 @@ class RunState:
 
 
 def state_of(run: Run, now: float | None = None) -> RunState:
-    """Return whether a run goes on.
+    """Return whether a run is still running.
 
     Arguments:
         run: as it was read.

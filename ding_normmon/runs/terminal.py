@@ -26,7 +26,7 @@ _WIDTH = 14
 
 
 def make_console() -> Console:
-    """Return a console on standard output: as wide as the terminal, and without colours where none are wanted."""
+    """Return a console on standard output: as wide as the terminal, and without colours if they are not wanted."""
     return Console(
         color_system='auto' if has_colours(sys.stdout) else None, width=terminal_width(), highlight=False
     )

@@ -12,11 +12,11 @@ __all__ = ['Announced', 'announce', 'announced']
 
 @dataclass
 class Announced:
-    """What was said of one writer.
+    """Announcements for one writer.
 
     Arguments:
-        names: that others write, and that have charts of their own.
-        configuration: of the run; None where nobody said.
+        names: names that others write, which get charts too.
+        configuration: configuration of the run; None if unknown.
     """
 
     names: set[str] = field(default_factory=set)
@@ -44,5 +44,5 @@ def announce(writer: Any, names: Iterable[str] = (), configuration: Mapping[str,
 
 
 def announced(writer: Any) -> Announced:
-    """Return what was said of a writer; nothing of one that is not there yet."""
+    """Return the announcements for a writer; empty if the writer does not exist yet."""
     return Announced() if writer is None else _announced.get(writer, Announced())

@@ -18,18 +18,18 @@ _RETURN = re.compile(r'(?P<where>\w*?(?P<eval>eval)\w*|\w*collect\w*)_iter/rewar
 
 
 def collection_of(monitor: StepMonitor) -> Collection | None:
-    """Return the metric that is told, None where it is not measured."""
+    """Return the metric that takes returns, None if it is not measured."""
     return next((metric for metric in monitor.metrics if isinstance(metric, Collection)), None)
 
 
 def note_context(collection: Collection, ctx: Any) -> None:
-    """Note what a pipeline's context says of its last loop: returns by task, or those of a single task."""
+    """Note the returns in a pipeline's context after a loop: by task, or those of a single task."""
     if collection.setup.num_tasks is not None:
         for task_id, summary in (getattr(ctx, 'collect_summaries', None) or {}).items():
             collection.note_returns('collect', summary.returns, task_id)
         for task_id, value in (getattr(ctx, 'eval_returns', None) or {}).items():
             collection.note_returns('eval', [value], task_id)
-        # Of this package's pipeline every rank has those of all ranks.
+        # In this package's pipeline, every rank has the returns of all ranks.
         if collection.setup.rank > 0:
             return
     else:
@@ -42,9 +42,9 @@ def note_context(collection: Collection, ctx: Any) -> None:
 
 
 def observe_writer(collection: Collection, writer: Any) -> Callable[[], None]:
-    """Note the mean returns that collectors and evaluators write; return what ends that.
+    """Note the mean returns that collectors and evaluators write; return a function that ends this.
 
-    LightZero's and DI-engine's serial ones tell them to nobody else. What is written stays the same.
+    The serial ones of LightZero and DI-engine report them nowhere else. What they write stays the same.
 
     Example:
         >>> class Writer:

@@ -1,4 +1,4 @@
-"""What ``on_finding='checkpoint'`` saves in a pipeline of DI-engine's where nobody says otherwise."""
+"""The default checkpoint of ``on_finding='checkpoint'`` in DI-engine's pipelines."""
 
 from __future__ import annotations
 

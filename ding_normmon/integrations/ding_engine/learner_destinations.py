@@ -29,13 +29,13 @@ def destinations_of(
 ) -> list[Destination]:
     """Return the destinations of a learner's records.
 
-    LightZero's entries hand the learner a writer of tensorboardX or of torch, DI-engine's pipelines one of its own.
-    Where there is none that can be written through, figures are in the history file alone, in the experiment's folder.
+    LightZero's entries give the learner a writer of tensorboardX or of torch, DI-engine's pipelines one of its own.
+    Without a usable writer, figures are only in the history file in the experiment's folder.
 
     Arguments:
         learner: a ``BaseLearner``.
         config: the monitor's.
-        configuration: of the whole run, where it is known.
+        configuration: configuration of the whole run, if known.
     """
     writer = learner.tb_logger
     if isinstance(writer, DistributedWriter):
@@ -58,7 +58,7 @@ def destinations_of(
 
 
 def folder_of_learner(learner: Any) -> Callable[[], Path | None]:
-    """Return a function that finds the folder of a learner's history, or of its experiment where it has no writer."""
+    """Return a function that returns the folder of a learner's history: its writer's, else its experiment's."""
     writer, experiment = learner.tb_logger, Path(learner.exp_name)
     if isinstance(writer, DistributedWriter):
         return folder_of_run(writer)

@@ -104,7 +104,7 @@ class NormMonitorHook(LearnerHook):
 
     def __call__(self, engine: Any) -> None:
         """Attach at the learner's first iteration, when it has its policy and its writer."""
-        # Also where it is switched off: the other ranks are told.
+        # Even if it is switched off, because the other ranks must know.
         if self._attachment is None and not self._superfluous:
             self._attach(engine)
         if self._collection is not None:

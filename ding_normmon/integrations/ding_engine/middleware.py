@@ -125,7 +125,7 @@ class NormMonitor:
         if _is_other_role():
             self.monitor = StepMonitor(nn.Module(), _OFF, transport=LocalTransport())
         else:
-            # Also where it is switched off: the other ranks are told.
+            # Even if it is switched off, because the other ranks must know.
             self._attachment = Attachment(
                 policy,
                 cfg,
@@ -198,7 +198,7 @@ class NormMonitor:
             self._context = self._stop = self._checkpoint = None
 
     def act(self, action: str) -> None:
-        """Stop, or write a checkpoint: what the ranks have agreed upon takes effect here."""
+        """Stop or write a checkpoint, at the point where all ranks have agreed to do so."""
         function = self._stop if action == 'stop' else self._checkpoint
         if function is not None and self._context is not None:
             function(self._context)

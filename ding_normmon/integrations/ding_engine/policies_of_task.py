@@ -1,4 +1,4 @@
-"""Several monitored policies in one task: whose iteration it is, and what they are called."""
+"""Several monitored policies in one task: their iterations and names."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _ATTRIBUTE = 'monitored_policies'
 class PoliciesOfTask:
     """The policies whose learner steps move one ``ctx.train_iter``; it goes from context to context.
 
-    What ``train_iter`` has moved between one learner step and the next belongs to the policy that made the first of
-    them. With one policy its iteration is ``train_iter``.
+    The change of ``train_iter`` between two learner steps belongs to the policy that made the first of them. With a
+    single policy, its iteration is ``train_iter``.
 
     Example:
         >>> policies = PoliciesOfTask()
@@ -42,7 +42,7 @@ class PoliciesOfTask:
             found = cls()
             found._start = int(ctx.train_iter)
             setattr(ctx, _ATTRIBUTE, found)
-        # A context keeps what it is told to keep for one more loop.
+        # A context keeps an attribute for one more loop only if it is asked to in every loop.
         if hasattr(ctx, 'keep'):
             ctx.keep(_ATTRIBUTE)
         return found

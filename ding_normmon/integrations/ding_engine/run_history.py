@@ -24,10 +24,10 @@ def history_beside(
 
     Arguments:
         writer: the writer; by default the one that exists when the first record is published.
-        name: tells, when the first record comes, the folder in there for one of several policies; empty for none.
-        folder: of the history where there is no writer; by default there is no history either, and the writer's own
-            destination says where the figures are.
-        configuration: of the run; by default what :func:`~ding_normmon.init_writer` was given.
+        name: called when the first record comes; returns the subfolder of one of several policies, empty for none.
+        folder: folder of the history if there is no writer; by default there is no history then, and the writer's own
+            destination logs where the figures are.
+        configuration: configuration of the run; by default what :func:`~ding_normmon.init_writer` was given.
     """
 
     find = folder_of_run(writer, name, folder)

@@ -17,7 +17,7 @@ _Range = tuple[float, float]
 
 
 class Declared(NamedTuple):
-    """What a policy declares of its batches; None where it declares nothing.
+    """Ranges that a policy declares for its batches; None where it declares nothing.
 
     Arguments:
         actions: number of discrete actions.

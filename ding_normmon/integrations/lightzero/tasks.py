@@ -18,7 +18,7 @@ def number_of_tasks(model: nn.Module) -> int | None:
     """Return the number of tasks of the whole run, or None for a single-task model.
 
     The lists of heads say how many there are unless the tasks share one head; then only ``task_num`` does. A
-    single-task model may have a ``task_num`` too, so it counts only where there are such lists.
+    single-task model may have a ``task_num`` too, so it counts only if there are such lists.
     """
     lists = [entry for name in _LISTS if isinstance(entry := getattr(model, name, None), nn.ModuleList)]
     if not lists:
@@ -27,7 +27,7 @@ def number_of_tasks(model: nn.Module) -> int | None:
 
 
 def global_task_ids(policy: Any, num_tasks: int | None) -> tuple[int, ...] | None:
-    """Return the ids of the tasks that this rank trains, None where the policy does not say.
+    """Return the ids of the tasks that this rank trains, None if the policy does not declare them.
 
     LightZero gives a rank a range of neighbouring tasks: ``task_id`` is the first of them.
     """
@@ -40,5 +40,5 @@ def global_task_ids(policy: Any, num_tasks: int | None) -> tuple[int, ...] | Non
 
 
 def known_task_ids(adapter: Adapter) -> tuple[int, ...]:
-    """Return the ids of the tasks that an adapter has said this rank trains."""
+    """Return the ids of the tasks that this rank trains, according to an adapter."""
     return tuple(range(adapter.num_tasks or 0)) if adapter.task_ids is None else adapter.task_ids

@@ -1,4 +1,4 @@
-"""Seeing backward passes end, and telling whose parameters they have reached."""
+"""Observes the end of backward passes and which parameters they have reached."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ding_normmon.core.observed_function import ObservedFunction, observed
 __all__ = ['BackwardListener', 'backward_calls_observed']
 
 _BACKWARD = torch.autograd.backward
-"""The function itself: others may have put one of their own in its place, which calls it."""
+"""The original function; others may have replaced the attribute by one that calls it."""
 
 
 class BackwardListener(Protocol):
-    """Who hears of backward passes."""
+    """Listener of backward passes."""
 
     def backward_begins(self, roots: Sequence[Any]) -> Any:
-        """Called before one, with the tensors to differentiate; what it returns goes to :meth:`backward_ended`."""
+        """Called before a pass, with the tensors to differentiate; its result is passed to :meth:`backward_ended`."""
 
     def backward_ended(self, before: Any, roots: Sequence[Any]) -> None:
         """Called when all gradients of the pass are there, with the tensors that were differentiated."""

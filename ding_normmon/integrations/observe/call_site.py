@@ -1,4 +1,4 @@
-"""Where in the program something was called: how a loop is seen to have begun again.
+"""Finds the place in the program of a call, to detect that a loop has begun another round.
 
 The body of a loop runs from its top to its bottom. What is called further up than a call that has been made is called
 by the next round of the loop.
@@ -14,11 +14,11 @@ from types import CodeType, FrameType
 __all__ = ['CallSite']
 
 _OWN = tuple(f'{Path(__file__).parents[2] / room}{os.sep}' for room in ('core', 'integrations', 'monitor'))
-"""Where the functions are written that stand between a program and what it calls while it is watched."""
+"""Files of the functions between a watched program and what it calls."""
 
 
 class CallSite:
-    """The calls that lead to where this is constructed, from the program's main module inwards.
+    """The calls that lead to the place where this is constructed, from the main module inwards.
 
     What the monitor itself has put in between does not count. It keeps code objects and positions in them, and no
     frame: nothing of a step stays alive.

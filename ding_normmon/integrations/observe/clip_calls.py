@@ -1,4 +1,4 @@
-"""Seeing the calls that clip gradients, under whatever name they are made.
+"""Observes the calls that clip gradients, under any name.
 
 Neither ``torch.nn.utils.clip_grad_norm_`` nor its relatives have a hook, and people import them by name into any module
 before the monitor is there. The function objects themselves are observed (``core/observed_function.py``), so a call is
@@ -29,17 +29,17 @@ Coefficient = Callable[[], 'Tensor | float']
 
 
 class ClipListener(Protocol):
-    """Who hears of clip calls."""
+    """Listener of clip calls."""
 
     def before_clip(self, parameters: list[Tensor]) -> None:
         """Called before the gradients of these parameters are clipped."""
 
     def after_clip(self, parameters: list[Tensor], coefficient: Coefficient | None) -> None:
-        """Called after it, with what tells the factor that was applied; None where there is not one factor for all."""
+        """Called after it, with the values that determine the factor; None if there is no single factor."""
 
 
 class _Kind(NamedTuple):
-    """What a clip function does: ``by_norm`` multiplies all gradients by one factor, ``drops`` by 1 or 0."""
+    """How a clip function changes gradients: ``by_norm`` multiplies all by one factor, ``drops`` by 1 or 0."""
 
     by_norm: bool
     drops: bool = False

@@ -1,4 +1,4 @@
-"""Seeing that ranks exchange tensors between the end of a backward pass and the optimizer's step."""
+"""Observes that ranks exchange tensors between the end of a backward pass and the optimizer's step."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _NAMES = (
     'reduce_scatter',
     'reduce_scatter_tensor',
 )
-"""Functions of ``torch.distributed`` with which people add up gradients, each in one of many ways."""
+"""Functions of ``torch.distributed`` that are used to sum gradients."""
 
 
 class CollectiveListener(Protocol):
-    """Who hears of collectives."""
+    """Listener of collectives."""
 
     def collective(self) -> None:
         """Called when this process takes part in one."""

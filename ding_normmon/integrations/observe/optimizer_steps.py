@@ -1,4 +1,4 @@
-"""Seeing optimizers step, from whichever thread."""
+"""Observes the steps of optimizers, in any thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ['SteppingListener', 'optimizer_steps_observed']
 
 
 class SteppingListener(Protocol):
-    """Who hears of one optimizer's steps."""
+    """Listener of one optimizer's steps."""
 
     def enter(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Called before a step; returns other arguments for it, or None."""
@@ -26,14 +26,14 @@ class SteppingListener(Protocol):
 
 @contextlib.contextmanager
 def optimizer_steps_observed(pairs: Iterable[tuple[Optimizer, SteppingListener]]) -> Iterator[None]:
-    """Tell each listener of its optimizer's steps until the block ends.
+    """Notify each listener of its optimizer's steps until the block ends.
 
-    Not by ``register_step_pre_hook``: torch goes through the hooks while it steps, and would raise in the thread that
-    trains if another one put a hook there or took it off. A step within a step (DI-engine's own optimizers call their
+    ``register_step_pre_hook`` is not used: torch iterates over the hooks while it steps, and would raise in the
+    training thread if another thread added or removed one. A step within a step (DI-engine's own optimizers call their
     base's) is part of the outer one.
 
     Arguments:
-        pairs: optimizers and who hears of them. There may be hundreds, one per parameter, of one class.
+        pairs: optimizers and their listeners. There may be hundreds of one class, one per parameter.
     """
     inside = threading.local()
     known = {id(optimizer): (optimizer, listener) for optimizer, listener in pairs}

@@ -1,4 +1,4 @@
-"""The optimizers that move weights, behind whatever is called an optimizer."""
+"""Finds the optimizers that move weights inside wrappers of optimizers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ['stepping_optimizers']
 
 
 def stepping_optimizers(thing: Any) -> list[Optimizer]:
-    """Return the optimizers inside an object whose ``step`` moves the weights; none where it has no optimizer.
+    """Return the optimizers inside an object whose ``step`` moves the weights; none if it has no optimizer.
 
-    What ``accelerate`` prepares, Lightning's optimizers, SAM, Lookahead and those that put several optimizers together
-    keep the real ones as attributes, or in a list or mapping there. Without one inside, an optimizer is its own.
+    The wrappers of ``accelerate`` and Lightning, SAM, Lookahead and combinations of several optimizers keep the real
+    ones as attributes, or in a list or mapping. An optimizer without one inside is returned itself.
 
     Arguments:
         thing: an optimizer, or an object around one.

@@ -23,17 +23,17 @@ ENTRY = 'live.js'
 """The module that draws the page: it has a function ``render()``, as TensorBoard asks of a plugin."""
 
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; img-src data:"
-"""The content policy of the page where it stands alone; TensorBoard has one of its own."""
+"""The content policy of the page outside of TensorBoard, which has its own."""
 
 Start = Callable[[str, list[tuple[str, str]]], Any]
 
 
 class Application:
-    """Answers four kinds of requests, each told by the last part of its path.
+    """Answers four kinds of requests, distinguished by the last part of the path.
 
-    ``runs`` lists the runs. ``run?name=...&known=...`` is what the page of one or several of them draws, or only
-    whether they go on, while the known version is the newest. ``settings`` names the page's scripts and styles. Other
-    paths are these files. Nothing is read but these files and runs below the folder.
+    ``runs`` lists the runs. ``run?name=...&known=...`` returns the data of the page of one or several of them, or
+    only whether they are running if the known version is the newest. ``settings`` names the page's scripts and styles.
+    Other paths are these files. Only these files and runs below the folder are read.
 
     Arguments:
         library: the runs.

@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 __all__ = ['Answer', 'RunLibrary', 'UnknownRunError']
 
 _WALK = 5.0
-"""Seconds for which a list of runs is good."""
+"""Seconds for which a list of runs is used."""
 _KEPT = 8
 """Pages whose data are kept."""
 _FORGOTTEN = 120.0
-"""Seconds after which what was read of a page that nobody looks at is given away."""
+"""Seconds after which the data of a page that is no longer requested are dropped."""
 _DRAWN = 12
 """Runs that one page shows over each other."""
 _REST = 2.0
-"""After reading, so many times as long is waited: at most a third of the time goes into reading."""
+"""The pause after reading, in multiples of the reading time: reading takes at most a third of the time."""
 
 
 class UnknownRunError(LookupError):
@@ -41,12 +41,12 @@ class UnknownRunError(LookupError):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a page of some runs draws.
+    """The data of a page of some runs.
 
     Arguments:
         version: another text as soon as the data are others.
         data: JSON of :func:`~ding_normmon.runs.report.data.page_data`, compressed with gzip; None if it is known.
-        told: for each run, whether it goes on now; this changes without a change of its files.
+        told: for each run, whether it is running now; this can change without a change of its files.
     """
 
     version: str
@@ -167,7 +167,7 @@ class RunLibrary:
 
 
 def _light(run: Run) -> Run:
-    """Return what tells whether a run goes on: its longest and its latest curve."""
+    """Return a run with only its longest and its latest curve, which show whether it is running."""
     series = run.series.items()
     longest = max(series, key=lambda one: len(one[1].times), default=None)
     latest = max(series, key=lambda one: one[1].times[-1], default=None)

@@ -44,7 +44,7 @@ def make_page_server(library: RunLibrary, port: int) -> WSGIServer:
 
     Arguments:
         library: the runs.
-        port: where it listens; 0 for any free one.
+        port: port to listen on; 0 for any free one.
 
     Raises:
         OSError: the port is in use.
