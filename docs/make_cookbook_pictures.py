@@ -1,4 +1,4 @@
-"""Draw the pictures of the README and of the cookbook from planted runs, and print the table of remedies.
+"""Draw the pictures of the cookbook from planted runs, and print the table of remedies.
 
     python docs/make_cookbook_pictures.py [NAME...]
 
@@ -146,15 +146,6 @@ def save(figure: plt.Figure, name: str) -> None:
     plt.close(figure)
 
 
-def broken_run() -> None:
-    panels = (
-        Panel("share of the encoder's gradient", r'conflict/encoder_task\d+/share'),
-        Panel('gradient norm of the value heads', r'grad/head_value_task\d+/_total_norm', log=True),
-        Panel('value loss', r'noreduce_value_loss_task\d+', log=True),
-    )
-    draw('broken_run', recorded('loss_weight_up-0'), panels, 'task_dominates')
-
-
 def one_task_does_not_learn() -> None:
     panels = (
         Panel('gradient norm of the value heads', r'grad/head_value_task\d+/_total_norm'),
@@ -277,7 +268,6 @@ def late(run: Planted, name: str) -> float:
 
 
 ALL: tuple[Callable[[], None], ...] = (
-    broken_run,
     one_task_does_not_learn,
     one_head_grows,
     shared_norms_drift,
