@@ -145,6 +145,26 @@ def test_a_finding_clears_when_the_pattern_has_gone(name: str) -> None:
     assert finding.cleared > EVERY * (PLANTED + 20)
 
 
+@pytest.mark.parametrize('share', [0.2, 0.5, 0.8])
+@pytest.mark.parametrize('absent', [False, True])
+def test_a_gradient_that_comes_and_goes_may_go_but_not_for_ever(share: float, absent: bool) -> None:
+    random = np.random.default_rng(7)
+    # A policy head whose targets are mostly what it predicts, or an actor that is delayed.
+    has_gradient = random.random(400) < share
+    has_gradient[:12] = share > 0.5
+    records = []
+    for iteration, present in enumerate([*has_gradient, *[False] * 100]):
+        scalars = {'grad/encoder/_total_norm': 1.0, 'grad/model/_total_norm': 1.0}
+        if present or not absent:
+            scalars['grad/head_policy/_total_norm'] = float(present)
+        else:
+            scalars['monitor/no_gradient/head_policy'] = 1.0
+        records.append(Record(iteration, scalars))
+    found = [(f.rule, f.group, f.found >= 400) for f in findings(records) if f.rule == 'no_gradient']
+    trained = share > 0.5 or (absent and share > 0.2)
+    assert found == ([('no_gradient', 'head_policy', True)] if trained else [])
+
+
 @pytest.mark.parametrize(('factor', 'severity'), [(0.5, 'warning'), (2.0, 'info'), (5.0, 'warning')])
 def test_weights_that_grow_as_those_of_a_network_that_learns_are_information(factor: float, severity: str) -> None:
     found = [f for f in findings(with_fault(times('norm/head_value_task1', factor))) if f.rule == 'weight_jump']

@@ -14,6 +14,9 @@ from ding_normmon.diagnose.wording import Words
 
 __all__ = ['NoGradient']
 
+_ABSENT, _ZERO = 5, 10
+"""Records in a row with a gradient after which it is expected. One of exactly 0 may be right for one batch."""
+
 _GROUP = re.compile(r'(?:monitor/no_gradient|grad)/(.+?)(?:_task(\d+))?(?:/_total_norm)?')
 
 
@@ -22,7 +25,8 @@ class NoGradient(Rule):
     """A group that has been trained gets no gradient, or a gradient of exactly 0, in every record.
 
     What has never had a gradient other than 0 was never trained, and a task whose data no longer comes has left
-    (``missing_data``).
+    (``missing_data``). One that rests now and then, as a delayed actor does, or a policy head whose targets are what it
+    predicts already, may rest three times as long as it ever has.
     """
 
     name: ClassVar[str] = 'no_gradient'
@@ -48,29 +52,30 @@ class NoGradient(Rule):
     warmup: int = 0
 
     def __post_init__(self) -> None:
-        self._trained: dict[str, int] = {}
+        self._groups: dict[str, _Rests] = {}
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task, listing all its groups, and one per shared group."""
-        gone = [*window.matching(r'monitor/no_gradient/.+')]
+        gone = dict.fromkeys(window.matching(r'monitor/no_gradient/.+'), _ABSENT)
         for name, value in window.matching(r'grad/.+/_total_norm').items():
             group = name.removesuffix('/_total_norm')
             if 'all_tasks' in name or f'monitor/nonfinite/{group}' in window.record.scalars:
                 continue
             if value == 0.0:
-                gone.append(name)
+                gone[name] = _ZERO
             else:
-                self._trained[group] = self._trained.get(group, 0) + 1
+                self._groups.setdefault(group, _Rests(self.confirm)).note_gradient()
         if not gone:
             return
         missing, of_tasks = window.missing_tasks(), dict[int, list[str]]()
-        for name in gone:
+        for name, trained in gone.items():
             found = _GROUP.fullmatch(name)
             if found is None or found[1] == 'model':
                 continue
             task = None if found[2] is None else int(found[2])
             group = found[1] if task is None else f'{found[1]}_task{task}'
-            if self._trained.get(f'grad/{group}', 0) < 5 or task in missing:
+            rests = self._groups.get(f'grad/{group}')
+            if rests is None or task in missing or not rests.is_too_long(trained):
                 continue
             if task is None:
                 evidence = {name: window.record.scalars[name]}
@@ -85,3 +90,33 @@ class NoGradient(Rule):
                 evidence={f'groups of task {task} without a gradient': float(len(groups))},
                 values={'groups': ', '.join(groups)},
             )
+
+
+class _Rests:
+    """In how many records in a row a group had a gradient, and had none.
+
+    Arguments:
+        confirm: records by which a rest has to be too long before it is told of.
+    """
+
+    def __init__(self, confirm: int) -> None:
+        self._streak = self._longest_streak = self._rest = self._longest_rest = 0
+        self._confirm = confirm
+
+    def note_gradient(self) -> None:
+        # A rest that was told of is not to be expected from then on.
+        if self._rest < 3 * self._longest_rest + self._confirm:
+            self._longest_rest = max(self._longest_rest, self._rest)
+        self._rest = 0
+        self._streak += 1
+        self._longest_streak = max(self._longest_streak, self._streak)
+
+    def is_too_long(self, trained: int) -> bool:
+        """Count a record without a gradient; tell whether it rests longer than it ever did.
+
+        Arguments:
+            trained: records in a row in which it must have had a gradient.
+        """
+        self._streak = 0
+        self._rest += 1
+        return self._longest_streak >= trained and self._rest > 3 * self._longest_rest
