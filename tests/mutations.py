@@ -346,6 +346,13 @@ MUTATIONS = (
         NATIVE,
     ),
     Mutation(
+        'compiled: the rest of a distance forgotten',
+        'metrics/kernels/native/sums.h',
+        '            double value = x[i], difference = value - (double)y[i];',
+        '            double value = 0.0, difference = value;               ',
+        NATIVE,
+    ),
+    Mutation(
         'compiled: sign of the variance',
         'metrics/kernels/native/sums.h',
         'double m2 = squares - total * average;',

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ding_normmon.core.figure import Chart, Figure
+from ding_normmon.core.model_snapshot import ModelSnapshot
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.base import Metric
+from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.bit_sums import bit_sums, combined, folded
 from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.kernels.squares import SquareSums
@@ -52,7 +54,12 @@ class RelativeDistance:
 
     @torch.no_grad()
     def __call__(self, online: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-        """Return the distance, shape (); NaN if a number is not finite."""
+        """Return the distance, shape (); not finite if a number is not."""
+        if native.kernels is not None:
+            known = native.kernels.distance(list(online), list(target))
+            if known is not None:
+                squared, size = torch.tensor(known, dtype=torch.float64).unbind()
+                return (squared / size).sqrt()
         totals = torch.zeros(2, dtype=torch.float64, device=online[0].device)
         for first, stop, squares in self._spans:
             mine = list(online[first:stop])
@@ -101,6 +108,7 @@ class TargetDistance(Metric):
 
     def __init__(self) -> None:
         self._distance: RelativeDistance | None = None
+        self._known: list[tuple[nn.Module, ModelSnapshot, list[nn.Parameter]]] = []
         self._models: Callable[[], tuple[nn.Module, nn.Module] | None] = lambda: None
 
     def follow(self, models: Callable[[], tuple[nn.Module, nn.Module] | None]) -> None:
@@ -113,7 +121,7 @@ class TargetDistance(Metric):
         models = self._models()
         if models is None or models[0] is models[1]:
             return
-        online, target = ([parameter.detach() for parameter in model.parameters()] for model in models)
+        online, target = self._parameters(models)
         shapes = _shapes(online)
         if not online or shapes != _shapes(target) or any(map(is_sharded, online)):
             return
@@ -122,6 +130,13 @@ class TargetDistance(Metric):
         values = (self._distance(online, target), folded(combined(bit_sums(target))))
         for name, value in zip(_FIGURES, values, strict=True):
             write_number(RowKey(self.name, name), value, rows)
+
+    def _parameters(self, models: Sequence[nn.Module]) -> list[list[nn.Parameter]]:
+        """Return the parameters of both models; they are listed anew only when some were replaced."""
+        unchanged = [known is model for (known, *_), model in zip(self._known, models, strict=False)] == [True, True]
+        if not unchanged or any(snapshot.has_changed() for _, snapshot, _ in self._known):
+            self._known = [(model, ModelSnapshot(model), list(model.parameters())) for model in models]
+        return [parameters for *_, parameters in self._known]
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield both figures; a distance that is no number is absent."""

@@ -200,6 +200,28 @@ def test_squares_tell_what_they_left() -> None:
     assert sums.tolist() == [-1.0] * 6 + [36.0]  # what is not asked for stays
 
 
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_distances_are_those_of_float64(dtype: torch.dtype) -> None:
+    online = [torch.randn(length).to(dtype) for length in (1, 7, 8, 9, 513)]
+    online.append(torch.randn(2, 3, 4, 5).to(dtype).contiguous(memory_format=torch.channels_last))
+    target = [tensor + torch.randn_like(tensor) / 8 for tensor in online]
+    away, size = kernels.distance(online, target)
+    pairs = zip(online, target, strict=True)
+    assert away == pytest.approx(sum(float((a.double() - b.double()).square().sum()) for a, b in pairs))
+    assert size == pytest.approx(sum(float(a.double().square().sum()) for a in online))
+    assert not math.isfinite(kernels.distance([*online, torch.tensor([math.nan]).to(dtype)], [*target, online[0]])[0])
+
+
+def test_distances_that_are_left_to_others() -> None:
+    good, whole = torch.ones(4, 4), torch.ones(4, 8)
+    for other in (good.double(), torch.ones(16), good.t().contiguous().t(), whole[:, ::2], good.to_sparse(), None):
+        assert kernels.distance([good], [other]) is kernels.distance([other], [good]) is None
+    assert kernels.distance([], []) == (0.0, 0.0)
+    for arguments in (([good], []), (good, good), ([good],)):
+        with pytest.raises(TypeError):
+            kernels.distance(*arguments)
+
+
 def test_sums_do_not_depend_on_where_a_tensor_lies() -> None:
     tensor = torch.randn(100_003)
     results = set()

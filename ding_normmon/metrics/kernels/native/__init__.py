@@ -10,6 +10,7 @@ function                 what it does
 ``row``                  the row (:mod:`ding_normmon.rows.moments`) of a tensor's valid entries, or of their norms
 ``number``               the one number of a tensor
 ``bit_sums``             sum of the bit patterns of each tensor of a list, modulo 2**64
+``distance``             sums of squares of the differences of two lists of tensors, and of the first list
 ======================== ==========================================================================================
 
 They report a tensor that they cannot read (another device, sparse, a subclass, gaps) instead of raising, and the

@@ -179,6 +179,41 @@ static PyObject *bit_sums(PyObject *module, PyObject *args) {
     return sums;
 }
 
+/* -- distances ----------------------------------------------------------------------------------------------------- */
+
+static bool lie_alike(const Tensor *first, const Tensor *second) {
+    if (first->kind != second->kind || first->ndim != second->ndim) return false;
+    for (int32_t dim = 0; dim < first->ndim; dim++) {
+        if (first->shape[dim] != second->shape[dim]) return false;
+        if (first->shape[dim] > 1 && first->strides[dim] != second->strides[dim]) return false;
+    }
+    return true;
+}
+
+/* distance(online, target) -> (sum of squared differences, sum of squares of `online`), or None if not all can be read */
+static PyObject *distance(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+    (void)module;
+    if (count != 2 || !PyList_Check(arguments[0]) || !PyList_Check(arguments[1]) ||
+        PyList_Size(arguments[0]) != PyList_Size(arguments[1])) {
+        PyErr_SetString(PyExc_TypeError, "distance takes two lists of the same length");
+        return NULL;
+    }
+    double sums[2] = {0.0, 0.0};
+    for (Py_ssize_t index = 0; index < PyList_Size(arguments[0]); index++) {
+        Tensor mine, followed;
+        if (!look_into(PyList_GetItem(arguments[0], index), &mine) || !is_floating(&mine) || !is_dense(&mine)) {
+            Py_RETURN_NONE;
+        }
+        if (!look_into(PyList_GetItem(arguments[1], index), &followed) || !lie_alike(&mine, &followed)) Py_RETURN_NONE;
+        /* The lists keep the tensors alive. */
+        int64_t numel = numel_of(&mine);
+        PyThreadState *state = numel >= WORTH_RELEASING ? PyEval_SaveThread() : NULL;
+        add_distance(mine.kind, mine.data, followed.data, numel, sums);
+        if (state != NULL) PyEval_RestoreThread(state);
+    }
+    return Py_BuildValue("(dd)", sums[0], sums[1]);
+}
+
 /* -- rows --------------------------------------------------------------------------------------------------------- */
 
 /* The valid entries of a tensor: steps, in one or two strided dimensions, each of which is one row of `inner` numbers. */
@@ -351,6 +386,8 @@ static PyMethodDef functions[] = {
      "Write the sum of squares and the number of non-finite entries of each tensor; return the indices of the others."},
     {"bit_sums", (PyCFunction)bit_sums, METH_VARARGS,
      "Return the sum of the bit patterns, or of a sample of them, of each tensor of a list, or None."},
+    {"distance", (PyCFunction)(void (*)(void))distance, METH_FASTCALL,
+     "Return the sums of squares of the differences of two lists of tensors and of the first list, or None."},
     {"row", (PyCFunction)(void (*)(void))row, METH_FASTCALL, "Return the row of a tensor's valid entries, or None."},
     {"number", (PyCFunction)number, METH_O, "Return the one number of a tensor, or None."},
     {NULL, NULL, 0, NULL},

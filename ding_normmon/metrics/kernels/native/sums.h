@@ -61,6 +61,34 @@ quarters of what memory has for it, since every page has to be found before its 
 DEFINE_SUM_OF_SQUARES(sum_of_squares_float32, float)
 DEFINE_SUM_OF_SQUARES(sum_of_squares_float64, double)
 
+/* Two sums at once: of the squares of x - y, and of those of x. */
+#define DEFINE_ADD_DISTANCE(NAME, TYPE)                                                                  \
+    FOR_EACH_PROCESSOR static void NAME(                                                                 \
+        const TYPE *restrict x, const TYPE *restrict y, int64_t count, double *restrict sums             \
+    ) {                                                                                                  \
+        double away[STREAM_LANES] = {0.0}, size[STREAM_LANES] = {0.0};                                   \
+        int64_t i = 0;                                                                                   \
+        for (; i + STREAM_LANES <= count; i += STREAM_LANES) {                                           \
+            for (int j = 0; j < STREAM_LANES; j++) {                                                     \
+                double value = x[i + j], difference = value - (double)y[i + j];                          \
+                away[j] += difference * difference;                                                      \
+                size[j] += value * value;                                                                \
+            }                                                                                            \
+        }                                                                                                \
+        for (int j = 0; i < count; i++, j++) {                                                           \
+            double value = x[i], difference = value - (double)y[i];                                      \
+            away[j] += difference * difference;                                                          \
+            size[j] += value * value;                                                                    \
+        }                                                                                                \
+        for (int j = 0; j < STREAM_LANES; j++) {                                                         \
+            sums[0] += away[j];                                                                          \
+            sums[1] += size[j];                                                                          \
+        }                                                                                                \
+    }
+
+DEFINE_ADD_DISTANCE(add_distance_float32, float)
+DEFINE_ADD_DISTANCE(add_distance_float64, double)
+
 /* Sums of the numbers of a set, as distances from one of them. */
 typedef struct {
     double shift, count;
@@ -157,6 +185,20 @@ static double sum_of_squares(Kind kind, const char *x, int64_t count) {
         sum += sum_of_squares_float32(piece, length);
     }
     return sum;
+}
+
+static void add_distance(Kind kind, const char *x, const char *y, int64_t count, double sums[2]) {
+    if (kind == KIND_FLOAT32) add_distance_float32((const float *)x, (const float *)y, count, sums);
+    else if (kind == KIND_FLOAT64) add_distance_float64((const double *)x, (const double *)y, count, sums);
+    else {
+        float first[PIECE], second[PIECE];
+        for (int64_t start = 0; start < count; start += PIECE) {
+            int64_t length = count - start < PIECE ? count - start : PIECE;
+            widen(kind, x + 2 * start, first, length);
+            widen(kind, y + 2 * start, second, length);
+            add_distance_float32(first, second, length, sums);
+        }
+    }
 }
 
 /* The sum of the finite squares, and how many numbers are not finite. */
