@@ -81,6 +81,7 @@ def test_training_is_bitwise_the_same_with_everything_on(mixed: bool) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_no_gradient_of_a_task_stays_alive() -> None:
     policy = tiny_policy(TASKS)
     monitor = NormMonitor(EasyDict(monitor_norm_freq=1, **EVERYTHING), policy, destinations=[])

@@ -22,6 +22,7 @@ from ding_normmon.metrics import (
     default_metrics,
 )
 from tests.asserts import assert_bitwise_equal
+from tests.sampling import sampled
 from tests.unizero.builders import random_batch, tiny_policy
 
 
@@ -63,7 +64,7 @@ def spied(policy: Any) -> tuple[dict[int, dict[str, Tensor]], dict[str, list[nn.
     return found, groups
 
 
-@pytest.mark.parametrize(('size', 'exact'), [(64, 'never'), (512, 'never'), (64, 'rank'), (1 << 20, 'never')])
+@pytest.mark.parametrize(('size', 'exact'), sampled([(64, 'never'), (512, 'never'), (64, 'rank'), (1 << 20, 'never')], 2))
 def test_the_gram_matrix_is_that_of_full_gradients_within_the_stated_error(size: int, exact: str) -> None:
     tasks = 4
     gradients, _ = spied(tiny_policy(tasks))
@@ -173,7 +174,7 @@ def one_step(policy: Any, **config: Any) -> tuple[Record, Monitor]:
     return record, monitor
 
 
-@pytest.mark.parametrize('budget', [8 * 2**20, 1])
+@pytest.mark.parametrize('budget', sampled([8 * 2**20, 1], 2))
 @pytest.mark.parametrize('size', [4096, 256])
 def test_relative_size_and_cosines_are_those_of_copied_weights(budget: int, size: int) -> None:
     gradients, _ = spied(tiny_policy(3))

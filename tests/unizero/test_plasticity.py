@@ -19,6 +19,7 @@ from tests.accelerator import take_accelerators_path
 from tests.distributed.ranks import run_ranks
 from tests.metrics.maths.test_dormancy import counted
 from tests.metrics.maths.test_effective_rank import reference
+from tests.sampling import sampled
 from tests.unizero.builders import random_batch, tiny_policy
 
 TASKS, SIZES = 3, (3, 6, 4)
@@ -111,7 +112,7 @@ def both() -> tuple[Record, Watcher]:
 
 
 @pytest.mark.parametrize('gradient', [False, True])
-@pytest.mark.parametrize('tau', [0.05, 0.3])
+@pytest.mark.parametrize('tau', sampled([0.05, 0.3], 2))
 @pytest.mark.parametrize('group', LAYERS)
 def test_dormant_ratios_are_those_of_a_direct_count(
     both: tuple[Record, Watcher], group: str, tau: float, gradient: bool
@@ -236,7 +237,7 @@ def test_no_hook_stays_even_when_a_step_raises() -> None:
     assert hooks_of(policy) == before
 
 
-@pytest.mark.parametrize('mixed', [False, True])
+@pytest.mark.parametrize('mixed', sampled([True, False], 2))
 def test_training_is_bitwise_the_same_with_everything_on(mixed: bool) -> None:
     results = []
     for watch in (False, True):
@@ -272,7 +273,7 @@ def test_training_is_bitwise_the_same_with_everything_on(mixed: bool) -> None:
     assert_bitwise_equal(*results)
 
 
-@pytest.mark.parametrize('capacity', [4, 4096])
+@pytest.mark.parametrize('capacity', sampled([4096, 4], 2))
 def test_the_path_of_accelerators_gives_the_same_record(capacity: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = monitored(tiny_policy(TASKS), 2, preset='full')
     take_accelerators_path(monkeypatch, capacity)

@@ -107,7 +107,8 @@ def test_an_untouched_file_by_normmon_run(tmp_path: Path, plain: Any, entry: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('entry', ['train_unizero', *_REST])
+@pytest.mark.full
+@pytest.mark.parametrize('entry', ENTRIES)
 def test_two_lines_in_the_file(tmp_path: Path, plain: Any, entry: str) -> None:
     done = run(tmp_path, zoo_file(entry, hook='monitor_norm_freq=7'))
     assert done.returncode == 0, done.stderr[-3000:]

@@ -16,6 +16,7 @@ from tests.integrations.lightzero import measure
 from tests.integrations.lightzero.multitask import batch, learn
 from tests.integrations.lightzero.policies import UNROLL
 from tests.integrations.lightzero.test_multitask import BATCHES, NAMES, WORLD_MODELS, seeded, valid_steps, warmed_up
+from tests.sampling import sampled
 
 # -- when ------------------------------------------------------------------------------------------------------------
 
@@ -65,7 +66,7 @@ class Listener:
             self.losses.append(task_id)
 
 
-@pytest.mark.parametrize('name', WORLD_MODELS)
+@pytest.mark.parametrize('name', sampled(WORLD_MODELS, 2))
 def test_every_task_has_its_loss_and_its_graph_at_forward_end(name: str) -> None:
     policy, task_ids = warmed_up(name), (2, 0)
     listener = Listener(policy)
@@ -92,7 +93,7 @@ def test_ignored_gradients_are_measured_before_they_are_cleared() -> None:
 # -- inert -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', sampled(NAMES, 2))
 def test_training_is_bitwise_the_same_with_the_monitor(name: str) -> None:
     states = []
     for watch in (False, True):
@@ -104,7 +105,7 @@ def test_training_is_bitwise_the_same_with_the_monitor(name: str) -> None:
     measure.assert_same(*states)
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', sampled(NAMES, 2))
 def test_nothing_stays_attached(name: str) -> None:
     policy = warmed_up(name)
     clean, attributes = measure.traces_on(policy), set(vars(policy))
@@ -118,7 +119,7 @@ def test_nothing_stays_attached(name: str) -> None:
 # -- batches that nobody expects -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', sampled(NAMES, 2))
 @pytest.mark.parametrize('task_ids', [(0, 1, 0), (1, 1), (2, 0, 2, 2)])
 def test_a_task_that_the_batch_has_twice_is_measured_and_training_goes_on(name: str, task_ids: tuple[int, ...]) -> None:
     states = []
@@ -160,7 +161,7 @@ def test_the_rows_of_a_task_that_the_batch_has_twice_merge() -> None:
     assert 'monitor/lost/metric_gradient_conflict' not in record.scalars
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', sampled(NAMES, 2))
 def test_a_task_that_the_policy_was_not_told_of_is_left_out_and_counted(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:

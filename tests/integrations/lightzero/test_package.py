@@ -15,6 +15,7 @@ from ding_normmon.core.step import LearnerStep
 from ding_normmon.integrations.lightzero import lightzero_adapter
 from tests.integrations.lightzero import measure
 from tests.integrations.lightzero.policies import BATCH, POLICIES, UNROLL, batch, learn, padding, quietly
+from tests.sampling import sampled
 
 NAMES = list(POLICIES)
 WORLD_MODELS = [name for name in NAMES if name.endswith('unizero')]
@@ -66,7 +67,7 @@ def mask_tensor(steps: int) -> Tensor:
 # -- exact -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', sampled(NAMES, 4))
 def test_norms_equal_a_float64_computation(name: str) -> None:
     policy = warmed_up(name)
     groups = measure.named_groups(policy._learn_model, rules_of(name))
@@ -84,7 +85,7 @@ def test_norms_equal_a_float64_computation(name: str) -> None:
     assert coefficient == pytest.approx(min(1.0, policy._cfg.grad_clip_value / (norm + 1e-6)), rel=1e-5)
 
 
-@pytest.mark.parametrize('name', WORLD_MODELS)
+@pytest.mark.parametrize('name', sampled(WORLD_MODELS, 4))
 def test_signals_of_a_world_model(name: str) -> None:
     policy = warmed_up(name)
     world_model = unwrap(policy._learn_model).world_model
@@ -104,7 +105,7 @@ def test_signals_of_a_world_model(name: str) -> None:
     measure.assert_signals(measure.only(records), expected)
 
 
-@pytest.mark.parametrize('name', UNROLLED)
+@pytest.mark.parametrize('name', sampled(UNROLLED, 4))
 def test_signals_of_an_unrolled_model(name: str) -> None:
     policy = warmed_up(name)
     model = policy._learn_model
@@ -138,7 +139,7 @@ def test_signals_of_an_unrolled_model(name: str) -> None:
 # -- inert -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', sampled(NAMES, 4))
 def test_training_is_bitwise_the_same_with_the_monitor(name: str) -> None:
     states = []
     for watch in (False, True):
@@ -150,7 +151,7 @@ def test_training_is_bitwise_the_same_with_the_monitor(name: str) -> None:
     measure.assert_same(*states)
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', sampled(NAMES, 4))
 def test_nothing_stays_attached(name: str) -> None:
     policy = warmed_up(name)
     clean, attributes = measure.traces_on(policy), set(vars(policy))
@@ -198,7 +199,7 @@ class Listener:
         self.points.append((hook_point, any(parameter.grad is not None for parameter in self.parameters)))
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', sampled(NAMES, 4))
 def test_forward_end_comes_before_the_backward_pass_and_after_every_signal(name: str) -> None:
     policy = seeded(name)
     listener = Listener(policy)
@@ -215,7 +216,7 @@ def test_forward_end_comes_before_the_backward_pass_and_after_every_signal(name:
     assert listener.published_after_forward_end == 0
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', sampled(NAMES, 4))
 def test_the_losses_are_those_that_the_policy_reports(name: str) -> None:
     policy = warmed_up(name)
     with measure.monitored(policy) as records:
