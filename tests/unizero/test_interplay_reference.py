@@ -64,7 +64,9 @@ def spied(policy: Any) -> tuple[dict[int, dict[str, Tensor]], dict[str, list[nn.
     return found, groups
 
 
-@pytest.mark.parametrize(('size', 'exact'), sampled([(64, 'never'), (512, 'never'), (64, 'rank'), (1 << 20, 'never')], 2))
+@pytest.mark.parametrize(
+    ('size', 'exact'), sampled([(64, 'never'), (512, 'never'), (64, 'rank'), (1 << 20, 'never')], 2)
+)
 def test_the_gram_matrix_is_that_of_full_gradients_within_the_stated_error(size: int, exact: str) -> None:
     tasks = 4
     gradients, _ = spied(tiny_policy(tasks))

@@ -67,7 +67,8 @@ def test_what_is_outside_of_the_support_is_told_in_its_record(name: str, kind: s
     elif kind == 'value_target':
         values[2, 0] = largest + 0.01
     elif kind == 'policy_target':
-        policies[1, 1, 0] = -0.01
+        # Below 0 sampled policies take its logarithm, and end the run themselves.
+        policies[1, 1, 0] = 1.01
     elif kind == 'padded reward':
         rewards[3, 1] = 1e6
     else:
