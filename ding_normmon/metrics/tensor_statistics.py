@@ -12,11 +12,9 @@ from torch import Tensor
 
 from ding_normmon.core.common_figures import MONITOR_SECTION
 from ding_normmon.core.figure import Chart, Figure
-from ding_normmon.core.sharding import is_sharded
-from ding_normmon.core.step import SignalError
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.device_signals import DeviceSignals, Published, write_signals
-from ding_normmon.metrics.masks import align_mask, check_mask
+from ding_normmon.metrics.masks import align_mask, check_signal
 from ding_normmon.metrics.mixins import KeepsSignals, takes_graph
 from ding_normmon.metrics.presence import Presence
 from ding_normmon.metrics.sections import NONFINITE_CHART
@@ -240,7 +238,7 @@ class TensorStatistics(KeepsSignals):
             if row is not None:
                 rows.write_numbers(key, row)
                 return
-        self._check(name, tensor, mask, rows)
+        check_signal(name, tensor, mask, rows.device, of_vectors=name in NORM_SIGNALS)
         if on_host:
             with torch.no_grad():
                 self._write(key, tensor.detach(), mask, rows)
@@ -259,32 +257,6 @@ class TensorStatistics(KeepsSignals):
             # The spread of norms can be a thousandth of their size; in float32 it would lose its digits.
             tensor = torch.linalg.vector_norm(tensor, dim=-1, dtype=torch.float64)
         rows.write(key, moments.row_of(tensor if valid is None else tensor[valid]))
-
-    @staticmethod
-    def _check(name: str, tensor: Tensor, mask: Tensor | None, rows: RowBuffer) -> None:
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise SignalError(f'{name}: expected a floating-point tensor, got {got}')
-        if tensor.layout != torch.strided or tensor.is_nested:
-            kind = 'nested' if tensor.is_nested else str(tensor.layout).removeprefix('torch.')
-            raise SignalError(f'{name}: expected a strided tensor, got a {kind} one; publish its values')
-        if torch._is_functional_tensor(tensor):
-            raise SignalError(f'{name}: a tensor inside torch.func.functionalize has no values; publish it outside')
-        if is_sharded(tensor):
-            raise SignalError(f'{name}: a DTensor; publish what this rank has of it, {name}.to_local()')
-        if mask is not None and not isinstance(mask, Tensor):
-            raise SignalError(f'{name}: expected a mask that is a tensor, got {type(mask).__name__}')
-        if tensor.device.type not in (rows.device.type, 'cpu'):
-            raise SignalError(f'{name}: the tensor is on {tensor.device}, the model on {rows.device}')
-        if mask is not None:
-            if tensor.is_cpu and not mask.is_cpu:
-                raise SignalError(f'{name}: the tensor is on {tensor.device}, its mask on {mask.device}')
-            check_mask(tensor, mask, name)
-            if name in NORM_SIGNALS and tensor.numel() and tensor.numel() // tensor.shape[-1] % mask.numel():
-                raise SignalError(
-                    f'{name}: a mask of shape {tuple(mask.shape)} does not fit the vectors (the last dimension) of a '
-                    f'tensor of shape {tuple(tensor.shape)}; expected (B, n*T, E) or (B*T, ..., E)'
-                )
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield each signal's statistics over all tasks and per task."""

@@ -11,6 +11,7 @@ import torch.distributed as dist
 __all__ = [
     'all_ranks',
     'any_rank',
+    'gather_by_task',
     'gather_objects',
     'is_distributed',
     'join_process_group',
@@ -66,6 +67,11 @@ def gather_objects(item: Item) -> list[Item]:
     gathered: list[Item | None] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, item)
     return gathered  # type: ignore[return-value]
+
+
+def gather_by_task(items: dict[int, Item]) -> dict[int, Item]:
+    """Return the items of the tasks of all ranks, by global task id, on every rank."""
+    return {task_id: item for of_rank in gather_objects(items) for task_id, item in of_rank.items()}
 
 
 def any_rank(flag: bool) -> bool:

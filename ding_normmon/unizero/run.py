@@ -34,7 +34,7 @@ from ding_normmon.unizero.middleware import (
 from ding_normmon.unizero.middleware.stop import InterruptFlag
 from ding_normmon.unizero.policy import UniZeroMultitaskPolicy
 from ding_normmon.unizero.random_policy import random_returns
-from ding_normmon.unizero.ranks import gather_objects, rank
+from ding_normmon.unizero.ranks import gather_by_task, rank
 from ding_normmon.unizero.replay_buffer import TaskReplayBuffer
 from ding_normmon.unizero.summary import print_report, print_summary
 
@@ -173,9 +173,8 @@ class MultiTaskRun:
             )
             for task_id in self.policy.task_ids
         }
-        for of_rank in gather_objects(local):
-            for task_id, returns in of_rank.items():
-                self.return_tracker.tasks[task_id].random = float(np.mean(returns)) if returns else None
+        for task_id, returns in gather_by_task(local).items():
+            self.return_tracker.tasks[task_id].random = float(np.mean(returns)) if returns else None
 
 
 def seed_everything(seed: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from ding.framework.context import OnlineRLContext
 
 from ding_normmon.unizero.environments import TaskEnvironment
-from ding_normmon.unizero.ranks import gather_objects
+from ding_normmon.unizero.ranks import gather_by_task
 from ding_normmon.unizero.segment_collector import SegmentCollector
 
 __all__ = ['CollectSummary', 'MultiTaskCollector']
@@ -63,9 +63,7 @@ class MultiTaskCollector:
             trajectories[task_id] = (collected.segments, collected.metadata)
             summaries[task_id] = CollectSummary(collected.steps, collected.returns, collected.lengths)
         ctx.trajectories = trajectories
-        ctx.collect_summaries = {
-            task_id: summary for of_rank in gather_objects(summaries) for task_id, summary in of_rank.items()
-        }
+        ctx.collect_summaries = gather_by_task(summaries)
         ctx.env_step += sum(summary.steps for summary in ctx.collect_summaries.values())
         ctx.env_episode += sum(len(summary.returns) for summary in ctx.collect_summaries.values())
 

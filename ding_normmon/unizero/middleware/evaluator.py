@@ -10,7 +10,7 @@ import torch
 from ding.framework.context import OnlineRLContext
 
 from ding_normmon.unizero.environments import TaskEnvironment
-from ding_normmon.unizero.ranks import gather_objects
+from ding_normmon.unizero.ranks import gather_by_task
 
 __all__ = ['MultiTaskEvaluator', 'evaluate_task']
 
@@ -100,7 +100,7 @@ class MultiTaskEvaluator:
             for task_id, environments in self._environments.items()
             if (returns := evaluate_task(self._policy, task_id, environments, self._episodes))
         }
-        ctx.eval_returns = {key: value for of_rank in gather_objects(local) for key, value in of_rank.items()}
+        ctx.eval_returns = gather_by_task(local)
         ctx.last_eval_iter = ctx.train_iter
         if ctx.eval_returns:
             ctx.eval_value = ctx.last_eval_value = float(np.mean(list(ctx.eval_returns.values())))
