@@ -50,6 +50,7 @@ class Foundation:
 
     Attributes:
         groups: current parameter groups of the model.
+        paths: the parameters of each group, by its name and task.
         task_ids: the tasks that this rank trains now.
         metrics: the metrics.
         figures: declarations of the metrics.
@@ -78,7 +79,6 @@ class Foundation:
         self.model, self.num_tasks = model, num_tasks
         self.lost_data = LostData()
         self.groups: tuple[Group, ...] = ()
-        self._paths: tuple[tuple[Group, ...], dict[tuple[str, int | None], tuple[str, ...]]] | None = None
         self.metrics: list[Metric] = []
         self.optimizers = SteppingOptimizers()
         self.figures = Figures()
@@ -128,22 +128,17 @@ class Foundation:
         refuse_unreadable(self.model)
         if first.device.type == 'cpu':
             native.say_if_missing()
-        self.snapshot = ModelSnapshot(self.model)
+        self._find_groups()
+
+    def _find_groups(self) -> None:
         self.groups = find_groups(self.model, self.num_tasks, self.config.module_groups, self._names_in_order())
+        self.snapshot = ModelSnapshot(self.model)
+        self.paths = {
+            (group.name, group.task_id): tuple(path.replace('.', '/') for path in group.paths) for group in self.groups
+        }
 
     def _names_in_order(self) -> tuple[str, ...]:
         return tuple(self._names.get(task, f'task{task}') for task in range(self.num_tasks or 0)) if self._names else ()
-
-    @property
-    def paths(self) -> dict[tuple[str, int | None], tuple[str, ...]]:
-        """The parameters of each group, by its name and task."""
-        if self._paths is None or self._paths[0] is not self.groups:
-            named = {
-                (group.name, group.task_id): tuple(path.replace('.', '/') for path in group.paths)
-                for group in self.groups
-            }
-            self._paths = (self.groups, named)
-        return self._paths[1]
 
     def taken(self, name: str) -> str | None:
         """Return the metric that yields a figure of this name; None if that is not certain."""
@@ -200,8 +195,7 @@ class Foundation:
             ConfigurationError, GroupError: the model cannot be measured any more; nothing has changed then.
         """
         refuse_unreadable(self.model)
-        self.groups = find_groups(self.model, self.num_tasks, self.config.module_groups, self._names_in_order())
-        self.snapshot = ModelSnapshot(self.model)
+        self._find_groups()
         self.sharded = ShardedGroups(self.groups, self._owner_only, self.transport.world_size)
         self.ownership.sharded = self.sharded.keys
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -61,7 +60,6 @@ def publish_data(
     step.publish('data/observation_change', observation_change, task_id=task_id, mask=mask[rows])
 
 
-@functools.cache
 def _spread_rows(batch_size: int) -> slice:
     # LightZero sorts a batch by age, so its first sequences are the oldest ones.
     stride = max(1, math.ceil(batch_size / _SEQUENCES))
