@@ -1,6 +1,17 @@
 """What is measured: one class per metric, one file per class."""
 
-from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.metrics.base import (
+    Chart,
+    Figure,
+    LearnerStep,
+    Matrix,
+    Metric,
+    RowBuffer,
+    RowKey,
+    RowTable,
+    Setup,
+    Vector,
+)
 from ding_normmon.metrics.clipping import Clipping
 from ding_normmon.metrics.dormant_units import DormantUnits
 from ding_normmon.metrics.gradient_conflict import GradientConflict
@@ -21,22 +32,30 @@ from ding_normmon.metrics.weight_magnitude import WeightMagnitude
 __all__ = [
     'DECLARED',
     'PRESETS',
+    'Chart',
     'Clipping',
     'DormantUnits',
+    'Figure',
     'GradientConflict',
     'GradientNorms',
+    'LearnerStep',
     'LearnerSteps',
     'LossContributions',
+    'Matrix',
     'Metric',
     'OwnCost',
     'ParameterNorms',
     'RankAgreement',
     'RepresentationRank',
+    'RowBuffer',
+    'RowKey',
+    'RowTable',
     'Setup',
     'TargetDistance',
     'TaskLosses',
     'TensorStatistics',
     'Updates',
+    'Vector',
     'WeightMagnitude',
     'default_metrics',
     'preset_metrics',

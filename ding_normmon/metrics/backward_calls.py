@@ -10,15 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ding_normmon.core.backward_passes import is_inside_a_pass, note_thread, reaches, several_threads
-from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.observed_function import ObservedFunction
 from ding_normmon.core.sharding import is_sharded
-from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.base import Chart, Figure, LearnerStep, RowBuffer, RowKey, RowTable, Setup
 from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.mixins import Finishing, OwnHooks, WatchesOptimizers
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
-from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, NONFINITE
 
 __all__ = ['BackwardCalls']

@@ -1,4 +1,7 @@
-"""The base class of metrics: when one is measured, which rows it writes, and which figures it derives from them."""
+"""The base class of metrics, and everything that the signatures of its methods name.
+
+A metric decides when it is measured, which rows it writes, and which figures it derives from them.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from ding_normmon.core.config import MonitorConfig
-from ding_normmon.core.figure import Figure
+from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.parameter_groups import Group
 from ding_normmon.core.record import Matrix
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.metrics.stepping import SteppingOptimizers
-from ding_normmon.rows import RowBuffer, RowTable
+from ding_normmon.rows import RowBuffer, RowKey, RowTable, Vector
 
-__all__ = ['Metric', 'Setup']
+__all__ = [
+    'Chart',
+    'Figure',
+    'LearnerStep',
+    'Matrix',
+    'Metric',
+    'RowBuffer',
+    'RowKey',
+    'RowTable',
+    'Setup',
+    'Vector',
+]
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from ding_normmon.core.metric_names import with_task
-from ding_normmon.metrics.base import Metric
+from ding_normmon.metrics.base import Metric, RowTable
 from ding_normmon.rows.moments import MAXIMUM
-from ding_normmon.rows.table import RowTable
 
 __all__ = ['BrokenParameters']
 

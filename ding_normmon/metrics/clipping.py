@@ -9,15 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import is_sharded
-from ding_normmon.core.step import Clip, LearnerStep
-from ding_normmon.metrics.base import Setup
+from ding_normmon.core.step import Clip
+from ding_normmon.metrics.base import Chart, Figure, LearnerStep, RowBuffer, RowKey, RowTable, Setup
 from ding_normmon.metrics.clip_coefficient import clip_coefficient, norm_ratio
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.mixins import ClipListener, Finishing
-from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, NONFINITE
 
 __all__ = ['AS_FOUND', 'FOUND', 'Clipping']

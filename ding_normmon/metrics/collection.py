@@ -7,11 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from ding_normmon.core.figure import Chart, Figure
-from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics.base import Chart, Figure, LearnerStep, RowBuffer, RowKey, RowTable
 from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.mixins import Finishing
-from ding_normmon.rows import RowBuffer, RowKey, RowTable, moments
+from ding_normmon.rows import moments
 from ding_normmon.rows.moments import COUNT, MEAN
 
 __all__ = ['Collection']

@@ -16,10 +16,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from ding_normmon.core.compiled import compiled_parts
-from ding_normmon.core.figure import Chart, Figure
-from ding_normmon.core.record import Matrix
-from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.base import Chart, Figure, LearnerStep, Matrix, RowBuffer, RowKey, RowTable, Setup, Vector
 from ding_normmon.metrics.kernels.device_signals import DeviceSignals, Published
 from ding_normmon.metrics.layer_outputs import LayerOutputs, Output
 from ding_normmon.metrics.maths.dormancy import (
@@ -36,7 +33,6 @@ from ding_normmon.metrics.maths.dormancy import (
 from ding_normmon.metrics.mixins import KeepsSignals, OwnHooks
 from ding_normmon.metrics.sections import PLASTICITY_SECTION
 from ding_normmon.metrics.shared_layers import shared_layers
-from ding_normmon.rows import RowBuffer, RowKey, RowTable, Vector
 
 __all__ = ['DormantUnits']
 

@@ -14,17 +14,13 @@ import torch
 from torch import Tensor
 
 from ding_normmon.core.common_figures import MONITOR_SECTION
-from ding_normmon.core.figure import Chart, Figure
-from ding_normmon.core.record import Matrix
-from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.base import Chart, Figure, LearnerStep, Matrix, RowBuffer, RowKey, RowTable, Setup, Vector
 from ding_normmon.metrics.conflict_cells import ConflictCells
 from ding_normmon.metrics.explained_gradient import LossCheck
 from ding_normmon.metrics.maths.conflict_geometry import TaskGeometry, geometry_of
 from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.metrics.sections import NONFINITE_CHART, TASKS_SECTION
 from ding_normmon.metrics.shared_parameters import SharedGradients
-from ding_normmon.rows import RowBuffer, RowKey, RowTable, Vector
 from ding_normmon.rows.moments import COUNT, M2, MEAN, NONFINITE, Row, constant_row, square_sum_row
 
 __all__ = ['GradientConflict']

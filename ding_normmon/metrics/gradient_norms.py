@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from ding_normmon.core.common_figures import MONITOR_SECTION
-from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.metric_names import with_task
-from ding_normmon.core.step import COMPARE_GRADIENTS, READ_GRADIENTS, LearnerStep
-from ding_normmon.metrics.base import Setup
+from ding_normmon.core.step import COMPARE_GRADIENTS, READ_GRADIENTS
+from ding_normmon.metrics.base import Chart, Figure, LearnerStep, RowBuffer, RowKey, RowTable, Setup
 from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.mixins import Finishing
 from ding_normmon.metrics.sections import NO_GRADIENT, NONFINITE_NORMS, PARAMETERS_SECTION
 from ding_normmon.metrics.square_norms import SquareNorms
-from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import COUNT, MAXIMUM
 
 __all__ = ['GradientNorms']

@@ -10,19 +10,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.metric_names import with_task
 from ding_normmon.core.model_snapshot import ModelSnapshot
 from ding_normmon.core.parameter_groups import Group, find_groups
 from ding_normmon.core.sharding import is_sharded
-from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.base import Chart, Figure, LearnerStep, RowBuffer, RowKey, RowTable, Setup
 from ding_normmon.metrics.broken import BrokenParameters
 from ding_normmon.metrics.kernels.bit_sums import bit_sums
 from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.mixins import Finishing, WatchesOptimizers
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
-from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import COUNT, MAXIMUM
 
 __all__ = ['HeldParameters']

@@ -19,15 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ding_normmon.core.config import ConfigurationError
-from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.sharding import is_sharded
-from ding_normmon.core.step import COMPARE_GRADIENTS, READ_GRADIENTS, LearnerStep
-from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.core.step import COMPARE_GRADIENTS, READ_GRADIENTS
+from ding_normmon.metrics.base import Chart, Figure, LearnerStep, Metric, RowBuffer, RowKey, RowTable, Setup
 from ding_normmon.metrics.gradient_norms import GradientNorms
 from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.metrics.sections import NO_GRADIENT, NONFINITE_LOCAL, PARAMETERS_SECTION
 from ding_normmon.metrics.square_norms import SquareNorms
-from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, MINIMUM, Row, constant_row
 
 __all__ = ['HeadGradientNorms', 'LocalGradients', 'SynchronisedGradientNorms', 'with_local_gradients']

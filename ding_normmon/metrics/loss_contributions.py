@@ -11,14 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ding_normmon.core.figure import Chart, Figure
-from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.base import Chart, Figure, LearnerStep, RowBuffer, RowKey, RowTable, Setup
 from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.mixins import LossParts
 from ding_normmon.metrics.sections import TASKS_SECTION
 from ding_normmon.metrics.shared_parameters import SharedGradients
-from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import MEAN, NONFINITE
 
 __all__ = ['LossContributions']

@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from ding_normmon.core.step import HOOK_POINTS, Clip, LearnerStep
-from ding_normmon.metrics.base import Metric
+from ding_normmon.core.step import HOOK_POINTS, Clip
+from ding_normmon.metrics.base import LearnerStep, Metric, RowBuffer, RowKey, Vector
 from ding_normmon.metrics.kernels.device_signals import DeviceSignals
 from ding_normmon.metrics.stepping import SteppingOptimizers
-from ding_normmon.rows import RowBuffer, RowKey, Vector
 from ding_normmon.rows.moments import Row
 
 __all__ = [

@@ -13,17 +13,15 @@ from torch import Tensor, nn
 
 from ding_normmon.core.common_figures import MONITOR_SECTION
 from ding_normmon.core.compiled import compiled_parts
-from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.module_hook import ModuleHook
 from ding_normmon.core.sharding import is_sharded
-from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.base import Chart, Figure, LearnerStep, RowBuffer, RowKey, RowTable, Setup
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.bit_sums import FOLD, bit_sums, combined, folded
 from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.mixins import Finishing, OwnHooks
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION, NONFINITE_CHART
-from ding_normmon.rows import RowBuffer, RowKey, RowTable, moments
+from ding_normmon.rows import moments
 from ding_normmon.rows.moments import COUNT, MAXIMUM, MEAN, NONFINITE
 
 __all__ = ['ModelInputs']

@@ -9,10 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from ding_normmon.core.common_figures import MONITOR_SECTION
-from ding_normmon.core.figure import Chart, Figure
-from ding_normmon.metrics.base import Metric
+from ding_normmon.metrics.base import Chart, Figure, Metric, RowKey, RowTable
 from ding_normmon.rows.moments import MAXIMUM, MEAN, Row, constant_numbers
-from ding_normmon.rows.table import RowKey, RowTable
 
 __all__ = ['OwnCost']
 

@@ -13,17 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ding_normmon.core.figure import Figure
 from ding_normmon.core.parameter_groups import Group
 from ding_normmon.core.sharding import is_sharded
-from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.base import Figure, LearnerStep, RowBuffer, RowKey, Setup
 from ding_normmon.metrics.broken import BrokenParameters
 from ding_normmon.metrics.kernels.bit_sums import write_folded
 from ding_normmon.metrics.kernels.squares import SquareSums
 from ding_normmon.metrics.mixins import DeviceCells, WatchesOptimizers
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
-from ding_normmon.rows import RowBuffer, RowKey
 from ding_normmon.rows.moments import Row, constant_row
 
 __all__ = ['ParameterMoves']

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from functools import partial
 from typing import ClassVar
 
-from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.metric_names import with_task
-from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics.base import Chart, Figure, LearnerStep, RowBuffer, RowKey, RowTable
 from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.sections import NONFINITE_NORMS, PARAMETERS_SECTION
 from ding_normmon.metrics.square_norms import SquareNorms
-from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import COUNT, MAXIMUM, NONFINITE
 
 __all__ = ['ParameterNorms']

@@ -10,13 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ding_normmon.core.figure import Chart, Figure
-from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.base import Chart, Figure, LearnerStep, RowBuffer, RowKey, RowTable, Setup
 from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.sections import TASKS_SECTION
 from ding_normmon.metrics.square_norms import GroupSquares
-from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import COUNT, M2, MAXIMUM, NONFINITE, Row, square_sum_row
 
 __all__ = ['RankAgreement', 'agreement_of']

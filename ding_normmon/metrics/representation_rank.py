@@ -11,14 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ding_normmon.core.figure import Chart, Figure
-from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.base import Chart, Figure, RowBuffer, RowKey, RowTable, Setup, Vector
 from ding_normmon.metrics.kernels.device_signals import DeviceSignals, Published, masks_of
 from ding_normmon.metrics.masks import align_mask, check_mask
 from ding_normmon.metrics.maths import effective_rank as spectral
 from ding_normmon.metrics.mixins import KeepsSignals
 from ding_normmon.metrics.sections import PLASTICITY_SECTION
-from ding_normmon.rows import RowBuffer, RowKey, RowTable, Vector
 
 __all__ = ['RepresentationRank']
 

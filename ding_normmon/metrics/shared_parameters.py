@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from ding_normmon.core.config import ConfigurationError
 from ding_normmon.core.parameter_groups import Group
 from ding_normmon.core.sharding import is_sharded
-from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Metric, Setup
+from ding_normmon.metrics.base import LearnerStep, Metric, Setup
 from ding_normmon.metrics.extra_backward import ExtraBackward
 from ding_normmon.metrics.maths.sketch import ChunkTable, Sketch
 

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from ding_normmon.core.metric_names import with_task
 from ding_normmon.core.parameter_groups import Group
 from ding_normmon.core.sharding import counted_part, is_sharded
-from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.base import RowKey, RowTable, Setup, Vector
 from ding_normmon.metrics.kernels.squares import SquareSums
 from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.rows.moments import COUNT, EMPTY, M2, NONFINITE, Row, norm, norms, spread, square_sum_row
-from ding_normmon.rows.table import RowKey, RowTable, Vector
 
 __all__ = ['GroupSquares', 'SquareNorms']
 

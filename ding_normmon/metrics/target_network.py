@@ -10,17 +10,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.model_snapshot import ModelSnapshot
 from ding_normmon.core.sharding import is_sharded
-from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Metric
+from ding_normmon.metrics.base import Chart, Figure, LearnerStep, Metric, RowBuffer, RowKey, RowTable
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.bit_sums import bit_sums, combined, folded
 from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.kernels.squares import SquareSums
 from ding_normmon.metrics.sections import INVARIANTS_SECTION
-from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import COUNT, MEAN
 
 __all__ = ['RelativeDistance', 'TargetDistance']

@@ -8,13 +8,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.step import SignalError
+from ding_normmon.metrics.base import Chart, Figure, RowBuffer, RowKey, RowTable
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.device_signals import DeviceSignals, Published, write_numbers
 from ding_normmon.metrics.mixins import KeepsSignals, takes_graph
 from ding_normmon.metrics.sections import BROKEN_CHART, INVARIANTS_SECTION
-from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import COUNT, MEAN, NONFINITE, constant_numbers
 
 __all__ = ['TaskLosses']

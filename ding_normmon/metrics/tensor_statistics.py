@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from ding_normmon.core.common_figures import MONITOR_SECTION
-from ding_normmon.core.figure import Chart, Figure
+from ding_normmon.metrics.base import Chart, Figure, RowBuffer, RowKey, RowTable
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.device_signals import DeviceSignals, Published, write_signals
 from ding_normmon.metrics.masks import align_mask, check_signal
 from ding_normmon.metrics.mixins import KeepsSignals, takes_graph
 from ding_normmon.metrics.presence import Presence
 from ding_normmon.metrics.sections import NONFINITE_CHART
-from ding_normmon.rows import Label, RowBuffer, RowKey, RowTable, moments
+from ding_normmon.rows import Label, moments
 
 __all__ = ['TensorStatistics']
 

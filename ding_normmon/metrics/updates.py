@@ -15,18 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from ding_normmon.core.common_figures import MONITOR_SECTION
-from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.metric_names import with_task
 from ding_normmon.core.sharding import counted_part, is_sharded
-from ding_normmon.core.step import LearnerStep
-from ding_normmon.metrics.base import Setup
+from ding_normmon.metrics.base import Chart, Figure, LearnerStep, RowBuffer, RowKey, RowTable, Setup, Vector
 from ding_normmon.metrics.kernels.squares import SquareSums
 from ding_normmon.metrics.maths.conflict_geometry import cosine_of
 from ding_normmon.metrics.maths.sketch import ChunkTable, Sketch
 from ding_normmon.metrics.mixins import DeviceCells
 from ding_normmon.metrics.sections import NONFINITE_CHART, TASKS_SECTION
 from ding_normmon.metrics.shared_parameters import shared_parameters
-from ding_normmon.rows import RowBuffer, RowKey, RowTable, Vector
 from ding_normmon.rows.moments import COUNT, M2, NONFINITE, Row, constant_row, square_sum_row
 
 __all__ = ['Updates']

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from ding_normmon.core.figure import Chart, Figure
-from ding_normmon.metrics.base import Metric
+from ding_normmon.metrics.base import Chart, Figure, Metric, RowTable
 from ding_normmon.metrics.parameter_norms import ParameterNorms
 from ding_normmon.metrics.sections import PLASTICITY_SECTION
 from ding_normmon.rows.moments import COUNT, rms
-from ding_normmon.rows.table import RowTable
 
 __all__ = ['WeightMagnitude']
 
