@@ -68,7 +68,7 @@ class BatchBuilder:
             if not isinstance(vector, tuple) and self._is_known(key) and key.metric not in pending.failed
         }
         for metric, own_cells in self._measured(pending, cells):
-            with self._calls.guarded(metric, 'unpack', {}):
+            with self._calls.guarded(metric, 'unpack'):
                 own_keys, own_rows = metric.unpack_rows(own_cells)
                 if own_rows.shape != (len(own_keys), 6) or own_rows.dtype.kind != 'f':
                     raise ValueError(f'{len(own_keys)} keys for rows of shape {own_rows.shape}, {own_rows.dtype}')

@@ -132,7 +132,7 @@ class MetricCalls:
     def clip_of_any_step(self, clip: Clip) -> None:
         """Pass on a clipping in a step that is not measured, to metrics that need every step."""
         for metric in self._watching:
-            with self.guarded(metric, 'clip', {}):
+            with self.guarded(metric, 'clip'):
                 metric.on_clip_of_any_step(clip)
 
     def begin_any_step(self) -> None:
@@ -187,15 +187,12 @@ class MetricCalls:
         self.spent[metric.name] += (time.perf_counter() - started) * 1e3
 
     @contextlib.contextmanager
-    def guarded(self, metric: Metric, where: str, spent: dict[str, float]) -> Iterator[None]:
-        """Count a metric's exceptions inside the block instead of raising them; add its milliseconds to ``spent``."""
-        started = time.perf_counter()
+    def guarded(self, metric: Metric, where: str) -> Iterator[None]:
+        """Count a metric's exceptions inside the block instead of raising them."""
         try:
             yield
         except Exception as error:
             self.fail(metric, where, error)
-        finally:
-            spent[metric.name] = spent.get(metric.name, 0.0) + (time.perf_counter() - started) * 1e3
 
     def fail(self, metric: Metric, where: str, error: Exception) -> None:
         """Count an exception of a metric."""

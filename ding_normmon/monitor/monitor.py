@@ -23,7 +23,6 @@ from ding_normmon.monitor.announcements import about_run, call_exception, first_
 from ding_normmon.monitor.arrivals import Arrivals
 from ding_normmon.monitor.budget.throttle import Throttle
 from ding_normmon.monitor.budget.watching import Watching
-from ding_normmon.monitor.findings.stage import DiagnosisStage
 from ding_normmon.monitor.foundation import Foundation
 from ding_normmon.monitor.prepared import Prepared
 from ding_normmon.monitor.publication import Publication
@@ -55,6 +54,9 @@ class StepMonitor:
         black_box: keeps what this rank measures, see :class:`~ding_normmon.runs.black_box.BlackBoxFile`; on every rank.
 
     Attributes:
+        model: the model that is being trained.
+        tasks: names of the tasks by global id; empty for a single-task policy.
+        metrics: the metrics.
         diagnosis: ``diagnosis.active`` are the active findings, ``diagnosis.findings`` all of the run (on rank 0).
 
     Raises:
@@ -96,6 +98,7 @@ class StepMonitor:
             model, config, num_tasks, task_ids, task_names, destinations, metrics, rules, callback, transport
         )
         self.config, self.control, self.transport = base.config, base.control, base.transport
+        self.model, self.tasks, self.metrics, self.diagnosis = base.model, base.tasks, base.metrics, base.diagnosis
         self.lost_data = base.lost_data
         self.frequency = base.config.monitor_norm_freq
         self._last_begun = self._last_measured = self._resumed_after = -1
@@ -126,29 +129,9 @@ class StepMonitor:
             self._box.begin(about_run(self._base), lambda what: self.lost_data.count('black_box', what))
 
     @property
-    def model(self) -> nn.Module:
-        """The model that is being trained."""
-        return self._base.model
-
-    @property
-    def tasks(self) -> dict[int, str]:
-        """Names of the tasks by global id; empty for a single-task policy."""
-        return self._base.tasks
-
-    @property
     def groups(self) -> tuple[Group, ...]:
         """Current parameter groups of the model."""
         return self._base.groups
-
-    @property
-    def metrics(self) -> list[Metric]:
-        """The metrics."""
-        return self._base.metrics
-
-    @property
-    def diagnosis(self) -> DiagnosisStage:
-        """The judgement of the rules."""
-        return self._base.diagnosis
 
     # -- what may change while training ----------------------------------------------------------------------------
 
