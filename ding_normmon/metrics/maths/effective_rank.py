@@ -113,13 +113,13 @@ def stable_rank(sigma: Array) -> float:
     return float(np.square(sigma / largest).sum()) if largest > 0 else math.nan
 
 
-def feature_rank(sigma: Array, delta: float = 0.01) -> int:
-    """Return how many of the largest singular values make up ``1 - delta`` of their sum; 0 if all are 0."""
+def feature_rank(sigma: Array) -> int:
+    """Return how many of the largest singular values make up 99% of their sum; 0 if all are 0."""
     total = float(sigma.sum())
     if not total > 0:
         return 0
     # The last entry of a cumulative sum may differ from the sum in the last digit.
-    return min(int(np.searchsorted(np.cumsum(np.sort(sigma)[::-1]), (1 - delta) * total)) + 1, len(sigma))
+    return min(int(np.searchsorted(np.cumsum(np.sort(sigma)[::-1]), 0.99 * total)) + 1, len(sigma))
 
 
 @lru_cache(maxsize=4)

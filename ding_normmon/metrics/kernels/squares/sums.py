@@ -29,7 +29,6 @@ class SquareSums:
 
     Arguments:
         templates: tensors with the shapes, dtypes and the device to come; only these are read, and nothing is kept.
-        device_path: True takes the path for accelerators on a CPU too (for tests); None takes the device's own.
 
     Example:
         >>> weights = [torch.full((3, 4), 2.0), torch.tensor([3.0, float('inf')]), torch.tensor(5.0)]
@@ -42,7 +41,7 @@ class SquareSums:
         0
     """
 
-    def __init__(self, templates: Sequence[Tensor], *, device_path: bool | None = None) -> None:
+    def __init__(self, templates: Sequence[Tensor]) -> None:
         devices = {template.device for template in templates}
         if len(devices) > 1:
             raise ValueError(f'templates must be on one device, got {sorted(map(str, devices))}')
@@ -51,8 +50,8 @@ class SquareSums:
                 raise TypeError(f'template {index} must be real, got {template.dtype}')
         self.device = devices.pop() if devices else torch.device('cpu')
         self._count = len(templates)
-        on_device = self.device.type != 'cpu' if device_path is None else device_path
-        self._path = DeviceSums(templates, self.device) if on_device else HostSums(templates)
+        is_on_host = self.device.type == 'cpu'
+        self._path = HostSums(templates) if is_on_host else DeviceSums(templates, self.device)
 
     @property
     def scratch_bytes(self) -> int:
