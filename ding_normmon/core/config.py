@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ding_normmon.core.config_checks import CHECKS, is_integer
+from ding_normmon.core.config_checks import CHECKS, bytes_of, is_integer
 
-__all__ = ['ConfigurationError', 'MonitorConfig']
+__all__ = ['ConfigurationError', 'MonitorConfig', 'bytes_of']
 
 class ConfigurationError(ValueError):
     """An unknown key or an invalid value; the message names the key and the nearest valid one.

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ding_normmon.core.config import MonitorConfig
-from ding_normmon.core.config_checks import bytes_of
+from ding_normmon.core.config import MonitorConfig, bytes_of
 from ding_normmon.runs.black_box import BlackBoxFile
 from ding_normmon.runs.history_file import HistoryFile
 

@@ -45,20 +45,20 @@ class Foundation:
         config: see :class:`~ding_normmon.core.config.MonitorConfig`.
         num_tasks: number of tasks of the whole run; None for a single-task policy.
         task_ids: global ids of the tasks this rank trains; all of them by default.
-        task_names: names of the tasks by global id; a rank need not know those of other ranks.
+        task_names: what people call the tasks, by global id; a rank need not know those of the other ranks.
         transport: the connection to the other ranks.
 
     Attributes:
-        groups: current parameter groups of the model.
+        groups: parameter groups of the model, as they were found last.
         paths: the parameters of each group, by its name and task.
         task_ids: the tasks that this rank trains now.
-        metrics: the metrics.
-        figures: declarations of the metrics.
+        metrics: what is measured.
+        figures: what the metrics declare.
         ownership: which rank reports what.
         sharded: the groups of which every rank has a share.
 
     Raises:
-        ConfigurationError: an invalid key, value or argument, a task id out of range, ranks that disagree.
+        ConfigurationError: a key, value or argument that cannot be, a task id out of range, ranks that disagree.
         GroupError: a configured group that names no module.
     """
 
@@ -107,7 +107,7 @@ class Foundation:
                 self.config, rules, self.control, self.lost_data, rank, self.figures
             )
         agreed = agree(self.transport, self.config, self.groups, num_tasks, self.task_ids, self._names)
-        # Only now are the names of all tasks known: each rank has sent those that it knows.
+        # Only now are the names of all tasks known: each rank has said those that it knows.
         self._names = agreed.task_names
         self.tasks = {task: self._names.get(task, f'task {task}') for task in range(num_tasks or 0)}
         self.diagnosis.name_tasks(self.tasks)
