@@ -85,7 +85,7 @@ class LossContributions(LossParts, SharedGradients):
         if step.parts is None:
             if not self._said:
                 logger.warning(
-                    'monitor: the policy gives no terms of its losses at forward_end, so there is nothing by loss'
+                    'monitor: the policy gives no terms of its losses at forward_end; conflict_by_loss needs them'
                 )
             self._said = True
             return

@@ -112,7 +112,7 @@ class BatchBuilder:
         ):
             return True
         self._calls.lost_data.count(
-            'row_key', f'{key!r} is no key of a row: a RowKey, the name of a metric, text, a task id or None, text'
+            'row_key', f'{key!r} is not a valid key; expected RowKey(metric, name, task id or None, part)'
         )
         return False
 

@@ -140,7 +140,7 @@ class Incidents:
         self, iteration: int, kind: str, reason: str, at_fault: tuple[int, ...], every: int
     ) -> Iterator[Incident]:
         if self._opened >= _MOST:
-            self._lost.count('incidents', f'there were {_MOST} incidents; of later ones the steps around are not kept')
+            self._lost.count('incidents', f'there were {_MOST} incidents; steps around later ones are not kept')
             return
         self._opened += 1
         window = self._window(BEFORE + 1)
