@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from ding_normmon.core.compiled import compiled_parts
 from ding_normmon.metrics.base import Chart, Figure, LearnerStep, Matrix, RowBuffer, RowKey, RowTable, Setup, Vector
@@ -31,6 +29,7 @@ from ding_normmon.metrics.maths.dormancy import (
     unit_sums,
 )
 from ding_normmon.metrics.mixins import KeepsSignals, OwnHooks
+from ding_normmon.metrics.output_gradients import OutputGradients
 from ding_normmon.metrics.sections import PLASTICITY_SECTION
 from ding_normmon.metrics.shared_layers import shared_layers
 
@@ -123,13 +122,10 @@ class DormantUnits(KeepsSignals, OwnHooks):
     stretchable: ClassVar[bool] = True
 
     def __init__(self) -> None:
-        self._handles: list[RemovableHandle] = []
         self._outputs = LayerOutputs()
         self.signals = DeviceSignals(self._write_activations)
-        self._gradients: dict[RowKey, Tensor] = {}
+        self._gradients = OutputGradients()
         self._last_mask: tuple[Tensor, Tensor] | None = None
-        self._armed = False
-        self._error: Exception | None = None
         self._stride: int | None = None
         self._unmatched: dict[str, str] = {}
         self._previous: dict[str, dict[str, Mask]] = {}
@@ -164,14 +160,12 @@ class DormantUnits(KeepsSignals, OwnHooks):
 
     def release(self) -> None:
         """Remove all hooks and drop every tensor."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
         self._outputs.release()
         super().release()
-        self._gradients.clear()
+        self._gradients.release()
+        self.hook_milliseconds += self._gradients.milliseconds
+        self._gradients.milliseconds = 0.0
         self._last_mask = None
-        self._armed, self._error = False, None
 
     def on_publish(self, name: str, tensor: Tensor, task_id: int | None, mask: Tensor | None, rows: RowBuffer) -> None:
         """Assign the layers that have run since the last publication to this task."""
@@ -198,8 +192,7 @@ class DormantUnits(KeepsSignals, OwnHooks):
                 self.signals.add(Published(key, output.tensor.detach(), valid), rows)
             if output.tensor.requires_grad:
                 gradient_key = key._replace(part=f'gradient:{output.path}')
-                hook = self._gradient_hook(gradient_key, valid, rows.on_host)
-                self._handles.append(output.tensor.register_hook(hook))
+                self._gradients.listen(gradient_key, output.tensor, valid, rows.on_host, self._stride or 1)
 
     def _invalid(self, mask: Tensor, device: torch.device) -> Tensor:
         """Return which time steps are padding, (B*T,); computed once for all layers."""
@@ -213,35 +206,14 @@ class DormantUnits(KeepsSignals, OwnHooks):
         num_bytes = units * len(_KINDS) * 8 * max(1, self.setup.num_tasks or 1)
         return max(1, math.ceil(num_bytes / (self.setup.config.memory_budget / 2)))
 
-    def _gradient_hook(self, key: RowKey, mask: Tensor | None, on_host: bool) -> Callable[[Tensor], None]:
-        def add_up(gradient: Tensor) -> None:
-            # Backward passes before `forward_end` are those of other metrics. Exceptions must not reach autograd.
-            if not self._armed:
-                return
-            started = time.perf_counter()
-            try:
-                with torch.no_grad():
-                    if on_host:
-                        self._gradients[key] = activity(gradient.detach(), mask, self._stride or 1)
-                    else:
-                        invalid = None if mask is None else mask[None]
-                        self._gradients[key] = unit_sums(gradient.detach()[None], invalid)[0]
-            except Exception as error:
-                self._error = error
-            self.hook_milliseconds += (time.perf_counter() - started) * 1e3
-
-        return add_up
-
     def measure(self, hook_point: str, step: LearnerStep, rows: RowBuffer) -> None:
         """Before the backward pass: start to measure gradients. After it: write them."""
         if hook_point == 'forward_end':
             self._outputs.stop()
-            self._armed = True
+            self._gradients.start()
             super().measure(hook_point, step, rows)
             return
-        if self._error is not None:
-            raise self._error
-        self._write_gradients(rows)
+        self._gradients.write(rows, self._stride or 1)
 
     def _write_activations(self, outputs: Sequence[Published], rows: RowBuffer) -> None:
         """Write the activity vectors of many outputs: about five operations for all of one shape."""
@@ -257,18 +229,6 @@ class DormantUnits(KeepsSignals, OwnHooks):
                     torch.stack([output.tensor for output in chosen]), None if unmasked else torch.stack(masks)
                 )
                 rows.write_vectors([output.key for output in chosen], activities(sums, self._stride or 1))
-
-    def _write_gradients(self, rows: RowBuffer) -> None:
-        by_size: dict[int, list[RowKey]] = {}
-        for key, vector in self._gradients.items():
-            if rows.on_host:
-                rows.write_vector(key, vector)
-            else:
-                by_size.setdefault(len(vector), []).append(key)
-        for keys in by_size.values():
-            sums = torch.stack([self._gradients[key] for key in keys])
-            rows.write_vectors(keys, activities(sums, self._stride or 1))
-        self._gradients.clear()
 
     # -- on rank 0 -------------------------------------------------------------------------------------------------
 
