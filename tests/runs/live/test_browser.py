@@ -192,6 +192,50 @@ def test_a_run_that_is_killed_is_told_without_a_new_point(browser: Any, tmp_path
 
 
 @pytest.mark.full
+def test_thirty_runs_in_two_tabs_while_one_is_replaced(browser: Any, tmp_path: Path) -> None:
+    for number in range(30):
+        write(tmp_path / f'seed{number:02}', range(number, number + 3))
+    port = free_port()
+    with served(['ding_normmon', 'serve', str(tmp_path), '--port', str(port)], port) as address:
+        tabs = [Opened(browser, f'{address}?run=seed{number:02}') for number in (3, 7)]
+        for tab, number in zip(tabs, (3, 7), strict=True):
+            assert tab.frame.evaluate("document.querySelectorAll('.live li').length") == 30
+            assert tab.iterations() == number + 2
+        tabs[0].frame.evaluate("document.querySelector('.live details').open = true")
+        tabs[0].frame.fill('.live input[type=search]', 'seed2')
+        assert tabs[0].frame.evaluate("document.querySelectorAll('.live li').length") == 10
+        for number in range(20, 30):
+            tabs[0].frame.check(f'.live li:has-text("seed{number}") input')
+        tabs[0].wait_for('window.page.page.data.runs.length === 11')
+        # Another run takes the place of one that is shown; it is shorter, and then gone.
+        write(tmp_path / 'new', range(400, 402))
+        (tmp_path / 'new' / 'history.arrows').replace(tmp_path / 'seed07' / 'history.arrows')
+        tabs[1].wait_for('window.page.page.data.runs[0].about.iterations === 401')
+        os.truncate(tmp_path / 'seed07' / 'history.arrows', 10)
+        tabs[1].wait_for("document.querySelector('.live .note').textContent.includes('no points')")
+        (tmp_path / 'seed07' / 'history.arrows').unlink()
+        tabs[1].wait_for("document.querySelector('.live .note').textContent.includes('no run')")
+        for tab in tabs:
+            assert [told for told in tab.wrong if '404' not in told] == []
+
+
+@pytest.mark.full
+def test_tensorboard_shows_the_runs_of_several_folders(browser: Any, tmp_path: Path) -> None:
+    for folder in ('a/seed0', 'b/seed0'):
+        write(tmp_path / folder)
+    port = free_port()
+    spec = f'one:{tmp_path}/a,two:{tmp_path}/b'
+    program = ['tensorboard.main', '--logdir_spec', spec, '--port', str(port), '--host', '127.0.0.1']
+    with served(program, port) as address:
+        opened = Opened(browser, f'{address}#ding_normmon', is_tab=True)
+        named = opened.frame.evaluate("[...document.querySelectorAll('.live li button')].map((one) => one.textContent)")
+        assert sorted(named) == ['one/seed0', 'two/seed0']
+        opened.frame.evaluate("document.querySelectorAll('.live li button')[1].click()")
+        opened.wait_for(f'window.page.page.data.runs[0].name === {named[1]!r}')
+        assert opened.wrong == []
+
+
+@pytest.mark.full
 def test_a_server_that_goes_away_and_comes_back(browser: Any, tmp_path: Path) -> None:
     port = free_port()
     program = ['ding_normmon', 'serve', str(tmp_path), '--port', str(port)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.sample_runs import HOSTILE, broken_run, sample_run
+from ding_normmon.core.finding import Finding
 from ding_normmon.core.incident import DenseWindow, Departure, Incident
 from ding_normmon.core.record import Record
 from ding_normmon.runs import Run, Series, read_run
@@ -380,6 +380,23 @@ def test_names_that_want_to_do_harm_are_only_names(browser: Any, tmp_path: Path)
     opened.close()
 
 
+@pytest.mark.full
+@pytest.mark.parametrize('size', [(1440, 900), (390, 844)])
+def test_names_and_sentences_without_end_fit(size: tuple[int, int], browser: Any, tmp_path: Path) -> None:
+    names = ('x' * 500, '长' * 300, 'a b\tc\nd', '&amp; {0} %s ${x}')
+    long = Finding('my rule ' * 20, 'error', 10, 20, 's' * 900, 'a' * 800, (0,), (names[0],), None, {'z' * 300: 1.0})
+    run = sample_run(names=names, path=str(tmp_path / ('z' * 120)))
+    run.series['z' * 300] = run.series['monitor/cost/ms']
+    run = dataclasses.replace(run, findings=[*run.findings, long], configuration={'k' * 300: {'v': '<img src=x>' * 99}})
+    opened = Opened(browser, tmp_path / 'report.html', run, size=size)
+    opened.draw_all()
+    opened.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert opened.overflow() <= 0
+    assert opened.page.locator('.legend li').first.bounding_box()['height'] < 60
+    assert opened.axe() == []
+    opened.close()
+
+
 def test_runs_on_bad_days_have_a_page(browser: Any, tmp_path: Path) -> None:
     at = np.arange(3)
     odd = Series(at, np.array([1.0, np.nan, np.inf]), np.zeros(3))
@@ -396,6 +413,9 @@ def test_runs_on_bad_days_have_a_page(browser: Any, tmp_path: Path) -> None:
         'others': [sample_run(tasks=2, path='two'), sample_run(tasks=5, path='five')],
         'empty': [Run(Path('empty'))],
     }
+    # Names that JavaScript's own objects have, or that addresses are made of.
+    odd_names = ('constructor', '__proto__', 'norm/__proto__/_total_norm', 'a;b=c,d', 'a/b?c#d', 'norm/a_task99999999999/x')
+    runs['names'] = [Run(Path('names'), dict.fromkeys(odd_names, odd), tasks={0: '__proto__', 10**9: 'far'})]
     for name, of_page in runs.items():
         opened = Opened(browser, tmp_path / f'{name}.html', *of_page)
         opened.draw_all()
@@ -423,8 +443,15 @@ def test_a_run_that_is_being_written_and_shrinks(browser: Any, tmp_path: Path) -
 @pytest.mark.full
 @pytest.mark.parametrize(
     ('size', 'theme', 'language', 'tasks'),
-    list(itertools.product([(1440, 900), (1024, 768), (390, 844)], ['light', 'dark'], ['en', 'zh'], [1, 26])),
-)
+    # Every pair of a size, a theme, a language and a number of tasks is there.
+    [
+        ((1440, 900), 'light', 'en', 26), ((1440, 900), 'dark', 'zh', 1), ((1440, 900), 'light', 'zh', 1),
+        ((1024, 768), 'dark', 'en', 26), ((1024, 768), 'light', 'zh', 26), ((1024, 768), 'light', 'en', 1),
+        ((390, 844), 'dark', 'zh', 26), ((390, 844), 'light', 'en', 1), ((390, 844), 'dark', 'en', 1),
+        # 200% zoom on a screen of 1440 pixels.
+        ((720, 450), 'light', 'zh', 26),
+    ],
+)  # fmt: skip
 def test_every_size_theme_and_language(
     size: tuple[int, int], theme: str, language: str, tasks: int, browser: Any, tmp_path: Path
 ) -> None:

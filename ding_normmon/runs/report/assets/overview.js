@@ -221,6 +221,16 @@
       hasStrip ? element('p', { class: 'foot' }, `${text('deviation')}${text('colon')}${text('iteration')} ${edges[0]} – ${edges[1]} `, ...key(page)) : null);
   };
 
+  /** Return black or white, whichever is read more easily on a colour of some strength on paper. */
+  const inkOn = (colour, strength, paper) => {
+    const light = colour.map((value, i) => {
+      const under = Number.parseInt(paper.slice(1 + 2 * i, 3 + 2 * i), 16);
+      const shown = (under + (value - under) * strength) / 255;
+      return shown <= 0.04045 ? shown / 12.92 : ((shown + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * light[0] + 0.7152 * light[1] + 0.0722 * light[2] > 0.179 ? '#000' : '#fff';
+  };
+
   /** Return the conflict matrices, each with a slider over the iterations. */
   const matrices = (page) => {
     const { text, data } = page;
@@ -238,7 +248,7 @@
           const cell = cells[i][j], strength = Math.min(1, Math.abs(value ?? 0));
           const [r, g, b] = (value ?? 0) < 0 ? [178, 24, 43] : [33, 102, 172];
           cell.style.background = value === null ? 'none' : `rgba(${r},${g},${b},${strength.toFixed(2)})`;
-          cell.style.color = strength > 0.5 ? '#fff' : '';
+          cell.style.color = value === null ? '' : inkOn([r, g, b], strength, page.paper());
           cell.textContent = value === null ? '✕' : stack.rows.length <= 8 ? value.toFixed(2) : '';
           cell.title = `${nameOf(stack.rows[i])} · ${nameOf(stack.rows[j])}: ${value}`;
         }));
@@ -247,10 +257,12 @@
       fill();
       const head = element('tr', {}, element('td'), ...stack.rows.map((id) => element('th', { scope: 'col', title: nameOf(id) }, String(id))));
       const body = stack.rows.map((id, i) => element('tr', {}, element('th', { scope: 'row' }, nameOf(id)), ...cells[i]));
-      return element('figure', { class: stack.rows.length <= 8 ? 'matrix few' : 'matrix' }, element('figcaption', {}, `${text('matrix')}${text('colon')}${name.replace(/^conflict\/|\/cosine$/g, '')}${data.runs.length > 1 ? ` · ${run.name}` : ''}`),
+      const made = element('figure', { class: stack.rows.length <= 8 ? 'matrix few' : 'matrix' }, element('figcaption', {}, `${text('matrix')}${text('colon')}${name.replace(/^conflict\/|\/cosine$/g, '')}${data.runs.length > 1 ? ` · ${run.name}` : ''}`),
         element('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': `${text('matrix')}${text('colon')}${name}` },
           element('table', {}, element('thead', {}, head), element('tbody', {}, ...body))),
         element('label', { class: 'slider' }, shown, slider));
+      made.fill = fill;
+      return made;
     });
   };
 

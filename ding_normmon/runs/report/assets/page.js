@@ -327,9 +327,9 @@
         noMatch: element('p', { hidden: true, role: 'status' }, text('no match')),
         reset: element('button', { class: 'reset', hidden: true, click: () => page.zoomTo(null) }, text('reset')) };
       const legend = page.tasks.length ? [element('h3', {}, text('tasks')), element('ul', { class: 'legend' }, ...page.tasks.map((task) => element('li', { 'data-task': task },
-        element('button', { mouseenter: () => page.highlight(task), mouseleave: () => page.highlight(null), focus: () => page.highlight(task),
+        element('button', { title: page.nameOf(task), mouseenter: () => page.highlight(task), mouseleave: () => page.highlight(null), focus: () => page.highlight(task),
           blur: () => page.highlight(null), click: () => page.openTask(task) },
-          element('span', { class: 'dot', 'data-colour': task }), `${task} ${page.nameOf(task)}`))))] : [];
+          element('span', { class: 'dot', 'data-colour': task }), element('span', { class: 'name' }, `${task} ${page.nameOf(task)}`)))))] : [];
       const controls = element('div', { class: 'controls' },
         select('axis', 'along', [['iterations', 'iterations'], ...(hasSteps ? [['steps', 'steps']] : []), ['times', 'times']], () => { state.zoom = null; measure(); refreshAll(); fillOverview(); }),
         select('scale', 'scale', [['fit', 'fit'], ['log', 'log'], ['linear', 'linear']], () => { charts.forEach((chart) => { chart.scale = null; }); refreshAll(); }),
@@ -362,6 +362,7 @@
       root.dataset.theme = page.theme();
       fillTasks();
       for (const chart of charts) chart.width = 0;
+      root.querySelectorAll('.matrix').forEach((made) => made.fill());
       for (const made of root.querySelectorAll('details.fold, details.notes, details.cleared')) {
         if (made.id.endsWith('-flat')) continue;
         if (isPrinting && !made.open) { made.open = true; made.wasFolded = true; }
