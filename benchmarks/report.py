@@ -25,6 +25,7 @@ from tabulate import tabulate
 from benchmarks.sample_runs import sample_run
 from ding_normmon.core.record import Record
 from ding_normmon.runs import read_run
+from ding_normmon.runs.follow import FollowedRun
 from ding_normmon.runs.history_file import HistoryFile
 from ding_normmon.runs.report.page import write_page
 
@@ -57,6 +58,20 @@ def write_points(path: Path, metrics: int, records: int) -> float:
         file.publish(Record(iteration, dict.fromkeys(names, iteration / 7)))
     file.close()
     return (time.perf_counter() - begin) / records * 1e3
+
+
+def read_on(path: Path, metrics: int, records: int) -> list[float]:
+    """Return the seconds that it takes to read one more record of a run that is followed."""
+    names = [f'family{number}/metric_task{number % 26}/mean' for number in range(metrics)]
+    file = HistoryFile(path)
+    followed = FollowedRun(path)
+    found = []
+    for iteration in range(records + ROUNDS):
+        file.publish(Record(iteration, dict.fromkeys(names, iteration / 7)))
+        if iteration + 1 >= records:
+            found += timed(followed.read, 1)
+    file.close()
+    return found[1:]
 
 
 def write_judged(path: Path, metrics: int, records: int) -> None:
@@ -163,6 +178,8 @@ def main(against: Path | None) -> None:
         size = (folder / 'history.arrows').stat().st_size
         rows.append(['write a record of 500 points', f'{each:.2f} ms, {size / 1e6:.1f} bytes a point', ''])
         rows.append(['read 1,000,000 points', spread(timed(lambda: read_run(folder))), 'below 0.3 s'])
+        took = read_on(folder / 'grown' / 'history.arrows', 500, 2000)
+        rows.append(['read one more record behind 1,000,000 points', spread(took), ''])
         long = folder / 'long'
         write_judged(long / 'history.arrows', 27, 100_000)
         took = timed(lambda: write_page(folder / 'long.html', [read_run(long)]), 1)

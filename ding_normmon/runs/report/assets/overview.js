@@ -288,7 +288,7 @@
             const chart = new Chart(page, spec, { mini: true, focus, zoom, along: 'iterations', span: { from: since, to: opened, severity: 'error' },
               runs: [{ ...incident, name: run.name, tasks: run.tasks }] });
             page.draw(chart);
-            return element('figure', {}, element('figcaption', {}, page.titleOf(spec)), chart.root);
+            return element('figure', {}, element('figcaption', {}, `${page.titleOf(spec)} · ${text('iterations')}`), chart.root);
           })));
         };
         const made = element('details', { class: 'card error', open: i === 0, toggle: (event) => { if (event.target.open) fill(); } },
