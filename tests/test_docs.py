@@ -249,4 +249,21 @@ def test_commands_that_pages_name_exist(page: Path) -> None:
     for name in re.findall(r'(?:^|`)make ([a-z-]+)', text, re.MULTILINE):
         assert name in targets, f'{name_of(page)} names make {name}'
     for line in re.findall(r'pip install ([^`\n]*ding_normmon[^`\n]*)', text):
-        assert 'finds nothing' in text, f'{name_of(page)}: pip install {line} finds nothing'
+        assert 'finds nothing' in text or '什么也找不到' in text, f'{name_of(page)}: pip install {line} finds nothing'
+
+
+@pytest.mark.parametrize('page', PAGES, ids=name_of)
+def test_options_and_scripts_that_pages_name_exist(page: Path) -> None:
+    from importlib import import_module
+
+    text = page.read_text(encoding='utf-8')
+    for name, arguments in re.findall(r'(?:^|`)normmon ([a-z]+)([^`\n]*)', text, re.MULTILINE):
+        known = {option for one in import_module(f'ding_normmon.cli.{name}').command.params for option in one.opts}
+        # What stands behind `run SCRIPT` is the script's.
+        own = arguments.partition('.py')[0] if name == 'run' else arguments
+        for option in re.findall(r'(?<!\S)--[a-z-]+', own):
+            assert option in known | {'--help'}, f'{name_of(page)} names normmon {name} {option}'
+    for module in re.findall(r'python3? -m ((?:benchmarks|tests)[\w.]*)', text):
+        assert (ROOT / f'{module.replace(".", "/")}.py').exists(), f'{name_of(page)} names python -m {module}'
+    for script in re.findall(r'python3? ((?:benchmarks|docs|entry|tests)/[\w/]+\.py)', text):
+        assert (ROOT / script).exists(), f'{name_of(page)} names {script}'
