@@ -79,7 +79,7 @@ class Opened:
         self.page.on('request', lambda asked: None if self._is_ours(asked.url) else self.wrong.append(asked.url))
         self.page.goto(address)
         self.frame = self._frame() if is_tab else self.page.main_frame
-        self.wait_for('window.page?.charts > 0', 120)
+        self.wait_for('window.page?.charts > 0', 240)
 
     @staticmethod
     def _is_ours(url: str) -> bool:

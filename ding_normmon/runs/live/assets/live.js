@@ -1,5 +1,7 @@
 // The page of runs that train: which runs are shown, and newer data every few seconds. The entry of TensorBoard's tab.
 const EVERY = 3000;
+/** Longest pause: the first answer of a server may take long, and says nothing of the next one. */
+const LONGEST = 10000;
 const MOST = 12;
 /** Share by which a silence has grown before the page shows it anew. */
 const GROWTH = 1.2;
@@ -125,7 +127,7 @@ export async function render() {
     const begin = performance.now();
     const isSeen = !document.hidden && window.innerWidth > 0;
     try { if (isSeen) await ask(); } catch (error) { if (error instanceof TypeError || error instanceof SyntaxError) say(text('gone')); else throw error; } finally {
-      if (own === number) timer = setTimeout(look, Math.max(EVERY, performance.now() - begin));
+      if (own === number) timer = setTimeout(look, Math.min(LONGEST, Math.max(EVERY, performance.now() - begin)));
     }
   };
   document.addEventListener('visibilitychange', () => { if (!document.hidden) look(); });
