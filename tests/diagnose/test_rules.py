@@ -171,6 +171,17 @@ def test_weights_that_grow_as_those_of_a_network_that_learns_are_information(fac
     assert [(finding.severity, finding.tasks) for finding in found] == [(severity, (1,))]
 
 
+@pytest.mark.parametrize(('scheduler', 'told'), [(True, False), (False, True)])
+def test_a_rate_that_a_scheduler_has_brought_to_0_is_planned(scheduler: bool, told: bool) -> None:
+    def falls(since: int, scalars: dict[str, float], _: dict[str, Matrix]) -> None:
+        scalars['learning_rate/encoder'] *= max(0.0, 1 - since / 40)
+
+    records = with_fault(falls)
+    for record in records if scheduler else ():
+        record.scalars['step/scheduler_steps'] = 1.0
+    assert ('learning_rate' in {finding.rule for finding in findings(records)}) == told
+
+
 def test_a_level_that_stays_changed_stays_a_finding() -> None:
     finding = next(f for f in findings(with_fault(times('grad/head_policy_task2', 100.0))) if f.rule == 'gradient_jump')
     assert finding.cleared is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -103,11 +104,15 @@ class InputChanges(KeepsValue):
 
 @dataclass
 class OptimizerStepsChange(KeepsValue):
-    """Optimizers step more or less often in a learner step than they always did."""
+    """Optimizers step more or less often in a learner step than they always did, or with a gradient of before.
+
+    The second step with one gradient is a learner step without a backward pass; told where every one of the beginning
+    had one.
+    """
 
     name: ClassVar[str] = 'optimizer_steps_change'
     advice: ClassVar[str] = 'Look at what calls step(): twice in a learner step, or no longer of one optimizer.'
-    reads: ClassVar[tuple[str, ...]] = ('step/optimizer_steps',)
+    reads: ClassVar[tuple[str, ...]] = ('step/optimizer_steps', 'loss/backward')
     figures: ClassVar[str] = r'step/optimizer_steps'
 
     settled: int = 20
@@ -115,3 +120,21 @@ class OptimizerStepsChange(KeepsValue):
     def sentence(self, name: str, now: float, usual: float) -> str:
         """Return what has changed."""
         return f'Optimizers step {now:g} times in a learner step; before it was {usual:g}.'
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._with_backward, self._without = 0, deque[bool](maxlen=4)
+
+    def signs(self, window: Window) -> Iterable[Sign]:
+        """One sign per figure, and one for steps without a backward pass."""
+        yield from super().signs(window)
+        has_one = 'loss/backward' in window.record.scalars
+        if not has_one and self._with_backward < self.settled:
+            self._with_backward = -(10**9)
+        self._with_backward += has_one
+        self._without.append(not has_one and self._with_backward >= self.settled)
+        if sum(self._without) > 1:
+            yield Sign(
+                'Optimizers step again with the gradient of the step before: there was no backward pass in between.',
+                group='loss/backward',
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -39,11 +40,12 @@ class RanksShareBatch(ExpectedInvariant):
 
 @dataclass
 class BatchRepeats(ExpectedInvariant):
-    """Batches come back at once, three times within eight records, and longer than any did before.
+    """Batches come back, three times within eight records: at once, and longer than any did before, or much sooner.
 
     Told by the fingerprint of the model's inputs, or by figures of the data that are equal to the last bit. Learnt from
     the first changes of the batch: a loop that learns four times from each may do so, and one that has the same batch
-    from the beginning too.
+    from the beginning too. A batch comes back too soon if there have been four times as many others in the run, and
+    none has come back as soon before; so the second epoch of a data set in one order is none.
 
     Options:
         factor: how many times longer.
@@ -64,7 +66,9 @@ class BatchRepeats(ExpectedInvariant):
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task, and one for the model's inputs."""
         for task_id, batch in _batches(window).items():
-            run = self._runs.setdefault(task_id, _Run(batch))
+            # Figures of few numbers, such as rewards, are the same now and then by chance.
+            is_exact = task_id is None and _FINGERPRINT in window.record.scalars
+            run = self._runs.setdefault(task_id, _Run(batch, is_exact))
             if run.is_too_often(batch, self.settled, self.factor):
                 whose = 'The model' if task_id is None else window.call(task_id)
                 tasks = () if task_id is None else (task_id,)
@@ -76,24 +80,42 @@ class _Run:
 
     Arguments:
         batch: the first one.
+        is_exact: whether no two batches look the same by chance.
     """
 
-    def __init__(self, batch: tuple[float, ...]) -> None:
-        self._batch = batch
+    def __init__(self, batch: tuple[float, ...], is_exact: bool) -> None:
+        self._batch, self._is_exact = batch, is_exact
         self._repeats, self._longest, self._changes = -1, 0, 0
         self._unusual: deque[bool] = deque(maxlen=8)
+        # At which change each batch was there last, and after how many changes one has come back at the earliest.
+        self._seen: dict[tuple[float, ...], int] = {}
+        self._soonest = math.inf
 
     def is_too_often(self, batch: tuple[float, ...], settled: int, factor: float) -> bool:
         is_settled = self._changes >= settled
+        too_soon = False
         if batch == self._batch:
             self._repeats += 1
         else:
             if not (is_settled and self._repeats > factor * self._longest):
                 self._longest = max(self._longest, self._repeats)
+            self._seen[self._batch] = self._changes
             self._batch, self._repeats = batch, 0
             self._changes += 1
-        self._unusual.append(is_settled and self._repeats > factor * self._longest)
+            too_soon = self._is_exact and self._is_too_soon(self._seen.pop(batch, None), settled, factor)
+            if len(self._seen) > _MOST_KEPT:
+                del self._seen[next(iter(self._seen))]
+        self._unusual.append(too_soon or (is_settled and self._repeats > factor * self._longest))
         return sum(self._unusual) >= 3
+
+    def _is_too_soon(self, last: int | None, settled: int, factor: float) -> bool:
+        if last is None:
+            return False
+        rounds = self._changes - last
+        if self._changes >= factor * max(settled, rounds) and rounds < self._soonest:
+            return True
+        self._soonest = min(self._soonest, rounds)
+        return False
 
 
 @dataclass
@@ -123,6 +145,10 @@ class TasksShareData(ExpectedInvariant):
                 yield Sign(f'These tasks are given the same data: {named}.', tasks=tuple(tasks))
 
 
+_FINGERPRINT = 'monitor/fingerprint/inputs'
+_MOST_KEPT = 4096
+"""Batches that are remembered."""
+
 _MOMENTS = ('/mean', '/std', '/max', '/min')
 
 
@@ -136,8 +162,8 @@ def _batches(window: Window) -> dict[int | None, tuple[float, ...]]:
             found.setdefault(task_in(name), []).append(value)
     # Figures that are all the same number are those of data that never differ.
     batches = {task: tuple(values) for task, values in found.items() if len(set(values)) > 2}
-    if 'monitor/fingerprint/inputs' in scalars:
-        batches[None] = (scalars['monitor/fingerprint/inputs'],)
+    if _FINGERPRINT in scalars:
+        batches[None] = (scalars[_FINGERPRINT],)
     elif any(task is not None for task in batches):
         batches.pop(None, None)
     return batches

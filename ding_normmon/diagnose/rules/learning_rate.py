@@ -25,6 +25,7 @@ class LearningRate(Rule):
         rise: factor on the highest level.
         nothing: fraction of the highest learning rate that counts as 0.
         part: share of the run that it must be that low.
+        planned: the same share where a scheduler of torch's has brought it there.
     """
 
     name: ClassVar[str] = 'learning_rate'
@@ -49,10 +50,12 @@ class LearningRate(Rule):
     rise: float = 2.5
     nothing: float = 1e-3
     part: float = 0.05
+    planned: float = 0.5
 
     def __post_init__(self) -> None:
         self._kept = self._highest = self._last = 0.0
         self._same = self._low = 0
+        self._is_planned = False
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign."""
@@ -67,9 +70,15 @@ class LearningRate(Rule):
             return
         if self._same >= _LEVEL:
             self._kept = max(self._kept, now)
-        fell_at_once = now == 0.0 and self._kept > 0
+        scalars = window.record.scalars
+        if scalars.get('step/scheduler_steps'):
+            self._is_planned = True
+        if any(name.startswith('broken/schedule/') for name in scalars):
+            self._is_planned = False
+        fell_at_once = not self._is_planned and now == 0.0 and self._kept > 0
         self._low = self._low + 1 if now <= self.nothing * self._highest else 0
         self._highest = max(self._highest, now)
-        if self._low and (fell_at_once or self._low > max(_LEVEL, self.part * window.points.records)):
+        part = self.planned if self._is_planned else self.part
+        if self._low and (fell_at_once or self._low > max(_LEVEL, part * window.points.records)):
             values = {'now': now, 'highest': self._highest}
             yield Sign('nothing', group='learning_rate', evidence={'learning rate': now}, values=values)

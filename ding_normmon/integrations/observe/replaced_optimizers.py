@@ -82,8 +82,11 @@ class _Lookout:
         if self._usual[name]:
             return _STEPS * (1 + self._usual[name])
         watched = self._watched[name]
-        takes_over = name in self._made.get(optimizer, ()) and _parameters(optimizer) >= _parameters(watched)
-        return 1 if takes_over and watched not in stepping_optimizers(optimizer) else _STEPS
+        if name not in self._made.get(optimizer, ()) or watched in stepping_optimizers(optimizer):
+            return _STEPS
+        # It may have forgotten some of them by mistake; one besides the watched one holds few.
+        parameters = _parameters(watched)
+        return 1 if 2 * len(parameters & _parameters(optimizer)) > len(parameters) else _STEPS
 
     def _replace(self, name: str, successor: Optimizer, missed: int) -> None:
         earlier = self._watched[name]

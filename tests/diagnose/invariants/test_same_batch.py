@@ -44,6 +44,10 @@ HEALTHY: dict[str, Callable[[int], dict[str, float]]] = {
     'always the same': lambda i: inputs(0),
     'twice by chance': lambda i: inputs(i - (i in (40, 55))),
     'twenty batches in turn': lambda i: inputs(i % 20),
+    'a few batches in any order': lambda i: inputs(np.random.default_rng(i).integers(0, 5)),
+    'four minibatches in four epochs': lambda i: inputs(i // 16 * 4 + i % 4),
+    'two epochs of many batches': lambda i: inputs(i % 45),
+    'rewards that are few numbers': lambda i: {**data(i, 0), **data(i % 3 if i > 40 else i, 1)},
     'two tasks': lambda i: {**data(i, 0), **data(i + 1000, 1)},
     'two tasks with the same data from the beginning': lambda i: {**data(i, 0), **data(i, 1)},
     'two tasks with the same data by chance': lambda i: {**data(i, 0), **data(i + 1000 * (i != 40), 1)},
@@ -57,6 +61,7 @@ def test_what_has_always_been_so_says_nothing(kind: str) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[int], dict[str, float]], str, int, tuple[int, ...]]] = {
+    'three in turn': (lambda i: inputs(i if i < PLANTED else PLANTED + i % 3), 'batch_repeats', PLANTED + 5, ()),
     'the same for ever': (lambda i: inputs(min(i, PLANTED)), 'batch_repeats', PLANTED + 3, ()),
     'every one twice': (lambda i: inputs(i if i < PLANTED else i // 2 + 1000), 'batch_repeats', PLANTED + 5, ()),
     'four times each, then for ever': (lambda i: inputs(min(i, PLANTED) // 4), 'batch_repeats', PLANTED + 15, ()),
