@@ -70,9 +70,11 @@ def _history(path: Path) -> Checked:
     if not history.is_ours:
         checked.errors.append(f'{path.name} is no history file, and nothing writes to it')
         return checked
-    torn = [damage for damage in history.damages if damage.is_torn]
+    is_only_torn = all(damage.is_torn for damage in history.damages) and not any(
+        stream.lost for stream in history.streams
+    )
     sentences = damage_sentences(path.name, history)
-    (checked.warnings if len(torn) == len(history.damages) else checked.errors).extend(sentences)
+    (checked.warnings if is_only_torn else checked.errors).extend(sentences)
     run = run_of(path, history)
     checked.warnings += [warning for warning in run.warnings if warning not in sentences]
     checked.facts.append(f'{history.size} bytes, {sum(stream.records for stream in history.streams)} records')

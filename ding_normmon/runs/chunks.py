@@ -157,7 +157,7 @@ def is_torn(data: bytes) -> bool:
         >>> is_torn(whole[:-1]), is_torn(whole), is_torn(bytes(8)), is_torn(END_OF_STREAM[:5])
         (True, False, True, True)
     """
-    if not data.strip(b'\0') or END_OF_STREAM.startswith(data):
+    if data.count(0) == len(data) or END_OF_STREAM.startswith(data):
         return True
     found = data.find(MARK)
     if found >= 0:

@@ -156,37 +156,25 @@ def read_streams(path: Path, start: int = 0) -> History:
 
 def _history(data: bytes) -> History:
     history = History(len(data), is_marked=MARK in data or HEADER in data[:4096])
-    open_runs: list[list[Chunk]] = []
-
-    def finish() -> None:
-        if open_runs:
-            history.streams.append(_sealed_stream(data, list(open_runs), history.damages))
-            open_runs.clear()
-
+    # Whatever moved, doubled or mixed its chunks, a session is one stream, in the order in which it was written.
+    sessions: dict[str, dict[int, Chunk]] = {}
     for found in scan(data):
         if isinstance(found, Chunk):
-            if open_runs and open_runs[0][0].session != found.session:
-                finish()
-            last = open_runs[-1][-1] if open_runs else None
+            sessions.setdefault(found.session, {}).setdefault(found.number, found)
             history.last_chunk = (found.start, found.stop)
-            if last is not None and last.stop == found.start and last.number + 1 == found.number:
-                open_runs[-1].append(found)
-            else:
-                open_runs.append([found])
             continue
-        if data[found.start : found.stop].lstrip(b'\0') == END_OF_STREAM and found.stop - found.start < 16:
+        if found.stop - found.start < 16 and data[found.start : found.stop].lstrip(b'\0') == END_OF_STREAM:
             continue
-        between: list[Stream] = []
         for piece in _without_seals(data, found.start, found.stop):
             if isinstance(piece, Stream):
-                between.append(piece)
+                history.streams.append(piece)
+                history.last_chunk = (0, 0)
             else:
                 _add(history.damages, piece)
-        if between:
-            finish()
-            history.streams.extend(between)
-            history.last_chunk = (0, 0)
-    finish()
+    for chunks in sessions.values():
+        ordered = [chunk for _, chunk in sorted(chunks.items())]
+        history.streams.append(_sealed_stream(data, ordered, history.damages))
+    history.streams.sort(key=lambda stream: stream.start)
     history.damages.sort(key=lambda damage: damage.start)
     history.is_ended = data.endswith(END_OF_STREAM)
     return history
@@ -202,13 +190,23 @@ def _add(damages: list[Damage], found: Damage) -> None:
 # -- streams with seals -----------------------------------------------------------------------------------------------
 
 
-def _sealed_stream(data: bytes, runs: Sequence[list[Chunk]], damages: list[Damage]) -> Stream:
-    """Return a stream from its stretches of intact chunks."""
-    chunks = [chunk for run in runs for chunk in run]
+def _stretches(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
+    """Yield chunks that stand behind each other, which are read at once."""
+    stretch: list[Chunk] = []
+    for chunk in chunks:
+        if stretch and (stretch[-1].stop, stretch[-1].number + 1) != (chunk.start, chunk.number):
+            yield stretch
+            stretch = []
+        stretch.append(chunk)
+    yield stretch
+
+
+def _sealed_stream(data: bytes, chunks: Sequence[Chunk], damages: list[Damage]) -> Stream:
+    """Return a stream from its intact chunks, in the order of their numbers."""
     schema, tables = SCHEMA, []
     names: dict[int, str] = {}
     header: Header | None = None
-    pending, failures = list(reversed(runs)), 0
+    pending, failures = list(_stretches(chunks))[::-1], 0
     while pending:
         run = pending.pop()
         try:
@@ -240,8 +238,8 @@ def _sealed_stream(data: bytes, runs: Sequence[list[Chunk]], damages: list[Damag
     rows, odd = _rows(tables, [_codes(table) for table in tables])
     # What ends a stream is a chunk without rows.
     records = sum(len(batch) > 0 for table in tables for batch in table.column(0).chunks)
-    numbers = chunks[0].number, chunks[-1].number
-    stream = Stream(chunks[0].start, header, listed, rows, chunks[0].session, numbers, records, odd=odd)
+    start, numbers = min(chunk.start for chunk in chunks), (chunks[0].number, chunks[-1].number)
+    stream = Stream(start, header, listed, rows, chunks[0].session, numbers, records, odd=odd)
     stream.lost = chunks[-1].number + 1 - len(chunks)
     return stream
 

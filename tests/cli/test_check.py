@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from ding_normmon.cli.check import command
 from ding_normmon.core.record import Record
 from ding_normmon.runs import read_run
+from ding_normmon.runs.chunks import Chunk, scan
 from ding_normmon.runs.history_file import FILE_NAME
 from tests.runs.histories import points, sample, write, write_starts
 
@@ -18,6 +19,11 @@ def check(path: Path, *options: str) -> tuple[int, str]:
     result = CliRunner().invoke(command, [str(path), *options])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.output
+
+
+def without_a_record(data: bytes) -> bytes:
+    chunks = [part for part in scan(data) if isinstance(part, Chunk)]
+    return data[: chunks[5].start] + data[chunks[5].stop :]
 
 
 def test_a_whole_run_with_a_branch(tmp_path: Path) -> None:
@@ -47,6 +53,8 @@ def test_the_history_below_a_folder_of_lightzeros_is_checked(tmp_path: Path) -> 
         (lambda data: data[:-20], 1, 'middle of a record'),
         (lambda data: data[: len(data) // 2] + b'?' + data[len(data) // 2 + 1 :], 2, 'cannot be read'),
         (lambda data: b'my notes', 2, 'is no history file'),
+        (lambda data: data[:6000] + data[12000:], 2, 'cannot be read'),
+        (without_a_record, 2, '1 records are in the parts'),
     ],
 )
 def test_torn_is_a_warning_and_damage_is_an_error(tmp_path: Path, harm: object, code: int, said: str) -> None:

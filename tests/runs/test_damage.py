@@ -94,6 +94,51 @@ def test_a_sector_of_zeros_costs_what_was_in_it(tmp_path: Path) -> None:
     assert points(read_run(path)) == {place: float(place) for place in expected}
 
 
+def moved(parts: list[bytes], how: str) -> list[bytes]:
+    half = len(parts) // 2
+    if how == 'doubled':
+        return [*parts[:half], parts[half], *parts[half:], *parts[half - 3 :]]
+    if how == 'reversed':
+        return parts[::-1]
+    return random.Random(1).sample(parts, len(parts))
+
+
+@pytest.mark.parametrize('how', ['doubled', 'reversed', 'shuffled'])
+@pytest.mark.parametrize('starts', [1, 2])
+def test_records_that_were_moved_or_doubled_are_read_as_they_were_written(
+    tmp_path: Path, how: str, starts: int
+) -> None:
+    whole = write_starts(tmp_path, starts)
+    path = tmp_path / FILE_NAME
+    parts = [whole[part.start : part.stop] for part in scan(whole) if isinstance(part, Chunk)]
+    path.write_bytes(b''.join(moved(parts, how)))
+    history = read_streams(path)
+    assert [(stream.records, stream.lost) for stream in history.streams] == [(20, 0)] * starts
+    # Which start came first is where it begins; of a single one everything is shown.
+    if starts == 1:
+        assert points(read_run(path)) == {place: float(place) for place in range(20)}
+        assert not read_run(path).warnings
+
+
+def test_two_writers_that_could_not_lock_the_file_are_two_starts(tmp_path: Path) -> None:
+    files = [write_starts(tmp_path / name, starts=1) for name in 'ab']
+    pieces = [[data[part.start : part.stop] for part in scan(data) if isinstance(part, Chunk)] for data in files]
+    path = tmp_path / FILE_NAME
+    path.write_bytes(b''.join(piece for pair in zip(*pieces, strict=True) for piece in pair))
+    history = read_streams(path)
+    assert [(stream.records, stream.lost) for stream in history.streams] == [(20, 0), (20, 0)]
+    assert points(read_run(path)) == {place: float(place) for place in range(20)}
+
+
+def test_a_doubled_record_hides_no_lost_one(tmp_path: Path) -> None:
+    whole = write_starts(tmp_path, starts=1)
+    parts = [whole[part.start : part.stop] for part in scan(whole) if isinstance(part, Chunk)]
+    path = tmp_path / FILE_NAME
+    path.write_bytes(b''.join([*parts[:6], parts[5], *parts[7:]]))
+    assert [stream.lost for stream in read_streams(path).streams] == [1]
+    assert '1 records are in the parts that cannot be read' in read_run(path).warnings[0]
+
+
 def test_only_a_torn_last_record_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / FILE_NAME
     write(path, [sample(number) for number in range(5)], close=False)
