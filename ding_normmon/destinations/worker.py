@@ -16,6 +16,9 @@ __all__ = ['DestinationWorker']
 _MOST = 64
 """Records that may wait; beyond that the oldest is dropped."""
 
+_STUCK_SECONDS = 2.0
+"""So long takes no record that is only one of many."""
+
 _MANY = 8
 """Queue length at which records are passed on without waiting for :meth:`DestinationWorker.flush`."""
 
@@ -73,7 +76,7 @@ class DestinationWorker:
         with self._wake:
             if len(self._queue) >= _MOST:
                 self._queue.popleft()
-                self._lose(f'has been busy with one record for {self._busy():.0f} s; is its disk full or very slow?')
+                self._lose(f'has {_MOST} records waiting; the oldest was dropped. {self._stuck()}')
             self._queue.append(record)
         if len(self._queue) >= _MANY:
             self.flush()
@@ -101,10 +104,15 @@ class DestinationWorker:
         self._thread.join(timeout)
         if self._thread.is_alive():
             amount = len(self._queue) + 1
-            self._lose(f'did not take {amount} records within {timeout:g} s of closing; is its disk full?', amount)
+            self._lose(f'did not take {amount} records within {timeout:g} s of closing. {self._stuck()}', amount)
 
-    def _busy(self) -> float:
-        return 0.0 if self._busy_since is None else time.monotonic() - self._busy_since
+    def _stuck(self) -> str:
+        """Return why records wait: one that takes for ever, or too many of them."""
+        since = self._busy_since
+        busy = 0.0 if since is None else time.monotonic() - since
+        if busy >= _STUCK_SECONDS:
+            return f'It has been busy with one record for {busy:.0f} s: is its disk full, or very slow?'
+        return 'It takes them more slowly than they come; a larger monitor_norm_freq makes fewer'
 
     def _lose(self, what: str, amount: int = 1) -> None:
         self._lost.count(f'destination_{self._name}', f'{self._name} {what}', amount)

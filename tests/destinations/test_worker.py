@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -61,6 +64,47 @@ def test_a_destination_that_cannot_begin_is_offered_records_all_the_same() -> No
     worker.close(timeout=5)
     assert listener.heard == [RunDescription(), 1, 'closed']
     assert lost_data.total == {'destination_Listener': 1}
+
+
+def test_records_that_come_too_fast_are_no_full_disk(caplog: pytest.LogCaptureFixture) -> None:
+    """A destination that takes one after the other in time is not stuck."""
+
+    class Slow(Listener):
+        def publish(self, record: Record) -> None:
+            time.sleep(0.005)
+            super().publish(record)
+
+    slow, lost_data = Slow(), LostData()
+    worker = DestinationWorker(slow, lost_data)
+    for iteration in range(200):
+        worker.enqueue(Record(iteration))
+    worker.close(timeout=5)
+    assert lost_data.total['destination_Slow'] == 200 - (len(slow.heard) - 2)
+    assert 'more slowly than they come' in caplog.text
+    assert 'disk' not in caplog.text
+
+
+def test_a_destination_that_is_stuck_is_called_so(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, entered = threading.Event(), threading.Event()
+
+    class Stuck(Listener):
+        def publish(self, record: Record) -> None:
+            entered.set()
+            released.wait()
+
+    worker = DestinationWorker(Stuck(), LostData())
+    worker.enqueue(Record(0))
+    worker.flush()
+    assert entered.wait(5)
+    now = time.monotonic()
+    monkeypatch.setattr(time, 'monotonic', lambda: now + 60)
+    for iteration in range(1, 70):
+        worker.enqueue(Record(iteration))
+    released.set()
+    worker.close(timeout=5)
+    assert 'busy with one record for 60 s: is its disk full, or very slow?' in caplog.text
 
 
 @pytest.mark.parametrize('error', [SystemExit, KeyboardInterrupt, OSError])
