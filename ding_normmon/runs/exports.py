@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ding_normmon.core.incident import Incident
 from ding_normmon.runs.parts import Doubts
-from ding_normmon.runs.plain_incident import incident_from, plain_incident
+from ding_normmon.runs.plain_incident import IncidentReader, plain_incident
 from ding_normmon.runs.run import Note, Run, RunError, Series
 from ding_normmon.runs.strict_json import dumps, number
 
@@ -116,10 +117,17 @@ def _read_parquet(path: Path) -> Run:
     series = series_of_rows(list(index), codes, *points)
     doubts = Doubts()
     content = {} if header == Header() else json.loads(said or b'{}')
-    incidents = _every(content.get('incidents'), incident_from, 'incidents', doubts)
+    incidents = _incidents(content.get('incidents'), doubts)
     run = Run(path, series, tasks=dict(header.tasks), configuration=dict(header.configuration), incidents=incidents)
     run.warnings.extend(f'{path.name}: {sentence}' for sentence in doubts.sentences())
     return run
+
+
+def _incidents(entries: Any, doubts: Doubts) -> list[Incident]:
+    reader = IncidentReader(doubts)
+    for entry in entries or ():
+        reader.add(entry)
+    return reader.incidents()
 
 
 def _every(entries: Any, read: Callable[[Any], Any], what: str, doubts: Doubts) -> list[Any]:
@@ -142,22 +150,22 @@ def _read_csv(path: Path) -> Run:
     index: dict[str, int] = {}
     rows: list[tuple[int, int, float, float]] = []
     odd: list[int] = []
-    with path.open(newline='', encoding='utf-8', errors='replace') as file:
+    with path.open(newline='', encoding='utf-8-sig', errors='replace') as file:
         reader = csv.reader(file)
         try:
             _check(path, next(reader, []))
-            for row in reader:
-                try:
-                    name, iteration, time, value = row
-                    point = _iteration(iteration), float(value), float(time)
-                except ValueError:
-                    odd.append(reader.line_num)
-                else:
-                    rows.append((index.setdefault(name, len(index)), *point))
         except csv.Error as error:
-            odd.append(reader.line_num)
-            if not rows:
-                raise RunError(f'{path} is no export of a run: line {reader.line_num}: {error}') from error
+            raise RunError(f'{path} is no export of a run: line {reader.line_num}: {error}') from error
+        while True:
+            try:
+                name, iteration, time, value = next(reader)
+                point = _iteration(iteration), float(value), float(time)
+            except StopIteration:
+                break
+            except (ValueError, csv.Error):
+                odd.append(reader.line_num)
+            else:
+                rows.append((index.setdefault(name, len(index)), *point))
     columns = list(zip(*rows, strict=True)) or [(), (), (), ()]
     codes, iterations = np.array(columns[0], np.int64), np.array(columns[1], np.int64)
     series = series_of_rows(list(index), codes, iterations, np.array(columns[2]), np.array(columns[3]))
@@ -191,7 +199,7 @@ def _read_json(path: Path) -> Run:
         return name, matrix_series({int(at): matrix_from({'values': value, **axes}) for at, value in values})
 
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = json.loads(path.read_text(encoding='utf-8-sig'))
         series = dict(every(content['series'].items(), _json_series, 'series'))
         return Run(
             path,
@@ -201,7 +209,7 @@ def _read_json(path: Path) -> Run:
             configuration=content['configuration'] if isinstance(content.get('configuration'), dict) else {},
             notes=every(content.get('notes'), _json_note, 'notes'),
             findings=[finding for finding, _ in every(content.get('findings'), finding_from, 'findings')],
-            incidents=every(content.get('incidents'), incident_from, 'incidents'),
+            incidents=_incidents(content.get('incidents'), doubts),
             warnings=[f'{path.name}: {sentence}' for sentence in doubts.sentences()],
         )
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:

@@ -12,12 +12,16 @@ from typing import Any
 import numpy as np
 
 from ding_normmon.core.incident import STAGES, DenseWindow, Departure, Incident
-from ding_normmon.runs.parts import iteration_from
+from ding_normmon.runs.parts import Doubts, iteration_from
 from ding_normmon.runs.strict_json import number
 
-__all__ = ['incident_from', 'joined', 'plain_incident', 'plain_window', 'window_from']
+__all__ = ['IncidentReader', 'incident_from', 'joined', 'plain_incident', 'plain_window', 'window_from']
 
-_MOST_CELLS = 1 << 24
+_MOST_CELLS = 1 << 20
+"""Numbers of one window; a monitor writes half as many at most."""
+
+_MOST_CELLS_IN_ALL = 1 << 25
+"""Numbers of all windows of a run: compressed, they fit into a few bytes."""
 
 
 def plain_incident(incident: Incident) -> dict[str, Any]:
@@ -47,6 +51,44 @@ def plain_window(window: DenseWindow) -> dict[str, Any]:
         'iterations': window.iterations.tolist(),
         'values': base64.b64encode(zlib.compress(values, 1)).decode(),
     }
+
+
+class IncidentReader:
+    """Takes the incidents of a run as they were written, and joins the parts of each.
+
+    Arguments:
+        doubts: counts what cannot be read.
+
+    Example:
+        >>> reader = IncidentReader(Doubts())
+        >>> for content in (plain_incident(Incident(1, 8, 8, 'finding', 'Odd.')), 'nonsense'):
+        ...     reader.add(content)
+        >>> reader.incidents(), reader.doubts.sentences()
+        ([Incident(number=1, opened=8, since=8, kind='finding', reason='Odd.', first=(), task=None, task_name='', \
+group='', parameter='', figures={}, every=0)], ['1 incidents cannot be read.'])
+    """
+
+    def __init__(self, doubts: Doubts) -> None:
+        self.doubts = doubts
+        self._parts: dict[tuple[int, int], list[Incident]] = {}
+        self._cells = 0
+
+    def add(self, content: Any) -> None:
+        """Take one part of one incident."""
+        try:
+            incident = incident_from(content)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            self.doubts.add('incidents cannot be read', 1)
+            return
+        self._cells += incident.window.values.size
+        if self._cells > _MOST_CELLS_IN_ALL:
+            self.doubts.add('incidents are told without the steps around them, which are too many', 1)
+            incident = dataclasses.replace(incident, window=DenseWindow())
+        self._parts.setdefault((incident.opened, incident.number), []).append(incident)
+
+    def incidents(self) -> list[Incident]:
+        """Return the incidents, in the order in which they were opened."""
+        return [joined(parts) for _, parts in sorted(self._parts.items())]
 
 
 def incident_from(content: Any) -> Incident:
@@ -125,6 +167,9 @@ def joined(parts: Sequence[Incident]) -> Incident:
         for iteration, values in zip(part.window.iterations.tolist(), part.window.values, strict=True):
             row = rows.setdefault(iteration, np.full(len(index), math.nan))
             row[places] = values
+        if len(rows) * len(index) > 4 * _MOST_CELLS:
+            # No two parts of one incident are so different.
+            return parts[-1]
     iterations = sorted(rows)
     values = np.array([rows[iteration] for iteration in iterations]).reshape(len(iterations), len(index))
     window = DenseWindow(tuple(index), np.array(iterations, np.int64), values)

@@ -57,11 +57,12 @@ def _read(path: Path, read_history: HistoryReader, read_events: EventsReader) ->
         if 'tfevents' in path.name:
             return _checked(read_events(path.parent, [path], False), path)
         raise RunError(f'{path} is no history file (.arrows), event file or export (.parquet, .csv, .json)')
+    from ding_normmon.runs.read_black_box import box_files
     from ding_normmon.runs.read_events import event_files
 
     histories = histories_of(path)
     files = event_files(path)
-    if not histories and not files and not _has_box(path):
+    if not histories and not files and not box_files(path):
         raise RunError(f'{path} holds neither a history file (history.arrows) nor event files: it is no run')
     if len(histories) > 1:
         names = ', '.join(str(folder) for folder in list(histories)[:4])
@@ -82,19 +83,16 @@ def _read(path: Path, read_history: HistoryReader, read_events: EventsReader) ->
     return _checked(_with_death(run, path), path)
 
 
-def _has_box(path: Path) -> bool:
-    return any(path.rglob('black_box-rank*.ring'))
-
-
 def _with_death(run: Run, path: Path) -> Run:
     """Add what the black box of a run that died tells."""
-    from ding_normmon.runs.read_black_box import boxes_of, incident_of_death
+    from ding_normmon.runs.read_black_box import box_files, boxes_of, incident_of_death
 
+    if not box_files(path):
+        return run
     try:
         boxes = boxes_of(path)
     except RunError as error:
-        if _has_box(path):
-            run.warnings.append(str(error))
+        run.warnings.append(str(error))
         return run
     run.warnings.extend(warning for box in boxes for warning in box.warnings)
     death = incident_of_death(boxes, len(run.incidents) + 1)

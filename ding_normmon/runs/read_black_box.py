@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,19 @@ from ding_normmon.diagnose.first_signs import PARAMETERS, incident_of
 from ding_normmon.runs.black_box import is_in_use
 from ding_normmon.runs.header import task_names
 from ding_normmon.runs.run import RunError
-from ding_normmon.runs.slots import EVENT, HEADER_BYTES, OWN, RECORD, Slot, SlotError, read_header, slots_of
+from ding_normmon.runs.slots import (
+    EVENT,
+    HEADER_BYTES,
+    OWN,
+    RECORD,
+    HeaderError,
+    Slot,
+    SlotError,
+    read_header,
+    slots_of,
+)
 
-__all__ = ['Box', 'boxes_of', 'incident_of_death', 'is_box_name', 'read_box']
+__all__ = ['Box', 'box_files', 'boxes_of', 'incident_of_death', 'is_box_name', 'read_box']
 
 _NORMS = {'parameter_norms': 'norm', 'gradient_norms': 'grad', 'head_gradient_norms': 'grad'}
 _MOST_BYTES = 1 << 31
@@ -72,17 +83,27 @@ def is_box_name(name: str) -> bool:
     return name.startswith('black_box-rank') and name.endswith('.ring') and not name.endswith('.previous.ring')
 
 
+def box_files(path: Path) -> list[Path]:
+    """Return the black boxes of a run's last start: those in its folder, or below it where it has none itself.
+
+    What is called so and is no file, such as a pipe or a link to a device, is none.
+    """
+    if path.is_file():
+        return [path]
+    for pattern in ('*.ring', '**/*.ring'):
+        if found := sorted(file for file in path.glob(pattern) if is_box_name(file.name) and file.is_file()):
+            return found
+    return []
+
+
 def boxes_of(path: Path | str) -> list[Box]:
-    """Read the black boxes of a run, by rank: those in its folder, or below it where it has none itself.
+    """Read the black boxes of a run, by rank; see :func:`box_files`.
 
     Raises:
         RunError: there is none, or none that can be read.
     """
     path = Path(path)
-    if path.is_file():
-        return [read_box(path)]
-    found = sorted(file for file in path.glob('*.ring') if is_box_name(file.name))
-    found = found or sorted(file for file in path.rglob('*.ring') if is_box_name(file.name))
+    found = box_files(path)
     if not found:
         raise RunError(f'{path} holds no black box (black_box-rank0.ring); it is written where watch is on')
     boxes, refused = [], []
@@ -103,17 +124,23 @@ def read_box(path: Path | str) -> Box:
         RunError: it is no black box, of another version, or cannot be read.
     """
     path = Path(path)
+    warnings: list[str] = []
     try:
+        if not path.is_file():
+            raise RunError(f'{path} is no file')
         if path.stat().st_size > _MOST_BYTES:
             raise RunError(f'{path} is larger than any black box')
         running = is_in_use(path)
         data = path.read_bytes()
-        about = read_header(data)
+        try:
+            about = read_header(data)
+        except HeaderError as error:
+            about = {'size': len(data)}
+            warnings.append(f'{path.name} {error}, which has the names of the tasks; its steps are read')
     except SlotError as error:
         raise RunError(f'{path} {error}') from error
     except OSError as error:
         raise RunError(f'{path} cannot be read: {error.strerror or error}') from error
-    warnings = []
     if about.get('size') != len(data):
         warnings.append(f'{path.name} has {len(data)} bytes and should have {about.get("size")}; what is whole is read')
     slots, torn = slots_of(data, HEADER_BYTES)
@@ -126,14 +153,19 @@ def read_box(path: Path | str) -> Box:
     rows = [(slot.iteration, slot.names, slot.numbers) for slot in records]
     if not rows:
         rows = [(slot.iteration, *_figures_of(slot)) for slot in own if _is_own(slot)]
+    window = _window(rows)
+    if (left_out := len({row[0] for row in rows}) - len(window.iterations)) > 0:
+        warnings.append(
+            f'{path.name}: its {left_out} oldest steps have other figures than the newest, and are left out'
+        )
     every = [text['watch'] for _, text in events if isinstance(text.get('watch'), int)]
-    rank = about.get('rank')
+    rank = about.get('rank', _rank_in(path.name))
     return Box(
         path,
         rank if isinstance(rank, int) else 0,
         'running' if running else 'closed' if closed else 'died',
         tuple(sorted({slot.iteration for slot in own})),
-        _window(rows),
+        window,
         task_names(about.get('tasks')),
         tuple(events),
         tuple(_notes(records)),
@@ -141,6 +173,11 @@ def read_box(path: Path | str) -> Box:
         torn,
         tuple(warnings),
     )
+
+
+def _rank_in(name: str) -> int:
+    found = re.match(r'black_box-rank(\d{1,6})', name)
+    return int(found[1]) if found else 0
 
 
 def incident_of_death(boxes: Sequence[Box], number: int = 1) -> Incident | None:
@@ -167,11 +204,25 @@ def _is_own(slot: Slot) -> bool:
     names = slot.names
     if not isinstance(names, dict):
         return False
-    rows, vectors = names.get('rows'), names.get('vectors')
-    if not isinstance(rows, list) or not isinstance(vectors, list):
+    rows, vectors, paths = names.get('rows'), names.get('vectors'), names.get('paths') or {}
+    if not isinstance(rows, list) or not isinstance(vectors, list) or not isinstance(paths, dict):
         return False
-    keys = [*rows, *(entry[0] for entry in vectors if isinstance(entry, list) and len(entry) == 2)]
-    return len(keys) == len(rows) + len(vectors) and all(isinstance(key, list) and len(key) == 4 for key in keys)
+    if not all(isinstance(entry, list) and len(entry) == 2 and _is_count(entry[1]) for entry in vectors):
+        return False
+    numbers = 6 * len(rows) + sum(length for _, length in vectors)
+    has_paths = all(isinstance(known, list) for known in paths.values())
+    return numbers == len(slot.numbers) and has_paths and all(map(_is_key, [*rows, *(key for key, _ in vectors)]))
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_key(key: Any) -> bool:
+    if not isinstance(key, list) or len(key) != 4:
+        return False
+    metric, name, task, part = key
+    return all(isinstance(text, str) for text in (metric, name, part)) and (task is None or _is_count(task))
 
 
 def _figures_of(slot: Slot) -> tuple[list[str], npt.NDArray[np.float64]]:
@@ -206,14 +257,24 @@ def _figures_of(slot: Slot) -> tuple[list[str], npt.NDArray[np.float64]]:
 
 
 def _window(rows: Sequence[tuple[int, Sequence[str], npt.NDArray[np.float64]]]) -> DenseWindow:
-    """Return steps as one table; of two of the same iteration the later one counts."""
+    """Return steps as one table; of two of the same iteration the later one counts.
+
+    Steps that have nothing in common would make a table of any size: the oldest of those are left out.
+    """
     latest = {iteration: (names, values) for iteration, names, values in rows}
+    most = 4 * sum(len(values) for _, values in latest.values())
     index: dict[str, int] = {}
-    for names, _ in latest.values():
-        for name in names:
-            index.setdefault(name, len(index))
-    table = np.full((len(latest), len(index)), np.nan)
-    iterations = sorted(latest)
+    iterations: list[int] = []
+    for iteration in sorted(latest, reverse=True):
+        wider = {**index}
+        for name in latest[iteration][0]:
+            wider.setdefault(name, len(wider))
+        if len(wider) * (len(iterations) + 1) > most:
+            break
+        index = wider
+        iterations.append(iteration)
+    iterations.reverse()
+    table = np.full((len(iterations), len(index)), np.nan)
     for row, iteration in enumerate(iterations):
         names, values = latest[iteration]
         table[row, [index[name] for name in names]] = values

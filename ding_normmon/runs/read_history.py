@@ -12,10 +12,9 @@ import numpy.typing as npt
 
 from ding_normmon.core.figures import Figures
 from ding_normmon.core.finding import SEVERITIES, Finding
-from ding_normmon.core.incident import Incident
 from ding_normmon.runs.format import FINDING, INCIDENT, MATRIX, NOTE, SCALAR, VERSION
 from ding_normmon.runs.parts import Doubts, finding_from, matrix_from, matrix_series
-from ding_normmon.runs.plain_incident import incident_from, joined
+from ding_normmon.runs.plain_incident import IncidentReader
 from ding_normmon.runs.run import Note, Run, Series
 from ding_normmon.runs.streams import Damage, History, Stream, read_streams
 
@@ -143,7 +142,7 @@ def _add_texts(run: Run, texts: list[Text], doubts: Doubts) -> None:
     matrices: dict[str, dict[int, Any]] = {}
     notes: dict[tuple[int, str], str] = {}
     findings: dict[tuple[Any, ...], Finding] = {}
-    incidents: dict[tuple[int, int], list[Incident]] = {}
+    incidents = IncidentReader(doubts)
     for kind, name, iteration, text in texts:
         try:
             content = json.loads(text)
@@ -152,19 +151,18 @@ def _add_texts(run: Run, texts: list[Text], doubts: Doubts) -> None:
             elif kind == NOTE:
                 notes[iteration, name] = str(content)
             elif kind == INCIDENT:
-                incident = incident_from(content)
-                incidents.setdefault((incident.opened, incident.number), []).append(incident)
+                incidents.add(content)
             else:
                 finding, severity = finding_from(content)
                 findings[finding.key, finding.found] = finding
                 if severity not in SEVERITIES:
                     doubts.add('findings are of a severity that this version does not know, and shown as warnings', 1)
         except (ValueError, TypeError, KeyError, RecursionError):
-            doubts.add('matrices, notes, findings or incidents cannot be read', 1)
+            doubts.add('matrices, notes or findings cannot be read', 1)
     run.matrices.update({name: matrix_series(points) for name, points in matrices.items()})
     run.notes.extend(Note(iteration, name, text) for (iteration, name), text in sorted(notes.items()))
     run.findings.extend(findings.values())
-    run.incidents.extend(joined(parts) for _, parts in sorted(incidents.items()))
+    run.incidents.extend(incidents.incidents())
 
 
 def series_of_rows(

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ['ALIGNMENT', 'EVENT', 'HEADER_BYTES', 'OWN', 'RECORD', 'VERSION', 'Slot', 'SlotError', 'encode_header']
-__all__ += ['encode_slot', 'pack_names', 'read_header', 'slots_of']
+__all__ = ['ALIGNMENT', 'EVENT', 'HEADER_BYTES', 'OWN', 'RECORD', 'VERSION', 'HeaderError', 'Slot']
+__all__ += ['SlotError', 'encode_header', 'encode_slot', 'pack_names', 'read_header', 'slots_of']
 
 OWN, RECORD, EVENT = 1, 2, 3
 """Kinds: what one rank has measured, the figures of all ranks, and what happened beside them."""
@@ -38,11 +38,16 @@ _HEAD = struct.Struct('<18sIII')
 _MARK = b'nmslot1\n'
 _SLOT = struct.Struct('<8sIIQqdIIII')
 _CHECK_AT = 12
-_MOST_NAMES = 1 << 26
+_MOST_NAMES = 1 << 25
+"""Bytes of all names of a file that differ: compressed, they fit into a few."""
 
 
 class SlotError(ValueError):
     """A file that is no black box of this version; the message says what it is."""
+
+
+class HeaderError(SlotError):
+    """A black box of this version whose header is damaged."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ def read_header(data: Any) -> dict[str, Any]:
     """Return what a header says.
 
     Raises:
-        SlotError: no black box, one of another version, or a damaged header.
+        SlotError: no black box, or one of another version.
+        HeaderError: the header is damaged.
     """
     if len(data) < _HEAD.size or bytes(data[: len(_BEGIN)]) != _BEGIN:
         raise SlotError('is no black box')
@@ -95,7 +101,7 @@ def read_header(data: Any) -> dict[str, Any]:
         raise SlotError(f'was written by version {version} of the black box; this is version {VERSION}')
     text = bytes(data[_HEAD.size : _HEAD.size + min(length, HEADER_BYTES)])
     if zlib.crc32(text) != check:
-        raise SlotError('has a damaged header')
+        raise HeaderError('has a damaged header')
     content = json.loads(text)
     return content if isinstance(content, dict) else {}
 
@@ -142,24 +148,46 @@ def slots_of(data: Any, start: int = 0) -> tuple[list[Slot], int]:
         data: bytes.
         start: position of the first slot.
     """
-    found = list(_scan(data, start))
+    found = list(_scan(data, start, _Names()))
     slots = [slot for slot in found if slot is not None]
     return sorted(slots, key=lambda slot: slot.sequence), len(found) - len(slots)
 
 
-def _scan(data: Any, start: int) -> Iterator[Slot | None]:
+class _Names:
+    """Unpacks the names of slots; the same ones come slot after slot, and are kept once."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Any] = {b'': []}
+        self._left = _MOST_NAMES
+
+    def unpack(self, packed: bytes) -> Any:
+        """Return what :func:`pack_names` packed.
+
+        Raises:
+            ValueError, zlib.error, RecursionError: it is none, or there are too many.
+        """
+        if packed not in self._known:
+            text = zlib.decompressobj().decompress(packed, self._left + 1)
+            self._left -= len(text)
+            if self._left < 0:
+                raise ValueError('more names than in any black box')
+            self._known[packed] = json.loads(text)
+        return self._known[packed]
+
+
+def _scan(data: Any, start: int, known: _Names) -> Iterator[Slot | None]:
     """Yield every slot; None for one that is torn."""
     position = start
     while (position := data.find(_MARK, position)) >= 0:
         if position % ALIGNMENT or position + _SLOT.size > len(data):
             position += 1
             continue
-        slot, length = _slot_at(data, position)
+        slot, length = _slot_at(data, position, known)
         yield slot
         position += ALIGNMENT if slot is None else -(-length // ALIGNMENT) * ALIGNMENT
 
 
-def _slot_at(data: Any, position: int) -> tuple[Slot | None, int]:
+def _slot_at(data: Any, position: int, known: _Names) -> tuple[Slot | None, int]:
     _, length, check, sequence, iteration, time, kind, names, numbers, text = _SLOT.unpack_from(data, position)
     if length != _SLOT.size + names + 8 * numbers + text or position + length > len(data):
         return None, 0
@@ -168,8 +196,7 @@ def _slot_at(data: Any, position: int) -> tuple[Slot | None, int]:
     if zlib.crc32(data[at : position + length], zlib.crc32(head)) != check:
         return None, 0
     try:
-        packed = zlib.decompressobj().decompress(data[at : at + names], _MOST_NAMES) if names else b'[]'
-        said = json.loads(packed)
+        said = known.unpack(data[at : at + names])
         values = np.frombuffer(data, '<f8', numbers, at + names)
         told = json.loads(data[position + length - text : position + length]) if text else None
     except (ValueError, zlib.error, RecursionError):
