@@ -39,6 +39,9 @@ _SLOWER = 0.1
 _FLATTER = 0.01
 """The same for the largest gradient."""
 
+_HALF_USUAL, _HALF_FLATTER = 32, 0.5
+"""Both for numbers of 16 bits, of which a step often moves few: eight times in a row may be chance."""
+
 
 _SAMPLED = 8
 """Words of a parameter that are compared, as long as one of them changes in every step."""
@@ -58,6 +61,8 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
 
     A step below the resolution of a number moves nothing. So a parameter may stand still if its rate has decayed to a
     tenth or its gradient to a hundredth of the largest, or if it has not moved from the beginning.
+    A step often moves few entries of a parameter in 16 bits, or none: it must have moved in 32 steps before, and may
+    stand still once its gradient is half of the largest.
 
     To see that a parameter has moved, eight of its words are enough. A parameter in which those stood still is read as
     a whole in the next measured steps, and only then can it be called still. Once everything moves, every
@@ -104,6 +109,9 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
         count = len(self._parameters)
         # By parameter: steps in a row in which it has moved, its largest rate and the largest square of its gradient.
         self._moved = np.zeros((count, 3))
+        half = np.array([parameter.element_size() == 2 for parameter in self._parameters], dtype=bool)
+        self._usual = np.where(half, _HALF_USUAL, _USUAL)
+        self._flatter = np.where(half, _HALF_FLATTER, _FLATTER)
         self._suspects, self._read = np.zeros(count, dtype=int), np.zeros(count, dtype=bool)
         self._steps, self._rests = 0, False
         self.num_cells = 6 * count
@@ -114,7 +122,8 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
 
     def state_bytes(self) -> int:
         """Return the size of what is remembered of each parameter."""
-        return self._moved.nbytes + self._suspects.nbytes + self._read.nbytes + self._squares.scratch_bytes
+        remembered = (self._moved, self._usual, self._flatter, self._suspects, self._read)
+        return sum(numbers.nbytes for numbers in remembered) + self._squares.scratch_bytes
 
     def begin(self, step: LearnerStep) -> None:
         """Watch which optimizers step."""
@@ -198,8 +207,8 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
         expected = rate > 0
         known = expected & (whole > 0) & (square > 0) & (nonfinite == 0)
         times, usual_rate, usual_square = self._moved.T
-        usual = (times >= _USUAL) & (rate >= _SLOWER * usual_rate)
-        usual &= (usual_square > 0) & (square >= _FLATTER**2 * usual_square)
+        usual = (times >= self._usual) & (rate >= _SLOWER * usual_rate)
+        usual &= (usual_square > 0) & (square >= self._flatter**2 * usual_square)
         still = known & ~moves & usual
         frozen = (rate == _FROZEN) & moves
         if self._rate.device.type != 'cpu':

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ding_normmon.core.figure import Chart, Figure
 from ding_normmon.core.model_snapshot import ModelSnapshot
 from ding_normmon.core.sharding import is_sharded
-from ding_normmon.metrics.base import Chart, Figure, LearnerStep, Metric, RowBuffer, RowKey, RowTable
+from ding_normmon.core.step import LearnerStep
+from ding_normmon.metrics.base import Metric
 from ding_normmon.metrics.kernels import native
 from ding_normmon.metrics.kernels.bit_sums import bit_sums, combined, folded
 from ding_normmon.metrics.kernels.device_signals import write_number
 from ding_normmon.metrics.kernels.squares import SquareSums
 from ding_normmon.metrics.sections import INVARIANTS_SECTION
+from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import COUNT, MEAN
 
 __all__ = ['RelativeDistance', 'TargetDistance']
@@ -41,35 +45,52 @@ class RelativeDistance:
     """
 
     def __init__(self, online: Sequence[Tensor]) -> None:
-        self.shapes = _shapes(online)
         ends = itertools.accumulate(tensor.numel() for tensor in online)
         self._spans: list[tuple[int, int, SquareSums]] = []
         for _, chunk in itertools.groupby(enumerate(ends), lambda entry: entry[1] // _AT_ONCE):
             places = [place for place, _ in chunk]
             first, stop = places[0], places[-1] + 1
-            self._spans.append((first, stop, SquareSums([*online[first:stop], *online[first:stop]])))
+            alike = [tensor.detach() for tensor in online[first:stop]]
+            self._spans.append((first, stop, SquareSums([*alike, *alike])))
 
     @torch.no_grad()
-    def __call__(self, online: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-        """Return the distance, shape (); not finite if a number is not."""
-        if native.kernels is not None:
-            known = native.kernels.distance(list(online), list(target))
-            if known is not None:
-                squared, size = torch.tensor(known, dtype=torch.float64).unbind()
-                return (squared / size).sqrt()
+    def __call__(self, online: list[Tensor], target: list[Tensor]) -> Tensor | float:
+        """Return the distance, one number; NaN if a number is not finite."""
+        found = None if native.kernels is None else native.kernels.distance(online, target)
+        if found is not None:
+            away, own = found
+            return math.sqrt(away / own) if own > 0 and math.isfinite(away + own) else math.nan
         totals = torch.zeros(2, dtype=torch.float64, device=online[0].device)
         for first, stop, squares in self._spans:
-            mine = list(online[first:stop])
+            mine = [tensor.detach() for tensor in online[first:stop]]
             # One call for both: on an accelerator it is as many launches for any number of tensors.
-            away = torch._foreach_sub(mine, list(target[first:stop]))
+            away = torch._foreach_sub(mine, [tensor.detach() for tensor in target[first:stop]])
             sums, nonfinite = torch.empty(2, 2 * len(mine), dtype=torch.float64, device=totals.device).unbind()
             squares([*away, *mine], sums, nonfinite)
             totals += torch.where(nonfinite > 0, torch.nan, sums).view(2, -1).sum(dim=1)
         return (totals[0] / totals[1]).sqrt()
 
 
-def _shapes(tensors: Sequence[Tensor]) -> list[tuple[torch.Size, torch.dtype, torch.device]]:
-    return [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
+class _Pair:
+    """A model and its target network, as long as both keep their parameters."""
+
+    def __init__(self, models: tuple[nn.Module, nn.Module]) -> None:
+        self._models = models
+        self._snapshots = [ModelSnapshot(model) for model in models]
+        self.online: list[Tensor] = [*models[0].parameters()]
+        self.target: list[Tensor] = [*models[1].parameters()]
+        shapes = [[(p.shape, p.dtype, p.device) for p in tensors] for tensors in (self.online, self.target)]
+        self.is_alike = shapes[0] == shapes[1] != [] and not any(map(is_sharded, self.online))
+        self._distance = RelativeDistance(self.online) if self.is_alike else None
+
+    def is_of(self, models: tuple[nn.Module, nn.Module]) -> bool:
+        same = all(map(operator.is_, models, self._models))
+        return same and not any(snapshot.has_changed() for snapshot in self._snapshots)
+
+    def figures(self) -> dict[str, Tensor | float]:
+        assert self._distance is not None
+        fingerprint = folded(combined(bit_sums(self.target)))
+        return {'distance': self._distance(self.online, self.target), 'fingerprint': fingerprint}
 
 
 class TargetDistance(Metric):
@@ -104,8 +125,7 @@ class TargetDistance(Metric):
     stretchable: ClassVar[bool] = True
 
     def __init__(self) -> None:
-        self._distance: RelativeDistance | None = None
-        self._known: list[tuple[nn.Module, ModelSnapshot, list[nn.Parameter]]] = []
+        self._pair: _Pair | None = None
         self._models: Callable[[], tuple[nn.Module, nn.Module] | None] = lambda: None
 
     def follow(self, models: Callable[[], tuple[nn.Module, nn.Module] | None]) -> None:
@@ -117,23 +137,12 @@ class TargetDistance(Metric):
         """Compare the two models, where their parameters are alike."""
         models = self._models()
         if models is None or models[0] is models[1]:
+            self._pair = None
             return
-        online, target = self._parameters(models)
-        shapes = _shapes(online)
-        if not online or shapes != _shapes(target) or any(map(is_sharded, online)):
-            return
-        if self._distance is None or self._distance.shapes != shapes:
-            self._distance = RelativeDistance(online)
-        values = (self._distance(online, target), folded(combined(bit_sums(target))))
-        for name, value in zip(_FIGURES, values, strict=True):
+        if self._pair is None or not self._pair.is_of(models):
+            self._pair = _Pair(models)
+        for name, value in self._pair.figures().items() if self._pair.is_alike else ():
             write_number(RowKey(self.name, name), value, rows)
-
-    def _parameters(self, models: Sequence[nn.Module]) -> list[list[nn.Parameter]]:
-        """Return the parameters of both models; they are listed anew only when some were replaced."""
-        unchanged = [known is model for (known, *_), model in zip(self._known, models, strict=False)] == [True, True]
-        if not unchanged or any(snapshot.has_changed() for _, snapshot, _ in self._known):
-            self._known = [(model, ModelSnapshot(model), list(model.parameters())) for model in models]
-        return [parameters for *_, parameters in self._known]
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield both figures; a distance that is no number is absent."""

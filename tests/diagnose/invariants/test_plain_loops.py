@@ -156,6 +156,16 @@ class HalfPrecision(Loop):
         return super().batch().bfloat16()
 
 
+class HardlyMoving(HalfPrecision):
+    """In most steps a few entries move, and none in some."""
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=1e-3)
+
+    def run(self, steps: int = 120) -> list[Record]:
+        return super().run(steps)
+
+
 class Autocast(Loop):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast('cpu', dtype=torch.bfloat16):
@@ -226,6 +236,7 @@ HEALTHY: dict[str, Callable[[], Loop]] = {
     'state loaded': StateLoaded,
     'adapters': Adapters,
     'half precision': HalfPrecision,
+    'half precision that hardly moves': HardlyMoving,
     'autocast': Autocast,
     'evaluating': Evaluating,
     'always the whole data': AlwaysTheWholeData,

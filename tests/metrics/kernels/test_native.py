@@ -212,16 +212,6 @@ def test_distances_are_those_of_float64(dtype: torch.dtype) -> None:
     assert not math.isfinite(kernels.distance([*online, torch.tensor([math.nan]).to(dtype)], [*target, online[0]])[0])
 
 
-def test_distances_that_are_left_to_others() -> None:
-    good, whole = torch.ones(4, 4), torch.ones(4, 8)
-    for other in (good.double(), torch.ones(16), good.t().contiguous().t(), whole[:, ::2], good.to_sparse(), None):
-        assert kernels.distance([good], [other]) is kernels.distance([other], [good]) is None
-    assert kernels.distance([], []) == (0.0, 0.0)
-    for arguments in (([good], []), (good, good), ([good],)):
-        with pytest.raises(TypeError):
-            kernels.distance(*arguments)
-
-
 def test_sums_do_not_depend_on_where_a_tensor_lies() -> None:
     tensor = torch.randn(100_003)
     results = set()
