@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from ding_normmon.core.record import Record
@@ -15,15 +16,18 @@ class BlackBox(Protocol):
 
     Attributes:
         processor_time: seconds of processor time that its thread has taken.
+        known_folder: where it is, as far as that is known before the first step.
     """
 
     processor_time: float
+    known_folder: Path | None
 
     def begin(self, about: Mapping[str, Any], lost: Callable[[str], object]) -> None:
         """Set the description of the run and the function that counts losses; called again when groups change.
 
         Arguments:
-            about: plain values: rank, tasks, configuration, and ``paths``, the parameters of each group by its key.
+            about: plain values: rank, tasks, configuration; ``paths``, the parameters of each group by its key; and
+                ``folder``, where rank 0 keeps the run's files, for a rank that knows none.
             lost: called with a sentence on what could not be written.
         """
         ...

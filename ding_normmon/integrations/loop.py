@@ -24,10 +24,10 @@ from ding_normmon.runs.black_box import BlackBoxFile
 __all__ = ['Monitor']
 
 
-def _box(destinations: Any, config: Any) -> BlackBoxFile | None:
+def _box(destinations: Any, config: Any, transport: Transport | None) -> BlackBoxFile | None:
     # What cannot be is for the monitor itself to refuse.
     try:
-        return box_beside(destinations, MonitorConfig.read(config))
+        return box_beside(destinations, MonitorConfig.read(config), transport)
     except (ConfigurationError, TypeError):
         return None
 
@@ -113,7 +113,7 @@ class Monitor(StepMonitor):
             rules=rules,
             callback=callback,
             transport=transport,
-            black_box=_box(destinations, config),
+            black_box=_box(destinations, config, transport),
         )
         models = None if target is None else (model, target)
         for metric in self.metrics:

@@ -45,6 +45,7 @@ def about_run(base: Foundation) -> dict[str, Any]:
         'tasks': base.tasks,
         'frequency': base.config.monitor_norm_freq,
         'paths': paths,
+        'folder': base.folder,
     }
 
 

@@ -47,6 +47,7 @@ class Foundation:
         task_ids: global ids of the tasks this rank trains; all of them by default.
         task_names: what people call the tasks, by global id; a rank need not know those of the other ranks.
         transport: the connection to the other ranks.
+        folder: of the run's files, where this rank knows it.
 
     Attributes:
         groups: parameter groups of the model, as they were found last.
@@ -56,6 +57,7 @@ class Foundation:
         figures: what the metrics declare.
         ownership: which rank reports what.
         sharded: the groups of which every rank has a share.
+        folder: of the run's files, as far as rank 0 knows it.
 
     Raises:
         ConfigurationError: a key, value or argument that cannot be, a task id out of range, ranks that disagree.
@@ -74,6 +76,7 @@ class Foundation:
         rules: Sequence[Any],
         callback: Callable[[Finding], object] | None,
         transport: Transport | None,
+        folder: str | None = None,
     ) -> None:
         _refuse_arguments(model, task_names=task_names, destinations=destinations, rules=rules)
         self.model, self.num_tasks = model, num_tasks
@@ -106,8 +109,9 @@ class Foundation:
             self.diagnosis = DiagnosisStage.of(
                 self.config, rules, self.control, self.lost_data, rank, self.figures
             )
-        agreed = agree(self.transport, self.config, self.groups, num_tasks, self.task_ids, self._names)
-        # Only now are the names of all tasks known: each rank has said those that it knows.
+        agreed = agree(self.transport, self.config, self.groups, num_tasks, self.task_ids, self._names, folder)
+        self.folder = agreed.folder
+        # Only now are the names of all tasks known: each rank has sent those that it knows.
         self._names = agreed.task_names
         self.tasks = {task: self._names.get(task, f'task {task}') for task in range(num_tasks or 0)}
         self.diagnosis.name_tasks(self.tasks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,8 +95,10 @@ class StepMonitor:
         transport: Transport | None = None,
         black_box: BlackBox | None = None,
     ) -> None:
+        known = None if black_box is None else black_box.known_folder
+        folder = None if known is None else os.path.abspath(known)
         self._base = base = Foundation(
-            model, config, num_tasks, task_ids, task_names, destinations, metrics, rules, callback, transport
+            model, config, num_tasks, task_ids, task_names, destinations, metrics, rules, callback, transport, folder
         )
         self.config, self.control, self.transport = base.config, base.control, base.transport
         self.model, self.tasks, self.metrics, self.diagnosis = base.model, base.tasks, base.metrics, base.diagnosis

@@ -27,11 +27,13 @@ class Agreement:
         task_ids: global ids of the tasks that each rank trains, by rank.
         session: 8 bytes, drawn by rank 0, that tell this run's messages from those of others.
         task_names: what the ranks call the tasks; of two names of one task that of the lower rank.
+        folder: of the run's files, as far as rank 0 knows it.
     """
 
     task_ids: tuple[tuple[int, ...], ...]
     session: bytes
     task_names: dict[int, str]
+    folder: str | None = None
 
 
 def agree(
@@ -41,6 +43,7 @@ def agree(
     num_tasks: int | None,
     task_ids: Sequence[int],
     task_names: Mapping[int, str],
+    folder: str | None = None,
 ) -> Agreement:
     """Exchange and compare the ranks' set-ups; every rank raises if any two differ.
 
@@ -56,6 +59,7 @@ def agree(
         'task_ids': list(task_ids),
         'session': os.urandom(8).hex(),
         'task_names': {str(task_id): name for task_id, name in task_names.items()},
+        'folder': folder,
     }
     statements = transport.agree('hello', statement, config.setup_timeout)
     for rank, other in enumerate(statements):
@@ -71,6 +75,7 @@ def agree(
         tuple(tuple(int(task) for task in other['task_ids']) for other in statements),
         bytes.fromhex(statements[0]['session']),
         {int(task): name for other in reversed(statements) for task, name in other['task_names'].items()},
+        statements[0]['folder'],
     )
 
 

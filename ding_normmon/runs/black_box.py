@@ -54,11 +54,13 @@ class BlackBoxFile:
     ends in order cuts off what was never used.
 
     Arguments:
-        folder: where the file is, or a function that returns that when the first step was measured; None for nowhere.
+        folder: where the file is, or a function that returns that when the first step was measured; None for where rank
+            0 keeps the run's files, or for nowhere where it keeps none.
         size: bytes of the file.
 
     Attributes:
         path: the file; None before the first slot.
+        known_folder: where the file is, as far as that is known before the first step.
 
     Example:
         >>> import tempfile
@@ -73,8 +75,10 @@ class BlackBoxFile:
         ('closed', [8], [[2.5]])
     """
 
-    def __init__(self, folder: Path | str | Callable[[], Path | None], size: int) -> None:
-        self._folder: Callable[[], Path | None] = folder if callable(folder) else lambda: Path(folder)
+    def __init__(self, folder: Path | str | Callable[[], Path | None] | None, size: int) -> None:
+        self.known_folder = None if folder is None or callable(folder) else Path(folder)
+        self._folder = folder if callable(folder) else lambda: self.known_folder
+        self._told: str | None = None
         self.path: Path | None = None
         self.processor_time = 0.0
         self._rank = 0
@@ -97,7 +101,8 @@ class BlackBoxFile:
 
     def begin(self, about: Mapping[str, Any], lost: Callable[[str], object]) -> None:
         """Take what is known of the run, and whom to tell of what cannot be written; again where groups change."""
-        self._about, self._lost = {**about, 'paths': None}, lost
+        self._about, self._lost = {**about, 'paths': None, 'folder': None}, lost
+        self._told = about.get('folder')
         self._rank = int(about.get('rank', 0))
         self._paths = about.get('paths') or {}
         self._packed = {}
@@ -215,8 +220,8 @@ class BlackBoxFile:
 
     def _open(self) -> bool:
         """Allocate the file; tell whether there is one."""
-        folder = self._folder()
-        if folder is None:
+        folder = self._folder() or (self._told and Path(self._told))
+        if not folder:
             self._is_off = True
             return False
         try:

@@ -48,6 +48,7 @@ class HistoryFile:
 
     Attributes:
         path: the file that is written to; None before the first record.
+        known_folder: where the file is, as far as that is known before the first record.
 
     Raises:
         ImportError: pyarrow is not installed.
@@ -72,6 +73,7 @@ class HistoryFile:
         path: Path | str | Callable[[], Path | None],
         configuration: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
+        self.known_folder = None if callable(path) else Path(path).parent
         self._find: Callable[[], Path | None] = path if callable(path) else lambda: Path(path)
         self.path: Path | None = None
         self._is_off = False
