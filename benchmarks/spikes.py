@@ -43,9 +43,10 @@ class Verdict:
         seed: of the run.
         planted: iteration at which the fault begins.
         task: whose batch it is in; None for the learning rate.
-        every: iterations from one watched step to the next, at the end of the run.
+        every: iterations from one watched step to the next when the fault began, or at the end of a healthy run.
         touched: whether a watched step was one of the three.
-        found: iteration at which the first incident was opened from there on; None where there was none.
+        kind: of the first incident from there on; empty where there was none.
+        found: iteration at which it was opened; None where there was none.
         named: the task that the incident begins with.
         delay: watched records from the first one at or behind the fault to the incident, both included.
         reason: what the incident says.
@@ -59,12 +60,18 @@ class Verdict:
     task: int | None
     every: int
     touched: bool
+    kind: str
     found: int | None
     named: int | None
     delay: int
     reason: str
     errors: int
     warnings: int
+
+    @property
+    def left_a_trace(self) -> bool:
+        """Whether anything of the fault was in a watched step; an exception in another step ends a run without."""
+        return self.found is not None and (self.touched or self.kind != 'exception')
 
 
 def spoil(fault: str, batch: tuple[Any, Any, int], random: np.random.Generator) -> tuple[Any, Any, int]:
@@ -151,8 +158,9 @@ def judge(fault: str, seed: int, planted: int, task: int | None, folder: Path) -
         seed,
         planted,
         task,
-        int(np.diff(box.own[-9:]).min(initial=1 << 30)) if len(box.own) > 1 else 0,
+        int(np.diff([iteration for iteration in box.own if iteration < begin][-2:]).sum()),
         any(iteration < begin + LASTS for iteration in watched),
+        '' if incident is None else incident.kind,
         None if incident is None else incident.opened,
         None if incident is None else incident.task,
         0 if incident is None else sum(iteration <= incident.opened for iteration in watched),
@@ -183,12 +191,13 @@ def render(verdicts: list[Verdict]) -> str:
     faults = [entry for entry in verdicts if entry.fault != 'healthy']
     touched = [entry for entry in faults if entry.touched]
     found = [entry for entry in faults if entry.found is not None]
-    named = sum(entry.named == entry.task for entry in found)
+    traced = [entry for entry in faults if entry.left_a_trace]
+    named = sum(entry.named == entry.task for entry in traced)
     healthy = [entry for entry in verdicts if entry.fault == 'healthy']
     lines = [
         f'touched and found: {sum(entry.found is not None for entry in touched)} of {len(touched)}',
         f'found in all: {len(found)} of {len(faults)}',
-        f'the right task first: {named} of {len(found)}',
+        f'the right task first: {named} of {len(traced)} with a trace in a watched step',
         f'within 5 watched records: {sum(entry.delay <= 5 for entry in found)} of {len(found)}',
         f'healthy runs: {sum(entry.errors for entry in healthy)} errors and {sum(entry.warnings for entry in healthy)} '
         f'warnings in {len(healthy)}',

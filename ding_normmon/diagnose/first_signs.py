@@ -94,7 +94,7 @@ def what_came_first(window: DenseWindow, opened: int) -> tuple[Departure, ...]:
     return tuple(entry for entry in found if not entry.metric.startswith(PARAMETERS))[:_MOST]
 
 
-def _departures(window: DenseWindow, opened: int) -> list[Departure]:
+def _departures(window: DenseWindow, opened: int, has_ended: bool = False) -> list[Departure]:
     stages = [stage_of(name) if _is_compared(name) else None for name in window.names]
     chosen = [place for place, stage in enumerate(stages) if stage is not None]
     until = int(np.searchsorted(window.iterations, opened, side='right')) - 1
@@ -120,6 +120,9 @@ def _departures(window: DenseWindow, opened: int) -> list[Departure]:
     # What was not finite all the time, such as the logits of actions that are impossible, is no sign.
     before = np.nan_to_num(values[:stop][:, counted]) > 0
     left[:, counted] = (np.nan_to_num(values[:, counted]) > 0) & ~before.any(0)
+    if has_ended:
+        # What was back at its level in the last step did not end the run; the change of weights is over in one step.
+        left &= of_weights | np.where(counted, left[until], compared[until] > limit)
     start = _beginning(left, until)
     entries = []
     for column in np.flatnonzero(left[start:].any(0)).tolist():
@@ -222,7 +225,7 @@ def incident_of(
         at_fault: the tasks that a finding names.
         every: iterations from one watched step to the next.
     """
-    found = _departures(window, opened)
+    found = _departures(window, opened, kind in _ENDS)
     if kind in _ENDS:
         # Whatever ends a run shows in its last steps, if it shows at all.
         last = window.iterations[-_LAST:].min(initial=opened)

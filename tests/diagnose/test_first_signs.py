@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ding_normmon.core.incident import DenseWindow
-from ding_normmon.diagnose.first_signs import what_came_first
+from ding_normmon.diagnose.first_signs import incident_of, what_came_first
 
 
 @pytest.mark.parametrize('value', [np.inf, -np.inf, np.nan, np.finfo(np.float64).max])
@@ -26,3 +26,24 @@ def test_figures_that_are_infinite_or_nearly_so_are_compared_in_silence(value: f
     # NaN has a figure of its own: monitor/nonfinite.
     expected = [(30, 'loss')] if np.isnan(value) else [(30, 'loss'), (31, 'shared gradient')]
     assert found == expected
+
+
+@pytest.mark.parametrize(('lasts', 'task'), [(1, None), (3, 1)])
+@pytest.mark.parametrize('kind', ['exception', 'death'])
+def test_what_was_back_at_its_level_did_not_end_the_run(kind: str, lasts: int, task: int | None) -> None:
+    steps = np.arange(0, 80, 2)
+    values = np.stack([1 + 0.1 * np.sin(steps), 5 + 0.1 * np.cos(steps)], axis=1)
+    values[-3 : len(steps) - 3 + lasts, 1] *= 20
+    window = DenseWindow(('noreduce_value_loss_task0', 'grad/head_value_task1/_total_norm'), steps, values)
+    incident = incident_of(1, window, 79, kind, 'It ended.', {})
+    assert incident.task == task
+    assert bool(incident.first) == (task is not None)
+
+
+def test_weights_that_jumped_in_the_last_steps_are_told_although_they_change_as_ever_again() -> None:
+    steps = np.arange(40)
+    weights = np.cumsum(1 + 0.1 * np.sin(steps))
+    weights[37:] += 900
+    window = DenseWindow(('norm/head_value_task2/_total_norm',), steps, weights[:, None])
+    incident = incident_of(1, window, 40, 'exception', 'It ended.', {})
+    assert (incident.task, incident.since) == (2, 37)
