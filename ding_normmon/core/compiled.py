@@ -14,18 +14,19 @@ is_compiling: Callable[[], bool] = getattr(getattr(torch, 'compiler', None), 'is
 
 
 def compiled_parts(roots: Iterable[nn.Module]) -> set[int]:
-    """Return the modules (their ``id``) inside a compiled one: ``torch.compile(module)`` or ``module.compile()``.
+    """Return the modules (their ``id``) that are scripted, or inside a compiled one (also by ``module.compile()``).
 
     >>> inner = nn.Sequential(nn.Linear(2, 2))
     >>> inner.compile()
     >>> compiled_parts([nn.Sequential(inner)]) == {id(inner[0])}
     True
     """
+    modules = [module for root in roots for module in root.modules()]
     compiled = [
         module
-        for root in roots
-        for module in root.modules()
+        for module in modules
         if '_orig_mod' in module._modules or getattr(module, '_compiled_call_impl', None) is not None
     ]
-    # A hook on the compiled module itself runs outside the compiled code.
-    return {id(part) for module in compiled for part in module.modules() if part is not module}
+    # A hook on the compiled module itself runs outside the compiled code; on a scripted one there can be none.
+    inside = {id(part) for module in compiled for part in module.modules() if part is not module}
+    return inside | {id(module) for module in modules if isinstance(module, torch.jit.ScriptModule)}

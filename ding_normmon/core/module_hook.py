@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from ding_normmon.core.compiled import is_compiling
+from ding_normmon.core.observed_function import ObservedFunction
 
-__all__ = ['ModuleHook', 'is_traced']
+__all__ = ['SCRIPTING', 'ModuleHook', 'is_traced', 'without_hooks']
 
 _transforms: Callable[[], Any] = getattr(
     getattr(torch._C, '_functorch', None), 'peek_interpreter_stack', lambda: None
@@ -64,3 +65,21 @@ class ModuleHook:
     def __reduce__(self) -> tuple[Any, ...]:
         # It takes any arguments and returns None, and every Python has it.
         return getattr, (contextlib.nullcontext(), '__exit__')
+
+
+SCRIPTING = ObservedFunction.of(getattr(getattr(torch.jit, '_recursive', None), 'get_hook_stubs', None))
+"""The function of ``torch.jit.script`` that compiles the hooks of a module, and fails for those it cannot read."""
+
+
+def without_hooks(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Make a call about a module (a listener for :data:`SCRIPTING`) that is to see no :class:`ModuleHook` on it."""
+    tables = [args[0]._forward_hooks, args[0]._forward_pre_hooks]
+    kept = [{key: hook for key, hook in table.items() if isinstance(hook, ModuleHook)} for table in tables]
+    for table, hooks in zip(tables, kept, strict=True):
+        for key in hooks:
+            del table[key]
+    try:
+        return call(*args, **kwargs)
+    finally:
+        for table, hooks in zip(tables, kept, strict=True):
+            table.update(hooks)

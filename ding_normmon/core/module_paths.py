@@ -31,7 +31,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     """Return the module inside DistributedDataParallel, torch.compile and DI-engine's model wrappers."""
     while True:
         for attribute in ('_orig_mod', 'module', '_model'):
-            inner = model.__dict__.get(attribute, None) or getattr(model, '_modules', {}).get(attribute)
+            inner = model.__dict__.get(attribute, None) or dict(getattr(model, '_modules', {}).items()).get(attribute)
             if not isinstance(inner, nn.Module) or (
                 attribute == 'module' and not type(model).__name__.endswith('Parallel')
             ):

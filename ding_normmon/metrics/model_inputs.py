@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ding_normmon.core.common_figures import MONITOR_SECTION
 from ding_normmon.core.compiled import compiled_parts
-from ding_normmon.core.module_hook import ModuleHook
+from ding_normmon.core.module_hook import SCRIPTING, ModuleHook, without_hooks
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.metrics.base import Chart, Figure, LearnerStep, RowBuffer, RowKey, RowTable, Setup
 from ding_normmon.metrics.kernels import native
@@ -146,9 +146,13 @@ class ModelInputs(Finishing, OwnHooks):
                 model.register_forward_pre_hook(ModuleHook(self._enter), with_kwargs=True),
                 model.register_forward_hook(ModuleHook(self._leave)),
             ]
+            if SCRIPTING is not None:
+                SCRIPTING.add(without_hooks)
 
     def release(self) -> None:
         """Remove the hooks."""
+        if self._handles and SCRIPTING is not None:
+            SCRIPTING.remove(without_hooks)
         for handle in self._handles:
             handle.remove()
         self._handles = []

@@ -54,6 +54,14 @@ def traced(model: nn.Module) -> None:
     torch.jit.trace(model, torch.full((5, 3), 7.0), check_trace=False)
 
 
+def scripted(model: nn.Module) -> None:
+    other = torch.jit.script(model)
+    other(torch.full((5, 3), 7.0)).sum().backward()
+    for parameter in model.parameters():
+        # The scripted module has the same parameters.
+        parameter.grad = None
+
+
 def faked(model: nn.Module) -> None:
     with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True):
         copy.deepcopy(model)(torch.ones(5, 3))
@@ -61,7 +69,7 @@ def faked(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize('preset', ['basic', 'full'])
-@pytest.mark.parametrize('within', [saved, copied, differentiated, traced, faked])
+@pytest.mark.parametrize('within', [saved, copied, differentiated, traced, scripted, faked])
 def test_what_is_done_with_the_model_between_steps_is_done_as_without_a_monitor(
     within: Callable[[nn.Module], object], preset: str
 ) -> None:
@@ -77,3 +85,19 @@ def test_a_saved_model_needs_no_monitor_to_be_loaded() -> None:
     train(lambda model: kept.append(saved(model)), 'full')
     assert not any(b'ding_normmon' in content for content in kept)
     assert isinstance(torch.load(io.BytesIO(kept[1][kept[1].index(b'PK\x03\x04') :]), weights_only=False), nn.Module)
+
+
+@pytest.mark.parametrize('preset', ['basic', 'full'])
+def test_a_scripted_model_is_measured_without_what_takes_hooks(preset: str) -> None:
+    torch.manual_seed(0)
+    model = torch.jit.script(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Monitor(model, {'monitor_norm_freq': 1, 'preset': preset}, optimizer=optimizer) as monitor:
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(torch.ones(2, 3)).sum().backward()
+            optimizer.step()
+    records = monitor.take_records()
+    gradient = sum(float(p.grad.double().square().sum()) for p in model.parameters()) ** 0.5
+    assert records[1].scalars['grad/model/_total_norm'] == pytest.approx(gradient, rel=1e-6)
+    assert not monitor.lost_data.total
