@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--rounds', type=int, default=8)
-    parser.add_argument('--batch-size', type=int, default=None, help='per task; default: the size\'s own')
+    parser.add_argument('--batch-size', type=int, default=None, help="per task; default: the size's own")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     wait = torch.cuda.synchronize if args.device == 'cuda' else (lambda: None)

@@ -308,7 +308,7 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=8, help='with and without the monitor, in turn')
     parser.add_argument('--steps', type=int, default=20, help='learner steps per turn that are counted')
     parser.add_argument('--settle', type=float, default=20.0, help="seconds in which watch='auto' finds its cadence")
-    parser.add_argument('--batch-size', type=int, default=None, help='per task; default: the size\'s own')
+    parser.add_argument('--batch-size', type=int, default=None, help="per task; default: the size's own")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     console = Console(width=150)

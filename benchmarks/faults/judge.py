@@ -7,14 +7,20 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
+from benchmarks.faults.kinds import KINDS
 from benchmarks.faults.scenarios import Scenario
 from ding_normmon.core.finding import Finding
+from ding_normmon.core.metric_names import with_task
 from ding_normmon.runs import Run, Series
 from ding_normmon.runs.judge import diagnose
 
-__all__ = ['Verdict', 'in_tree', 'judge', 'thinned']
+__all__ = ['Verdict', 'breaks_nothing', 'in_tree', 'judge', 'thinned']
 
 _OF_TASKS = ('data', 'targets', 'losses')
+
+_NOTHING = 1e-3
 
 _IN_TREE = re.compile(
     r'(norm|grad)/(encoder|transformer|head_(value|reward|policy)(_task\d+|_all_tasks)?)/\w+'
@@ -82,6 +88,17 @@ def judge(scenario: Scenario, run: Run, every: int = 1) -> Verdict:
         tuple(finding for finding in found if finding.found < planted),
         planted,
     )
+
+
+def breaks_nothing(scenario: Scenario, run: Run) -> bool:
+    """Return whether a fault multiplies what was 0 all the time: nobody could find it, and it has done nothing."""
+    kind = KINDS.get(scenario.kind)
+    if kind is None or not kind.multiplies:
+        return False
+    tasks = scenario.tasks or range(len(scenario.names))
+    names = [with_task(f'{kind.multiplies}/abs_max', task if len(scenario.names) > 1 else None) for task in tasks]
+    sizes = [float(np.nanmax(run.series[name].values, initial=0.0)) for name in names if name in run.series]
+    return bool(sizes) and max(sizes) < _NOTHING
 
 
 def thinned(run: Run, every: int, keep: Callable[[str], bool] = lambda name: True) -> Run:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from benchmarks.faults.judge import Verdict, in_tree, judge, thinned
+from benchmarks.faults.judge import Verdict, breaks_nothing, in_tree, judge, thinned
 from benchmarks.faults.kinds import KINDS
 from benchmarks.faults.scenarios import Scenario, held_out_kinds
 from benchmarks.faults.storage import load_run
@@ -24,7 +24,9 @@ FREQUENCY = 5
 
 def tables(folder: Path, frequency: int = FREQUENCY) -> str:
     """Judge every run that is recorded in a folder; return the tables as Markdown."""
-    runs = [load_run(path) for path in sorted(folder.glob('*.npz'))]
+    recorded = [load_run(path) for path in sorted(folder.glob('*.npz'))]
+    # What multiplies rewards where there were none has broken nothing.
+    runs = [run for run in recorded if not breaks_nothing(*run)]
     held_out = held_out_kinds(list(KINDS))
     verdicts = [judge(*each, frequency) for each in runs]
     faulty = [verdict for verdict in verdicts if not verdict.scenario.is_healthy]
@@ -32,7 +34,8 @@ def tables(folder: Path, frequency: int = FREQUENCY) -> str:
     unseen = [verdict for verdict in faulty if verdict.scenario.kind in held_out]
     parts = [
         f'{len(runs)} runs are recorded: {len(known)} of known kinds, {len(unseen)} of kinds that are held out, '
-        f'{len(runs) - len(faulty)} healthy. Judged at every {frequency} iterations.',
+        f'{len(runs) - len(faulty)} healthy. {len(recorded) - len(runs)} more are left out, because their fault '
+        f'multiplies rewards or values that were 0 all the time. Judged at every {frequency} iterations.',
         _section('Known kinds', known, lambda verdict: verdict.scenario.kind),
         _section('Held out, by family', unseen, lambda verdict: verdict.scenario.family),
         _healthy(verdicts),

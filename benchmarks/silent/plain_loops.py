@@ -313,9 +313,7 @@ PLAIN_LOOPS: tuple[SilentError, ...] = (
         True,
         _plain(OptimizerOfApart),
     ),
-    SilentError(
-        'layers frozen by mistake', '', frozenset({'no_gradient'}), False, _plain(FrozenByMistake)
-    ),
+    SilentError('layers frozen by mistake', '', frozenset({'no_gradient'}), False, _plain(FrozenByMistake)),
     SilentError(
         'frozen layers that are trained',
         'mmpretrain-702',

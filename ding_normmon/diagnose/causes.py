@@ -84,12 +84,12 @@ class Causes:
         if self._record != self._window.points.records:
             self._record, self._beginnings = self._window.points.records, {}
             gap = self._window.gap
-            departed = self._window.departures.current
+            departed = self._window.departed
             first = min(
                 (each.since for each in departed if each.figure.stage in _OF_THE_MODEL and each.strength >= 1),
                 default=0,
             )
-            for departure in self._window.departures.current:
+            for departure in departed:
                 _, task, strength = self._window.owner(departure)
                 if strength < 1 or departure.age < 2 or self._window.is_summary(departure):
                     continue

@@ -9,12 +9,13 @@ from statistics import median
 
 import numpy as np
 
-from ding_normmon.core.figure import Figure, Stage
+from ding_normmon.core.figure import Figure
 from ding_normmon.core.figures import Figures
 from ding_normmon.core.metric_names import task_in, without_task
 from ding_normmon.diagnose.past import FEWEST, Past, Rows, Values, transformed
+from ding_normmon.diagnose.tolerances import STATE, TOLERANCES, declare, unit_of
 
-__all__ = ['PATIENCE', 'RECENT', 'TOLERANCES', 'Departure', 'Departures', 'Tolerance']
+__all__ = ['PATIENCE', 'RECENT', 'SPACING', 'Departure', 'Departures']
 
 RECENT = 3
 """The median of so many newest points is compared with the past."""
@@ -39,6 +40,24 @@ _FAR_AWAY = 2.0
 
 _SETTLED = 9
 
+_YOUNG_RECORDS, _YOUNG_ITERATIONS = 7, 60
+"""Nothing is judged before there have been so many records, or iterations."""
+
+_GRADUAL = 0.4
+"""A figure has left suddenly if it was below so much of the strength one point before."""
+
+_BROKEN = 3.0
+"""Strength of a figure that has never been 0, or of the other sign, and is now."""
+
+_OPPOSITE, _OF_ONE_SIGN, _CLEARLY, _FORGETS = 1.5, 4, 0.1, 0.8
+"""A sign has turned where so many of the newest points, older ones counting less, have the one that none of at least
+four points had before; what is smaller than a tenth of the usual size has none."""
+_TINY = 0.01
+"""Nor has a figure that is always so small beside what it is a part of."""
+
+_FALLEN, _RISE = 1.1, 1.5
+"""A loss has fallen far if it is below a third of its highest value; above that value, it has to be by a factor."""
+
 _RAREST = 64
 """A figure that has not been measured for so many records is not judged."""
 
@@ -50,43 +69,6 @@ _MEMORY = 0.96
 
 _FEW = 6.0
 """A spread that n points tell is believed to be 1 + (_FEW / n)² times as large."""
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """What counts as a small change at one stage.
-
-    Arguments:
-        spread: smallest spread that is believed, of the transformed value.
-        zero: what counts as 0, as a fraction of the figure's usual size.
-        alone: factor on the threshold where no other task tells whether it is part of learning.
-        is_steady: whether training leaves the figure as it is, so that a drift is a change too.
-        only_rises: whether only a rise is a change for the worse.
-    """
-
-    spread: float
-    zero: float
-    alone: float = 1.0
-    is_steady: bool = False
-    only_rises: bool = False
-
-
-TOLERANCES: Mapping[Stage, Tolerance] = {
-    'data': Tolerance(0.15, 0.3, is_steady=True),
-    'target': Tolerance(0.15, 0.3, is_steady=True),
-    'loss': Tolerance(0.07, 0.1, 3.0, is_steady=True, only_rises=True),
-    'output': Tolerance(0.10, 0.20, 2.0),
-    'representation': Tolerance(0.12, 0.05, 1.5, is_steady=True),
-    'gradient': Tolerance(0.25, 0.01, 1.5, is_steady=True),
-    'update': Tolerance(0.20, 0.01, 2.5),
-    'weight': Tolerance(0.06, 0.05, 2.5),
-}
-
-_REWARD = 'reward'
-REWARDS = Tolerance(0.25, 1.0, is_steady=True)
-"""Of figures in units of reward: that there are rewards, and values of their size, is what training is for."""
-
-_PARTS_OF_ONE = ('share', 'rate', 'cosine')
 
 
 @dataclass(frozen=True)
@@ -107,6 +89,7 @@ class Departure:
         since: iteration at which it left.
         age: its points since then.
         is_rare: whether it is measured in some records only.
+        is_sudden: whether it left from one point to the next.
     """
 
     name: str
@@ -122,6 +105,7 @@ class Departure:
     since: int
     age: int
     is_rare: bool
+    is_sudden: bool
 
 
 class Departures:
@@ -129,8 +113,10 @@ class Departures:
 
     The test: the median of the newest points lies further from the median of the past than ``threshold`` spreads of the
     past, and further than any healthy move before. The spread is the largest of 1.48 times the median absolute
-    deviation, a fifth of the range, and a floor in the figure's own units. There are two pasts, the last points, which
-    see a jump, and the whole run, which sees a drift. Points of a figure that is away do not enter its past.
+    deviation, a fifth of the range, and a floor in the figure's own units. A figure that has only ever been between two
+    values has also left if it is outside by more than half of what lies between them. There are two pasts, the last
+    points, which see a jump, and the whole run, which sees a drift. What training moves all the time has also left if
+    it jumps further than its neighbouring points usually differ. Points of a figure that is away do not enter its past.
 
     Values are compared as asinh(value / zero), which is the logarithm for sizes above ``zero`` and linear below, so
     that neither a sign nor a value near 0 is a case of its own.
@@ -143,6 +129,7 @@ class Departures:
 
     Attributes:
         current: the figures that are away in the newest record.
+        is_new: whether the newest record has changed that.
         learning_rate: that of shared parts; None where it is not known.
     """
 
@@ -158,12 +145,14 @@ class Departures:
         self._families: dict[str, list[int]] = {}
         self._near, self._far = Past(NEAR), Past(FAR, whole=True)
         self._recent: Values = np.full((0, RECENT), np.nan)
-        self._state = np.zeros(0, _STATE)
+        self._state = np.zeros(0, STATE)
         self._is_rate = np.zeros(0, np.bool_)
         self.learning_rate: float | None = None
         self._records = 0
         self._next = -1
+        self._began: int | None = None
         self.current: tuple[Departure, ...] = ()
+        self.is_new = False
 
     def add(self, iteration: int, names: Sequence[str], points: Rows, values: Values) -> None:
         """Take the points of one record.
@@ -174,9 +163,11 @@ class Departures:
             points: positions in ``names``.
             values: of these figures.
         """
-        if iteration < self._next:
+        self.is_new = iteration >= self._next
+        if not self.is_new:
             return
         self._next = iteration + SPACING
+        self._began = iteration if self._began is None else self._began
         self._register(names)
         rows, rate = self._rows_of_points[points], values[self._is_rate[points]]
         judged = rows >= 0
@@ -198,11 +189,15 @@ class Departures:
         self._recent[rows, :-1] = self._recent[rows, 1:]
         self._recent[rows, -1] = values
         normal = ~state['is_held'][rows] & ~np.isnan(leaving)
-        for past in (self._near, self._far):
-            past.add(rows[normal], leaving[normal])
+        self._note_past(rows[normal], leaving[normal])
+        signs = self._signs(rows, values)
+        is_opposite = signs * state['balance'][rows] < 0
+        kept = np.where(signs == 0, 1.0, _FORGETS) * state['opposite'][rows]
+        state['opposite'][rows] = kept + is_opposite
         if self._records % _REFRESH == 0 or self._records < _YOUNG:
             self._describe()
-        self._test(iteration, rows[state['is_ready'][rows]])
+        if self._records >= _YOUNG_RECORDS or iteration - self._began >= _YOUNG_ITERATIONS:
+            self._test(iteration, rows[state['is_ready'][rows]])
         self._records += 1
 
     def _register(self, names: Sequence[str]) -> None:
@@ -223,33 +218,18 @@ class Departures:
         shared = {name for name in rates if name != 'learning_rate/model'} or set(rates)
         self._is_rate = np.array([name in shared for name in names], np.bool_)
         old, more = len(self._state), len(self._names) - len(self._state)
-        self._state = np.concatenate([self._state, np.zeros(more, _STATE)])
+        self._state = np.concatenate([self._state, np.zeros(more, STATE)])
         self._recent = np.concatenate([self._recent, np.full((more, RECENT), np.nan)])
         for past in (self._near, self._far):
             past.grow(len(self._names))
         for row in range(old, len(self._names)):
             figure = self._declared[row]
-            tolerance = TOLERANCES[figure.stage]
-            is_part = figure.kind in _PARTS_OF_ONE and figure.scale == 'linear'
-            entry = self._state[row]
-            stem, _, statistic = self._names[row].rpartition('/')
-            # Mean, maximum and so on of one signal have one unit; so have rewards and values, of all tasks.
-            key = stem if statistic.rpartition('_')[2] in _STATISTICS else self._names[row]
-            key = _REWARD if figure.unit == _REWARD else key
+            entry, stem = self._state[row], unit_of(self._names[row], figure)
+            declare(entry, self._names[row], figure, self._repeats)
             is_data = figure.stage == 'data'
-            self._has_data.update([key] if is_data else [])
-            entry['tells_size'] = is_data or key not in self._has_data
-            entry['stem'] = self._stems.setdefault(key, len(self._stems))
-            entry['is_sparse'] = figure.stage in ('data', 'target')
-            if figure.unit == _REWARD:
-                tolerance = REWARDS
-            entry['part'] = 0.0 if is_part else tolerance.zero
-            entry['floor'] = 0.04 if is_part else tolerance.spread
-            # What is frozen does not tell how fast it may move once it is trained.
-            entry['ignores_repeats'] = not tolerance.is_steady or (self._repeats and figure.stage == 'gradient')
-            entry['is_step'] = figure.stage == 'update' and figure.kind == 'ratio'
-            entry['drifts'] = not tolerance.is_steady
-            entry['direction'] = float(tolerance.only_rises)
+            self._has_data.update([stem] if is_data else [])
+            entry['tells_size'] = is_data or stem not in self._has_data
+            entry['stem'] = self._stems.setdefault(stem, len(self._stems))
 
     def _describe(self) -> None:
         """Describe the pasts anew, those of figures that have one."""
@@ -264,14 +244,21 @@ class Departures:
         tells = state['tells_size'][rows]
         np.maximum.at(sizes, state['stem'][rows[tells]], usual[tells])
         state['size'] = sizes[state['stem']]
-        rows = rows[state['size'][rows] > 0]
-        zero = state['part'][rows] * state['size'][rows]
+        size = np.maximum(state['size'], state['least_size'])
+        rows = rows[size[rows] > 0]
+        zero = state['part'][rows] * size[rows]
         state['zero'][rows] = zero
         for which, past in (('near', self._near), ('far', self._far)):
-            middle, spread = past.middle_and_spread(rows, zero, state['is_sparse'][rows])
+            middle, spread, low, high = past.describe(rows, zero, state['is_sparse'][rows])
             state[f'{which}_middle'][rows] = middle
-            spread = spread * (1 + (_FEW / past.counts[rows]) ** 2)
-            state[f'{which}_spread'][rows] = np.maximum(spread, state['floor'][rows])
+            doubt = 1 + (_FEW / past.counts[rows]) ** 2
+            state[f'{which}_spread'][rows] = np.maximum(doubt * spread, state['floor'][rows])
+            state[f'{which}_low'][rows], state[f'{which}_high'][rows] = low, high
+            state[f'{which}_half'][rows] = doubt * (high - low) / 2
+        state['last_middle'][rows], steps = self._near.lately(rows, zero)
+        doubt = 1 + (_FEW / self._near.counts[rows]) ** 2
+        state['last_spread'][rows] = np.maximum(doubt * steps, state['floor'][rows])
+        state['last_half'][rows] = np.inf
         state['is_ready'][rows] = True
 
     def _test(self, iteration: int, rows: Rows) -> None:
@@ -282,23 +269,32 @@ class Departures:
         threshold = self._threshold * math.sqrt(2 * math.log(max(len(rows), 2) * 4)) / 2
         strength, shift = np.zeros(len(rows)), np.zeros(len(rows))
         for which in ('near', 'far'):
-            moved = now - state[f'{which}_middle'][rows]
-            limit = np.maximum(threshold * state[f'{which}_spread'][rows], 1.2 * state[f'{which}_moved'][rows])
+            size, moved = self._moved(which, rows, now, threshold)
             if which == 'far':
-                limit = np.where(state['drifts'][rows], np.inf, limit)
-            size = np.where(moved * state['direction'][rows] < 0, 0.0, np.abs(moved)) / limit
-            healthy = np.where(moved * state['direction'][rows] < 0, 0.0, np.abs(moved))
-            known = state[f'{which}_moved'][rows]
-            state[f'{which}_moved'][rows] = np.where(size < self._release, np.maximum(_MEMORY * known, healthy), known)
+                size = np.where(state['drifts'][rows], 0.0, size)
             larger = size > strength
             strength, shift = np.where(larger, size, strength), np.where(larger, moved, shift)
+        # What training moves all the time: a jump counts, from one point to the next, as long as it lasts.
+        jump, moved = self._moved('last', rows, now, threshold)
+        jump = np.where(state['trends'][rows], jump, 0.0)
+        jumps = (jump >= 1) & (state['jump'][rows] < _GRADUAL * jump)
+        state['jumped'][rows] = (jump >= self._release) & (jumps | state['jumped'][rows])
+        state['jump'][rows] = jump
+        larger = state['jumped'][rows] & (jump > strength)
+        strength, shift = np.where(larger, jump, strength), np.where(larger, moved, shift)
+        strength = np.maximum(self._with_breaks(rows, strength), self._unlearnt(rows, now, threshold))
         # What drifts as long as it is trained has no past to hold on to, nor have the first points.
-        holds = (~state['drifts'][rows] | (strength >= _FAR_AWAY)) & (self._near.counts[rows] >= _SETTLED)
+        holds = (~state['drifts'][rows] | (strength >= _FAR_AWAY) | state['jumped'][rows]) & (
+            self._near.counts[rows] >= _SETTLED
+        )
         is_abnormal = strength >= _ABNORMAL
         state['is_held'][rows] = is_abnormal & holds
+        begins = state['away'][rows] == 0
+        is_sudden = state['strength'][rows] < _GRADUAL * strength
+        state['is_sudden'][rows] = np.where(begins, is_sudden, state['is_sudden'][rows])
         state['shift'][rows] = shift
         state['strength'][rows] = strength
-        state['since'][rows] = np.where(state['away'][rows] == 0, iteration, state['since'][rows])
+        state['since'][rows] = np.where(begins, iteration, state['since'][rows])
         state['away'][rows] = np.where(is_abnormal, state['away'][rows] + 1, 0)
         # What is measured in some records only is away in between, too.
         age = self._records - state['latest']
@@ -308,8 +304,69 @@ class Departures:
         if tired.size:
             for past in (self._near, self._far):
                 past.forget(tired)
-            for field in ('away', 'strength', 'near_moved', 'far_moved', 'is_held', 'is_ready'):
+            for field in ('away', 'strength', 'near_moved', 'far_moved', 'last_moved', 'is_held', 'is_ready'):
                 state[field][tired] = 0
+
+    def _moved(self, which: str, rows: Rows, now: Values, threshold: float) -> tuple[Values, Values]:
+        """Return how far figures are from one of their pasts, 1 at the threshold, and by what; note healthy moves."""
+        state = self._state
+        middle, known = state[f'{which}_middle'][rows], state[f'{which}_moved'][rows]
+        moved = now - middle
+        low, high = state[f'{which}_low'][rows], state[f'{which}_high'][rows]
+        # The nearest value outside of the range that is a departure; from the middle, so that both limits are one.
+        outside = np.where(moved > 0, high - middle, middle - low) + state[f'{which}_half'][rows]
+        outside += threshold * state['floor'][rows]
+        limit = np.maximum(np.minimum(threshold * state[f'{which}_spread'][rows], outside), 1.2 * known)
+        worse = np.where(moved * state['direction'][rows] < 0, 0.0, np.abs(moved))
+        size = worse / limit
+        state[f'{which}_moved'][rows] = np.where(size < self._release, np.maximum(_MEMORY * known, worse), known)
+        return size, moved
+
+    def _note_past(self, rows: Rows, values: Values) -> None:
+        """Take points into the past."""
+        state = self._state
+        for past in (self._near, self._far):
+            past.add(rows, values)
+        sizes = np.abs(values)
+        state['smallest'][rows] = np.minimum(state['smallest'][rows], sizes)
+        state['largest'][rows] = np.maximum(state['largest'][rows], sizes)
+        state['balance'][rows] += self._signs(rows, values)
+        state['is_mixed'][rows] |= self._signs(rows, values) * state['balance'][rows] < 0
+
+    def _signs(self, rows: Rows, values: Values) -> Values:
+        """Return 1, -1, or 0 for what is small."""
+        return np.where(np.abs(values) > _CLEARLY * self._state['largest'][rows], np.sign(values), 0.0)
+
+    def _with_breaks(self, rows: Rows, strength: Values) -> Values:
+        """Return strengths with what no spread allows: what has become exactly 0, and what has another sign."""
+        state = self._state
+        balance = state['balance'][rows]
+        was_large = state['smallest'][rows] > _CLEARLY * state['largest'][rows]
+        vanished = (state['level'][rows] == 0) & was_large & (self._near.counts[rows] >= _SETTLED)
+        vanished &= ~state['may_vanish'][rows]
+        turned = (state['opposite'][rows] >= _OPPOSITE) & (np.abs(balance) >= _OF_ONE_SIGN)
+        turned &= state['largest'][rows] > _TINY * np.maximum(state['size'], state['least_size'])[rows]
+        turned &= state['has_sign'][rows] & ~state['is_mixed'][rows]
+        return np.where(vanished | turned, np.maximum(strength, _BROKEN), strength)
+
+    def _unlearnt(self, rows: Rows, now: Values, threshold: float) -> Values:
+        """Return strengths of losses that had fallen far and are above where they began.
+
+        The past of what falls is so wide that nothing else would count.
+        """
+        state = self._state
+        highest = np.maximum(state['near_high'][rows], state['far_high'][rows])
+        had_fallen = (highest - state['far_middle'][rows] > _FALLEN) & state['unlearns'][rows]
+        above = (now - highest) / (_RISE * threshold * state['floor'][rows])
+        return np.where(had_fallen, TOLERANCES['loss'].alone * above, 0.0)
+
+    def share_departed(self, departure: Departure) -> float:
+        """Return the share of a stage's figures without a task that are away in the direction of one of them."""
+        state = self._state
+        rows = [row for row, figure in enumerate(self._declared) if figure.stage == departure.figure.stage]
+        rows = [row for row in rows if self._tasks[row] is None and state['is_ready'][row]]
+        away = [row for row in rows if state['strength'][row] >= self._release]
+        return sum(bool(state['shift'][row] * departure.shift > 0) for row in away) / max(len(rows), 1)
 
     def distance(self, task: int, scalars: Mapping[str, float]) -> float:
         """Return how many spreads a task's data are from their past, on average; where it has none, its outputs.
@@ -361,45 +418,11 @@ class Departures:
             int(entry['since']),
             int(entry['away']),
             int(entry['gap']) > 2,
+            bool(entry['is_sudden']),
         )
 
 
 _APART = 10.0
-
-_STATISTICS = ('mean', 'std', 'max', 'min')
-
-_STATE = np.dtype(
-    [
-        ('stem', np.intp),
-        ('part', np.float64),
-        ('floor', np.float64),
-        ('direction', np.float64),
-        ('size', np.float64),
-        ('zero', np.float64),
-        ('near_middle', np.float64),
-        ('near_spread', np.float64),
-        ('near_moved', np.float64),
-        ('far_middle', np.float64),
-        ('far_spread', np.float64),
-        ('far_moved', np.float64),
-        ('level', np.float64),
-        ('now', np.float64),
-        ('shift', np.float64),
-        ('strength', np.float64),
-        ('away', np.int64),
-        ('since', np.int64),
-        ('is_sparse', np.bool_),
-        ('drifts', np.bool_),
-        ('tells_size', np.bool_),
-        ('is_step', np.bool_),
-        ('ignores_repeats', np.bool_),
-        ('latest', np.int64),
-        ('gap', np.int64),
-        ('is_ready', np.bool_),
-        ('is_held', np.bool_),
-    ]
-)
-"""What is known of one figure."""
 
 
 def _median_of_three(values: Values) -> Values:

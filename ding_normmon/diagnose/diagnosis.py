@@ -147,6 +147,8 @@ class Diagnosis:
             number = self._records if rule.judges_all else window.points.records
             if number <= rule.warmup or not (everything or rule.judges_all):
                 continue
+            if rule.judges_departures and not window.departures.is_new:
+                continue
             try:
                 # The order in which a record names its figures says nothing.
                 signs = sorted(map(_checked, rule.signs(window)), key=lambda sign: (sign.tasks, sign.group or ''))

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 __all__ = ['FEWEST', 'Past', 'Rows', 'Values', 'transformed']
 
-FEWEST = 4
+FEWEST = 3
 """Points without which there is no past."""
 
 SPREAD_OF_MAD = 1.4826
@@ -54,7 +54,7 @@ class Past:
         >>> past.grow(1)
         >>> for value in range(8):
         ...     past.add(np.array([0]), np.array([float(value)]))
-        >>> past.middle_and_spread(np.array([0]), np.zeros(1), np.array([False]))[0].tolist()
+        >>> past.describe(np.array([0]), np.zeros(1), np.array([False]))[0].tolist()
         [2.0]
     """
 
@@ -103,8 +103,10 @@ class Past:
         largest: Values = np.nanmax(np.abs(self._values[rows]), axis=1)
         return largest
 
-    def middle_and_spread(self, rows: Rows, zero: Values, sparse: npt.NDArray[np.bool_]) -> tuple[Values, Values]:
-        """Return the median and a robust standard deviation of figures that have points, both transformed.
+    def describe(
+        self, rows: Rows, zero: Values, sparse: npt.NDArray[np.bool_]
+    ) -> tuple[Values, Values, Values, Values]:
+        """Return median, robust standard deviation, minimum and maximum of figures that have points, all transformed.
 
         The spread is the larger of 1.48 times the median absolute deviation and what the middle 70% tell.
 
@@ -123,7 +125,24 @@ class Past:
         each, tail = np.arange(len(rows)), (_TAIL * counts).astype(np.intp)
         width = SPREAD_OF_MIDDLE * (points[each, counts - 1 - tail] - points[each, tail])
         whole = np.where(sparse, SPREAD_OF_RANGE * (points[each, counts - 1] - points[:, 0]), 0.0)
-        return middle, np.maximum(np.maximum(SPREAD_OF_MAD * apart, width), whole)
+        spread = np.maximum(np.maximum(SPREAD_OF_MAD * apart, width), whole)
+        return middle, spread, points[:, 0], points[each, counts - 1]
+
+    def lately(self, rows: Rows, zero: Values) -> tuple[Values, Values]:
+        """Return the median of the newest three points, and how much two neighbours usually differ, both transformed.
+
+        Of figures that training moves all the time only this tells what one step may change.
+
+        Arguments:
+            rows: the figures; they have at least three points, and the newest ones are kept.
+            zero: shape (len(rows),): what counts as 0 for each.
+        """
+        counts, seen = self.counts[rows], self._seen[rows]
+        kept = int(counts.max(initial=1))
+        columns = (seen[:, None] - kept + np.arange(kept)) % self._length
+        points = transformed(self._values[rows[:, None], columns], zero)
+        steps = np.sort(np.abs(np.diff(points, axis=1)), axis=1)
+        return np.median(points[:, -3:], axis=1), SPREAD_OF_MAD * _middle(steps, counts - 1)
 
 
 def _middle(ordered: Values, counts: npt.NDArray[np.int64]) -> Values:

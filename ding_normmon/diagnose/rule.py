@@ -31,6 +31,7 @@ class Sign:
         severity: replaces the rule's own severity.
         stage: where in the learner step the pattern is; empty where the rule itself names the cause.
         since: iteration at which it began; None: that of the first sign.
+        topic: what the sign is about, where ``group`` may differ from record to record.
     """
 
     sentence: str
@@ -42,11 +43,12 @@ class Sign:
     severity: Severity | None = None
     stage: Stage = ''
     since: int | None = None
+    topic: str = ''
 
     @property
     def key(self) -> tuple[tuple[int, ...], str | None]:
         """Identity of a sign: two signs of a rule with the same key belong to the same finding."""
-        return (self.tasks, self.group)
+        return (self.tasks, self.topic or self.group)
 
 
 @dataclass
@@ -66,6 +68,8 @@ class Rule:
         release: a finding stays active while there are signs of at least this strength.
         judges_all: whether it judges every record, even when there is no time for the other rules; it may then read
             only the newest record (``window.record``).
+        judges_departures: whether it reads nothing but the figures that are away from their past, and so has something
+            to do only where there are new points of them.
 
     Options of every rule:
         severity: replaces the rule's own severity.
@@ -99,6 +103,7 @@ limit
     leads: ClassVar[bool] = True
     release: ClassVar[float] = 0.5
     judges_all: ClassVar[bool] = False
+    judges_departures: ClassVar[bool] = False
 
     severity: Severity = 'warning'
     confirm: int = 3

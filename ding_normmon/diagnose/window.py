@@ -12,8 +12,9 @@ import numpy as np
 from ding_normmon.core.figures import Figures
 from ding_normmon.core.metric_names import task_in, without_task
 from ding_normmon.core.record import Record
-from ding_normmon.diagnose.departures import TOLERANCES, Departure, Departures
+from ding_normmon.diagnose.departures import Departure, Departures
 from ding_normmon.diagnose.points import Points, Rows
+from ding_normmon.diagnose.tolerances import TOLERANCES
 from ding_normmon.diagnose.wording import call
 
 __all__ = ['Window']
@@ -22,6 +23,9 @@ _HEAD = '{}/[^/]+/_total_norm'
 
 _SIGNS_OF_DATA = ('noreduce_value_loss', 'noreduce_policy_loss', 'embeddings/obs/norm_mean', 'logits/value/mean')
 """Figures that every task with data has in every record."""
+
+_QUIET, _LEARNS = 160, 60
+"""A task that has had no reward for so many iterations learns from the next one, for so many iterations."""
 
 
 class Window:
@@ -54,6 +58,9 @@ class Window:
         self.record = Record(-1)
         self.gap = 1
         self._added = -1
+        self._missing: dict[int, int] = {}
+        self._rewarded: dict[int | None, int] = {}
+        self._first_rewards: dict[int | None, int] = {}
         self._families: dict[str, dict[int, int]] = {}
         # The same, sorted; dropped when a task joins.
         self._sorted: dict[str, tuple[dict[int, int], Rows]] = {}
@@ -88,6 +95,13 @@ class Window:
                 self._sorted.pop(family, None)
                 self.tasks.setdefault(task_id, f'task {task_id}')
         self._known = len(names)
+        self._missing = self._find_missing()
+        self._note_rewards()
+
+    @property
+    def departed(self) -> list[Departure]:
+        """The figures that are away from their past; those of a task that has left are not judged."""
+        return [departure for departure in self.departures.current if departure.task not in self._missing]
 
     def show(self, record: Record) -> None:
         """Let a record be the newest one, without adding its points to the past."""
@@ -167,6 +181,9 @@ class Window:
 
     def missing_tasks(self) -> dict[int, int]:
         """Return the tasks whose data used to come and is not in this record, with the records since it last was."""
+        return self._missing
+
+    def _find_missing(self) -> dict[int, int]:
         last = self.points.records - 1
         for family in _SIGNS_OF_DATA:
             rows = self.by_task(family)
@@ -174,6 +191,20 @@ class Window:
             if last in latest.values():
                 return {task: last - seen for task, seen in latest.items() if seen < last}
         return {}
+
+    def _note_rewards(self) -> None:
+        for name, size in self.matching(r'data/reward(?:_task\d+)?/abs_max').items():
+            task = task_in(name)
+            last = self._rewarded.setdefault(task, self.iteration if size else -_QUIET)
+            if size and self.iteration - last > _QUIET:
+                self._first_rewards[task] = self.iteration
+            if size:
+                self._rewarded[task] = self.iteration
+
+    def has_first_rewards(self, departure: Departure) -> bool:
+        """Return whether a figure left when its task got rewards that it had not had for long: it learns from them."""
+        first = self._first_rewards.get(departure.task)
+        return first is not None and -self.gap <= departure.since - first <= _LEARNS
 
     def is_summary(self, departure: Departure) -> bool:
         """Return whether a figure covers all tasks, is there for each of them too, and says no more than these."""
@@ -186,17 +217,23 @@ class Window:
         Returns:
             Whether it is of one ``task``, of ``all`` tasks, or of what is ``shared``; the task; the strength.
         """
-        alone = departure.strength / TOLERANCES[departure.figure.stage].alone
+        tolerance = TOLERANCES[departure.figure.stage]
+        patience = 1.0 if tolerance.grows and departure.shift < 0 else tolerance.alone
+        if departure.is_sudden:
+            # Training does not move figures from one point to the next, weights least of all.
+            patience = 1.0 if tolerance.grows else math.sqrt(patience)
+        alone = departure.strength / patience
         if departure.task is None:
             return 'shared', None, alone
         if math.isnan(departure.others):
             return 'task', departure.task, alone
         # What the other tasks do too is not this one's.
-        together = max(0.0, departure.others / departure.shift)
+        together = max(0.0, departure.others / departure.shift) if departure.shift else 0.0
         if together >= 0.5:
             return 'all', None, alone
         # Nor is it at fault for becoming like the others: its first reward, a loss as large as theirs.
-        return 'task', departure.task, departure.strength * (1 - together) * (0.5 if departure.approaches else 1.0)
+        own = departure.strength * (1 - together) * (0.5 if departure.approaches else 1.0)
+        return 'task', departure.task, own / (1.0 if tolerance.is_steady else math.sqrt(patience))
 
     def call(self, task_id: int) -> str:
         """Return a task's name for the start of a sentence."""

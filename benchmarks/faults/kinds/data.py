@@ -15,6 +15,7 @@ class RewardScale(Fault):
     scopes = ('task', 'all')
     strengths = (20.0, 1000.0)
     passes = True
+    multiplies = 'data/reward'
 
     def alter(self, data: Batches) -> Batches:
         def change(_: list[Any], target: list[Any]) -> None:
@@ -27,6 +28,7 @@ class RewardNegated(Fault):
     """Rewards, and the returns that come of them, have the wrong sign."""
 
     scopes = ('task', 'all')
+    multiplies = 'data/reward'
 
     def alter(self, data: Batches) -> Batches:
         def change(_: list[Any], target: list[Any]) -> None:
@@ -40,6 +42,7 @@ class RewardDrift(Fault):
 
     scopes = ('task', 'all')
     strengths = (1.01, 1.04)
+    multiplies = 'data/reward'
 
     def alter(self, data: Batches) -> Batches:
         factor = min(self.strength**self.since, 100.0)

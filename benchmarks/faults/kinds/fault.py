@@ -34,12 +34,14 @@ class Fault:
         strengths: smallest and largest strength; drawn evenly on a logarithmic scale.
         passes: whether it may end again before the run does.
         breaks_invariant: whether it breaks something that must hold in every step, which takes no detector.
+        multiplies: a figure that it multiplies; where that is 0 all the time, nothing has been broken.
     """
 
     scopes: ClassVar[tuple[str, ...]] = ('task',)
     strengths: ClassVar[tuple[float, float]] = (1.0, 1.0)
     passes: ClassVar[bool] = False
     breaks_invariant: ClassVar[bool] = False
+    multiplies: ClassVar[str] = ''
 
     def __init__(self, run: MultiTaskRun, tasks: Sequence[int], strength: float) -> None:
         self.run, self.tasks, self.strength = run, tuple(tasks), strength

@@ -45,6 +45,7 @@ class ValueScale(Fault):
 
     scopes = ('task', 'all')
     strengths = (5.0, 50.0)
+    multiplies = 'data/value_target'
 
     def alter(self, data: Batches) -> Batches:
         def change(_: list[Any], target: list[Any]) -> None:
@@ -68,6 +69,8 @@ class ValueDiverges(Fault):
 
 class ZeroTargets(Fault):
     """All rewards and value targets are 0."""
+
+    multiplies = 'data/value_target'
 
     def alter(self, data: Batches) -> Batches:
         def change(_: list[Any], target: list[Any]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 from ding_normmon.core.figure import Stage
-from ding_normmon.diagnose.departures import Departure
+from ding_normmon.core.finding import Severity
+from ding_normmon.diagnose.departures import SPACING, Departure
 from ding_normmon.diagnose.rule import Rule, Sign, Words
 from ding_normmon.diagnose.window import Window
 
@@ -45,8 +47,11 @@ _PLAIN = {'en': '{part}', 'zh': ' {part} '}
 
 _UNCONFIRMED = 0.99
 
-_FAR = 3.0
-"""Strength from which on the growth of weights is a warning."""
+_LEARNT: Mapping[Stage, float] = {
+    **dict.fromkeys(('loss', 'output', 'representation', 'gradient'), 2.0),
+    'target': math.inf,
+}
+"""Strengths up to which what a stage does is learnt where a task has had its first rewards."""
 
 
 def _words(english: str, chinese: str, advice: str) -> Words:
@@ -78,29 +83,33 @@ class _Departed(Rule):
 
     Options:
         threshold: how many times the usual threshold a departure must reach.
-        points: number of points that must be away before it becomes a finding; 2 of what is measured rarely.
+        points: number of points that must be away before it becomes a finding, five iterations apart; fewer where they
+            lie further apart.
     """
 
     stage: ClassVar[Stage]
+    fewest: ClassVar[int] = 2
     release: ClassVar[float] = 0.65
+    judges_departures: ClassVar[bool] = True
 
     confirm: int = 1
     clear: int = 12
-    warmup: int = 8
+    warmup: int = 4
     threshold: float = 1.0
     points: int = 4
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign for each task that has left its past alone, and one for what all tasks share."""
         by_owner: dict[tuple[str, int | None], list[tuple[float, Departure]]] = {}
-        for departure in window.departures.current:
+        for departure in window.departed:
             if departure.figure.stage == self.stage and not window.is_summary(departure):
                 scope, task, strength = window.owner(departure)
                 by_owner.setdefault((scope, task), []).append((strength, departure))
         for (scope, task), departures in by_owner.items():
             strength, strongest = max(departures, key=lambda entry: entry[0])
             strength /= max(self.threshold, 1e-6)
-            if strongest.age < (min(self.points, 2) if strongest.is_rare else self.points):
+            enough = max(self.fewest, math.ceil(self.points * SPACING / max(window.gap, SPACING)))
+            if strongest.age < (min(enough, 2) if strongest.is_rare else enough):
                 strength = min(strength, _UNCONFIRMED)
             others = {departure.name: departure.level for _, departure in departures[:6]}
             yield Sign(
@@ -112,11 +121,18 @@ class _Departed(Rule):
                 {'part': _part(strongest.family), 'past': strongest.past, 'level': strongest.level},
                 stage=self.stage,
                 since=strongest.since,
+                topic=scope,
+                severity=self.severity_of(strongest, window),
             )
 
     def weighed(self, strength: float, departures: list[Departure]) -> float:
         """Return the strength of a sign with regard to all departures of its owner at this stage."""
         return strength
+
+    def severity_of(self, departure: Departure, window: Window) -> Severity | None:
+        """Return what replaces the rule's own severity; None for nothing."""
+        is_learning = departure.shift > 0 and departure.strength < _LEARNT.get(self.stage, 0.0)
+        return 'info' if is_learning and window.has_first_rewards(departure) else None
 
 
 def _direction(departure: Departure) -> str:
@@ -156,6 +172,7 @@ class DataJump(_Departed):
     )
     reads: ClassVar[tuple[str, ...]] = ('data/', 'inputs/')
     stage: ClassVar[Stage] = 'data'
+    fewest: ClassVar[int] = 1
 
     points: int = 2
 
@@ -174,6 +191,7 @@ class TargetJump(_Departed):
     )
     reads: ClassVar[tuple[str, ...]] = ('data/value_target', 'noreduce_target_policy_entropy')
     stage: ClassVar[Stage] = 'target'
+    fewest: ClassVar[int] = 1
 
     points: int = 2
 
@@ -252,6 +270,17 @@ class GradientJump(_Departed):
     reads: ClassVar[tuple[str, ...]] = ('grad/', 'grad_local/')
     stage: ClassVar[Stage] = 'gradient'
 
+    def severity_of(self, departure: Departure, window: Window) -> Severity | None:
+        """Gradients that grow in some shared parts, or change little by little, are information.
+
+        What goes wrong behind the loss is seen at once, and in most shared parts.
+        """
+        if departure.shift < 0 and not departure.is_sudden:
+            return 'info'
+        is_shared = departure.task is None and departure.shift > 0
+        is_learning = is_shared and (not departure.is_sudden or window.departures.share_departed(departure) < 0.5)
+        return 'info' if is_learning else super().severity_of(departure, window)
+
     def weighed(self, strength: float, departures: list[Departure]) -> float:
         """The gradient of what has been learnt falls too, that of one head and not of all."""
         only_one = len({departure.family for departure in departures}) == 1
@@ -293,11 +322,9 @@ class WeightJump(_Departed):
     reads: ClassVar[tuple[str, ...]] = ('norm/',)
     stage: ClassVar[Stage] = 'weight'
 
-    def signs(self, window: Window) -> Iterable[Sign]:
-        """Growth alone is information: the weights of a network that learns grow, above all those that begin at 0."""
-        for sign in super().signs(window):
-            grows = '_risen' in str(sign.sentence) and sign.strength < _FAR
-            yield replace(sign, severity='info') if grows else sign
+    def severity_of(self, departure: Departure, window: Window) -> Severity | None:
+        """Growth that is not sudden is information: the weights of a network that learns grow."""
+        return 'info' if departure.shift > 0 and not departure.is_sudden else None
 
 
 DEPARTED: tuple[type[_Departed], ...] = (

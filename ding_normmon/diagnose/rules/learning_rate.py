@@ -13,6 +13,8 @@ __all__ = ['LearningRate']
 
 _LEVEL = 8
 """Records for which a learning rate must stay as it is to count as one that was meant."""
+_FEWEST = 2
+"""Records for which it must be more than as good as 0."""
 
 
 @dataclass
@@ -79,6 +81,6 @@ class LearningRate(Rule):
         self._low = self._low + 1 if now <= self.nothing * self._highest else 0
         self._highest = max(self._highest, now)
         part = self.planned if self._is_planned else self.part
-        if self._low and (fell_at_once or self._low > max(_LEVEL, part * window.points.records)):
+        if self._low and (fell_at_once or self._low > max(_FEWEST, part * window.points.records)):
             values = {'now': now, 'highest': self._highest}
             yield Sign('nothing', group='learning_rate', evidence={'learning rate': now}, values=values)

@@ -1,0 +1,164 @@
+"""What a small change of a figure is, as its declaration says, and what is known of a figure while it is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ding_normmon.core.figure import Figure, Stage
+from ding_normmon.core.metric_names import task_in
+
+__all__ = ['STATE', 'TOLERANCES', 'Tolerance', 'declare', 'unit_of']
+
+_SELF_MADE = ('noreduce_obs_loss', 'noreduce_latent_recon_loss', 'noreduce_perceptual_loss', 'loss/')
+"""Losses whose targets the model makes itself, which rise when these begin to say something; and sums with them."""
+
+_SMALL_FACTOR = 1e-4
+_SPREAD_OF_FACTOR = 0.4
+"""What counts as 0, and as a spread, of a share that is drawn on a logarithmic scale, such as a clip coefficient."""
+
+_TRENDING = ('loss', 'output', 'update', 'weight')
+"""Stages whose figures training moves in one direction for long."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What counts as a small change at one stage.
+
+    Arguments:
+        spread: smallest spread that is believed, of the transformed value.
+        zero: what counts as 0, as a fraction of the figure's usual size.
+        alone: factor on the threshold where no other task tells whether it is part of learning.
+        is_steady: whether training leaves the figure as it is, so that a drift is a change too.
+        only_rises: whether only a rise is a change for the worse.
+        grows: whether training lets it grow, so that ``alone`` is meant for a rise only.
+    """
+
+    spread: float
+    zero: float
+    alone: float = 1.0
+    is_steady: bool = False
+    only_rises: bool = False
+    grows: bool = False
+
+
+TOLERANCES: Mapping[Stage, Tolerance] = {
+    'data': Tolerance(0.15, 0.3, is_steady=True),
+    'target': Tolerance(0.15, 0.3, is_steady=True),
+    'loss': Tolerance(0.07, 0.1, 3.0, is_steady=True, only_rises=True),
+    'output': Tolerance(0.10, 0.20, 2.0),
+    'representation': Tolerance(0.12, 0.05, 1.5, is_steady=True),
+    'gradient': Tolerance(0.25, 0.01, 1.5, is_steady=True),
+    'update': Tolerance(0.20, 0.01, 2.5),
+    'weight': Tolerance(0.05, 0.05, 3.0, grows=True),
+}
+
+_REWARD, _VALUE = 'reward', 0.05
+REWARDS = Tolerance(0.25, 1.0, is_steady=True)
+"""Of figures in units of reward: that there are rewards, and values of their size, is what training is for."""
+
+_PARTS_OF_ONE = ('share', 'rate', 'cosine')
+_STATISTICS = ('mean', 'std', 'max', 'min')
+
+
+STATE = np.dtype(
+    [
+        ('stem', np.intp),
+        ('part', np.float64),
+        ('floor', np.float64),
+        ('direction', np.float64),
+        ('size', np.float64),
+        ('zero', np.float64),
+        ('near_middle', np.float64),
+        ('near_spread', np.float64),
+        ('near_moved', np.float64),
+        ('near_low', np.float64),
+        ('near_high', np.float64),
+        ('near_half', np.float64),
+        ('far_middle', np.float64),
+        ('far_spread', np.float64),
+        ('far_moved', np.float64),
+        ('far_low', np.float64),
+        ('far_high', np.float64),
+        ('far_half', np.float64),
+        ('last_middle', np.float64),
+        ('last_spread', np.float64),
+        ('last_moved', np.float64),
+        ('last_low', np.float64),
+        ('last_high', np.float64),
+        ('last_half', np.float64),
+        ('level', np.float64),
+        ('now', np.float64),
+        ('shift', np.float64),
+        ('strength', np.float64),
+        ('away', np.int64),
+        ('since', np.int64),
+        ('is_sparse', np.bool_),
+        ('drifts', np.bool_),
+        ('tells_size', np.bool_),
+        ('is_step', np.bool_),
+        ('ignores_repeats', np.bool_),
+        ('latest', np.int64),
+        ('gap', np.int64),
+        ('is_ready', np.bool_),
+        ('is_held', np.bool_),
+        ('is_sudden', np.bool_),
+        ('smallest', np.float64),
+        ('may_vanish', np.bool_),
+        ('trends', np.bool_),
+        ('jump', np.float64),
+        ('jumped', np.bool_),
+        ('least_size', np.float64),
+        ('unlearns', np.bool_),
+        ('largest', np.float64),
+        ('has_sign', np.bool_),
+        ('balance', np.float64),
+        ('is_mixed', np.bool_),
+        ('opposite', np.float64),
+    ]
+)
+"""What is known of one figure."""
+
+
+def unit_of(name: str, figure: Figure) -> str:
+    """Return what figures of one size have in common: statistics of one signal; rewards and values of all tasks."""
+    if figure.unit == _REWARD:
+        return _REWARD
+    stem, _, statistic = name.rpartition('/')
+    return stem if statistic.rpartition('_')[2] in _STATISTICS else name
+
+
+def declare(entry: Any, name: str, figure: Figure, repeats: bool) -> None:
+    """Note what the declaration of a figure says.
+
+    Arguments:
+        entry: a row of :data:`STATE`, changed in place.
+        name: the figure's.
+        figure: its declaration.
+        repeats: whether the same value again is the last measurement, written once more.
+    """
+    stage, statistic = figure.stage, name.rpartition('/')[2]
+    is_reward = figure.unit == _REWARD
+    tolerance = REWARDS if is_reward else TOLERANCES[stage]
+    is_part = figure.kind in _PARTS_OF_ONE and figure.scale == 'linear'
+    is_factor = figure.kind == 'share' and figure.scale == 'log'
+    entry['part'] = 0.0 if is_part else _SMALL_FACTOR if is_factor else tolerance.zero
+    entry['floor'] = 0.04 if is_part else _SPREAD_OF_FACTOR if is_factor else tolerance.spread
+    entry['drifts'] = not tolerance.is_steady
+    entry['direction'] = float(tolerance.only_rises)
+    entry['unlearns'] = tolerance.only_rises and not name.startswith(_SELF_MADE)
+    is_head = stage in ('output', 'update') and task_in(name) is not None
+    entry['trends'] = stage in _TRENDING and not is_head and entry['unlearns'] == tolerance.only_rises
+    entry['is_sparse'] = stage in ('data', 'target')
+    # Where there has never been a reward, values of a size come out of nothing.
+    entry['least_size'] = _VALUE if is_reward and stage == 'target' and statistic in ('min', 'mean') else 0.0
+    entry['has_sign'] = is_reward and statistic == 'mean'
+    # Rewards, and the smallest of anything, are 0 every now and then.
+    entry['may_vanish'] = is_reward or statistic.endswith('min')
+    # What is frozen does not tell how fast it may move once it is trained.
+    entry['ignores_repeats'] = not (tolerance.is_steady or is_factor) or (repeats and stage == 'gradient')
+    entry['is_step'] = stage == 'update' and figure.kind == 'ratio'
+    entry['smallest'] = np.inf
