@@ -26,8 +26,9 @@ class BlackBox(Protocol):
         """Set the description of the run and the function that counts losses; called again when groups change.
 
         Arguments:
-            about: plain values: rank, tasks, configuration; ``paths``, the parameters of each group by its key; and
-                ``folder``, where rank 0 keeps the run's files, for a rank that knows none.
+            about: plain values: rank, tasks, configuration; ``session``, the same on all ranks of one start; ``paths``,
+                the parameters of each group by its key; and ``folder``, where rank 0 keeps the run's files, for a rank
+                that knows none.
             lost: called with a sentence on what could not be written.
         """
         ...

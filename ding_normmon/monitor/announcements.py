@@ -46,6 +46,7 @@ def about_run(base: Foundation) -> dict[str, Any]:
         'frequency': base.config.monitor_norm_freq,
         'paths': paths,
         'folder': base.folder,
+        'session': base.session.hex(),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ding_normmon.core.incident import DenseWindow, Incident
 from ding_normmon.diagnose.first_signs import PARAMETERS, incident_of
-from ding_normmon.runs.black_box import is_in_use
+from ding_normmon.runs.black_box import box_name, is_in_use
 from ding_normmon.runs.header import task_names
 from ding_normmon.runs.run import RunError
 from ding_normmon.runs.slots import (
@@ -53,6 +53,8 @@ class Box:
         every: iterations from one watched step to the next, at the end.
         torn: slots that were being written when the process ended, or are damaged.
         warnings: sentences on what cannot be read.
+        session: the same for all ranks of one start of the run.
+        started: seconds since 1970.
     """
 
     path: Path
@@ -66,6 +68,8 @@ class Box:
     every: int = 0
     torn: int = 0
     warnings: tuple[str, ...] = ()
+    session: str = ''
+    started: float = 0.0
 
     @property
     def last(self) -> int | None:
@@ -97,7 +101,9 @@ def box_files(path: Path) -> list[Path]:
 
 
 def boxes_of(path: Path | str) -> list[Box]:
-    """Read the black boxes of a run, by rank; see :func:`box_files`.
+    """Read the black boxes of a run's last start, by rank; see :func:`box_files`.
+
+    Those of an earlier start are left alone, such as that of a rank which the run no longer has.
 
     Raises:
         RunError: there is none, or none that can be read.
@@ -114,7 +120,16 @@ def boxes_of(path: Path | str) -> list[Box]:
             refused.append(str(error))
     if not boxes:
         raise RunError('; '.join(refused))
-    return sorted(boxes, key=lambda box: (box.rank, str(box.path)))
+    # Rank 0 renames what an earlier start has left; a clock may be set back.
+    latest = max(boxes, key=lambda box: (box.path.name == box_name(0), box.started)).session
+    known = [box for box in boxes if not latest or box.session in ('', latest)]
+    first, *others = sorted(known, key=lambda box: (box.rank, str(box.path)))
+    refused += [
+        f'{box.path.name} is of another start of the run; name the file to read it'
+        for box in boxes
+        if not any(box is one for one in known)
+    ]
+    return [replace(first, warnings=(*first.warnings, *refused)), *others]
 
 
 def read_box(path: Path | str) -> Box:
@@ -159,7 +174,7 @@ def read_box(path: Path | str) -> Box:
             f'{path.name}: its {left_out} oldest steps have other figures than the newest, and are left out'
         )
     every = [text['watch'] for _, text in events if isinstance(text.get('watch'), int)]
-    rank = about.get('rank', _rank_in(path.name))
+    rank, started = about.get('rank', _rank_in(path.name)), about.get('started')
     return Box(
         path,
         rank if isinstance(rank, int) else 0,
@@ -172,6 +187,8 @@ def read_box(path: Path | str) -> Box:
         every[-1] if every else 0,
         torn,
         tuple(warnings),
+        str(about.get('session') or ''),
+        started if isinstance(started, float) else 0.0,
     )
 
 

@@ -281,3 +281,33 @@ def test_two_runs_in_one_folder_do_not_share_a_file(tmp_path: Path) -> None:
 def test_none_is_made_where_none_is_wanted(tmp_path: Path, settings: dict[str, object]) -> None:
     train(tmp_path, 6, **settings)
     assert not list(tmp_path.glob('*.ring'))
+
+
+def kept_by(folder: Path, rank: int, session: str, is_closed: bool) -> None:
+    box = BlackBoxFile(folder, SIZE)
+    box.begin({'rank': rank, 'session': session}, print)
+    box.keep_record(Record(8, {'grad/model/_total_norm': 2.5}), {})
+    if is_closed:
+        box.close(10.0)
+        return
+    until = time.monotonic() + 10
+    while box._sequence == 0 and time.monotonic() < until:
+        time.sleep(0.01)
+    # As the end of a process does.
+    os.close(box._file)
+    box._file, box._is_off = -1, True
+
+
+def test_a_rank_that_the_run_no_longer_has_did_not_die_in_its_last_start(tmp_path: Path) -> None:
+    """Two ranks were killed; the run went on with one, and ended in order."""
+    for rank in (0, 1):
+        kept_by(tmp_path, rank, 'first', is_closed=False)
+    assert [box.ending for box in boxes_of(tmp_path)] == ['died', 'died']
+    assert incident_of_death(boxes_of(tmp_path)) is not None
+    kept_by(tmp_path, 0, 'second', is_closed=True)
+    [box] = boxes_of(tmp_path)
+    assert (box.rank, box.ending) == (0, 'closed')
+    assert 'black_box-rank1.ring is of another start' in box.warnings[0]
+    assert incident_of_death([box]) is None
+    assert CliRunner().invoke(command, [str(tmp_path)]).exit_code == 0
+    assert read_box(tmp_path / box_name(1)).ending == 'died'
