@@ -15,6 +15,7 @@ Words = Mapping[str, Mapping[str, str]]
 LANGUAGES = ('en', 'zh')
 
 _TASK = {'en': ('Task {}', 'Task {} ({})'), 'zh': ('任务 {}', '任务 {}（{}）')}
+_COMMA = {'en': ', ', 'zh': '、'}
 _FOLLOWS = {'en': ' It may follow from what was just found.', 'zh': '这可能是刚才发现的问题造成的。'}
 
 
@@ -42,7 +43,7 @@ def sentence(
         words: the rule's.
         key: which sentence; one that is not there is the sentence itself.
         values: what stands in it; ``other`` is the id of a task.
-        tasks: global id to name of the tasks at fault, the first of which is ``{task}``, and of any other.
+        tasks: global id to name of the tasks at fault, the first of which is ``{task}``; ``{tasks}`` are all of them.
         language: one of :data:`LANGUAGES`.
 
     Example:
@@ -56,6 +57,7 @@ def sentence(
     filled: dict[str, Any] = dict(values)
     if tasks:
         filled['task'] = call(*next(iter(tasks.items())), language)
+        filled['tasks'] = _COMMA[language].join(call(*task, language) for task in tasks.items())
     if 'other' in values:
         other = int(values['other'])
         filled['other'] = call(other, str(values.get('other_name', '')), language)

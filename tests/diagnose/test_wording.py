@@ -11,17 +11,15 @@ from ding_normmon.diagnose.rule import Rule
 from ding_normmon.diagnose.rules import RULES
 from ding_normmon.diagnose.wording import LANGUAGES, advice_of, sentence_of
 
-WORDED = [rule for rule in RULES if rule.words]
-
 
 def placeholders(template: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(template) if name}
 
 
-@pytest.mark.parametrize('rule', WORDED, ids=lambda rule: rule.name)
+@pytest.mark.parametrize('rule', RULES, ids=lambda rule: rule.name)
 def test_languages_say_the_same(rule: type[Rule]) -> None:
     assert set(rule.words) == set(LANGUAGES)
-    assert set(rule.words['zh']) - {'advice'} == set(rule.words['en'])
+    assert set(rule.words['zh']) - {'advice'} == set(rule.words['en']) != set()
     assert 'advice' in rule.words['zh']
     for key, english in rule.words['en'].items():
         assert placeholders(english) == placeholders(rule.words['zh'][key])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ding_normmon.diagnose.invariants.invariant import ExpectedInvariant
-from ding_normmon.diagnose.rule import Sign
+from ding_normmon.diagnose.rule import Sign, Words
 from ding_normmon.diagnose.window import Window
 
 __all__ = ['InputRange']
@@ -27,6 +27,15 @@ class InputRange(ExpectedInvariant):
     advice: ClassVar[str] = (
         'Look at how observations are scaled on their way to the model: not at all any more, or twice.'
     )
+    words: ClassVar[Words] = {
+        'en': {
+            'range': 'The input {which} is up to {size:.3g} in size; before it was from {low:.3g} to {usual:.3g}.',
+        },
+        'zh': {
+            'range': '输入 {which} 的绝对值达到 {size:.3g}；此前在 {low:.3g} 到 {usual:.3g} 之间。',
+            'advice': '查看观测在送入模型前如何缩放：完全没有缩放，或缩放了两次。',
+        },
+    }
     reads: ClassVar[tuple[str, ...]] = ('inputs/',)
 
     confirm: int = 2
@@ -47,9 +56,10 @@ class InputRange(ExpectedInvariant):
             times, low, usual = self._known.get(which, (0, size, size))
             if times >= self.settled and usual > 0 and (size > self.factor * usual or size < low / self.factor):
                 yield Sign(
-                    f'The input {which} is up to {size:.3g} in size; before it was from {low:.3g} to {usual:.3g}.',
+                    'range',
                     group=f'inputs/{which}',
                     evidence={name: high},
+                    values={'which': which, 'size': size, 'low': low, 'usual': usual},
                 )
                 continue
             self._known[which] = times + 1, min(low, size), max(usual, size)

@@ -8,21 +8,28 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ding_normmon.diagnose.invariants.invariant import Invariant, broken
-from ding_normmon.diagnose.rule import Sign
+from ding_normmon.diagnose.rule import Sign, Words
 from ding_normmon.diagnose.window import Window
 
-__all__ = ['OrphanedParameter', 'UnheldParameter', 'signs_by_owner']
+__all__ = ['OrphanedParameter', 'UnheldParameter', 'signs_by_owner', 'words_of_owners']
 
 _OF_A_TASK = re.compile(r'(.+)_task(\d+)')
 
 
-def signs_by_owner(window: Window, what: str, verb: str) -> Iterable[Sign]:
+def words_of_owners(english: str, chinese: str, advice: str) -> Words:
+    """Return the sentences of what is true of some parameters, with the Chinese advice."""
+    return {
+        'en': {'task': f'{{task}}: {{listed}} {english}', 'shared': f'{{listed}} {english}'},
+        'zh': {'task': f'{{task}}：{{listed}} {chinese}', 'shared': f'{{listed}} {chinese}', 'advice': advice},
+    }
+
+
+def signs_by_owner(window: Window, what: str) -> Iterable[Sign]:
     """Yield one sign for each task, and one for the shared groups, that has parameters in ``broken/{what}``.
 
     Arguments:
         window: the run.
         what: the figures' second part.
-        verb: what the sentence says of the parameters.
     """
     owners: dict[int | None, dict[str, float]] = {}
     for group, count in broken(window, what).items():
@@ -35,13 +42,13 @@ def signs_by_owner(window: Window, what: str, verb: str) -> Iterable[Sign]:
             which = notes.get(f'broken/{what}/{group}', f'{count:g} parameters')
             short = group if task_id is None else group.removesuffix(f'_task{task_id}')
             names.append(f'{short} ({which})')
-        whose = '' if task_id is None else f'{window.call(task_id)}: '
-        listed = ', '.join(names[:4]) + (f' and {len(names) - 4} more groups' if len(names) > 4 else '')
+        listed = ', '.join(names[:4]) + (f', +{len(names) - 4}' if len(names) > 4 else '')
         yield Sign(
-            f'{whose}{listed} {verb}',
+            'shared' if task_id is None else 'task',
             tasks=() if task_id is None else (task_id,),
             group=next(iter(groups)) if len(groups) == 1 and task_id is None else None,
             evidence={f'broken/{what}/{group}': count for group, count in groups.items()},
+            values={'listed': listed},
         )
 
 
@@ -57,11 +64,16 @@ class UnheldParameter(Invariant):
         'Build the optimizer from the parameters that the model has now, or add them with add_param_group; set '
         'requires_grad=False on what is not to be trained.'
     )
+    words: ClassVar[Words] = words_of_owners(
+        'has a gradient, but no optimizer holds it, and it does not move.',
+        '有梯度，但没有优化器持有它，因此不会更新。',
+        '用模型现有的参数重新构建优化器，或用 add_param_group 添加；不需要训练的参数设 requires_grad=False。',
+    )
     reads: ClassVar[tuple[str, ...]] = ('learning_rate/',)
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task, and one for shared groups."""
-        return signs_by_owner(window, 'unheld', 'has a gradient, but no optimizer holds it, and it does not move.')
+        return signs_by_owner(window, 'unheld')
 
 
 @dataclass
@@ -73,8 +85,13 @@ class OrphanedParameter(Invariant):
         'The optimizer was built before modules were made anew or loaded with assign=True. Build it after that, or '
         'replace the parameters in its param_groups.'
     )
+    words: ClassVar[Words] = words_of_owners(
+        'is held by the optimizer, but no longer a part of the model.',
+        '仍被优化器持有，但已不再属于模型。',
+        '优化器是在模块重建或以 assign=True 加载之前构建的。请在其后构建，或替换其 param_groups 中的参数。',
+    )
     reads: ClassVar[tuple[str, ...]] = ('learning_rate/',)
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task, and one for shared groups."""
-        return signs_by_owner(window, 'orphaned', 'is held by the optimizer, but no longer a part of the model.')
+        return signs_by_owner(window, 'orphaned')

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ding_normmon.core.metric_names import task_in, without_task
 from ding_normmon.diagnose.invariants.invariant import Invariant
-from ding_normmon.diagnose.rule import Sign
+from ding_normmon.diagnose.rule import Sign, Words
 from ding_normmon.diagnose.window import Window
 
 __all__ = ['OutsideSupport']
@@ -27,6 +27,17 @@ class OutsideSupport(Invariant):
         "Look at this task's environment and replay buffer, and at the support of the model: values beyond it are cut "
         'off in silence.'
     )
+    words: ClassVar[Words] = {
+        'en': {
+            'task': '{task}: {count:g} entries of {part} in the batch are not finite, or outside of what is declared.',
+            'shared': '{count:g} entries of {part} in the batch are not finite, or outside of what is declared.',
+        },
+        'zh': {
+            'task': '{task}：批次中 {part} 有 {count:g} 个元素不是有限值，或超出声明的范围。',
+            'shared': '批次中 {part} 有 {count:g} 个元素不是有限值，或超出声明的范围。',
+            'advice': '查看该任务的环境和回放缓冲区，以及模型的支持集：超出的值会被悄悄截断。',
+        },
+    }
     reads: ClassVar[tuple[str, ...]] = ('data/',)
 
     def signs(self, window: Window) -> Iterable[Sign]:
@@ -36,10 +47,10 @@ class OutsideSupport(Invariant):
                 continue
             task_id = task_in(name)
             part = (name if task_id is None else without_task(name)).removeprefix('data/outside/')
-            whose = 'The batch' if task_id is None else window.call(task_id)
             yield Sign(
-                f'{whose}: {count:g} entries of {part} in the batch are not finite, or outside of what is declared.',
+                'shared' if task_id is None else 'task',
                 tasks=() if task_id is None else (task_id,),
                 group=f'data/{part}',
                 evidence={name: count},
+                values={'count': count, 'part': part},
             )

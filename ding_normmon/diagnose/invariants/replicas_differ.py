@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ding_normmon.diagnose.invariants.invariant import Invariant, broken
-from ding_normmon.diagnose.rule import Sign
+from ding_normmon.diagnose.rule import Sign, Words
 from ding_normmon.diagnose.window import Window
 
 __all__ = ['ReplicasDiffer']
@@ -29,6 +29,18 @@ class ReplicasDiffer(Invariant):
         'weights, at whether every gradient is synchronised and clipped by the same factor on every rank, and at what '
         'one rank does alone.'
     )
+    words: ClassVar[Words] = {
+        'en': {
+            'who': 'The ranks do not have the same {what} of {named}: {who}.',
+            'some': 'The ranks do not have the same {what} of {named}.',
+        },
+        'zh': {
+            'who': '各 rank 的 {named} 的 {what} 不一致：{who}。',
+            'some': '各 rank 的 {named} 的 {what} 不一致。',
+            'advice': '停止训练，回到之前的检查点：各 rank 训练的已是不同的模型。'
+            '查看权重的广播、每个梯度是否在各 rank 上以同一系数同步和裁剪，以及某个 rank 单独做了什么。',
+        },
+    }
     reads: ClassVar[tuple[str, ...]] = ('monitor/replicas/compared', 'broken/replicas/')
 
     def __post_init__(self) -> None:
@@ -52,8 +64,9 @@ class ReplicasDiffer(Invariant):
             named = ', '.join(still[:_MOST_NAMED]) + (', ...' if len(still) > _MOST_NAMED else '')
             who = window.record.notes.get(names[0])
             yield Sign(
-                f'The ranks do not have the same {what} of {named}' + (f': {who}.' if who else '.'),
+                'who' if who else 'some',
                 group='+'.join(groups[:_MOST_NAMED]),
                 evidence={name: window.record.scalars[name] for name in names},
+                values={'what': what, 'named': named, **({'who': who} if who else {})},
             )
         self._began_together = [groups for groups in self._began_together if any(group in kinds for group in groups)]

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from ding_normmon.core.metric_names import task_in
 from ding_normmon.diagnose.invariants.invariant import ExpectedInvariant
-from ding_normmon.diagnose.rule import Sign
+from ding_normmon.diagnose.rule import Sign, Words
 from ding_normmon.diagnose.window import Window
 
 __all__ = ['BatchRepeats', 'RanksShareBatch', 'TasksShareData']
@@ -27,6 +27,15 @@ class RanksShareBatch(ExpectedInvariant):
     advice: ClassVar[str] = (
         'Give every rank a part of the data of its own: a DistributedSampler, or a seed that depends on the rank.'
     )
+    words: ClassVar[Words] = {
+        'en': {
+            'same': '{count:g} ranks are trained on the same batch.',
+        },
+        'zh': {
+            'same': '{count:g} 个 rank 在用同一个批次训练。',
+            'advice': '让每个 rank 使用各自的数据：DistributedSampler，或随 rank 变化的随机种子。',
+        },
+    }
     reads: ClassVar[tuple[str, ...]] = ('inputs/',)
 
     confirm: int = 3
@@ -35,7 +44,7 @@ class RanksShareBatch(ExpectedInvariant):
         """One sign."""
         count = window.record.scalars.get('broken/same_batch', 0.0)
         if count:
-            yield Sign(f'{count:g} ranks are trained on the same batch.', evidence={'broken/same_batch': count})
+            yield Sign('same', evidence={'broken/same_batch': count}, values={'count': count})
 
 
 @dataclass
@@ -56,6 +65,17 @@ class BatchRepeats(ExpectedInvariant):
         'Look at what draws the batch: an iterator made anew in every step, a generator seeded again, workers with the '
         'same seed, a replay buffer that is no longer filled.'
     )
+    words: ClassVar[Words] = {
+        'en': {
+            'task': '{task} is given the same batch again and again.',
+            'model': 'The model is given the same batch again and again.',
+        },
+        'zh': {
+            'task': '{task}反复得到同一个批次。',
+            'model': '模型反复得到同一个批次。',
+            'advice': '查看批次的来源：每步重建的迭代器、反复设种子的生成器、种子相同的 worker、不再填充的回放缓冲区。',
+        },
+    }
     reads: ClassVar[tuple[str, ...]] = ('monitor/fingerprint/inputs', 'data/')
 
     factor: float = 4.0
@@ -70,9 +90,8 @@ class BatchRepeats(ExpectedInvariant):
             is_exact = task_id is None and _FINGERPRINT in window.record.scalars
             run = self._runs.setdefault(task_id, _Run(batch, is_exact))
             if run.is_too_often(batch, self.settled, self.factor):
-                whose = 'The model' if task_id is None else window.call(task_id)
                 tasks = () if task_id is None else (task_id,)
-                yield Sign(f'{whose} is given the same batch again and again.', tasks=tasks)
+                yield Sign('task' if tasks else 'model', tasks=tasks)
 
 
 class _Run:
@@ -124,6 +143,15 @@ class TasksShareData(ExpectedInvariant):
 
     name: ClassVar[str] = 'tasks_share_data'
     advice: ClassVar[str] = 'Look at how batches are assigned to tasks, and at whether tasks share a replay buffer.'
+    words: ClassVar[Words] = {
+        'en': {
+            'same': 'These tasks are given the same data: {tasks}.',
+        },
+        'zh': {
+            'same': '这些任务得到了相同的数据：{tasks}。',
+            'advice': '查看批次如何分配给任务，以及任务是否共用回放缓冲区。',
+        },
+    }
     reads: ClassVar[tuple[str, ...]] = ('data/',)
 
     confirm: int = 3
@@ -141,8 +169,7 @@ class TasksShareData(ExpectedInvariant):
             if len(tasks) == 1:
                 self._alone[tasks[0]] = self._alone.get(tasks[0], 0) + 1
             elif all(self._alone.get(task_id, 0) >= self.settled for task_id in tasks):
-                named = ', '.join(window.call(task_id) for task_id in tasks)
-                yield Sign(f'These tasks are given the same data: {named}.', tasks=tuple(tasks))
+                yield Sign('same', tasks=tuple(tasks))
 
 
 _FINGERPRINT = 'monitor/fingerprint/inputs'

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ding_normmon.diagnose.invariants.invariant import ExpectedInvariant
-from ding_normmon.diagnose.rule import Sign
+from ding_normmon.diagnose.rule import Sign, Words
 from ding_normmon.diagnose.window import Window
 
 __all__ = ['TargetNetwork']
@@ -24,6 +24,17 @@ class TargetNetwork(ExpectedInvariant):
 
     name: ClassVar[str] = 'target_network'
     advice: ClassVar[str] = 'Look at what updates the target network: never called, or called with a factor of 0 or 1.'
+    words: ClassVar[Words] = {
+        'en': {
+            'rests': 'The target network no longer follows the model.',
+            'copy': 'The target network is the model itself, to the last bit.',
+        },
+        'zh': {
+            'rests': '目标网络不再跟随模型。',
+            'copy': '目标网络与模型逐位相同。',
+            'advice': '查看是什么在更新目标网络：从未调用，或以 0 或 1 的系数调用。',
+        },
+    }
     reads: ClassVar[tuple[str, ...]] = ('target/',)
 
     confirm: int = 3
@@ -48,11 +59,11 @@ class TargetNetwork(ExpectedInvariant):
             overdue = self._longest * (1 if self._longest == self._shortest else 3)
             if iteration - self._moved_at >= overdue:
                 evidence = {'target/distance': distance}
-                yield Sign('The target network no longer follows the model.', group='target', evidence=evidence)
+                yield Sign('rests', group='target', evidence=evidence)
         if before is None or distance > 0.0:
             self._apart += before is not None
         elif self._apart >= 2 * self.settled:
-            yield Sign('The target network is the model itself, to the last bit.', group='target copy')
+            yield Sign('copy', group='target copy')
         else:
             # It is copied from the model now and then, and no different at that moment.
             self._apart = -(10**9)
