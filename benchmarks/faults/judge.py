@@ -96,7 +96,8 @@ def breaks_nothing(scenario: Scenario, run: Run) -> bool:
     if kind is None or not kind.multiplies:
         return False
     tasks = scenario.tasks or range(len(scenario.names))
-    names = [with_task(f'{kind.multiplies}/abs_max', task if len(scenario.names) > 1 else None) for task in tasks]
+    signals = [with_task(kind.multiplies, task if len(scenario.names) > 1 else None) for task in tasks]
+    names = [f'{signal}/abs_max' for signal in signals]
     sizes = [float(np.nanmax(run.series[name].values, initial=0.0)) for name in names if name in run.series]
     return bool(sizes) and max(sizes) < _NOTHING
 

@@ -12,7 +12,7 @@ import numpy as np
 from ding_normmon.core.figures import Figures
 from ding_normmon.core.metric_names import task_in, without_task
 from ding_normmon.core.record import Record
-from ding_normmon.diagnose.departures import Departure, Departures
+from ding_normmon.diagnose.departures import SPACING, Departure, Departures
 from ding_normmon.diagnose.points import Points, Rows
 from ding_normmon.diagnose.tolerances import TOLERANCES
 from ding_normmon.diagnose.wording import call
@@ -24,8 +24,8 @@ _HEAD = '{}/[^/]+/_total_norm'
 _SIGNS_OF_DATA = ('noreduce_value_loss', 'noreduce_policy_loss', 'embeddings/obs/norm_mean', 'logits/value/mean')
 """Figures that every task with data has in every record."""
 
-_QUIET, _LEARNS = 160, 60
-"""A task that has had no reward for so many iterations learns from the next one, for so many iterations."""
+_QUIET, _LEARNS = 32, 12
+"""A task that has had no reward for so many points, five iterations apart, learns from the next one for so many."""
 
 
 class Window:
@@ -193,10 +193,11 @@ class Window:
         return {}
 
     def _note_rewards(self) -> None:
+        quiet = _QUIET * max(self.gap, SPACING)
         for name, size in self.matching(r'data/reward(?:_task\d+)?/abs_max').items():
             task = task_in(name)
-            last = self._rewarded.setdefault(task, self.iteration if size else -_QUIET)
-            if size and self.iteration - last > _QUIET:
+            last = self._rewarded.setdefault(task, self.iteration if size else -(10**9))
+            if size and self.iteration - last > quiet:
                 self._first_rewards[task] = self.iteration
             if size:
                 self._rewarded[task] = self.iteration
@@ -204,7 +205,7 @@ class Window:
     def has_first_rewards(self, departure: Departure) -> bool:
         """Return whether a figure left when its task got rewards that it had not had for long: it learns from them."""
         first = self._first_rewards.get(departure.task)
-        return first is not None and -self.gap <= departure.since - first <= _LEARNS
+        return first is not None and -self.gap <= departure.since - first <= _LEARNS * max(self.gap, SPACING)
 
     def is_summary(self, departure: Departure) -> bool:
         """Return whether a figure covers all tasks, is there for each of them too, and says no more than these."""

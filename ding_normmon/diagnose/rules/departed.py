@@ -48,8 +48,8 @@ _PLAIN = {'en': '{part}', 'zh': ' {part} '}
 _UNCONFIRMED = 0.99
 
 _LEARNT: Mapping[Stage, float] = {
-    **dict.fromkeys(('loss', 'output', 'representation', 'gradient'), 2.0),
-    'target': math.inf,
+    **dict.fromkeys(('output', 'representation', 'gradient'), 2.0),
+    **dict.fromkeys(('target', 'loss'), math.inf),
 }
 """Strengths up to which what a stage does is learnt where a task has had its first rewards."""
 
