@@ -22,6 +22,8 @@ from ding_normmon.runs.history_file import FILE_NAME, HistoryFile
 from tests.runs.histories import points, write, write_starts
 from tests.sampling import sampled
 
+pytestmark = pytest.mark.slow
+
 ESCAPES = ['\x1b]52;c;cm0gLXJmIH4K\x07', '\x1b[31m', '\x9b2J', '\x9d52;c;cm0=\x9c', '\u202e', '\r', '\x08', '\x00']
 
 

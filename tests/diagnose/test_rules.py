@@ -24,6 +24,8 @@ from tests.diagnose.synthetic import (
     without,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def findings(records: list[Record], **options: bool) -> list[Finding]:
     diagnosis = Diagnosis(TASKS, figures=DECLARED)

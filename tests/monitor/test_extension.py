@@ -22,6 +22,8 @@ from ding_normmon.rows.moments import constant_row, row_of
 from tests.models import SmallModel, assert_same, finished, reference, small_monitor
 from tests.monitor.steps import measure
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_signal_under_a_new_name_gets_the_same_treatment() -> None:
     monitor = small_monitor(SmallModel())

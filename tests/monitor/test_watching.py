@@ -21,6 +21,8 @@ from ding_normmon.runs.history_file import FILE_NAME, HistoryFile
 from tests.models import SmallModel, finished, learn, make_batches
 from tests.monitor.steps import Recorder
 
+pytestmark = pytest.mark.slow
+
 EXEMPT = ('monitor/cost/',)
 
 

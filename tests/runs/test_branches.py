@@ -19,6 +19,8 @@ from ding_normmon.runs.history_file import FILE_NAME, HistoryFile
 from ding_normmon.runs.read_events import event_files, read_events
 from tests.runs.histories import points, sample, write
 
+pytestmark = pytest.mark.slow
+
 NAME = 'grad/model/_total_norm'
 RETURN = 'basic/eval_episode_return_mean-env_step'
 

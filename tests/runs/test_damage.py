@@ -15,6 +15,8 @@ from ding_normmon.runs.history_file import FILE_NAME
 from ding_normmon.runs.streams import read_streams
 from tests.runs.histories import points, sample, write, write_starts
 
+pytestmark = pytest.mark.slow
+
 
 def spared(data: bytes, positions: set[int]) -> set[int]:
     """Return which of the records, by place in the file, hold none of the positions."""

@@ -13,6 +13,8 @@ from ding_normmon.runs.chunks import seal, unsealed
 from ding_normmon.runs.report.page import render_page
 from tests.runs.fuzzing import READERS, fuzzed, mutated, read_or_refuse, seeds_of
 
+pytestmark = pytest.mark.slow
+
 PAGE_EVERY = 2000
 
 

@@ -24,6 +24,8 @@ from ding_normmon.core.record import Matrix, Record
 from ding_normmon.runs import Run, RunError, read_run
 from ding_normmon.runs.history_file import FILE_NAME, HistoryFile
 
+pytestmark = pytest.mark.slow
+
 
 def write(path: Path, records: list[Record], close: bool = True) -> None:
     file = HistoryFile(path, {'seed': 3})

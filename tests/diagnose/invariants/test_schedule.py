@@ -19,6 +19,8 @@ from ding_normmon.core.record import Record
 from ding_normmon.diagnose.invariants import EXACT, EXPECTED
 from tests.sampling import sampled
 
+pytestmark = pytest.mark.slow
+
 NAMES = frozenset(rule.name for rule in (*EXACT, *EXPECTED))
 
 

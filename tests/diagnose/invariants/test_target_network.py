@@ -16,6 +16,8 @@ from ding_normmon.core.record import Record
 from tests.integrations.ding_engine.policies import CASES
 from tests.sampling import sampled
 
+pytestmark = pytest.mark.slow
+
 
 class Following:
     """A model with a target network.
