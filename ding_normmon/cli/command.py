@@ -103,7 +103,8 @@ def say(text: str, err: bool = False, nl: bool = True, **style: Any) -> None:
     text = plain(text, most=100_000)
     if style and has_colours(sys.stderr if err else sys.stdout):
         text = click.style(text, **style)
-    click.echo(text, err=err, nl=nl)
+    # Named, because click takes an ASCII stream for a mistake and writes UTF-8 to it.
+    click.echo(text, file=sys.stderr if err else sys.stdout, nl=nl)
 
 
 def write_file(path: Path, write: Callable[[Path], None]) -> None:

@@ -111,7 +111,7 @@ def test_colours_and_characters_are_those_of_the_terminal(command: str, tmp_path
     assert '\x1b[' not in run(*arguments)
     ascii_only = run(*arguments, PYTHONIOENCODING='ascii')
     assert ascii_only.isascii()
-    assert 'Montezuma\\u2019s Revenge' in ascii_only
+    assert "Montezuma's Revenge" in ascii_only
     for columns in (60, 79):
         widest = max(map(len, re.sub(r'\x1b\[[\d;?]*[a-zA-Z]', '', on_terminal(columns, *arguments)).split('\r\n')))
         assert widest <= max(columns, len(f'{tmp_path}: 40 records, 7 findings, 2 active'))
