@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import random
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,14 +15,16 @@ import numpy as np
 import pytest
 
 from ding_normmon import Record
+from ding_normmon.core.incident import tell_incident
 from ding_normmon.monitor.findings import incidents as incidents_of_today
 from ding_normmon.runs import RunError, plain_incident, read_run, slots
 from ding_normmon.runs.black_box import box_name
 from ding_normmon.runs.format import INCIDENT, Encoder
 from ding_normmon.runs.header import Header
 from ding_normmon.runs.history_file import FILE_NAME
-from ding_normmon.runs.read_black_box import boxes_of, read_box
-from ding_normmon.runs.slots import HEADER_BYTES, OWN, RECORD, encode_header, encode_slot, pack_names
+from ding_normmon.runs.read_black_box import boxes_of, incident_of_death, read_box
+from ding_normmon.runs.slots import EVENT, HEADER_BYTES, OWN, RECORD, encode_header, encode_slot, pack_names
+from tests.runs.fuzzing import mutated
 
 
 @pytest.mark.parametrize('name', [FILE_NAME, box_name(0), 'events.out.tfevents.1.host'])
@@ -140,3 +143,34 @@ def test_a_csv_file_with_lines_that_are_none(tmp_path: Path) -> None:
     run = read_run(path)
     assert run.series['a'].iterations.tolist() == [1, 3, 5]
     assert '3 lines are no points, the first of them line 3' in run.warnings[0]
+
+
+def with_right_checksums(chance: random.Random) -> bytes:
+    """Return a slot whose names, numbers or text are not what they should be, under a right checksum."""
+    names = json.dumps({'rows': [KEY], 'vectors': [[VECTOR, 3]], 'paths': {'g': ['a', 'b', 'c']}}).encode()
+    packed = zlib.compress(mutated(names, chance) if chance.random() < 0.7 else names)
+    numbers = np.array([chance.choice((0.0, -1.0, 1e300, np.nan, np.inf, 7.0)) for _ in range(chance.choice((6, 9)))])
+    text = chance.choice(
+        (None, 5, [], {'watch': 8}, {'exception': [1]}, {'notes': 3}, {'findings': {'a': 1}}, 'closed')
+    )
+    kind = chance.choice((OWN, OWN, RECORD, EVENT, 9))
+    iteration = chance.choice((-5, 0, 3, 1 << 62))
+    return encode_slot(chance.randrange(5), iteration, chance.choice((0.0, np.nan)), kind, packed, numbers, text)
+
+
+def test_black_boxes_with_anything_changed_in_them_are_read_or_refused(tmp_path: Path) -> None:
+    chance = random.Random(0)
+    path = tmp_path / box_name(0)
+    read = 0
+    for number in range(600):
+        whole = box_with(tmp_path, [with_right_checksums(chance) for _ in range(6)]).read_bytes()
+        if number % 2:
+            path.write_bytes(whole[:HEADER_BYTES] + mutated(whole[HEADER_BYTES:], chance))
+        try:
+            box = read_box(path)
+        except RunError:
+            continue
+        read += 1
+        death = incident_of_death([box])
+        assert death is None or tell_incident(death)
+    assert read > 500
