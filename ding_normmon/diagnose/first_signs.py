@@ -141,6 +141,10 @@ def _departures(window: DenseWindow, opened: int, has_ended: bool = False) -> li
                 ratio,
             )
         )
+    # Nothing that is measured raises a learning rate: what had left its level before did so by itself.
+    raised = min((entry.iteration for entry in entries if entry.stage == 'learning rate'), default=None)
+    if raised is not None:
+        entries = [entry for entry in entries if entry.iteration >= raised or math.isinf(entry.ratio)]
     return sorted(entries, key=_order)
 
 

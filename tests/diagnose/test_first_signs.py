@@ -47,3 +47,20 @@ def test_weights_that_jumped_in_the_last_steps_are_told_although_they_change_as_
     window = DenseWindow(('norm/head_value_task2/_total_norm',), steps, weights[:, None])
     incident = incident_of(1, window, 40, 'exception', 'It ended.', {})
     assert (incident.task, incident.since) == (2, 37)
+
+
+@pytest.mark.parametrize('is_finite', [True, False])
+def test_a_raised_learning_rate_is_no_consequence_of_what_left_its_level_before(is_finite: bool) -> None:
+    """A run that has just begun to learn leaves its levels all the time; NaN before the rise is another matter."""
+    steps = np.arange(0, 160, 4)
+    rate, gradient = np.full(40, 1e-3), 5 + 0.1 * np.cos(steps)
+    loss, nonfinite = 1 + 0.1 * np.sin(steps), np.zeros(40)
+    gradient[30:] *= 12
+    rate[36:] = 0.1
+    loss[37:] *= 500
+    nonfinite[30:] = 0.0 if is_finite else 3.0
+    names = ('learning_rate/encoder', 'grad/head_policy_task3/_total_norm', 'noreduce_value_loss_task1')
+    values = np.stack([rate, gradient, loss, nonfinite], axis=1)
+    window = DenseWindow((*names, 'monitor/nonfinite/noreduce_value_loss_task2'), steps, values)
+    incident = incident_of(1, window, 148, 'finding', 'Odd.', {})
+    assert (incident.task, incident.since) == ((None, 144) if is_finite else (2, 120))
