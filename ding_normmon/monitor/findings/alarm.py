@@ -9,11 +9,14 @@ from collections.abc import Iterable, Mapping
 
 __all__ = ['Alarm']
 
-_FAMILIES = ('grad', 'norm/', 'logits/', 'noreduce_')
-"""The largest figure of each family is watched: gradients, weights, logits, losses."""
+_JUMPS = {'grad': 3.0, 'norm/': 3.0, 'logits/': 3.0, 'noreduce_': 3.0, 'learning_rate/': 1.0}
+"""Orders of magnitude above the usual size that raise the alarm, by family.
 
-_JUMP = 3.0
-"""Orders of magnitude above the usual size."""
+The largest figure of each is watched. Schedules move learning rates slowly: there, less is a jump.
+"""
+
+_WHOLE = ('noreduce_', 'learning_rate/')
+"""Families of which every figure counts."""
 
 _USUAL = 15
 """Records that define the usual size; after a jump to a new level about half as many raise the alarm."""
@@ -29,7 +32,7 @@ class Alarm:
     """
 
     def __init__(self) -> None:
-        self._usual: dict[str, deque[float]] = {family: deque(maxlen=_USUAL) for family in _FAMILIES}
+        self._usual: dict[str, deque[float]] = {family: deque(maxlen=_USUAL) for family in _JUMPS}
         # Usually records have the same figures.
         self._watched: dict[tuple[str, ...], dict[str, list[str]]] = {}
 
@@ -40,13 +43,13 @@ class Alarm:
             self._watched = {names: _watched(names), **dict(list(self._watched.items())[:7])}
         rings = False
         for family, members in self._watched[names].items():
-            if family not in _FAMILIES:
+            if family not in _JUMPS:
                 rings |= family == 'nonfinite' or any(scalars[name] == 0.0 for name in members)
                 continue
             size = max((abs(scalars[name]) for name in members), default=0.0)
             if 0 < size < math.inf:
                 usual, order = self._usual[family], math.log10(size)
-                rings |= len(usual) >= 3 and order - statistics.median(usual) >= _JUMP
+                rings |= len(usual) >= 3 and order - statistics.median(usual) >= _JUMPS[family]
                 usual.append(order)
         return rings
 
@@ -59,7 +62,7 @@ def _watched(names: Iterable[str]) -> dict[str, list[str]]:
         elif name.startswith('clip/') and name.endswith('/coefficient'):
             found.setdefault('clip', []).append(name)
         else:
-            family = next((family for family in _FAMILIES if name.startswith(family)), None)
-            if (family is not None and name.endswith(('_total_norm', 'abs_max'))) or family == 'noreduce_':
+            family = next((family for family in _JUMPS if name.startswith(family)), None)
+            if (family is not None and name.endswith(('_total_norm', 'abs_max'))) or family in _WHOLE:
                 found.setdefault(family, []).append(name)
     return found

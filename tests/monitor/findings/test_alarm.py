@@ -41,3 +41,10 @@ def test_a_healthy_run_does_not_ring() -> None:
 
 def test_other_figures_and_other_names_each_time_do_not_ring() -> None:
     assert rung([{'monitor/cost/ms': 10.0**index, f'my/{index}': 10.0**index} for index in range(30)]) == []
+
+
+def test_a_raised_learning_rate_rings_and_a_schedule_does_not() -> None:
+    rates = [0.1 if index in (20, 21) else 1e-3 for index in range(40)]
+    assert rung([{'learning_rate/encoder': rate} for rate in rates]) == [20, 21]
+    warm_up = [1e-3 * min(1.0, (index + 1) / 200) for index in range(300)]
+    assert rung([{'learning_rate/encoder': rate} for rate in warm_up]) == []
