@@ -12,7 +12,7 @@ import numpy as np
 from ding_normmon.core.figure import Figure
 from ding_normmon.core.figures import Figures
 from ding_normmon.core.metric_names import task_in, without_task
-from ding_normmon.diagnose.past import FEWEST, Past, Rows, Values, transformed
+from ding_normmon.diagnose.past import Past, Rows, Values, transformed
 from ding_normmon.diagnose.tolerances import STATE, TOLERANCES, declare, unit_of
 
 __all__ = ['PATIENCE', 'RECENT', 'SPACING', 'Departure', 'Departures']
@@ -234,7 +234,7 @@ class Departures:
     def _describe(self) -> None:
         """Describe the pasts anew, those of figures that have one."""
         state = self._state
-        rows = np.flatnonzero(self._near.counts >= FEWEST)
+        rows = np.flatnonzero(self._near.counts >= state['fewest'])
         if not rows.size:
             return
         # The size of a signal is the largest that any of its statistics has had.

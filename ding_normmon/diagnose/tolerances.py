@@ -10,6 +10,7 @@ import numpy as np
 
 from ding_normmon.core.figure import Figure, Stage
 from ding_normmon.core.metric_names import task_in
+from ding_normmon.diagnose.past import FEWEST
 
 __all__ = ['STATE', 'TOLERANCES', 'Tolerance', 'declare', 'unit_of']
 
@@ -19,6 +20,9 @@ _SELF_MADE = ('noreduce_obs_loss', 'noreduce_latent_recon_loss', 'noreduce_perce
 _SMALL_FACTOR = 1e-4
 _SPREAD_OF_FACTOR = 0.4
 """What counts as 0, and as a spread, of a share that is drawn on a logarithmic scale, such as a clip coefficient."""
+
+_RESTLESS, _FEWEST = ('representation', 'update'), 6
+"""Stages whose figures take longer to come to rest, and the points without which they have no past."""
 
 _TRENDING = ('loss', 'output', 'update', 'weight')
 """Stages whose figures training moves in one direction for long."""
@@ -108,6 +112,7 @@ STATE = np.dtype(
         ('is_sudden', np.bool_),
         ('smallest', np.float64),
         ('may_vanish', np.bool_),
+        ('fewest', np.int64),
         ('trends', np.bool_),
         ('jump', np.float64),
         ('jumped', np.bool_),
@@ -156,6 +161,7 @@ def declare(entry: Any, name: str, figure: Figure, repeats: bool) -> None:
     is_head = stage in ('output', 'update') and task_in(name) is not None
     entry['trends'] = stage in _TRENDING and not is_head and entry['unlearns'] == tolerance.only_rises
     entry['is_sparse'] = stage in ('data', 'target')
+    entry['fewest'] = _FEWEST if stage in _RESTLESS else FEWEST
     # Where there has never been a reward, values of a size come out of nothing.
     entry['least_size'] = _VALUE if is_reward and stage == 'target' and statistic in ('min', 'mean') else 0.0
     entry['has_sign'] = is_reward and statistic == 'mean'

@@ -304,6 +304,10 @@ class UpdateJump(_Departed):
     reads: ClassVar[tuple[str, ...]] = ('update/', 'clip/')
     stage: ClassVar[Stage] = 'update'
 
+    def severity_of(self, departure: Departure, window: Window) -> Severity | None:
+        """Steps that grow little by little are information."""
+        return 'info' if departure.shift > 0 and not departure.is_sudden else super().severity_of(departure, window)
+
 
 @dataclass
 class WeightJump(_Departed):
