@@ -152,7 +152,7 @@ def declare(entry: Any, name: str, figure: Figure, repeats: bool) -> None:
     is_factor = figure.kind == 'share' and figure.scale == 'log'
     entry['part'] = 0.0 if is_part else _SMALL_FACTOR if is_factor else tolerance.zero
     entry['floor'] = 0.04 if is_part else _SPREAD_OF_FACTOR if is_factor else tolerance.spread
-    if stage == 'data' and statistic == 'min':
+    if stage == 'data' and statistic == 'min' and not figure.signed:
         # A batch without a single frame that stands still is nothing unusual.
         entry['floor'] = 0.3
     entry['drifts'] = not tolerance.is_steady
