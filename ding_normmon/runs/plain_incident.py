@@ -63,9 +63,8 @@ class IncidentReader:
         >>> reader = IncidentReader(Doubts())
         >>> for content in (plain_incident(Incident(1, 8, 8, 'finding', 'Odd.')), 'nonsense'):
         ...     reader.add(content)
-        >>> reader.incidents(), reader.doubts.sentences()
-        ([Incident(number=1, opened=8, since=8, kind='finding', reason='Odd.', first=(), task=None, task_name='', \
-group='', parameter='', figures={}, every=0)], ['1 incidents cannot be read.'])
+        >>> [incident.reason for incident in reader.incidents()], reader.doubts.sentences()
+        (['Odd.'], ['1 incidents cannot be read.'])
     """
 
     def __init__(self, doubts: Doubts) -> None:

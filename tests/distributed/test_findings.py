@@ -88,6 +88,7 @@ def both_actions(rank: int, port: int) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.distributed
+@pytest.mark.full
 def test_all_ranks_act_before_the_same_learner_step(server: Any) -> None:
     outcomes = run_ranks(both_actions, 2, server.port, timeout=90)
     for action in ('stop', 'checkpoint'):

@@ -39,6 +39,7 @@ def run_one(monitored: str, end: str, output: Path) -> int:
     return run.returncode
 
 
+@pytest.mark.full
 def test_the_exit_code_and_the_weights_are_those_without_a_monitor(tmp_path: Path) -> None:
     assert torchrun('fine', tmp_path) == [0, 0]
     assert (tmp_path / 'records.txt').read_text().split() == [str(iteration) for iteration in range(12)]

@@ -221,6 +221,7 @@ def test_ranks_that_disagree_all_end_and_name_the_key(tmp_path):
     assert not (tmp_path / 'never').exists()
 
 
+@pytest.mark.full
 def test_a_group_that_names_no_module_ends_all_ranks(tmp_path):
     result = subprocess.run(
         command(2, tmp_path / 'never', policy__monitor__module_groups={'mine': 'world_model.transfromer'}),

@@ -27,6 +27,7 @@ def with_errors(rank: int, names: list[str]) -> dict[str, list[tuple[int, str, s
 
 
 @pytest.mark.distributed
+@pytest.mark.full
 def test_what_ranks_do_apart_is_told_in_the_first_record() -> None:
     names = [HEALTHY, *(error.name for error in TWO_RANKS)]
     found, _ = run_ranks(with_errors, 2, names, timeout=120)
