@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from ding_normmon.core.figures import Figures
 from ding_normmon.core.finding import SEVERITIES, Finding
 from ding_normmon.core.record import Record
 from ding_normmon.diagnose.causes import Causes
+from ding_normmon.diagnose.departures import SPACING
 from ding_normmon.diagnose.finding_tracker import FindingTracker
 from ding_normmon.diagnose.rule import Rule, Sign
 from ding_normmon.diagnose.rules import RULES
@@ -24,6 +26,9 @@ logger = logging.getLogger('ding_normmon')
 
 ECHO = 12
 """For this many records after a finding that names a cause, other findings count as its consequences."""
+
+MADE_UP = 8
+"""Of records that were skipped for lack of time at most so many, this one included, are added to the past."""
 
 
 class Diagnosis:
@@ -65,6 +70,7 @@ class Diagnosis:
         self._findings: dict[tuple[Any, ...], Finding] = {}
         self._active: dict[tuple[Any, ...], Finding] = {}
         self._records = 0
+        self._skipped: deque[Record] = deque(maxlen=MADE_UP * SPACING)
         self._named_at = -ECHO - 1
         self.switched_off: dict[str, str] = {}
 
@@ -103,12 +109,21 @@ class Diagnosis:
 
     def observe(self, record: Record) -> tuple[Finding, ...]:
         """Run the rules on one record; return the findings that it raised or cleared."""
-        self._window.add(record)
+        # Only the points before show whether a figure has jumped or grown, so the newest skipped records are added too.
+        added = [record]
+        while self._skipped and len(added) < MADE_UP:
+            before = self._skipped.pop()
+            if before.iteration <= added[-1].iteration - SPACING:
+                added.append(before)
+        self._skipped.clear()
+        for each in reversed(added):
+            self._window.add(each)
         return self._judge(everything=True)
 
     def check(self, record: Record) -> tuple[Finding, ...]:
         """Run the invariants alone on one record, where there is no time for the other rules."""
         self._window.show(record)
+        self._skipped.append(record)
         return self._judge(everything=False)
 
     def _runnable_trackers(self) -> list[FindingTracker]:

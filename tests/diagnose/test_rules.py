@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -182,6 +184,18 @@ def test_a_rate_that_a_scheduler_has_brought_to_0_is_planned(scheduler: bool, to
     for record in records if scheduler else ():
         record.scalars['step/scheduler_steps'] = 1.0
     assert ('learning_rate' in {finding.rule for finding in findings(records)}) == told
+
+
+@pytest.mark.parametrize('every', [4, 8])
+@pytest.mark.parametrize(('change', 'severity'), [(growing, 'info'), (times, 'warning')])
+def test_growth_is_no_jump_where_only_some_records_are_judged(
+    change: Callable[..., Change], severity: str, every: int
+) -> None:
+    records = with_fault(change('norm/head_value_task1', 0.08 if change is growing else 5.0))
+    diagnosis = Diagnosis(TASKS, figures=DECLARED)
+    for number, record in enumerate(records):
+        (diagnosis.observe if number < 24 or number % every == 0 else diagnosis.check)(record)
+    assert {finding.severity for finding in diagnosis.findings if finding.rule == 'weight_jump'} == {severity}
 
 
 def test_weights_that_grow_as_those_of_a_network_that_learns_are_no_warning() -> None:
