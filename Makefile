@@ -21,7 +21,7 @@ RUN := .venv/bin/python -m
 # loadgroup: tests go to whichever process is free, as with `load`, but those of one group stay on one process, one
 # after another. All tests that start ranks of their own are one group (tests/conftest.py), so that at most one of them
 # runs at a time.
-PYTEST := $(RUN) pytest $(TESTS) --doctest-modules -n $(WORKERS) --dist loadgroup
+PYTEST = $(RUN) pytest $(TESTS) --doctest-modules -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help env train test test-all test-matrix test-fast test-recipes lint faults peers docs clean

@@ -201,6 +201,8 @@ class NormMonitor:
         """Stop or write a checkpoint, at the point where all ranks have agreed to do so."""
         function = self._stop if action == 'stop' else self._checkpoint
         if function is not None and self._context is not None:
+            # The finding that asked for it may be newer than this step's beginning.
+            self._context.findings = list(self.monitor.diagnosis.active)
             function(self._context)
 
     def _iteration(self) -> int:
