@@ -366,6 +366,20 @@ def test_seeds_are_a_mean_and_a_band(browser: Any, tmp_path: Path) -> None:
     opened.close()
 
 
+@pytest.mark.parametrize('width', [1440, 1200])
+def test_the_task_table_with_every_column_is_not_cut(width: int, browser: Any, tmp_path: Path) -> None:
+    names = tuple(f'MiniGrid-LavaCrossingS9N{task}-v0' for task in range(4))
+    run = sample_run(names=names)
+    for name in names:
+        for source in ('eval', 'random_policy'):
+            run.series[f'{source}/{name}/return'] = run.series[f'collect/{name}/return']
+    opened = Opened(browser, tmp_path / 'report.html', run, size=(width, 900))
+    table = opened.page.locator('#tasks .scroll')
+    assert table.locator('thead th').count() == 8
+    assert table.evaluate('(one) => one.scrollWidth - one.clientWidth') <= 0
+    opened.close()
+
+
 def test_names_that_want_to_do_harm_are_only_names(browser: Any, tmp_path: Path) -> None:
     run = sample_run(names=HOSTILE, path=str(tmp_path / '<img src=x onerror=alert(1)>'))
     page = render_page([run])
