@@ -128,7 +128,8 @@ def test_watch_stops_when_the_run_has_ended(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if 'running, last point' in line:
+        if 'iteration 195' in line:
+            assert 'ended' not in line
             break
     time.sleep(0.5)
     assert process.poll() is None
