@@ -91,22 +91,26 @@ def _other_tasks_data(batches: list[Any], iteration: int) -> list[Any]:
     return batches
 
 
-def _run_without_updates() -> list[Record]:
+def _run_with_update(later: Callable[[UniZeroMultitaskPolicy], None]) -> list[Record]:
+    """Train with another update of the target network from ``PLANTED - 1`` on, which is seen in the next iteration."""
     update = UniZeroMultitaskPolicy._update_target
     steps = 0
 
-    def stopped(policy: UniZeroMultitaskPolicy) -> None:
+    def changed(policy: UniZeroMultitaskPolicy) -> None:
         nonlocal steps
         steps += 1
-        # That of iteration PLANTED - 1 is seen in the next one.
-        if steps < PLANTED:
-            update(policy)
+        (update if steps < PLANTED else later)(policy)
 
-    UniZeroMultitaskPolicy._update_target = stopped  # type: ignore[method-assign]
+    UniZeroMultitaskPolicy._update_target = changed  # type: ignore[method-assign]
     try:
         return run_policy(lambda batches, iteration: batches)
     finally:
         UniZeroMultitaskPolicy._update_target = update  # type: ignore[method-assign]
+
+
+def _swapped(policy: UniZeroMultitaskPolicy) -> None:
+    models = policy._target_model.parameters(), policy._learn_model.parameters()
+    torch._foreach_lerp_(*map(list, models), 1.0 - policy._cfg.target_update_theta)
 
 
 _SUPPORT = frozenset({'outside_support'})
@@ -125,8 +129,12 @@ OWN_POLICY: tuple[SilentError, ...] = (
         SilentError(name, '', rules, exact, partial(run_policy, spoil), planted)
         for name, rules, exact, spoil, planted in _ERRORS
     ),
-    SilentError(
-        'a target network that no longer follows', '', frozenset({'target_network'}), False, _run_without_updates
+    *(
+        SilentError(name, '', frozenset({'target_network'}), False, partial(_run_with_update, later))
+        for name, later in (
+            ('a target network that no longer follows', lambda policy: None),
+            ('a target network that keeps 1 - the factor it should', _swapped),
+        )
     ),
 )
 """Errors of what a multi-task policy is given, and of what it leaves undone."""

@@ -232,6 +232,24 @@ class BatchCollapsed(Loop):
         return x[:2] if self.broken else x
 
 
+class SampleRepeated(Loop):
+    """A sampler draws one index for the whole batch."""
+
+    def batch(self) -> Tensor:
+        x = super().batch()
+        return x[:1].expand_as(x) if self.broken else x
+
+
+class WeightsRestored(Loop):
+    """After each step the weights of a checkpoint are loaded again."""
+
+    def after(self) -> None:
+        if self.iteration == self.planted:
+            self.state = copy.deepcopy(self.model.state_dict())
+        if self.broken:
+            self.model.load_state_dict(self.state)
+
+
 class Scheduled(Loop):
     """The learning rate follows half a cosine."""
 
@@ -312,6 +330,18 @@ PLAIN_LOOPS: tuple[SilentError, ...] = (
         frozenset({'unheld_parameter'}),
         True,
         _plain(OptimizerOfApart),
+    ),
+    SilentError(
+        'old weights are loaded after each step',
+        '',
+        frozenset({'parameter_stands_still'}),
+        False,
+        _plain(WeightsRestored),
+        # One step has to be taken, and one to begin where it did.
+        PLANTED + 2,
+    ),
+    SilentError(
+        'a batch that is one sample again and again', '', frozenset({'batch_repeats'}), False, _plain(SampleRepeated)
     ),
     SilentError('layers frozen by mistake', '', frozenset({'no_gradient'}), False, _plain(FrozenByMistake)),
     SilentError(

@@ -29,6 +29,9 @@ __all__ = ['ModelInputs']
 _Row = tuple[float, float, float, float, float, float]
 
 _MOST_INPUTS = 8
+_SAMPLES = 16
+"""Samples of a batch that are compared with each other."""
+
 _BOTH_WAYS = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 """Modules that work differently in training and in evaluation."""
 
@@ -49,6 +52,7 @@ class ModelInputs(Finishing, OwnHooks):
     compiled, there are no figures. Beside the statistics of floating-point tensors:
 
     - ``inputs/{name}/features``: elements of one sample, ``inputs/batch_size``: samples of the first tensor,
+    - ``inputs/distinct``: share of different ones among up to 16 samples of the largest tensor,
     - ``mode/input_bits`` and ``mode/output_bits``: bits of an element of the first input and output,
     - ``mode/evaluating``: dropout and batch normalisation modules that are in evaluation mode at ``forward_end``,
     - ``monitor/fingerprint/inputs``: a number that two batches share only if they are the same to the last bit,
@@ -84,6 +88,17 @@ class ModelInputs(Finishing, OwnHooks):
             'samples',
             section='Learner steps',
             chart=Chart('Data', 'Batch size'),
+        ),
+        _figure(
+            'inputs/distinct',
+            (
+                'of up to 16 samples of the largest input, evenly spread over the batch, the share that no other one '
+                'equals to the last bit, one of equal ones counted; mean of the ranks'
+            ),
+            'share',
+            bad_value='less than before: the batch is one sample again and again',
+            section='Learner steps',
+            chart=Chart('Data', 'Different samples of a batch'),
         ),
         _figure(
             'monitor/fingerprint/inputs',
@@ -175,6 +190,7 @@ class ModelInputs(Finishing, OwnHooks):
             if tensor.is_floating_point():
                 self._rows[RowKey(self.name, name)] = _row_of(tensor.detach())
         if tensors:
+            self._note('distinct', _distinct(max(tensors.values(), key=Tensor.numel)))
             bits = folded(combined(bit_sums(list(tensors.values())[:_MOST_INPUTS])))
             self._note('bits', bits, f'rank/{self.setup.rank}')
 
@@ -228,6 +244,21 @@ class ModelInputs(Finishing, OwnHooks):
             yield 'monitor/fingerprint/inputs', math.fsum(sums) % FOLD
         if self._compares and len(set(sums)) < len(sums):
             yield 'broken/same_batch', float(sum(sums.count(value) > 1 for value in sums))
+
+
+def _distinct(batch: Tensor) -> float | Tensor:
+    """Return the share of different samples among some of a batch.
+
+    >>> _distinct(torch.tensor([[1.0, 2.0], [2.0, 1.0], [1.0, 2.0], [3.0, 3.0]]))
+    0.75
+    """
+    if not batch.ndim or not batch.numel():
+        return 1.0
+    sums = bit_sums(batch.detach()[:: -(-len(batch) // _SAMPLES)].unbind())
+    if batch.device.type == 'cpu':
+        return len(set(sums)) / len(sums)
+    found = torch.stack([torch.as_tensor(number) for number in sums])
+    return 1.0 - (found[:, None] == found).tril(-1).any(dim=1).double().mean()
 
 
 def _row_of(tensor: Tensor) -> _Row | Tensor:

@@ -52,12 +52,34 @@ _RESTS = 2
 _figure = partial(Figure, section=INVARIANTS_SECTION, hook_point='`backward_end`, `step_end`', chart=BROKEN_CHART)
 
 
+class _LastMove:
+    """What each parameter was before the last step that moved it.
+
+    A single number is left out: it may come back by itself, as it does where steps of one length change their sign.
+    """
+
+    def __init__(self, several: npt.NDArray[np.bool_]) -> None:
+        self._several = several
+        # The bits, and whether all of the parameter was read.
+        self._last = np.full((2, len(several)), np.nan)
+        self.nbytes = self._last.nbytes + several.nbytes
+
+    def is_undone(
+        self, before: _Numbers, after: _Numbers, rates: _Numbers, whole: _Numbers
+    ) -> npt.NDArray[np.bool_]:
+        """Return for each parameter whether it is that again, and remember this step."""
+        undone: npt.NDArray[np.bool_] = (before == self._last[0]) & (whole == self._last[1])
+        np.copyto(self._last, (before, whole), where=(rates > 0) & (before != after) & self._several)
+        return undone
+
+
 class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
     """``broken/still/{group}`` and ``broken/frozen/{group}``: parameter tensors that a step did not move, or did.
 
     A parameter is **still** if not one bit of it has changed in a step of the optimizer that holds it, although it has
     moved in each of the eight measured steps before, and neither its gradient (after clipping) nor the learning rate is
-    far below what they were then. A **frozen** one (``requires_grad=False``) must not be moved by an optimizer.
+    far below what they were then; or if it is moved, but is before each step what it was before the last one: something
+    writes the old weights back. A **frozen** one (``requires_grad=False``) must not be moved by an optimizer.
 
     A step below the resolution of a number moves nothing. So a parameter may stand still if its rate has decayed to a
     tenth or its gradient to a hundredth of the largest, or if it has not moved from the beginning.
@@ -74,8 +96,9 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
         _figure(
             'broken/still/{group}',
             (
-                'parameter tensors of which a step has changed not one bit, although they moved in the eight measured '
-                'steps before, with a gradient and a rate like those of now; a note names them'
+                'parameter tensors of which a step has changed not one bit, or whose change is undone before the next '
+                'step, although they moved in the eight measured steps before, with a gradient and a rate like those '
+                'of now; a note names them'
             ),
             'tensors',
             bad_value='steps are lost',
@@ -113,6 +136,9 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
         self._usual = np.where(half, _HALF_USUAL, _USUAL)
         self._flatter = np.where(half, _HALF_FLATTER, _FLATTER)
         self._suspects, self._read = np.zeros(count, dtype=int), np.zeros(count, dtype=bool)
+        several = np.array([parameter.numel() > 1 for parameter in self._parameters], dtype=bool)
+        # Records may be unpacked several steps after they were measured.
+        self._suspected, self._judged = _LastMove(several), _LastMove(several)
         self._steps, self._rests = 0, False
         self.num_cells = 6 * count
 
@@ -123,7 +149,8 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
     def state_bytes(self) -> int:
         """Return the size of what is remembered of each parameter."""
         remembered = (self._moved, self._usual, self._flatter, self._suspects, self._read)
-        return sum(numbers.nbytes for numbers in remembered) + self._squares.scratch_bytes
+        known = self._suspected.nbytes + self._judged.nbytes
+        return sum(numbers.nbytes for numbers in remembered) + known + self._squares.scratch_bytes
 
     def begin(self, step: LearnerStep) -> None:
         """Watch which optimizers step."""
@@ -161,7 +188,7 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
         self._squares(gradients, self._square, self._nonfinite)
         if self._before.device.type == 'cpu':
             # For an accelerator, `unpack` does this some steps later.
-            self._suspect(self._before.numpy(), self._after.numpy(), rates)
+            self._suspect(self._before.numpy(), self._after.numpy(), rates, self._whole.numpy())
 
     def _write(self, cells: Tensor) -> None:
         write_folded(self._parameters, _SAMPLED, cells)
@@ -196,23 +223,24 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
         self._held = [*self._held[-63:], (ids, places)]
         return places
 
-    def _suspect(self, before: _Numbers, after: _Numbers, rates: _Numbers) -> None:
-        doubted = ((before == after) & (rates > 0)) | (rates == _FROZEN)
+    def _suspect(self, before: _Numbers, after: _Numbers, rates: _Numbers, whole: _Numbers) -> None:
+        is_undone = self._suspected.is_undone(before, after, rates, whole)
+        doubted = ((before == after) | is_undone) & (rates > 0) | (rates == _FROZEN)
         self._suspects = np.where(doubted, _USUAL, np.maximum(self._suspects - 1, 0))
 
     def unpack(self, cells: _Numbers) -> Iterator[tuple[RowKey, Row]]:
         """Yield a row for each parameter that is still or was moved although frozen."""
         before, after, square, nonfinite, rate, whole = cells.reshape(6, -1)
-        moves = before != after
-        expected = rate > 0
+        changes, expected = before != after, rate > 0
+        moves = changes & ~self._judged.is_undone(before, after, rate, whole)
         known = expected & (whole > 0) & (square > 0) & (nonfinite == 0)
         times, usual_rate, usual_square = self._moved.T
         usual = (times >= self._usual) & (rate >= _SLOWER * usual_rate)
         usual &= (usual_square > 0) & (square >= self._flatter**2 * usual_square)
         still = known & ~moves & usual
-        frozen = (rate == _FROZEN) & moves
+        frozen = (rate == _FROZEN) & changes
         if self._rate.device.type != 'cpu':
-            self._suspect(before, after, rate)
+            self._suspect(before, after, rate, whole)
         # A parameter that stands still keeps its history.
         times[expected & moves] += 1
         times[known & ~moves & ~usual] = 0

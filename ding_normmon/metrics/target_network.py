@@ -29,7 +29,17 @@ __all__ = ['RelativeDistance', 'TargetDistance']
 _AT_ONCE = 1 << 18
 """Elements whose differences are in memory at a time, about: 1 MiB in float32, which stays in the cache."""
 
-_FIGURES = {'distance': 'target/distance', 'fingerprint': 'monitor/fingerprint/target'}
+_TENSORS, _WORDS = 8, 512
+"""How many tensors, the largest, and how many numbers of each tell how far the target goes."""
+
+_SURE = 0.9
+"""Share of the way up to which it can be divided among several iterations."""
+
+_FIGURES = {
+    'distance': 'target/distance',
+    'followed': 'target/followed',
+    'fingerprint': 'monitor/fingerprint/target',
+}
 
 
 class RelativeDistance:
@@ -71,6 +81,36 @@ class RelativeDistance:
         return (totals[0] / totals[1]).sqrt()
 
 
+class _Followed:
+    """How far the target goes towards the model in an iteration, by some numbers of the largest tensors.
+
+    With the target ``t`` of the step measured ``n`` iterations before, ``t'`` of now and the model ``o'`` of now it is
+    ``s = <t' - t, o' - t> / |o' - t|^2``, and ``1 - (1 - s)^(1/n)`` in an iteration.
+    """
+
+    def __init__(self, online: Sequence[Tensor]) -> None:
+        largest = sorted(range(len(online)), key=lambda place: -online[place].numel())[:_TENSORS]
+        self._picked = [(place, -(-online[place].numel() // _WORDS)) for place in largest]
+        self._rounding = 16 * max(torch.finfo(online[place].dtype).eps for place in largest)
+        self._last: tuple[int, Tensor] | None = None
+
+    def _sample(self, tensors: list[Tensor]) -> Tensor:
+        return torch.cat([tensors[place].detach().reshape(-1)[::stride].double() for place, stride in self._picked])
+
+    def __call__(self, online: list[Tensor], target: list[Tensor], iteration: int) -> Tensor | None:
+        """Return it; NaN where rounding hides it, None in the first step."""
+        now = self._sample(target)
+        last, self._last = self._last, (iteration, now)
+        if last is None or iteration <= last[0]:
+            return None
+        then, steps = last[1], iteration - last[0]
+        gone, way = now - then, self._sample(online) - then
+        share = torch.dot(gone, way) / torch.dot(way, way)
+        if steps > 1:
+            share = torch.where(share < _SURE, 1 - (1 - share) ** (1 / steps), torch.nan)
+        return torch.where(gone.norm() > self._rounding * then.norm(), share, torch.nan)
+
+
 class _Pair:
     """A model and its target network, as long as both keep their parameters."""
 
@@ -82,19 +122,23 @@ class _Pair:
         shapes = [[(p.shape, p.dtype, p.device) for p in tensors] for tensors in (self.online, self.target)]
         self.is_alike = shapes[0] == shapes[1] != [] and not any(map(is_sharded, self.online))
         self._distance = RelativeDistance(self.online) if self.is_alike else None
+        self._followed = _Followed(self.online) if self.is_alike else None
 
     def is_of(self, models: tuple[nn.Module, nn.Module]) -> bool:
         same = all(map(operator.is_, models, self._models))
         return same and not any(snapshot.has_changed() for snapshot in self._snapshots)
 
-    def figures(self) -> dict[str, Tensor | float]:
+    def figures(self, iteration: int) -> dict[str, Tensor | float]:
         assert self._distance is not None
+        assert self._followed is not None
         fingerprint = folded(combined(bit_sums(self.target)))
-        return {'distance': self._distance(self.online, self.target), 'fingerprint': fingerprint}
+        figures = {'distance': self._distance(self.online, self.target), 'fingerprint': fingerprint}
+        followed = self._followed(self.online, self.target, iteration)
+        return figures if followed is None else {**figures, 'followed': followed}
 
 
 class TargetDistance(Metric):
-    """``target/distance``, and ``monitor/fingerprint/target``: the same as long as the target does not move.
+    """``target/distance``, ``target/followed``, and ``monitor/fingerprint/target``, the same while the target rests.
 
     Whoever knows the two models says so with :meth:`follow`; without, there are no figures.
     """
@@ -110,6 +154,18 @@ class TargetDistance(Metric):
             section='Learner steps',
             scale='log',
             chart=Chart('Updates', 'Distance of the target network'),
+        ),
+        Figure(
+            pattern='target/followed',
+            definition=(
+                'share of the way to the model that the target network has gone in an iteration, since the step '
+                'measured before: the factor of its soft update; 0 while it rests'
+            ),
+            unit='share',
+            hook_point='`forward_end`',
+            bad_value='much more or less than before: 1 - factor in place of the factor',
+            section='Learner steps',
+            chart=Chart('Updates', 'How fast the target network follows'),
         ),
         Figure(
             pattern='monitor/fingerprint/target',
@@ -141,11 +197,11 @@ class TargetDistance(Metric):
             return
         if self._pair is None or not self._pair.is_of(models):
             self._pair = _Pair(models)
-        for name, value in self._pair.figures().items() if self._pair.is_alike else ():
+        for name, value in self._pair.figures(step.iteration).items() if self._pair.is_alike else ():
             write_number(RowKey(self.name, name), value, rows)
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
-        """Yield both figures; a distance that is no number is absent."""
+        """Yield the figures; what is no number is absent."""
         for name, figure in _FIGURES.items():
             row = table.get(RowKey(self.name, name))
             if row is not None and row[COUNT] > 0 and math.isfinite(row[MEAN]):

@@ -57,6 +57,7 @@ def trained(steps: int = 4) -> tuple[list[Record], list[dict[str, float]]]:
                     'inputs/0/obs/features': 5.0,
                     'inputs/scale/features': 1.0,
                     'inputs/batch_size': 6.0 + step,
+                    'inputs/distinct': 1.0,
                     'mode/input_bits': 32.0,
                     'mode/output_bits': 32.0,
                     'loss/backward': first.item(),
@@ -80,3 +81,19 @@ def test_every_figure_is_that_of_the_loop() -> None:
         seen = {name for name in record.scalars if name.startswith(('inputs/', 'loss/', 'learning_rate/'))}
         assert {name for name in seen if '/scale/' not in name} - set(figures) == set()
     assert len({record.scalars['monitor/fingerprint/inputs'] for record in records}) == len(records)
+
+
+@pytest.mark.parametrize(('samples', 'different'), [(1, 1), (7, 3), (16, 16), (50, 2), (64, 1)])
+def test_different_samples_of_a_batch_are_counted(samples: int, different: int) -> None:
+    model = nn.Linear(5, 2)
+    kinds = torch.randn(different, 5)
+    taken = range(0, samples, -(-samples // 16))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    # It is not contiguous.
+    batch = kinds[[place % different for place in range(samples)]].t().contiguous().t()
+    with Monitor(model, {'monitor_norm_freq': 1}, optimizer=optimizer) as monitor:
+        model(batch).sum().backward()
+        optimizer.step()
+    (record,) = monitor.take_records()
+    expected = len({tuple(batch[place].tolist()) for place in taken}) / len(taken)
+    assert record.scalars['inputs/distinct'] == expected

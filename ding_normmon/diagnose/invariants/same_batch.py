@@ -56,6 +56,9 @@ class BatchRepeats(ExpectedInvariant):
     from the beginning too. A batch comes back too soon if there have been four times as many others in the run, and
     none has come back as soon before; so the second epoch of a data set in one order is none.
 
+    Or the samples of a batch repeat each other: in three records in a row the share of different ones is at most half
+    of the smallest of up to 64 records before.
+
     Options:
         factor: how many times longer.
     """
@@ -69,22 +72,27 @@ class BatchRepeats(ExpectedInvariant):
         'en': {
             'task': '{task} is given the same batch again and again.',
             'model': 'The model is given the same batch again and again.',
+            'samples': 'The samples of a batch repeat each other: {now:.0%} of them are different; before it was at '
+            'least {usual:.0%}.',
         },
         'zh': {
             'task': '{task}反复得到同一个批次。',
             'model': '模型反复得到同一个批次。',
+            'samples': '批次中的样本相互重复：{now:.0%} 各不相同；此前至少为 {usual:.0%}。',
             'advice': '查看批次的来源：每步重建的迭代器、反复设种子的生成器、种子相同的 worker、不再填充的回放缓冲区。',
         },
     }
-    reads: ClassVar[tuple[str, ...]] = ('monitor/fingerprint/inputs', 'data/')
+    reads: ClassVar[tuple[str, ...]] = ('monitor/fingerprint/inputs', 'inputs/distinct', 'data/')
 
     factor: float = 4.0
 
     def __post_init__(self) -> None:
         self._runs: dict[int | None, _Run] = {}
+        self._distinct = deque[float](maxlen=64)
+        self._alike = 0
 
     def signs(self, window: Window) -> Iterable[Sign]:
-        """One sign per task, and one for the model's inputs."""
+        """One sign per task, one for the model's inputs, and one for samples that repeat each other."""
         for task_id, batch in _batches(window).items():
             # Figures of few numbers, such as rewards, are the same now and then by chance.
             is_exact = task_id is None and _FINGERPRINT in window.record.scalars
@@ -92,6 +100,19 @@ class BatchRepeats(ExpectedInvariant):
             if run.is_too_often(batch, self.settled, self.factor):
                 tasks = () if task_id is None else (task_id,)
                 yield Sign('task' if tasks else 'model', tasks=tasks)
+        distinct = window.record.scalars.get(_DISTINCT)
+        if distinct is not None:
+            yield from self._repeated(distinct)
+
+    def _repeated(self, distinct: float) -> Iterable[Sign]:
+        usual = min(self._distinct, default=0.0)
+        is_less = len(self._distinct) >= 20 and distinct <= usual / 2
+        self._alike = self._alike + 1 if is_less else 0
+        if not is_less:
+            self._distinct.append(distinct)
+        if self._alike >= 3:
+            evidence = {_DISTINCT: distinct, 'before': usual}
+            yield Sign('samples', group=_DISTINCT, evidence=evidence, values={'now': distinct, 'usual': usual})
 
 
 class _Run:
@@ -172,7 +193,7 @@ class TasksShareData(ExpectedInvariant):
                 yield Sign('same', tasks=tuple(tasks))
 
 
-_FINGERPRINT = 'monitor/fingerprint/inputs'
+_FINGERPRINT, _DISTINCT = 'monitor/fingerprint/inputs', 'inputs/distinct'
 _MOST_KEPT = 4096
 """Batches that are remembered."""
 

@@ -25,6 +25,10 @@ def inputs(number: float) -> dict[str, float]:
     return {'monitor/fingerprint/inputs': float(number)}
 
 
+def distinct(share: float) -> dict[str, float]:
+    return {'inputs/distinct': share}
+
+
 def data(seed: int, task_id: int) -> dict[str, float]:
     values = np.random.default_rng(seed).normal(size=4)
     names = ('mean', 'std', 'max', 'min')
@@ -51,6 +55,9 @@ HEALTHY: dict[str, Callable[[int], dict[str, float]]] = {
     'two tasks': lambda i: {**data(i, 0), **data(i + 1000, 1)},
     'two tasks with the same data from the beginning': lambda i: {**data(i, 0), **data(i, 1)},
     'two tasks with the same data by chance': lambda i: {**data(i, 0), **data(i + 1000 * (i != 40), 1)},
+    'a buffer that fills': lambda i: distinct(min(1.0, (i + 1) / 60)),
+    'samples that are mostly alike': lambda i: distinct((1 + i % 3) / 16),
+    'a batch of one sample now and then': lambda i: distinct(1 / 16 if i in (40, 41, 50, 51) else 1.0),
     'rewards of 0': lambda i: {f'data/reward_task0/{name}': 0.0 for name in ('mean', 'std', 'max', 'min')},
 }
 
@@ -72,6 +79,19 @@ BROKEN: dict[str, tuple[Callable[[int], dict[str, float]], str, int, tuple[int, 
         'batch_repeats',
         PLANTED + 3,
         (0,),
+    ),
+    'one sample': (lambda i: distinct(1.0 if i < PLANTED else 1 / 16), 'batch_repeats', PLANTED + 2, ()),
+    'one sample, after a buffer has filled': (
+        lambda i: distinct(min(1.0, (i + 1) / 20) if i < 70 else 1 / 16),
+        'batch_repeats',
+        72,
+        (),
+    ),
+    'pairs of samples': (
+        lambda i: distinct((14 + i % 3 if i < PLANTED else 6 + i % 2) / 16),
+        'batch_repeats',
+        PLANTED + 2,
+        (),
     ),
     "another task's": (
         lambda i: {**data(i, 0), **data(i + 1000 * (i < PLANTED), 1)},

@@ -72,6 +72,30 @@ def test_the_distance_is_that_of_float64() -> None:
     assert moved == [iteration % 3 == 2 for iteration in range(19)]
 
 
+@pytest.mark.parametrize(('factor', 'frequency'), [(0.005, 1), (0.3, 1), (1.0, 1), (0.02, 3)])
+def test_how_far_it_goes_is_the_factor_of_its_update(factor: float, frequency: int) -> None:
+    records = Following(factor, lambda iteration: True).run(40, frequency)
+    followed = [record.scalars['target/followed'] for record in records[1:]]
+    # Over several iterations it is approximate, as the model moves on meanwhile.
+    assert followed == pytest.approx([factor] * len(followed), rel=2e-3 if frequency == 1 else 0.5)
+
+
+@pytest.mark.parametrize(('factor', 'later'), [(0.01, 0.99), (0.2, 0.01)])
+def test_another_factor_is_told(factor: float, later: float) -> None:
+    following = Following(factor, lambda iteration: True)
+
+    def change(iteration: int) -> bool:
+        following.factor = factor if iteration < PLANTED else later
+        return True
+
+    following.called = change
+    ((found, sentence),) = told(following.run(PLANTED + 20))
+    assert PLANTED < found <= PLANTED + 5
+    assert sentence == (
+        f'The target network goes {later:.3g} of the way to the model in an iteration; before it was {factor:.3g}.'
+    )
+
+
 @pytest.mark.parametrize(
     ('factor', 'period', 'frequency'),
     sampled([(0.05, 1, 1), (0.05, 2, 1), (1.0, 10, 1), (1.0, 7, 3), (1.0, 10, 5), (1.0, 5, 5)]),

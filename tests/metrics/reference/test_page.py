@@ -63,6 +63,7 @@ ELSEWHERE = {
     'inputs/{signal}/{mean,std,max,min}',  # models that are called by `__call__`, in loops of one's own
     'inputs/{signal}/features',
     'inputs/batch_size',
+    'inputs/distinct',
     'monitor/fingerprint/inputs',
     'mode/{input_bits,output_bits}',
     'monitor/nonfinite/{inputs,loss}/{signal}',
