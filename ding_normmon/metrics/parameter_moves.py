@@ -55,7 +55,7 @@ _figure = partial(Figure, section=INVARIANTS_SECTION, hook_point='`backward_end`
 class _LastMove:
     """What each parameter was before the last step that moved it.
 
-    A single number is left out: it may come back by itself, as it does where steps of one length change their sign.
+    Up to three numbers are left out: they may come back by themselves, as where steps of one length change their sign.
     """
 
     def __init__(self, several: npt.NDArray[np.bool_]) -> None:
@@ -78,8 +78,9 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
 
     A parameter is **still** if not one bit of it has changed in a step of the optimizer that holds it, although it has
     moved in each of the eight measured steps before, and neither its gradient (after clipping) nor the learning rate is
-    far below what they were then; or if it is moved, but is before each step what it was before the last one: something
-    writes the old weights back. A **frozen** one (``requires_grad=False``) must not be moved by an optimizer.
+    far below what they were then. It is also still if it moves, but is before each step what it was before the last
+    one: something writes the old weights back, and not because it clamps them to a bound. A **frozen** one
+    (``requires_grad=False``) must not be moved by an optimizer.
 
     A step below the resolution of a number moves nothing. So a parameter may stand still if its rate has decayed to a
     tenth or its gradient to a hundredth of the largest, or if it has not moved from the beginning.
@@ -136,7 +137,7 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
         self._usual = np.where(half, _HALF_USUAL, _USUAL)
         self._flatter = np.where(half, _HALF_FLATTER, _FLATTER)
         self._suspects, self._read = np.zeros(count, dtype=int), np.zeros(count, dtype=bool)
-        several = np.array([parameter.numel() > 1 for parameter in self._parameters], dtype=bool)
+        several = np.array([parameter.numel() > 3 for parameter in self._parameters], dtype=bool)
         # Records may be unpacked several steps after they were measured.
         self._suspected, self._judged = _LastMove(several), _LastMove(several)
         self._steps, self._rests = 0, False
@@ -176,6 +177,8 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
                 self._read = self._suspects > 0
                 _copy(self._read, self._whole)
                 self._write(self._before)
+                for place in np.flatnonzero(self._read).tolist():
+                    self._whole[place] -= 2 * _is_bounded(self._parameters[place])
             return
         if not self._begun:
             # The weights before the step are unknown.
@@ -250,6 +253,12 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
             for index in np.flatnonzero(flags).tolist():
                 group, path, _ = self._places[index]
                 yield RowKey(self.name, group.name, group.task_id, f'{what}/{path}'), constant_row(1.0)
+
+
+def _is_bounded(weight: Tensor) -> Tensor:
+    """Return whether many entries are the largest or the smallest, as where weights are clamped after each step."""
+    low, high = weight.aminmax()
+    return ((weight == low) | (weight == high)).sum() > 2 + 0.1 * weight.numel()
 
 
 def _copy(numbers: npt.NDArray[Any], cells: Tensor) -> None:
