@@ -27,24 +27,25 @@ from tests.unizero.builders import random_batch, tiny_policy
 PAGE = Path(__file__).resolve().parent.parent.parent / 'docs' / 'policies.md'
 HEAD = """# Policies
 
-What `ding_normmon.attach(policy, cfg)` finds on a policy, and so do `NormMonitor` and `NormMonitorHook`, which are
-built on it. This page is written by `python -m tests.integrations.policies_page`, which asks the policies of the tests;
-`attachment.describe()` and `normmon inspect module:callable` say the same of yours, with the number of parameters of
-each group and the optimizer that holds them.
+This page lists what `ding_normmon.attach(policy, cfg)` finds on a policy. `NormMonitor` and `NormMonitorHook` are built
+on it and find the same. The page is written by `python -m tests.integrations.policies_page`, which asks the policies of
+the tests. `attachment.describe()` and `normmon inspect module:callable` say the same of yours, with the number of
+parameters of each group and the optimizer that holds them.
 
 - **Groups** have `norm/{group}/_total_norm` and `grad/{group}/_total_norm`; `{i}` is the global task id.
-- **Signals** have statistics, see [metrics.md](metrics.md). Of a head that runs several times in a step, the first pass
-  with a graph is measured: the one the loss is made of.
-- **Gradients are final** where the first of these is seen: the policy says so itself; a clip call on them; the
-  optimizer (or a `GradScaler`) is about to step; without any optimizer, the end of the last backward pass. With
-  several optimizers each reports its own parameters at its own evidence; one that rests in a step reports nothing,
-  and `grad/model` is absent then. Of a parameter that two optimizers hold it is the gradient with which the first of
-  them steps in the call. A call whose step is skipped has no record. Where no
-  clip call comes before the step, the gradient is that of the end of the last backward pass
-  ([what_cannot_be_seen.md](what_cannot_be_seen.md)).
+- **Signals** have statistics, see [metrics.md](metrics.md). If a head runs several times in a step, the first pass that
+  the loss is computed from is measured.
+- **Gradients are final** at the first of these: the policy says so itself; a clip call on them; the optimizer (or a
+  `GradScaler`) is about to step; without any optimizer, the end of the last backward pass.
+  - If no clip call comes before the step, the gradient is that of the end of the last backward pass
+    ([what_cannot_be_seen.md](what_cannot_be_seen.md)).
+  - Of several optimizers, each reports its own parameters. If one rests in a step, its parameters are not reported, and
+    `grad/model` is absent.
+  - If two optimizers hold a parameter, its gradient is the one with which the first of them steps in the call.
+  - A call whose step is skipped has no record.
 - **Coefficient** is min(1, max_norm / (norm + 1e-6)) of each clip call, under `clip/{model}/coefficient`. The policies
-  of the tests clip where their configuration allows it. `clip_fraction=True` adds `clip/{model}/fraction`.
-- **Which gradient** is stated for one rank; on several ranks `describe()` says what this run does.
+  of the tests clip if their configuration allows it. `clip_fraction=True` adds `clip/{model}/fraction`.
+- **Which gradient** is stated for one rank. On several ranks, `describe()` says what this run does.
 """
 
 TABLE = """
