@@ -16,6 +16,7 @@ from ding_normmon.core.destination import RunDescription
 from ding_normmon.core.finding import Finding
 from ding_normmon.core.record import Record
 from ding_normmon.destinations.wandb import WandB
+from tests.sampling import sampled
 
 
 def records_of(folder: Path) -> list[Any]:
@@ -84,7 +85,7 @@ STEPS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('kind', STEPS)
+@pytest.mark.parametrize('kind', sampled(STEPS, 2))
 def test_whatever_steps_others_log_at_their_points_and_all_records_survive(kind: str, folder: Path) -> None:
     points = {}
     for monitored in (False, True):

@@ -25,6 +25,7 @@ from tests.diagnose.synthetic import (
     with_fault,
     without,
 )
+from tests.sampling import sampled
 
 pytestmark = pytest.mark.slow
 
@@ -113,7 +114,9 @@ def test_every_rule_has_a_pattern() -> None:
     assert {name for name, *_ in PATTERNS} == {rule.name for rule in RULES if rule not in invariants}
 
 
-@pytest.mark.parametrize(('name', 'change', 'tasks'), PATTERNS, ids=[f'{name}-{tasks}' for name, _, tasks in PATTERNS])
+@pytest.mark.parametrize(
+    ('name', 'change', 'tasks'), sampled(PATTERNS), ids=[f'{name}-{tasks}' for name, _, tasks in PATTERNS]
+)
 def test_a_rule_finds_its_pattern_and_names_the_task(name: str, change: Change, tasks: tuple[int, ...] | None) -> None:
     found = [
         finding for finding in findings(with_fault(change)) if finding.rule == name and finding.found >= EVERY * PLANTED
@@ -131,12 +134,12 @@ def test_a_rule_finds_its_pattern_and_names_the_task(name: str, change: Change, 
     assert finding.task_names == tuple(TASKS[task] for task in tasks)
 
 
-@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.parametrize('seed', sampled(range(6)))
 def test_a_healthy_run_has_neither_warnings_nor_errors(seed: int) -> None:
     assert [finding for finding in findings(healthy(seed)) if finding.severity != 'info'] == []
 
 
-@pytest.mark.parametrize('name', ['gradient_jump', 'loss_jump', 'no_gradient', 'data_jump'])
+@pytest.mark.parametrize('name', sampled(['gradient_jump', 'loss_jump', 'no_gradient', 'data_jump']))
 def test_a_finding_clears_when_the_pattern_has_gone(name: str) -> None:
     change = next(change for rule, change, tasks in PATTERNS if rule == name and tasks)
 
@@ -149,7 +152,7 @@ def test_a_finding_clears_when_the_pattern_has_gone(name: str) -> None:
     assert finding.cleared > EVERY * (PLANTED + 20)
 
 
-@pytest.mark.parametrize('share', [0.2, 0.5, 0.8])
+@pytest.mark.parametrize('share', sampled([0.2, 0.5, 0.8]))
 @pytest.mark.parametrize('absent', [False, True])
 def test_a_gradient_that_comes_and_goes_may_go_but_not_for_ever(share: float, absent: bool) -> None:
     random = np.random.default_rng(7)
@@ -208,7 +211,7 @@ def test_a_level_that_stays_changed_stays_a_finding() -> None:
     assert finding.cleared is None
 
 
-@pytest.mark.parametrize(('name', 'change', 'tasks'), [pattern for pattern in PATTERNS if pattern[2]][::3])
+@pytest.mark.parametrize(('name', 'change', 'tasks'), sampled([pattern for pattern in PATTERNS if pattern[2]][::3]))
 def test_renumbering_the_tasks_renumbers_the_findings(name: str, change: Change, tasks: tuple[int, ...]) -> None:
     order = [2, 0, 3, 1]  # task i becomes order[i]
     before = findings(with_fault(change))

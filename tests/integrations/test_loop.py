@@ -17,6 +17,7 @@ from torch import nn
 
 from ding_normmon import ConfigurationError, Monitor, attach
 from tests.integrations.observe.loops import Lookahead, Net, norm
+from tests.sampling import sampled
 
 EVERY = {'monitor_norm_freq': 1}
 
@@ -142,7 +143,7 @@ CAUSES = {
 }
 
 
-@pytest.mark.parametrize('program', CAUSES)
+@pytest.mark.parametrize('program', sampled(CAUSES))
 def test_that_nothing_was_measured_is_said_once_with_the_likely_cause(
     program: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,17 +16,9 @@ from ding_normmon import ConfigurationError, Monitor, Record
 from ding_normmon.metrics.gradient_conflict import GradientConflict
 from ding_normmon.rows.moments import square_sum_row
 from ding_normmon.rows.table import Batch, RowKey, RowTable
+from tests.metrics.shared_model import Shared, loss_of
 
 Losses = Mapping[int, Tensor]
-
-
-class Shared(nn.Module):
-    """An encoder of any size; what a task makes of it is up to the test."""
-
-    def __init__(self, inputs: int = 40, outputs: int = 30) -> None:
-        super().__init__()
-        self.encoder = nn.Linear(inputs, outputs)
-        self.head_value = nn.ModuleList(nn.Linear(outputs, 1) for _ in range(4))
 
 
 def record_of(
@@ -40,11 +32,6 @@ def record_of(
     (record,) = monitor.take_records()
     assert not monitor.lost_data.total
     return record, monitor
-
-
-def loss_of(model: nn.Module, task: int, seed: int | None = None) -> Tensor:
-    data = torch.randn(5, model.encoder.in_features, generator=torch.Generator().manual_seed(seed or task))
-    return model.head_value[task](torch.tanh(model.encoder(data))).square().mean()
 
 
 # -- known situations ------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 
 from ding_normmon import Monitor
 from ding_normmon.metrics import LossContributions
-from tests.metrics.test_gradient_conflict import Shared
+from tests.metrics.shared_model import Shared
 
 
 def test_it_is_off_unless_asked_for_and_says_once_what_is_missing(caplog: pytest.LogCaptureFixture) -> None:

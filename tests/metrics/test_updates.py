@@ -8,7 +8,7 @@ from torch import nn
 
 from ding_normmon import Monitor
 from ding_normmon.metrics import GradientConflict, Updates
-from tests.metrics.test_gradient_conflict import Shared, loss_of
+from tests.metrics.shared_model import Shared, loss_of
 
 
 @pytest.mark.parametrize('budget', [8 * 2**20, 1], ids=['copied', 'sketched'])

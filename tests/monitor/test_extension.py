@@ -21,6 +21,7 @@ from ding_normmon.rows import RowBuffer, RowKey, RowTable
 from ding_normmon.rows.moments import constant_row, row_of
 from tests.models import SmallModel, assert_same, finished, reference, small_monitor
 from tests.monitor.steps import measure
+from tests.sampling import sampled
 
 pytestmark = pytest.mark.slow
 
@@ -119,7 +120,7 @@ def test_a_subclass_of_a_metric_that_takes_graphs_gets_no_graph() -> None:
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize('transposed', [False, True])
+@pytest.mark.parametrize('transposed', sampled([False, True]))
 def test_a_metric_gets_no_graph_and_keeps_none(dtype: torch.dtype, transposed: bool) -> None:
     model, seen = SmallModel(), SeenSignals()
     monitor = Monitor(model, {'monitor_norm_freq': 1}, num_tasks=3, metrics=[*default_metrics(), seen])

@@ -11,6 +11,7 @@ import torch
 from ding_normmon import attach
 from ding_normmon.core.record import Record
 from ding_normmon.integrations.lightzero.batch import outside_support
+from tests.sampling import sampled
 from tests.unizero.builders import random_batch, tiny_policy
 
 
@@ -52,7 +53,7 @@ def test_sizes_and_distance_against_float64() -> None:
 SPOILT = [('padded reward', None, 0), ('reward', 'reward', 2), ('mask', 'mask', 1), ('policy', 'policy_target', 1)]
 
 
-@pytest.mark.parametrize(('spoil', 'part', 'count'), SPOILT)
+@pytest.mark.parametrize(('spoil', 'part', 'count'), sampled(SPOILT, 2))
 def test_what_is_outside_is_counted_in_valid_steps(spoil: str, part: str | None, count: int) -> None:
     record, _ = one_record(spoil)
     found = {name: value for name, value in record.scalars.items() if name.startswith('data/outside/')}

@@ -17,6 +17,7 @@ from torchjd.autojac import backward, jac_to_grad
 from ding_normmon import NormMonitor, Record
 from ding_normmon.unizero import UniZeroMultitaskPolicy
 from tests.asserts import assert_bitwise_equal
+from tests.sampling import sampled
 from tests.unizero.builders import random_batch, tiny_policy
 
 TASKS = 3
@@ -80,7 +81,7 @@ def train(kind: type, aggregator: Callable[[], Aggregator], watch: bool) -> tupl
 
 @pytest.mark.parametrize(
     ('kind', 'aggregator'),
-    [(Corrected, PCGrad), (Corrected, Mean), (Corrected, MGDA), (Corrected, IMTLG), (Moving, Mean)],
+    sampled([(Corrected, PCGrad), (Corrected, Mean), (Corrected, MGDA), (Corrected, IMTLG), (Moving, Mean)], 4),
 )
 def test_a_corrected_gradient_is_measured_and_conflict_stays(kind: type, aggregator: Callable[[], Aggregator]) -> None:
     plain, _ = train(kind, aggregator, watch=False)

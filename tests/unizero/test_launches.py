@@ -36,6 +36,7 @@ def added(num_tasks: int, **config: Any) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_basic_metrics_take_as_many_operations_for_any_number_of_tasks() -> None:
     few, more, many = (added(num_tasks, preset='basic') for num_tasks in (4, 8, 26))
     assert few <= 260

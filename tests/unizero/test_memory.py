@@ -6,6 +6,7 @@ import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from easydict import EasyDict
 
@@ -27,6 +28,7 @@ def torch_peak(policy: Any, batches: list[Any]) -> int:
     return peak
 
 
+@pytest.mark.full
 def test_peak_memory_of_a_measured_step_is_within_a_hundredth() -> None:
     policy = tiny_policy(4, **SETTINGS)
     batches = [random_batch(policy, task_id, 0) for task_id in policy.task_ids]

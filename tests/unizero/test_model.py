@@ -124,6 +124,7 @@ def test_registered() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_importing_keeps_the_root_log_level_and_the_top_package_light() -> None:
     code = (
         'import logging, sys\n'

@@ -17,8 +17,7 @@ from torch import nn
 from ding_normmon import NormMonitor, Record
 from tests.accelerator import take_accelerators_path
 from tests.distributed.ranks import run_ranks
-from tests.metrics.maths.test_dormancy import counted
-from tests.metrics.maths.test_effective_rank import reference
+from tests.metrics.maths.references import dormant_units, ranks
 from tests.sampling import sampled
 from tests.unizero.builders import random_batch, tiny_policy
 
@@ -113,7 +112,7 @@ def both() -> tuple[Record, Watcher]:
 
 @pytest.mark.parametrize('gradient', [False, True])
 @pytest.mark.parametrize('tau', sampled([0.05, 0.3], 2))
-@pytest.mark.parametrize('group', LAYERS)
+@pytest.mark.parametrize('group', sampled(LAYERS, 2))
 def test_dormant_ratios_are_those_of_a_direct_count(
     both: tuple[Record, Watcher], group: str, tau: float, gradient: bool
 ) -> None:
@@ -121,10 +120,10 @@ def test_dormant_ratios_are_those_of_a_direct_count(
     statistic = f'{"gradient_" if gradient else ""}dormant_tau{tau:g}'
     samples = {task: [watcher.samples(path, task, gradient) for path in LAYERS[group]] for task in range(TASKS)}
     for task in range(TASKS):
-        expected = np.concatenate([counted(layer, tau) for layer in samples[task]]).mean()
+        expected = np.concatenate([dormant_units(layer, tau) for layer in samples[task]]).mean()
         assert record.scalars[f'plasticity/{group}_task{task}/{statistic}'] == expected
     merged = [np.concatenate(layer) for layer in zip(*samples.values(), strict=True)]
-    expected = np.concatenate([counted(layer, tau) for layer in merged]).mean()
+    expected = np.concatenate([dormant_units(layer, tau) for layer in merged]).mean()
     assert record.scalars[f'plasticity/{group}/{statistic}'] == expected
     assert 0 < expected < 1
 
@@ -133,7 +132,7 @@ def test_dormant_ratios_are_those_of_a_direct_count(
 def test_overlaps_are_those_of_a_direct_count(both: tuple[Record, Watcher], group: str) -> None:
     record, watcher = both
     sets = [
-        np.concatenate([counted(watcher.samples(path, task, False), 0.05) for path in LAYERS[group]])
+        np.concatenate([dormant_units(watcher.samples(path, task, False), 0.05) for path in LAYERS[group]])
         for task in range(TASKS)
     ]
     matrix = record.matrices[f'plasticity/{group}/dormant_overlap_tasks']
@@ -150,7 +149,7 @@ def test_ranks_are_those_of_numpy(both: tuple[Record, Watcher], signal: str) -> 
     record, watcher = both
     vectors = [watcher.signals[signal, task] for task in range(TASKS)]
     for suffix, part in [('', np.concatenate(vectors)), *((f'_task{task}', vectors[task]) for task in range(TASKS))]:
-        rank, stable, features = reference(part)
+        rank, stable, features = ranks(part)
         assert record.scalars[f'plasticity/{signal}{suffix}/effective_rank'] == pytest.approx(rank, rel=1e-6)
         assert record.scalars[f'plasticity/{signal}{suffix}/stable_rank'] == pytest.approx(stable, rel=1e-6)
         assert record.scalars[f'plasticity/{signal}{suffix}/feature_rank'] == features
@@ -188,6 +187,7 @@ def test_per_task_encoders_are_not_shared_layers() -> None:
     assert 'plasticity/transformer_task1/dormant_tau0.1' in record.scalars
 
 
+@pytest.mark.full
 def test_little_memory_means_fewer_units_and_dimensions_with_a_stated_error() -> None:
     exact, frugal = (monitored(tiny_policy(TASKS), 1, memory_budget=size)[0] for size in (2**23, 6_000))
     names = {name for name in frugal.scalars if name.endswith('/rank_error')}

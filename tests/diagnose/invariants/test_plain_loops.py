@@ -28,7 +28,7 @@ def spoken(records: Iterable[Record]) -> Counter[str]:
     return Counter(finding.rule for record in records for finding in record.findings if finding.rule in NAMES)
 
 
-@pytest.mark.parametrize('error', sampled(PLAIN_LOOPS, 2), ids=lambda error: error.name)
+@pytest.mark.parametrize('error', sampled(PLAIN_LOOPS, 4), ids=lambda error: error.name)
 def test_an_error_is_told_in_time_and_nothing_before_it(error: SilentError) -> None:
     verdict = judge(error, NAMES)
     assert verdict.early == ()
@@ -249,7 +249,7 @@ HEALTHY: dict[str, Callable[[], Loop]] = {
 }
 
 
-@pytest.mark.parametrize('kind', sampled(HEALTHY, 2))
+@pytest.mark.parametrize('kind', sampled(HEALTHY, 4))
 def test_what_is_nearly_broken_says_nothing(kind: str) -> None:
     assert spoken(HEALTHY[kind]().run()) == Counter()
 

@@ -22,8 +22,7 @@ from ding_normmon.integrations.lightzero import lightzero_adapter
 from ding_normmon.integrations.lightzero.gradient import CORRECTED
 from tests.integrations.lightzero import measure, multitask, policies
 from tests.integrations.lightzero.libmtl_standin import FastMoCo, MoCo, MoCoCfg
-from tests.integrations.lightzero.multitask import TASKS, learn
-from tests.integrations.lightzero.test_multitask import valid_steps, world_model_parts
+from tests.integrations.lightzero.multitask import TASKS, learn, valid_steps, world_model_parts
 
 NAME = 'unizero_multitask'
 FAMILIES = ('norm/', 'grad/', 'logits/', 'embeddings/')

@@ -7,8 +7,10 @@ from typing import Any
 
 import lzero  # noqa: F401  adapters of LightZero's policies are looked for where it is imported
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from ding_normmon.core.parameter_groups import unwrap
 from tests.integrations.lightzero import main_muzero_standin as muzero_standin
 from tests.integrations.lightzero import main_standin as standin
 from tests.integrations.lightzero.policies import (
@@ -26,6 +28,9 @@ from tests.integrations.lightzero.policies import (
 TASKS = 3
 IMAGE = (2, 5, 5)
 OBSERVATIONS = [4, 5, 6]
+WORLD_MODELS = ['unizero_multitask', 'sampled_unizero_multitask']
+NAMES = [*WORLD_MODELS, 'muzero_multitask']
+BATCHES = [tuple(range(TASKS)), (2, 0), (1,)]
 
 SHAPES: dict[str, tuple[int, ...]] = {'unizero_multitask': (OBSERVATION,), 'muzero_multitask': IMAGE}
 
@@ -106,3 +111,31 @@ def learn(policy: Any, name: str, iteration: int, task_ids: Sequence[int] = rang
         options['train_iter'] = iteration
     with quietly():
         return policy._forward_learn(batch(name, iteration, task_ids), **options)
+
+
+def seeded(name: str, **options: Any) -> Any:
+    torch.manual_seed(0)
+    np.random.seed(0)
+    return POLICIES[name](**options)
+
+
+def warmed_up(name: str, **options: Any) -> Any:
+    policy = seeded(name, **options)
+    for iteration in range(2):
+        learn(policy, name, iteration)
+    return policy
+
+
+def valid_steps(task_id: int, steps: int) -> Tensor:
+    return torch.from_numpy(task_mask(task_id))[:, :steps].bool()
+
+
+def world_model_parts(policy: Any) -> dict[str, nn.Module]:
+    world_model = unwrap(policy._learn_model).world_model
+    encoder = world_model.tokenizer.encoder
+    parts = {'x_token': world_model.transformer}
+    parts['embeddings/obs'] = encoder[0] if isinstance(encoder, nn.ModuleList) else encoder
+    for head in ('value', 'rewards', 'policy'):
+        for index, module in enumerate(getattr(world_model, f'head_{head}_multi_task')):
+            parts[f'logits/{head.removesuffix("s")} {index}'] = module
+    return parts

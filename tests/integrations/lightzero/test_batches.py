@@ -14,6 +14,7 @@ from ding_normmon import attach
 from ding_normmon.core.record import Record
 from ding_normmon.integrations.lightzero.batch import mask_entry
 from tests.integrations.lightzero.policies import BATCH, POLICIES, SUPPORT, UNROLL, batch, quietly
+from tests.sampling import sampled
 
 QUICK = ('unizero', 'muzero', 'gumbel_muzero')
 each_policy = pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_sizes_rewards_and_targets_against_float64(name: str) -> None:
 
 
 @each_policy
-@pytest.mark.parametrize('kind', ['reward', 'value_target', 'policy_target', 'padded reward', 'at the edge'])
+@pytest.mark.parametrize('kind', sampled(['reward', 'value_target', 'policy_target', 'padded reward', 'at the edge']))
 def test_what_is_outside_of_the_support_is_told_in_its_record(name: str, kind: str) -> None:
     clean, spoilt = batch(name, 0), batch(name, 1)
     _, rewards, values, policies = parts(spoilt)
@@ -87,7 +88,7 @@ def store(buffer: Any, *lengths: int) -> None:
     buffer.push_game_segments((segments, [{'done': True, 'priorities': None}] * len(lengths)))
 
 
-@pytest.mark.parametrize('frequency', [1, 2])
+@pytest.mark.parametrize('frequency', sampled([2, 1]))
 def test_age_and_refill_rate_are_those_of_the_real_buffer(frequency: int) -> None:
     # Buffers of earlier tests.
     gc.collect()

@@ -11,7 +11,8 @@ from torch import nn
 
 from ding_normmon.core.parameter_groups import unwrap
 from tests.integrations.lightzero import measure
-from tests.integrations.lightzero.test_multitask import learn, warmed_up
+from tests.integrations.lightzero.multitask import learn, warmed_up
+from tests.sampling import sampled
 
 NAME = 'unizero_multitask'
 
@@ -36,7 +37,7 @@ def compile_part(policy: Any, part: str, how: Callable[[nn.Module], Any]) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize('how', [pytest.param(wrapped, marks=pytest.mark.full), in_place])
-@pytest.mark.parametrize('part', ['transformer', 'head_value_multi_task', 'encoder'])
+@pytest.mark.parametrize('part', sampled(['transformer', 'head_value_multi_task', 'encoder']))
 def test_compiled_parts_have_the_same_figures(part: str, how: Callable[[nn.Module], Any]) -> None:
     found = []
     for compiled in (False, True):

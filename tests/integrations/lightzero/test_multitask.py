@@ -9,20 +9,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ding_normmon.core.parameter_groups import unwrap
 from ding_normmon.integrations.lightzero import lightzero_adapter
-from tests.integrations.lightzero import measure, multitask
-from tests.integrations.lightzero.multitask import TASKS, learn
+from tests.integrations.lightzero import measure
+from tests.integrations.lightzero.multitask import (
+    BATCHES,
+    NAMES,
+    TASKS,
+    WORLD_MODELS,
+    learn,
+    seeded,
+    valid_steps,
+    warmed_up,
+    world_model_parts,
+)
 from tests.integrations.lightzero.policies import BATCH, UNROLL
+from tests.sampling import sampled
 
-WORLD_MODELS = ['unizero_multitask', 'sampled_unizero_multitask']
-NAMES = [*WORLD_MODELS, 'muzero_multitask']
-BATCHES = [tuple(range(TASKS)), (2, 0), (1,)]
 SIGNALS = ('embeddings/obs', 'x_token', 'logits/value', 'logits/reward', 'logits/policy')
 
 
@@ -61,28 +68,11 @@ def rules_of(name: str) -> dict[str, str]:
     return {**rules, 'position_embedding': r'^world_model\.pos_emb\.'}
 
 
-def seeded(name: str, **options: Any) -> Any:
-    torch.manual_seed(0)
-    np.random.seed(0)
-    return multitask.POLICIES[name](**options)
-
-
-def warmed_up(name: str, **options: Any) -> Any:
-    policy = seeded(name, **options)
-    for iteration in range(2):
-        learn(policy, name, iteration)
-    return policy
-
-
-def valid_steps(task_id: int, steps: int) -> Tensor:
-    return torch.from_numpy(multitask.task_mask(task_id))[:, :steps].bool()
-
-
 # -- exact -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('task_ids', BATCHES)
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('task_ids', sampled(zip(BATCHES), 2))
+@pytest.mark.parametrize('name', sampled(NAMES, 2))
 def test_norms_equal_a_float64_computation(name: str, task_ids: Sequence[int]) -> None:
     policy = warmed_up(name)
     groups = measure.named_groups(policy._learn_model, rules_of(name))
@@ -107,8 +97,8 @@ def expected_signals(found: Mapping[str, Mapping[int, Tensor]]) -> dict[str, flo
     return expected
 
 
-@pytest.mark.parametrize('task_ids', BATCHES)
-@pytest.mark.parametrize('name', WORLD_MODELS)
+@pytest.mark.parametrize('task_ids', sampled(zip(BATCHES), 2))
+@pytest.mark.parametrize('name', sampled(WORLD_MODELS, 2))
 def test_signals_of_a_world_model(name: str, task_ids: Sequence[int]) -> None:
     assert_signals_of_a_world_model(warmed_up(name), name, task_ids)
 
@@ -141,18 +131,7 @@ def assert_signals_of_a_world_model(policy: Any, name: str, task_ids: Sequence[i
     measure.assert_signals(measure.only(records), expected_signals(found))
 
 
-def world_model_parts(policy: Any) -> dict[str, nn.Module]:
-    world_model = unwrap(policy._learn_model).world_model
-    encoder = world_model.tokenizer.encoder
-    parts = {'x_token': world_model.transformer}
-    parts['embeddings/obs'] = encoder[0] if isinstance(encoder, nn.ModuleList) else encoder
-    for head in ('value', 'rewards', 'policy'):
-        for index, module in enumerate(getattr(world_model, f'head_{head}_multi_task')):
-            parts[f'logits/{head.removesuffix("s")} {index}'] = module
-    return parts
-
-
-@pytest.mark.parametrize('task_ids', BATCHES)
+@pytest.mark.parametrize('task_ids', sampled(zip(BATCHES), 2))
 def test_signals_of_an_unrolled_model(task_ids: Sequence[int]) -> None:
     policy = warmed_up('muzero_multitask')
     model = policy._learn_model

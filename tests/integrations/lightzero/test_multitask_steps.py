@@ -13,9 +13,17 @@ from ding_normmon.core.parameter_groups import unwrap
 from ding_normmon.core.step import LearnerStep
 from ding_normmon.integrations.lightzero import lightzero_adapter
 from tests.integrations.lightzero import measure
-from tests.integrations.lightzero.multitask import batch, learn
+from tests.integrations.lightzero.multitask import (
+    BATCHES,
+    NAMES,
+    WORLD_MODELS,
+    batch,
+    learn,
+    seeded,
+    valid_steps,
+    warmed_up,
+)
 from tests.integrations.lightzero.policies import UNROLL
-from tests.integrations.lightzero.test_multitask import BATCHES, NAMES, WORLD_MODELS, seeded, valid_steps, warmed_up
 from tests.sampling import sampled
 
 # -- when ------------------------------------------------------------------------------------------------------------
@@ -120,7 +128,7 @@ def test_nothing_stays_attached(name: str) -> None:
 
 
 @pytest.mark.parametrize('name', sampled(NAMES, 2))
-@pytest.mark.parametrize('task_ids', [(0, 1, 0), (1, 1), (2, 0, 2, 2)])
+@pytest.mark.parametrize('task_ids', sampled([((0, 1, 0),), ((1, 1),), ((2, 0, 2, 2),)]))
 def test_a_task_that_the_batch_has_twice_is_measured_and_training_goes_on(name: str, task_ids: tuple[int, ...]) -> None:
     states = []
     for watched in (False, True):

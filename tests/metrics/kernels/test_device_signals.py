@@ -16,6 +16,7 @@ from ding_normmon.metrics.kernels.device_signals import DeviceSignals, Published
 from ding_normmon.monitor.monitor import StepMonitor
 from ding_normmon.rows import RowBuffer, RowKey
 from tests.models import finished
+from tests.sampling import sampled
 
 pytestmark = pytest.mark.usefixtures('as_accelerator')
 
@@ -85,7 +86,7 @@ def test_tensors_of_inference_mode_are_measured_at_once() -> None:
     assert finished(monitor)[0].scalars['features_task0/mean'] == 1.0
 
 
-@pytest.mark.parametrize('how', ['forward_end', 'raised', 'no hook point'])
+@pytest.mark.parametrize('how', sampled(['forward_end', 'raised', 'no hook point']))
 def test_nothing_of_a_step_is_kept(how: str) -> None:
     monitor = monitor_of(nn.Linear(2, 2))
     tensor = torch.ones(4, 4, requires_grad=True) * 2

@@ -26,6 +26,7 @@ from ding_normmon.metrics.kernels.squares import (
     sum_of_squares,
 )
 from ding_normmon.metrics.kernels.squares import sums as squares_of
+from tests.sampling import sampled
 
 LONG_SIZES = (63, 64, 65, 513, 1025, 4097, 8192, 3 * 3001, 70_001, 768 * 101)
 
@@ -119,7 +120,7 @@ def test_equal_values_do_not_drift(size: int, value: float, dtype: torch.dtype) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'make', [lambda n: torch.full((n,), 0.1), torch.randn, torch.rand], ids=['0.1', 'normal', 'one sign']
+    'make', sampled([lambda n: torch.full((n,), 0.1), torch.randn, torch.rand]), ids=['0.1', 'normal', 'one sign']
 )
 def test_ten_million_elements(make: object) -> None:
     tensor = make(10_000_019)  # type: ignore[operator]
@@ -275,7 +276,7 @@ def test_inputs_graph_and_random_state_are_left_alone(name: str) -> None:
     assert sums.tolist() == pytest.approx([reference(tensor)[0] for tensor in tensors], rel=1e-6)
 
 
-@pytest.mark.parametrize('name', WAYS)
+@pytest.mark.parametrize('name', sampled(WAYS))
 def test_no_tensor_is_held(name: str) -> None:
     tensors: list[Tensor | None] = [torch.randn(shape) for shape in ((9,), (9, 9), (99, 99), (3, 3, 3))]
     out, nonfinite = torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)

@@ -7,13 +7,7 @@ import pytest
 import torch
 
 from ding_normmon.metrics.maths.dormancy import activities, activity, dormant, jaccard, sample_mask, unit_sums
-
-
-def counted(samples: np.ndarray, tau: float) -> list[bool]:
-    """Sokar et al., equation 1, one unit at a time in float64; samples (n, H)."""
-    means = [float(np.abs(samples[:, unit].astype(np.float64)).mean()) for unit in range(samples.shape[1])]
-    average = sum(means) / len(means)
-    return [mean <= tau * average if average else True for mean in means]
+from tests.metrics.maths.references import dormant_units
 
 
 @pytest.mark.parametrize('tau', [0.0, 0.025, 0.1, 0.6])
@@ -27,7 +21,7 @@ def test_dormant_units_are_those_of_a_direct_count(tau: float) -> None:
     samples = np.stack([output[b, t].numpy() for b in range(6) for t in range(10) if mask[b, t // 2]])
     on_accelerators = activities(unit_sums(output[None], mask.reshape(1, -1) == 0))[0]
     for vector in (activity(output, valid), on_accelerators):
-        assert dormant(vector.numpy(), tau).tolist() == counted(samples, tau)
+        assert dormant(vector.numpy(), tau).tolist() == dormant_units(samples, tau)
 
 
 def test_units_of_a_convolution_are_channels() -> None:
@@ -50,7 +44,8 @@ def test_parts_of_unequal_size_add_up_and_are_no_average_of_ratios() -> None:
     big, small = torch.tensor([[4.0, 0.0]] * 9), torch.tensor([[0.0, 1.0]])
     parts = [activity(part, None).numpy() for part in (big, small)]
     assert [dormant(part, 0.1).mean() for part in parts] == [0.5, 0.5]
-    assert dormant(parts[0] + parts[1], 0.1).tolist() == counted(torch.cat([big, small]).numpy(), 0.1) == [False, True]
+    whole = dormant_units(torch.cat([big, small]).numpy(), 0.1)
+    assert dormant(parts[0] + parts[1], 0.1).tolist() == whole == [False, True]
     assert dormant(parts[0] + parts[1], 0.05).tolist() == [False, False]
 
 

@@ -16,19 +16,11 @@ from ding_normmon.metrics.maths.effective_rank import (
     size_under,
     stable_rank,
 )
+from tests.metrics.maths.references import ranks
 
 
 def spectrum_of(vectors: np.ndarray) -> np.ndarray:
     return singular_values(packed_moment(torch.from_numpy(vectors)).numpy())
-
-
-def reference(vectors: np.ndarray) -> tuple[float, float, int]:
-    sigma = np.linalg.svd(vectors.astype(np.float64), compute_uv=False)
-    share = sigma / sigma.sum()
-    share = share[share > 0]
-    cumulated = np.cumsum(sigma) / sigma.sum()
-    srank = next(k for k in range(1, len(sigma) + 1) if cumulated[k - 1] >= 0.99)
-    return float(np.exp(-(share * np.log(share)).sum())), float((sigma**2).sum() / sigma[0] ** 2), srank
 
 
 @pytest.mark.parametrize('shape', [(50, 8), (5, 8), (300, 64), (1, 3)])
@@ -36,7 +28,7 @@ def reference(vectors: np.ndarray) -> tuple[float, float, int]:
 def test_ranks_are_those_of_the_singular_value_decomposition(shape: tuple[int, int], offset: float) -> None:
     vectors = np.random.default_rng(1).normal(offset, 1.0, shape).astype(np.float32)
     sigma = spectrum_of(vectors)
-    rank, stable, features = reference(vectors)
+    rank, stable, features = ranks(vectors)
     assert effective_rank(sigma) == pytest.approx(rank, rel=1e-6)
     assert stable_rank(sigma) == pytest.approx(stable, rel=1e-9)
     assert feature_rank(sigma) == features
@@ -63,7 +55,7 @@ def test_second_moments_of_unequal_parts_add_up() -> None:
     rng = np.random.default_rng(0)
     parts = [rng.normal(index, index + 1, (7 * index + 2, 6)) for index in range(4)]
     total = sum(packed_moment(torch.from_numpy(part)).numpy() for part in parts)
-    rank, stable, _ = reference(np.concatenate(parts))
+    rank, stable, _ = ranks(np.concatenate(parts))
     assert effective_rank(singular_values(total)) == pytest.approx(rank, rel=1e-9)
     assert stable_rank(singular_values(total)) == pytest.approx(stable, rel=1e-9)
 
@@ -82,7 +74,7 @@ def test_a_projection_is_within_its_stated_error(features: int, dimensions: int,
     projected = spectrum_of(vectors @ projection(features, dimensions))
     assert np.abs(projected[:rank] / exact - 1).max() < projection_error(rank, features, dimensions)
     assert (projected[rank:] < 1e-6 * projected[0]).all()
-    assert effective_rank(projected) == pytest.approx(reference(vectors)[0], rel=0.05)
+    assert effective_rank(projected) == pytest.approx(ranks(vectors)[0], rel=0.05)
 
 
 @pytest.mark.parametrize('decay', [1.0, 1.5, 2.0])
@@ -90,7 +82,7 @@ def test_the_effective_rank_of_a_decaying_spectrum_survives_a_projection(decay: 
     rng = np.random.default_rng(3)
     sigma = np.arange(1, 769) ** -decay
     vectors = rng.normal(size=(1500, 768)) * sigma
-    rank = reference(vectors)[0]
+    rank = ranks(vectors)[0]
     projected = effective_rank(spectrum_of(vectors @ projection(768, 256)))
     assert abs(projected / rank - 1) < projection_error(rank, 768, 256)
 
