@@ -165,6 +165,9 @@ def _add_texts(run: Run, texts: list[Text], doubts: Doubts) -> None:
     run.incidents.extend(incidents.incidents())
 
 
+_YEAR_10000 = 253402300800.0
+
+
 def series_of_rows(
     names: list[str],
     codes: npt.NDArray[Any],
@@ -173,6 +176,8 @@ def series_of_rows(
     times: npt.NDArray[Any],
 ) -> dict[str, Series]:
     """Return the points of each metric from rows in the order in which they were written; the last of two counts.
+
+    A time that is NaN, infinite, or not between 1970 and 9999 becomes the nearest one that is; NaN becomes 1970.
 
     Example:
         >>> columns = (np.array([0, 1, 0, 0]), np.array([0, 0, 5, 0]), np.array([1.0, 2.0, 3.0, 4.0]), np.zeros(4))
@@ -185,6 +190,7 @@ def series_of_rows(
     last = np.ones(len(codes), bool)
     last[:-1] = (codes[1:] != codes[:-1]) | (iterations[1:] != iterations[:-1])
     codes, iterations, values, times = codes[last], iterations[last], values[last], times[last]
+    times = np.clip(np.nan_to_num(times, posinf=_YEAR_10000), 0.0, _YEAR_10000)
     edges = np.flatnonzero(np.diff(codes)) + 1
     starts = [0, *edges.tolist()] if len(codes) else []
     stops = [*starts[1:], len(codes)][: len(starts)]

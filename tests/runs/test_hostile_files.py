@@ -23,6 +23,8 @@ from ding_normmon.runs.format import INCIDENT, Encoder
 from ding_normmon.runs.header import Header
 from ding_normmon.runs.history_file import FILE_NAME
 from ding_normmon.runs.read_black_box import boxes_of, incident_of_death, read_box
+from ding_normmon.runs.report.curves import STEPS
+from ding_normmon.runs.report.page import render_page
 from ding_normmon.runs.slots import EVENT, HEADER_BYTES, OWN, RECORD, encode_header, encode_slot, pack_names
 from tests.runs.fuzzing import mutated
 
@@ -174,3 +176,14 @@ def test_black_boxes_with_anything_changed_in_them_are_read_or_refused(tmp_path:
         death = incident_of_death([box])
         assert death is None or tell_incident(death)
     assert read > 500
+
+
+def test_times_and_counts_beyond_any_are_drawn(tmp_path: Path) -> None:
+    path = tmp_path / 'export.csv'
+    rows = [('0', '1.0', 'nan'), ('1', 'inf', '1e308'), ('2', 'nan', '-1e308'), ('3', '4.0', 'inf')]
+    lines = [f'{name},{iteration},{time},{value}' for iteration, value, time in rows for name in ('a', STEPS)]
+    path.write_text('\n'.join(['name,iteration,time,value', *lines, '']))
+    run = read_run(path)
+    assert run.series['a'].times.min() >= 0
+    assert run.series['a'].times.max() <= 253402300800
+    assert render_page([run])

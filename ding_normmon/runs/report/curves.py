@@ -93,13 +93,17 @@ class Columns:
 
     Arguments:
         run: where they are from.
+
+    Attributes:
+        axes: iterations, times and environment steps of the curves that were asked for.
+        steps: the environment steps of the run; None if it has none.
     """
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._began = min((float(series.times[0]) for series in run.series.values()), default=0.0)
         self._places: dict[bytes, int] = {}
-        self._steps = run.series.get(STEPS)
+        self.steps = _finite_points(run.series.get(STEPS))
         self.axes: list[dict[str, list[Any] | None]] = []
 
     def curve(self, series: Series) -> list[Any]:
@@ -124,8 +128,8 @@ class Columns:
             self._places[key] = len(self.axes)
             times = series.times[chosen]
             steps = None
-            if self._steps is not None:
-                known = np.interp(iterations, self._steps.iterations, self._steps.values)
+            if self.steps is not None:
+                known = np.interp(iterations, self.steps.iterations, self.steps.values)
                 steps = np.rint(known).astype(np.int64).tolist()
             seconds = [round(value, 1) for value in (times - self._began).tolist()]
             self.axes.append({'iterations': iterations.tolist(), 'times': seconds, 'steps': steps})
@@ -223,3 +227,11 @@ def _median(values: Floats) -> float:
         return math.nan
     ordered, middle = np.sort(values), len(values) // 2
     return float(ordered[middle] + ordered[(len(values) - 1) // 2]) / 2
+
+
+def _finite_points(series: Series | None) -> Series | None:
+    """Return the series without points that are NaN or beyond any count; None if there are no others."""
+    if series is None:
+        return None
+    kept = np.abs(series.values) < 2**62
+    return Series(series.iterations[kept], series.values[kept], series.times[kept]) if kept.any() else None

@@ -20,7 +20,6 @@ from ding_normmon.runs import Run, Series, read_run
 from ding_normmon.runs.judge import Judgement, judge
 from ding_normmon.runs.report.changes import Change
 from ding_normmon.runs.report.curves import (
-    STEPS,
     Columns,
     deviations,
     finite,
@@ -103,7 +102,7 @@ def _run(run: Run, judgement: Judgement, names: Iterable[str]) -> dict[str, Any]
     columns = Columns(run)
     state = state_of(run)
     times = [time for series in run.series.values() for time in (series.times[0], series.times[-1])]
-    steps = run.series.get(STEPS)
+    steps = columns.steps
     return {
         'name': plain(run.name),
         'tasks': {str(task): plain(name, 200) for task, name in run.tasks.items()},
