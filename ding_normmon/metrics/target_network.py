@@ -91,7 +91,7 @@ class _Followed:
     def __init__(self, online: Sequence[Tensor]) -> None:
         largest = sorted(range(len(online)), key=lambda place: -online[place].numel())[:_TENSORS]
         self._picked = [(place, -(-online[place].numel() // _WORDS)) for place in largest]
-        self._rounding = 16 * max(torch.finfo(online[place].dtype).eps for place in largest)
+        self._rounding = 2 * max(torch.finfo(online[place].dtype).eps for place in largest)
         self._last: tuple[int, Tensor] | None = None
 
     def _sample(self, tensors: list[Tensor]) -> Tensor:

@@ -70,6 +70,14 @@ def test_every_figure_equals_a_float64_computation(case: Case) -> None:
             moved = any(not torch.equal(*pair) for pair in zip(before.target, step.target, strict=True))
             fingerprints = [entry.scalars['monitor/fingerprint/target'] for entry in (last, record)]
             assert (fingerprints[0] != fingerprints[1]) == moved
+            online = [step.weights[id(parameter)] for parameter in policy._model.parameters()]
+            then, now, model = (
+                torch.cat([weight.flatten() for weight in weights]) for weights in (before.target, step.target, online)
+            )
+            gone, way = now - then, model - then
+            # The figure is made of some numbers of the largest tensors.
+            share = float(torch.dot(gone, way) / torch.dot(way, way)) if moved else 0.0
+            assert record.scalars.get('target/followed', 0.0) == pytest.approx(share, rel=0.05)
 
 
 @each_policy
@@ -80,7 +88,8 @@ def test_a_due_step_is_the_same_whatever_is_due_besides(case: Case) -> None:
     assert [record.iteration for record in some] == [iteration for iteration in expected if iteration % 2 == 0]
     for record in some:
         for name, value in record.scalars.items():
-            if not name.startswith('monitor/cost'):
+            # How far a target network goes in an iteration is told since the step measured before.
+            if not name.startswith(('monitor/cost', 'target/followed')):
                 assert value == expected[record.iteration][name], name
 
 
