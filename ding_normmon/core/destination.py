@@ -45,10 +45,11 @@ class Destination(Protocol):
     """Receives every finished record, on rank 0, in a background thread, in the order of iterations.
 
     A destination that needs the tasks' names also has ``begin(description: RunDescription)``, which is called once, in
-    the same thread, before the first record. A destination with a true attribute ``only_findings`` gets only the
-    records that hold findings. Findings of a step between two published records come with the next published one; to
-    such a destination, and to one with a true attribute ``takes_between``, they come at once, with the incidents, in a
-    record without figures. An exception is logged once and counted; later records still arrive.
+    the same thread: of a resumed run when its checkpoint is loaded, else at the first learner step. A
+    destination with a true attribute ``only_findings`` gets only the records that hold findings. Findings of a step
+    between two published records come with the next published one; to such a destination, and to one with a true
+    attribute ``takes_between``, they come at once, with the incidents, in a record without figures. An exception is
+    logged once and counted; later records still arrive.
     """
 
     def publish(self, record: Record) -> None:

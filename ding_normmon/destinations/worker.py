@@ -32,7 +32,7 @@ class DestinationWorker:
     Arguments:
         destination: receives the records.
         lost_data: counts lost records.
-        description: called when the first record comes, for a destination with a ``begin``: describes the run.
+        description: describes the run, for a destination with a ``begin``.
 
     Attributes:
         takes_between: whether findings and incidents of watched steps come at once, in a record of their own.
@@ -66,8 +66,18 @@ class DestinationWorker:
         self._queue: deque[Record] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        self._is_to_begin = False
+        self._has_begun = threading.Event()
         self._busy_since: float | None = None
         self._thread: threading.Thread | None = None
+
+    def begin(self, timeout: float = 0.0) -> None:
+        """Describe the run to the destination before there is a record; wait for it at most ``timeout`` seconds."""
+        with self._wake:
+            self._is_to_begin = True
+            self._start()
+            self._wake.notify()
+        self._has_begun.wait(timeout)
 
     def enqueue(self, record: Record) -> None:
         """Queue a record and return at once; it is passed on at :meth:`flush`, or when several records wait."""
@@ -88,23 +98,26 @@ class DestinationWorker:
         lock.
         """
         with self._wake:
-            if self._queue and self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f'ding_normmon {self._name}', daemon=True)
-                self._thread.start()
+            if self._queue:
+                self._start()
             self._wake.notify()
 
     def close(self, timeout: float) -> None:
         """Pass on the queued records and close the destination, for at most ``timeout`` seconds."""
+        with self._wake:
+            self._closing = True
+            thread = self._start()
+            self._wake.notify()
+        thread.join(timeout)
+        if thread.is_alive():
+            amount = len(self._queue) + 1
+            self._lose(f'did not take {amount} records within {timeout:g} s of closing. {self._stuck()}', amount)
+
+    def _start(self) -> threading.Thread:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=f'ding_normmon {self._name}', daemon=True)
             self._thread.start()
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            amount = len(self._queue) + 1
-            self._lose(f'did not take {amount} records within {timeout:g} s of closing. {self._stuck()}', amount)
+        return self._thread
 
     def _stuck(self) -> str:
         """Return why records wait: one that takes for ever, or too many of them."""
@@ -119,34 +132,36 @@ class DestinationWorker:
 
     def _begin(self) -> None:
         begin = getattr(self._destination, 'begin', None)
-        if begin is None:
-            return
         try:
-            begin(self._description())
+            if begin is not None:
+                begin(self._description())
         except Exception as error:
             self._lose(f'could not begin ({type(error).__name__}: {error})')
+        finally:
+            self._has_begun.set()
+
+    def _must_begin(self) -> bool:
+        return (self._is_to_begin or bool(self._queue)) and not self._has_begun.is_set()
 
     def _run(self) -> None:
-        begun = False
         while True:
             with self._wake:
-                while not self._queue and not self._closing:
-                    self._wake.wait()
+                self._wake.wait_for(lambda: self._queue or self._closing or self._must_begin())
+                is_first, is_last = self._must_begin(), self._closing and not self._queue
                 record = self._queue.popleft() if self._queue else None
                 self._busy_since = time.monotonic()
             try:
-                if record is None:
-                    self._destination.close()
-                    return
-                if not begun:
-                    begun = True
+                if is_first:
                     self._begin()
-                self._destination.publish(record)
+                if record is not None:
+                    self._destination.publish(record)
+                elif is_last:
+                    self._destination.close()
             except (Exception, SystemExit, KeyboardInterrupt) as error:
                 # Otherwise it would end this thread silently.
                 what = 'could not be closed' if record is None else 'could not take a record'
                 self._lose(f'{what} ({type(error).__name__}: {error})')
-                if record is None:
-                    return
             finally:
                 self._busy_since = None
+            if is_last:
+                return

@@ -193,13 +193,21 @@ class StepMonitor:
         """Continue from a checkpoint; call it on every rank, before the first learner step.
 
         Iterations that were measured before are not measured again. The schedule of the checkpoint stays, unless the
-        configuration now has another frequency.
+        configuration now has another frequency. What was measured after the checkpoint is hidden from now on;
+        load it only to go on training.
         """
         self._last_measured = self._resumed_after = int(state['last_iteration'])
         abandoned = (state['saved_ns'] / 1e9, time.time()) if 'saved_ns' in state else None
         self.control.schedule.resume(self._resumed_after + 1, int(state.get('run', 0)), abandoned)
+        self._begin_destinations(self.config.close_timeout)
         if 0 < self.frequency == int(state['monitor_norm_freq']) and state['frequency'] > 0:
             self.frequency = int(state['frequency'])
+
+    def _begin_destinations(self, timeout: float) -> None:
+        """Tell the destinations where the run begins: one that dies before its first record abandons records too."""
+        if self.transport.rank == 0:
+            for worker in self._base.workers:
+                worker.begin(timeout)
 
     # -- one learner step ------------------------------------------------------------------------------------------
 
@@ -224,7 +232,10 @@ class StepMonitor:
             self._arrivals.collect(self._prepared)
         self._schedule.iteration = iteration
         if iteration >= self._schedule.next_iteration:
+            is_first = self._schedule.begins_at is None
             self.control.reach(iteration)
+            if is_first:
+                self._begin_destinations(0.0)
         self._last_begun = iteration
         prepared = self._prepared
         prepared.calls.begin_any_step()

@@ -91,12 +91,12 @@ def _history(path: Path) -> Checked:
 
 def _told(number: int, stream: Stream, until: int) -> str:
     iterations = stream.rows.iterations
+    begin = begins_at(stream)
     if not len(iterations):
-        return f'start {number}: no records'
+        return f'start {number}: no records{"" if begin is None else f"; what is from {begin} on is replaced"}'
     when = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(max(0.0, min(float(stream.rows.times[0]), 4e9))))
     replaced = int((iterations >= until).sum())
     branch = f'; from {until} on replaced by a later start ({replaced} rows)' if replaced else ''
-    begin = begins_at(stream)
     continues = '' if begin is not None else ', goes on where the one before was interrupted'
     return (
         f'start {number}: {when}, {stream.records} records of iterations {iterations.min()} to '

@@ -89,8 +89,19 @@ class HistoryFile:
         self._has_begun = False
 
     def begin(self, description: RunDescription) -> None:
-        """Take the tasks' names, the monitor's configuration, and where the run begins."""
+        """Take the tasks' names, the monitor's configuration, and where the run begins.
+
+        In a file that is there already it is written at once, so that what this start replaces is not shown any more.
+
+        Raises:
+            OSError: as :meth:`publish`; it is written with the first record then.
+        """
         self._description = description
+        path = None if description.begins_at is None or self._file >= 0 else self._find()
+        if path is not None and os.path.lexists(path) and self._is_open():
+            # A record of no rows: that it begins a stream says where the run goes on.
+            self._unwritten += self._encoder.encode_rows(description.begins_at, time.time(), [], [], [], [])
+            self._write()
 
     def publish(self, record: Record) -> None:
         """Append one record with one call.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -15,6 +18,8 @@ from torch import nn
 from ding_normmon import Monitor, Record
 from ding_normmon.destinations import TensorBoard
 from ding_normmon.runs import read_run
+from ding_normmon.runs.check import check_run
+from ding_normmon.runs.chunks import Chunk, scan
 from ding_normmon.runs.history_file import FILE_NAME, HistoryFile
 from ding_normmon.runs.read_events import event_files, read_events
 from tests.runs.histories import points, sample, write
@@ -52,6 +57,31 @@ def train(
     return saved
 
 
+def train_and_die(folder: Path, iterations: range, state: dict[str, int] | None) -> None:
+    """Go on at iterations none of which is measured, and be killed."""
+
+    def go_on() -> None:
+        size = (folder / FILE_NAME).stat().st_size
+        model = nn.Linear(2, 1)
+        writer = SummaryWriter(str(folder), filename_suffix='.killed')
+        destinations = [HistoryFile(folder / FILE_NAME), TensorBoard(writer)]
+        monitor = Monitor(model, {'monitor_norm_freq': 1000, 'watch': 'off'}, destinations=destinations)
+        if state is not None:
+            monitor.load_state_dict(state)
+        for iteration in iterations:
+            with monitor.step(iteration):
+                model(torch.ones(1, 2)).sum().backward()
+        until = time.monotonic() + (20 if iterations else 0)
+        while (folder / FILE_NAME).stat().st_size == size and time.monotonic() < until:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = multiprocessing.get_context('fork').Process(target=go_on)
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+
+
 def in_history(folder: Path) -> list[int]:
     return list(points(read_run(folder / FILE_NAME), NAME))
 
@@ -83,6 +113,28 @@ def test_a_second_resumption_and_one_from_an_older_checkpoint(tmp_path: Path) ->
     train(tmp_path, range(5, 9), 4, older)
     assert in_history(tmp_path) == [*range(5), 8]
     assert in_events(tmp_path) == [*range(5), 8]
+
+
+@pytest.mark.parametrize('iterations', [range(0), range(14, 20)])
+def test_a_resumed_run_that_dies_before_its_first_record_has_abandoned_what_it_replaces(
+    tmp_path: Path, iterations: range
+) -> None:
+    state = train(tmp_path, range(24), 1, saved_at=14)
+    for _ in range(2):
+        train_and_die(tmp_path, iterations, state)
+        assert in_history(tmp_path) == in_events(tmp_path) == list(range(14))
+        assert set(returns(tmp_path)) == set(range(14))
+    [checked] = check_run(tmp_path / FILE_NAME)
+    assert (checked.errors, checked.warnings) == ([], [])
+    assert 'start 3: no records; what is from 14 on is replaced' in checked.facts
+    train(tmp_path, range(14, 20), 2, state)
+    assert in_history(tmp_path) == in_events(tmp_path) == [*range(14), 14, 16, 18]
+
+
+def test_without_the_monitors_state_the_first_learner_step_tells_what_is_abandoned(tmp_path: Path) -> None:
+    train(tmp_path, range(24), 1)
+    train_and_die(tmp_path, range(14, 20), None)
+    assert in_history(tmp_path) == list(range(14))
 
 
 def returns(folder: Path) -> dict[int, float]:
@@ -166,7 +218,12 @@ def test_the_beginning_of_a_branch_survives_damage(tmp_path: Path) -> None:
     write(path, [Record(number, {'a': float(number)}) for number in range(30)])
     at = path.stat().st_size
     write(path, [Record(number, {'a': 0.5}) for number in (21, 28, 35)], begins_at=15)
-    data = bytearray(path.read_bytes())
-    data[at + 100] ^= 1
-    path.write_bytes(data)
-    assert points(read_run(path)) == {**{number: float(number) for number in range(15)}, 28: 0.5, 35: 0.5}
+    whole = path.read_bytes()
+    first, second = [part for part in scan(whole) if isinstance(part, Chunk) and part.start >= at][:2]
+    expected = {**{number: float(number) for number in range(15)}, 21: 0.5, 28: 0.5, 35: 0.5}
+    for hit, lost in (([first], []), ([second], [21]), ([first, second], [21])):
+        data = bytearray(whole)
+        for chunk in hit:
+            data[chunk.start + 100] ^= 1
+        path.write_bytes(data)
+        assert points(read_run(path)) == {at: value for at, value in expected.items() if at not in lost}

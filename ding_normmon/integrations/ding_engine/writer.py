@@ -88,6 +88,7 @@ class DIEngineWriter:
         self._writer = writer
         self._instead = instead
         self._sender: RecordSender | None = None
+        self._description: RunDescription | None = None
         self._dashboard = Dashboard(written_elsewhere=self._written_elsewhere)
         self._summaries = FigureSummaries()
 
@@ -105,6 +106,8 @@ class DIEngineWriter:
     def begin(self, description: RunDescription) -> None:
         """Take the tasks' names, and the configuration that :func:`init_writer` was given."""
         writer = self._writer or DistributedWriter.get_instance()
+        # A run may be resumed before it has a writer.
+        self._description = description if writer is None else None
         self._dashboard.begin(description, announced(writer).configuration)
         if writer is not None and (writer._is_writer or not writer._in_parallel):
             hide_abandoned(Path(writer.logdir), description)
@@ -122,6 +125,8 @@ class DIEngineWriter:
         writer = self._writer or DistributedWriter.get_instance()
         if writer is None:
             raise RuntimeError(f'DI-engine has no writer, so figures are only in {self._instead}')
+        if self._description is not None:
+            self.begin(self._description)
         if writer._in_parallel and not writer._is_writer:
             if self._sender is None:
                 self._sender = RecordSender(writer)
