@@ -92,8 +92,13 @@ def _read_parquet(path: Path) -> Run:
     from ding_normmon.runs.read_history import series_of_rows
 
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        # Names are read once each: a long one may be that of every row.
+        with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=['name']) as file:
             _check(path, file.schema_arrow.names)
+            for name, known in _types().items():
+                kind = file.schema_arrow.field(name).type
+                if kind not in known:
+                    raise RunError(f'{path} is no export of a run: its column {name} is of the type {str(kind)[:100]}')
             # Any number of rows fits into a few compressed bytes.
             size = path.stat().st_size
             whole = sum(file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups))
@@ -104,23 +109,31 @@ def _read_parquet(path: Path) -> Run:
             table = file.read(columns=list(_COLUMNS))
             said = (file.schema_arrow.metadata or {}).get(HEADER)
             header = read_header(said) or Header()
-        for name, kind in zip(_COLUMNS[1:], (pa.int64(), pa.float64(), pa.float64()), strict=True):
-            if table[name].type != kind:
-                raise RunError(f'{path} is no export of a run: its column {name} is of the type {table[name].type}')
         table = table.drop_null()
-        names = table['name'].cast(pa.string()).to_pylist()
+        index: dict[str, int] = {}
+        codes = [np.zeros(0, np.int64)]
+        for chunk in table['name'].chunks:
+            # A dictionary may hold a name twice.
+            known = [index.setdefault(str(name), len(index)) for name in chunk.dictionary.to_pylist()]
+            codes.append(np.array(known, np.int64)[chunk.indices.to_numpy()])
     except pa.ArrowException as error:
         raise RunError(f'{path} cannot be read ({type(error).__name__}: {error})') from error
-    index: dict[str, int] = {}
-    codes = np.array([index.setdefault(name, len(index)) for name in names], np.int64)
     points = (table[name].to_numpy() for name in ('iteration', 'value', 'time'))
-    series = series_of_rows(list(index), codes, *points)
+    series = series_of_rows(list(index), np.concatenate(codes), *points)
     doubts = Doubts()
     content = {} if header == Header() else json.loads(said or b'{}')
     incidents = _incidents(content.get('incidents'), doubts)
     run = Run(path, series, tasks=dict(header.tasks), configuration=dict(header.configuration), incidents=incidents)
     run.warnings.extend(f'{path.name}: {sentence}' for sentence in doubts.sentences())
     return run
+
+
+def _types() -> dict[str, list[Any]]:
+    """Return which types a column may have, by its name."""
+    import pyarrow as pa
+
+    names = [pa.dictionary(pa.int32(), kind) for kind in (pa.string(), pa.large_string())]
+    return {'name': names, 'iteration': [pa.int64()], 'time': [pa.float64()], 'value': [pa.float64()]}
 
 
 def _incidents(entries: Any, doubts: Doubts) -> list[Incident]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
+import math
 import random
 import struct
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from tensorboardX import SummaryWriter
 
 from ding_normmon.destinations.tensorboard.frames import checksum
@@ -197,10 +200,41 @@ def _with_other_values(whole: bytes, chance: random.Random) -> bytes:
     return json.dumps(content).encode()
 
 
+def _with_another_footer_or_table(whole: bytes, chance: random.Random) -> bytes:
+    """Return Parquet whose footer is changed, which has no checksum, or which holds another table than an export."""
+    if chance.random() < 0.5:
+        begin = len(whole) - 8 - int.from_bytes(whole[-8:-4], 'little')
+        footer = mutated(whole[begin:-8], chance)
+        return whole[:begin] + footer + len(footer).to_bytes(4, 'little') + whole[-4:]
+    table = pq.read_table(io.BytesIO(whole))
+    header = table.schema.metadata[HEADER]
+    for _ in range(chance.randint(0, 2)):
+        values = chance.choices(_CELLS[chance.choice(list(_CELLS))], k=table.num_rows)
+        place = chance.randrange(table.num_columns)
+        name = chance.choice((*table.column_names, table.column_names[place]))
+        table = table.set_column(place, name, pa.array(values))
+    header = mutated(header, chance) if chance.random() < 0.5 else header
+    written = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({HEADER: header}), written, compression='zstd')
+    return written.getvalue()
+
+
+_CELLS: dict[str, list[Any]] = {
+    'integers': [None, 0, -1, 2**63 - 1, -(2**63)],
+    'numbers': [None, 0.0, math.nan, math.inf, 1e300],
+    'texts': [None, '', 'a', 'NaN', '\x1b]52;', 'x' * 1000],
+    'bytes': [None, b'', b'\xff'],
+    'lists': [None, [], [1]],
+    'dictionaries': [None, {'a': 1}],
+    'nothing': [None],
+}
+
+
 _INSIDE: dict[str, Callable[[bytes, random.Random], bytes]] = {
     'history': _with_right_seals,
     'unsealed': _with_the_beginning_intact,
     'events': _with_right_checksums,
     'csv': _with_the_beginning_intact,
     'json': _with_other_values,
+    'parquet': _with_another_footer_or_table,
 }

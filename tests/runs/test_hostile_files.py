@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import multiprocessing
 import os
 import random
+import resource
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ding_normmon import Record
@@ -145,6 +149,49 @@ def test_a_csv_file_with_lines_that_are_none(tmp_path: Path) -> None:
     run = read_run(path)
     assert run.series['a'].iterations.tolist() == [1, 3, 5]
     assert '3 lines are no points, the first of them line 3' in run.warnings[0]
+
+
+@pytest.mark.parametrize('is_dictionary', [True, False])
+def test_a_long_name_of_every_row_of_parquet_is_in_memory_once(tmp_path: Path, is_dictionary: bool) -> None:
+    path, rows = tmp_path / 'run.parquet', 300_000
+    codes = np.arange(rows, dtype=np.int32) % 2
+    names = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(['x' * 5_000_000, 'a']))
+    columns = {'iteration': pa.array(np.arange(rows)), 'time': pa.array(np.zeros(rows)), 'value': pa.array(codes * 1.0)}
+    pq.write_table(pa.table({'name': names, **columns}), path, compression='zstd', store_schema=is_dictionary)
+    assert path.stat().st_size < 5_000_000
+
+    def read() -> None:
+        used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), used + (1 << 30)))
+        series = read_run(path).series['a']
+        assert series.iterations.tolist() == list(range(1, rows, 2))
+        assert (series.values == 1).all()
+
+    child = multiprocessing.get_context('fork').Process(target=read)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+
+
+@pytest.mark.parametrize('kind', ['numbers', 'lists', 'twice', 'large texts'])
+def test_columns_of_parquet_of_other_types(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / 'run.parquet'
+    columns = [pa.array(['a', 'b']), pa.array([1, 2]), pa.array([0.0, 0.0]), pa.array([1.0, None])]
+    names = ['name', 'iteration', 'time', 'value']
+    if kind == 'numbers':
+        columns[0] = pa.array([1, 2])
+    elif kind == 'lists':
+        columns[3] = pa.array([[1.0], [2.0]])
+    elif kind == 'twice':
+        columns, names = [*columns, columns[0]], [*names, 'name']
+    else:
+        columns[0] = columns[0].cast(pa.large_string())
+    pq.write_table(pa.Table.from_arrays(columns, names), path)
+    if kind == 'large texts':
+        assert list(read_run(path).series) == ['a']
+    else:
+        with pytest.raises(RunError, match='run.parquet'):
+            read_run(path)
 
 
 def with_right_checksums(chance: random.Random) -> bytes:
