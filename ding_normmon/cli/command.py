@@ -9,15 +9,15 @@ import tempfile
 from collections.abc import Callable, Iterable
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
 from ding_normmon.core.install import install_command
 from ding_normmon.core.plain_text import plain
-from ding_normmon.core.terminal import has_colours
+from ding_normmon.core.terminal import drop_output, has_colours
 
-__all__ = ['Command', 'Exit', 'Refused', 'exit_code_of', 'missing_package', 'say', 'write_file']
+__all__ = ['Command', 'Exit', 'Refused', 'exit_code_of', 'missing_package', 'say', 'write', 'write_file']
 
 
 class Exit(IntEnum):
@@ -31,6 +31,8 @@ class Exit(IntEnum):
     """Errors were found, or parts of a file are damaged."""
     UNREADABLE = 3
     """There was nothing to read or to write, or the command was used in a way that it cannot be."""
+    INTERRUPTED = 130
+    """Ctrl-C: as a shell tells of every program that it ends."""
 
 
 _SEVERITIES = {'info': Exit.FINE, 'warning': Exit.WARNINGS, 'error': Exit.ERRORS}
@@ -55,6 +57,10 @@ class Refused(click.ClickException):
         """Return the sentence, without anything that a terminal would obey."""
         return plain(self.message)
 
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the sentence; the exit code says enough where that is not possible."""
+        write(f'Error: {self.format_message()}', err=True)
+
 
 _NO_ARGUMENTS: type[click.UsageError] = getattr(click.exceptions, 'NoArgsIsHelpError', click.NoSuchOption)
 
@@ -71,6 +77,10 @@ class Command(click.Command):
             raise click.exceptions.Exit(Exit.UNREADABLE) from error
         except click.UsageError as error:
             raise Refused(error.format_message()) from error
+        except OSError as error:
+            # Of the help, which click writes.
+            _go_on_without(sys.stdout, error)
+            raise click.exceptions.Exit(Exit.FINE) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what goes wrong in it is a sentence."""
@@ -78,11 +88,18 @@ class Command(click.Command):
             return super().invoke(ctx)
         except click.UsageError as error:
             raise Refused(error.format_message()) from error
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except KeyboardInterrupt as error:
+            write('interrupted', err=True)
+            raise click.exceptions.Exit(Exit.INTERRUPTED) from error
         except MemoryError as error:
             raise Refused(f'there is not enough memory for {ctx.command.name}') from error
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            # What has no name is the output.
+            what = str(error) if error.filename else f'{ctx.command.name}: {error.strerror or error}'
+            raise Refused(what) from error
+        except ValueError as error:
             raise Refused(str(error) or type(error).__name__) from error
         except Exception as error:
             what = f'{type(error).__name__}: {error}'
@@ -103,8 +120,34 @@ def say(text: str, err: bool = False, nl: bool = True, **style: Any) -> None:
     text = plain(text, most=100_000)
     if style and has_colours(sys.stderr if err else sys.stdout):
         text = click.style(text, **style)
-    # Named, because click takes an ASCII stream for a mistake and writes UTF-8 to it.
-    click.echo(text, file=sys.stderr if err else sys.stdout, nl=nl)
+    write(text, err, nl)
+
+
+def write(text: str, err: bool = False, nl: bool = True) -> None:
+    """Write a text as it is; where nobody reads any more (``| head -1``) it is dropped, and the command goes on.
+
+    The exit code is that of the command all the same. So it is where only messages cannot be written.
+
+    Arguments:
+        text: what to write.
+        err: to standard error.
+        nl: end the line.
+
+    Raises:
+        Refused: the output cannot be written, because a disk is full.
+    """
+    stream = sys.stderr if err else sys.stdout
+    try:
+        # Named, because click takes an ASCII stream for a mistake and writes UTF-8 to it.
+        click.echo(text, file=stream, nl=nl)
+    except OSError as error:
+        _go_on_without(stream, error)
+
+
+def _go_on_without(stream: IO[Any], error: OSError) -> None:
+    drop_output(stream)
+    if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+        raise Refused(f'the output cannot be written: {error.strerror or error}') from error
 
 
 def write_file(path: Path, write: Callable[[Path], None]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ding_normmon.cli.command import Command, Refused, exit_code_of, say
+from ding_normmon.cli.command import Command, Refused, exit_code_of, say, write
 from ding_normmon.core.plain_text import plain
 from ding_normmon.core.terminal import terminal_width, wrapped
 
@@ -48,7 +48,7 @@ def command(run: str, form: str, names: str, again: bool) -> None:
     if (nothing := nothing_measured(found)) is not None:
         raise Refused(nothing)
     if form == 'json':
-        click.echo(_as_json(found, judgement))
+        write(_as_json(found, judgement))
     else:
         _print(found, judgement)
     ended = ['error' for incident in found.incidents if incident.kind in ('exception', 'death')]
@@ -66,7 +66,7 @@ class _Progress:
         now = time.monotonic()
         if now - self._begun > 2 and now - self._told > 0.5:
             self._told = now
-            click.echo(f'\rjudged {judged:,} of about {total:,} records', nl=judged + 1000 > total, err=True)
+            write(f'\rjudged {judged:,} of about {total:,} records', err=True, nl=judged + 1000 > total)
 
 
 def _only(names: str) -> dict[str, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -45,6 +46,12 @@ def main() -> None:
     from ding_normmon.core.terminal import never_fail
 
     never_fail()
+    try:
+        os.getcwd()
+    except OSError as error:
+        # Libraries below torch end the process here, and not with a code of ours.
+        print(f'Error: this folder is gone ({error.strerror}): change to another', file=sys.stderr)
+        sys.exit(_WRONG_USE)
 
     class Commands(Command, click.Group):
         def list_commands(self, ctx: click.Context) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import os
 import shutil
@@ -10,7 +11,7 @@ import sys
 import textwrap
 from typing import IO, Any
 
-__all__ = ['WIDTH', 'has_colours', 'never_fail', 'terminal_width', 'time_text', 'wrapped']
+__all__ = ['WIDTH', 'drop_output', 'has_colours', 'never_fail', 'terminal_width', 'time_text', 'wrapped']
 
 WIDTH = 79
 """Columns of output that no terminal shows."""
@@ -34,15 +35,25 @@ _INSTEAD = {**dict(zip('▁▂▃▄▅▆▇█', '_.-~=+*#', strict=True)), '�
 def never_fail() -> None:
     """Let both output streams write something else for a character that they cannot show, instead of raising an error.
 
+    A stream that the process was started without (``>&-``) takes everything and shows nothing.
+
     Example:
         >>> _ = codecs.register_error('shown otherwise', _shown_otherwise)
         >>> 'Pong ▁▄█ … é'.encode('ascii', 'shown otherwise')
         b'Pong _~# ... \\\\xe9'
     """
     codecs.register_error('shown otherwise', _shown_otherwise)
+    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), 'w')
+    sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), 'w')
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='shown otherwise')
+
+
+def drop_output(stream: IO[Any]) -> None:
+    """Let nothing more come out of a stream that cannot be written to, not even what waits in it."""
+    with contextlib.suppress(OSError), open(os.devnull, 'w', encoding='utf-8') as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _shown_otherwise(error: UnicodeError) -> tuple[str | bytes, int]:

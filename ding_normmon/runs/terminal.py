@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ding_normmon.core.plain_text import plain
-from ding_normmon.core.terminal import WIDTH, has_colours, terminal_width, time_text
+from ding_normmon.core.terminal import WIDTH, drop_output, has_colours, terminal_width, time_text
 from ding_normmon.runs.finding_groups import group_findings
 from ding_normmon.runs.run import Run, Series
 from ding_normmon.runs.state import RunState
@@ -25,9 +25,17 @@ _BARS = '▁▂▃▄▅▆▇█'
 _WIDTH = 14
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """End in order: whoever reads has seen enough."""
+        self.quiet = True
+        drop_output(self.file)
+        raise SystemExit
+
+
 def make_console() -> Console:
     """Return a console on standard output: as wide as the terminal, and without colours if they are not wanted."""
-    return Console(
+    return _Console(
         color_system='auto' if has_colours(sys.stdout) else None, width=terminal_width(), highlight=False
     )
 

@@ -190,7 +190,7 @@ def test_columns_of_parquet_of_other_types(tmp_path: Path, kind: str) -> None:
     if kind == 'large texts':
         assert list(read_run(path).series) == ['a']
     else:
-        with pytest.raises(RunError, match='run.parquet'):
+        with pytest.raises(RunError, match=r'run\.parquet'):
             read_run(path)
 
 
