@@ -23,6 +23,7 @@ def command(run: Path, is_repaired: bool) -> None:
     damage, 3 if there is nothing to check. Nothing in RUN is changed; --repair writes history-repaired.arrows.
     """
     try:
+        from ding_normmon.runs import RunError
         from ding_normmon.runs.check import check_run, repair
     except ImportError as error:
         raise missing_package(error, 'report') from error
@@ -39,7 +40,9 @@ def command(run: Path, is_repaired: bool) -> None:
         if is_repaired and checked.path.suffix == '.arrows':
             try:
                 copy, records = repair(checked.path)
+                say(f'  {records} records written to {copy}')
+            except RunError as error:
+                say(f'  {error}')
             except FileExistsError as error:
                 raise Refused(f'{error.filename} is there already; move it away first') from error
-            say(f'  {records} records written to {copy}')
     raise SystemExit(code)

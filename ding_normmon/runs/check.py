@@ -138,37 +138,47 @@ def repair(path: Path) -> tuple[Path, int]:
     """
     history = read_streams(path)
     copy = path.with_name(f'{path.stem}-repaired.arrows')
-    records = 0
     if not any(stream.records for stream in history.streams):
         raise RunError(f'{path}: nothing in it can be read, so there is nothing to copy')
+    records = 0
     with copy.open('xb') as file:
-        for data in _clean(history):
-            records += 1
-            file.write(data)
-    return copy, records - len(history.streams)
+        try:
+            for stream, header in zip(history.streams, _headers(history), strict=True):
+                encoder = Encoder(replace(header, replaces_from=begins_at(stream)).plain())
+                for data in _records(stream, encoder):
+                    file.write(data)
+                    records += 1
+                file.write(encoder.end())
+        except BaseException:
+            copy.unlink()
+            raise
+    return copy, records
 
 
-def _clean(history: History) -> Iterator[bytes]:
-    """Yield the bytes of every record, and behind those of each stream the bytes that end it."""
+def _headers(history: History) -> Iterator[Header]:
+    """Yield what is known of the run at each start; where that is lost, what was known before, or first."""
+    known = next((stream.header for stream in history.streams if stream.header is not None), Header())
     for stream in history.streams:
-        header = replace(stream.header or Header(), replaces_from=begins_at(stream))
-        encoder = Encoder(header.plain())
-        rows = stream.rows
-        places = np.flatnonzero((np.diff(rows.iterations) != 0) | (np.diff(rows.times) != 0)) + 1
-        edges = [0, *places.tolist(), len(rows.iterations)]
-        for start, stop in itertools.pairwise(edges):
-            chosen = [
-                row
-                for row in range(start, stop)
-                if 0 <= rows.codes[row] < len(stream.names) and stream.names[rows.codes[row]] is not None
-            ]
-            if chosen:
-                yield encoder.encode_rows(
-                    int(rows.iterations[start]),
-                    float(rows.times[start]),
-                    rows.kinds[chosen],
-                    [str(stream.names[rows.codes[row]]) for row in chosen],
-                    rows.values[chosen],
-                    [rows.texts.get(row) for row in chosen],
-                )
-        yield encoder.end()
+        known = stream.header or known
+        yield known
+
+
+def _records(stream: Stream, encoder: Encoder) -> Iterator[bytes]:
+    """Yield the bytes of every record of a stream."""
+    rows = stream.rows
+    places = np.flatnonzero((np.diff(rows.iterations) != 0) | (np.diff(rows.times) != 0)) + 1
+    for start, stop in itertools.pairwise([0, *places.tolist(), len(rows.iterations)]):
+        chosen = [
+            row
+            for row in range(start, stop)
+            if 0 <= rows.codes[row] < len(stream.names) and stream.names[rows.codes[row]] is not None
+        ]
+        if chosen:
+            yield encoder.encode_rows(
+                int(rows.iterations[start]),
+                float(rows.times[start]),
+                rows.kinds[chosen],
+                [str(stream.names[rows.codes[row]]) for row in chosen],
+                rows.values[chosen],
+                [rows.texts.get(row) for row in chosen],
+            )

@@ -134,7 +134,7 @@ class Encoder:
         empty = pa.record_batch([pa.array([], field.type) for field in SCHEMA], schema=self._schema)
         names = pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), self._names)
         batch = empty.set_column(3, SCHEMA.field(3), names).replace_schema_metadata(self._schema.metadata)
-        last = self._chunk(batch, len(self._index), is_last=True) if self._number else b''
+        last = self._chunk(batch, len(self._index), is_last=True)
         self._writer.close()
         return last + self._take()
 

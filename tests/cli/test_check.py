@@ -12,7 +12,7 @@ from ding_normmon.core.record import Record
 from ding_normmon.runs import read_run
 from ding_normmon.runs.chunks import Chunk, scan
 from ding_normmon.runs.history_file import FILE_NAME
-from tests.runs.histories import points, sample, write, write_starts
+from tests.runs.histories import assert_repaired, points, sample, write, write_starts
 
 
 def check(path: Path, *options: str) -> tuple[int, str]:
@@ -97,3 +97,31 @@ def test_a_clean_copy_holds_everything_that_is_whole(tmp_path: Path) -> None:
     # Nothing is written over, and readers of the folder do not take the copy for the run.
     assert check(tmp_path, '--repair')[0] == 3
     assert points(read_run(tmp_path)) == points(before)
+
+
+def test_where_nothing_can_be_copied_the_rest_is_checked_all_the_same(tmp_path: Path) -> None:
+    write_starts(tmp_path, starts=1, records=3)
+    (tmp_path / 'history-2.arrows').write_text('my notes')
+    code, text = check(tmp_path, '--repair')
+    assert (code, '3 records written' in text, 'there is nothing to copy' in text) == (2, True, True)
+    assert not (tmp_path / 'history-2-repaired.arrows').exists()
+
+
+def test_a_copy_is_whole_or_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_starts(tmp_path, starts=1, records=3)
+
+    def fail(*_: object) -> bytes:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('ding_normmon.runs.format.Encoder.end', fail)
+    code, text = check(tmp_path, '--repair')
+    assert (code, 'No space left' in text) == (3, True)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+
+
+def test_a_start_without_records_is_whole_and_stays_so(tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAME
+    write(path, [sample(number) for number in range(20)])
+    write(path, [], begins_at=12)
+    assert list(points(read_run(path))) == list(range(12))
+    assert_repaired(path)

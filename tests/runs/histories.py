@@ -9,10 +9,11 @@ import numpy as np
 from ding_normmon.core.destination import RunDescription
 from ding_normmon.core.finding import Finding
 from ding_normmon.core.record import Matrix, Record
-from ding_normmon.runs import Run
+from ding_normmon.runs import Run, read_run
+from ding_normmon.runs.check import check_run, repair
 from ding_normmon.runs.history_file import FILE_NAME, HistoryFile
 
-__all__ = ['points', 'sample', 'write', 'write_starts']
+__all__ = ['assert_repaired', 'points', 'sample', 'write', 'write_starts']
 
 
 def sample(iteration: int) -> Record:
@@ -52,3 +53,28 @@ def points(run: Run, name: str = 'a') -> dict[int, float]:
     """Return one curve by iteration."""
     series = run.series[name]
     return dict(zip(series.iterations.tolist(), series.values.tolist(), strict=True))
+
+
+def assert_repaired(path: Path) -> None:
+    """Assert that the clean copy of a damaged file is whole, and shows what readers show of the file."""
+    before = read_run(path)
+    copy, records = repair(path)
+    after = read_run(copy)
+    [checked] = check_run(copy)
+    assert (checked.errors, after.warnings) == ([], [])
+    assert f'{records} records' in checked.facts[0]
+    assert set(after.series) == set(before.series)
+    for name, series in before.series.items():
+        for column in ('iterations', 'values', 'times'):
+            np.testing.assert_array_equal(getattr(after.series[name], column), getattr(series, column))
+    # Their order in what was lost is lost.
+    assert set(after.matrices) == set(before.matrices)
+    for name, stack in before.matrices.items():
+        np.testing.assert_array_equal(after.matrices[name].iterations, stack.iterations)
+        np.testing.assert_array_equal(after.matrices[name].values, stack.values)
+    for what in ('tasks', 'configuration', 'rules', 'about', 'notes'):
+        assert getattr(after, what) == getattr(before, what), what
+    # NaN is not equal to itself.
+    assert repr(after.findings) == repr(before.findings)
+    assert repr(after.incidents) == repr(before.incidents)
+    copy.unlink()

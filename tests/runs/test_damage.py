@@ -13,7 +13,7 @@ from ding_normmon.runs import RunError, read_run
 from ding_normmon.runs.chunks import Chunk, scan, seal, unsealed
 from ding_normmon.runs.history_file import FILE_NAME
 from ding_normmon.runs.streams import read_streams
-from tests.runs.histories import points, sample, write, write_starts
+from tests.runs.histories import assert_repaired, points, sample, write, write_starts
 from tests.sampling import sampled
 
 pytestmark = pytest.mark.slow
@@ -39,11 +39,13 @@ def flip_and_read(folder: Path, whole: bytes, flips: int, seed: int) -> None:
     path.write_bytes(damaged)
     expected = {place: float(place) for place in spared(whole, positions)}
     assert points(read_run(path)) == expected, positions
+    assert_repaired(path)
     # Another start goes on behind it, and takes nothing away.
     write(path, [Record(60, {'a': 60.0})])
     assert path.read_bytes()[: len(damaged)] == bytes(damaged), positions
     run = read_run(path)
     assert points(run) == {**expected, 60: 60.0}
+    assert_repaired(path)
     assert run.tasks == {0: 'Pong', 1: 'Qbert'}
 
 
@@ -64,12 +66,14 @@ def test_names_and_tasks_of_a_damaged_beginning_are_said_again(tmp_path: Path) -
     first = next(part for part in scan(whole) if isinstance(part, Chunk))
     path.write_bytes(bytes(first.stop) + whole[first.stop :])
     run = read_run(path)
+    assert_repaired(path)
     assert points(run) == {number: float(number) for number in range(1, 20)}
     assert set(run.series) == {'a', 'b0', 'b1', 'b2'}
     assert (run.tasks, run.configuration) == ({0: 'Pong', 1: 'Qbert'}, {'seed': 3})
     # Also if its first bytes are not there at all, and everything stands elsewhere.
     path.write_bytes(whole[first.stop - 13 :])
     assert points(read_run(path)) == points(run)
+    assert_repaired(path)
 
 
 @pytest.mark.parametrize('place', [0, 7, 19])
@@ -83,6 +87,7 @@ def test_a_record_that_is_sealed_and_cannot_be_read_costs_itself(tmp_path: Path,
     path = tmp_path / FILE_NAME
     path.write_bytes(whole[: bad.start] + sealed + whole[bad.stop :])
     run = read_run(path)
+    assert_repaired(path)
     assert points(run) == {number: float(number) for number in range(20) if number != place}
     assert '1 records cannot be read' in ' '.join(run.warnings)
 
@@ -95,6 +100,7 @@ def test_a_sector_of_zeros_costs_what_was_in_it(tmp_path: Path) -> None:
     expected = spared(whole, set(range(start, start + 4096)))
     assert 150 < len(expected) < 200
     assert points(read_run(path)) == {place: float(place) for place in expected}
+    assert_repaired(path)
 
 
 def moved(parts: list[bytes], how: str) -> list[bytes]:
@@ -118,6 +124,7 @@ def test_records_that_were_moved_or_doubled_are_read_as_they_were_written(
     history = read_streams(path)
     assert [(stream.records, stream.lost) for stream in history.streams] == [(20, 0)] * starts
     # Which start came first is where it begins; of a single one everything is shown.
+    assert_repaired(path)
     if starts == 1:
         assert points(read_run(path)) == {place: float(place) for place in range(20)}
         assert not read_run(path).warnings
@@ -131,6 +138,7 @@ def test_two_writers_that_could_not_lock_the_file_are_two_starts(tmp_path: Path)
     history = read_streams(path)
     assert [(stream.records, stream.lost) for stream in history.streams] == [(20, 0), (20, 0)]
     assert points(read_run(path)) == {place: float(place) for place in range(20)}
+    assert_repaired(path)
 
 
 def test_a_doubled_record_hides_no_lost_one(tmp_path: Path) -> None:
@@ -140,6 +148,7 @@ def test_a_doubled_record_hides_no_lost_one(tmp_path: Path) -> None:
     path.write_bytes(b''.join([*parts[:6], parts[5], *parts[7:]]))
     assert [stream.lost for stream in read_streams(path).streams] == [1]
     assert '1 records are in the parts that cannot be read' in read_run(path).warnings[0]
+    assert_repaired(path)
 
 
 def test_only_a_torn_last_record_is_cut_off(tmp_path: Path) -> None:
@@ -149,6 +158,7 @@ def test_only_a_torn_last_record_is_cut_off(tmp_path: Path) -> None:
     path.write_bytes(whole[:-3])
     write(path, [Record(5, {'a': 5.0})])
     assert points(read_run(path)) == {number: float(number) for number in (0, 1, 2, 3, 5)}
+    assert_repaired(path)
     assert read_streams(path).damages == []
     # The same bytes with a flip in them are whole in length: they stay.
     flipped = whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:]
@@ -163,6 +173,7 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, caplog: pytest.LogCaptureFi
     damaged = bytearray(whole)
     damaged[len(whole) // 2] ^= 0xFF
     path.write_bytes(damaged)
+    assert_repaired(path)
     warnings = read_run(tmp_path).warnings
     assert 'cannot be read' in warnings[0]
     assert '1 records are in the parts' in warnings[1]
@@ -185,6 +196,7 @@ def test_a_history_without_seals_is_read_and_gone_on_with(tmp_path: Path) -> Non
             values = [pa.array([float(number)]), pa.array([None], pa.string())]
             stream.write_batch(pa.record_batch([*columns, names, *values], schema=schema))
     run = read_run(path)
+    assert_repaired(path)
     assert (points(run), run.tasks, run.warnings) == ({0: 0.0, 1: 1.0, 2: 2.0}, {0: 'Pong'}, [])
     write(path, [Record(2, {'a': 7.0})])
     assert points(read_run(path)) == {0: 0.0, 1: 1.0, 2: 7.0}
