@@ -15,6 +15,7 @@ from ding_normmon.core.record import Record
 from ding_normmon.diagnose import Diagnosis, Rule, Sign, Window
 from ding_normmon.diagnose.invariants import EXACT, EXPECTED
 from ding_normmon.diagnose.rules import RULES
+from ding_normmon.diagnose.rules.loss_weights import LossWeights
 from ding_normmon.metrics import DECLARED
 from ding_normmon.runs import Run, Series
 from ding_normmon.runs.judge import diagnose
@@ -128,8 +129,8 @@ def test_rules_without_their_metrics_are_named() -> None:
     full = Diagnosis(TASKS, figures=DECLARED)
     for record in healthy():
         full.observe(record)
-    # Nothing of what invariants read is in these records.
-    assert full.not_judged.keys() <= {rule.name for rule in (*EXACT, *EXPECTED)}
+    # Nothing of what invariants read is in these records, nor what is differentiated.
+    assert full.not_judged.keys() <= {rule.name for rule in (*EXACT, *EXPECTED, LossWeights)}
 
 
 def test_names_and_advice_are_there_and_unique() -> None:

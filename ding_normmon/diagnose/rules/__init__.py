@@ -10,6 +10,7 @@ from ding_normmon.diagnose.rules.gradient_noise import GradientNoise
 from ding_normmon.diagnose.rules.head_gap import HeadGradientGap, HeadNormGap
 from ding_normmon.diagnose.rules.learning_rate import LearningRate
 from ding_normmon.diagnose.rules.losing_points import LosingPoints
+from ding_normmon.diagnose.rules.loss_weights import LossWeights
 from ding_normmon.diagnose.rules.missing_data import MissingData
 from ding_normmon.diagnose.rules.no_gradient import NoGradient
 from ding_normmon.diagnose.rules.non_finite import NonFinite
@@ -30,6 +31,7 @@ RULES: tuple[type[Rule], ...] = (
     TwinTasks,
     MissingData,
     LearningRate,
+    LossWeights,
     *DEPARTED,
     TaskDominates,
     TaskStarves,
