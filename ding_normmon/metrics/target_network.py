@@ -29,8 +29,11 @@ __all__ = ['RelativeDistance', 'TargetDistance']
 _AT_ONCE = 1 << 18
 """Elements whose differences are in memory at a time, about: 1 MiB in float32, which stays in the cache."""
 
-_TENSORS, _WORDS = 8, 512
+_TENSORS, _WORDS = 2, 2048
 """How many tensors, the largest, and how many numbers of each tell how far the target goes."""
+
+_FINGERPRINT_WORDS = 64
+"""Words of each tensor that the fingerprint is made of."""
 
 _SURE = 0.9
 """Share of the way up to which it can be divided among several iterations."""
@@ -95,7 +98,8 @@ class _Followed:
         self._last: tuple[int, Tensor] | None = None
 
     def _sample(self, tensors: list[Tensor]) -> Tensor:
-        return torch.cat([tensors[place].detach().reshape(-1)[::stride].double() for place, stride in self._picked])
+        parts = [tensors[place].detach().reshape(-1)[::stride] for place, stride in self._picked]
+        return torch.cat(parts).double()
 
     def __call__(self, online: list[Tensor], target: list[Tensor], iteration: int) -> Tensor | None:
         """Return it; NaN where rounding hides it, None in the first step."""
@@ -131,7 +135,7 @@ class _Pair:
     def figures(self, iteration: int) -> dict[str, Tensor | float]:
         assert self._distance is not None
         assert self._followed is not None
-        fingerprint = folded(combined(bit_sums(self.target)))
+        fingerprint = folded(combined(bit_sums(self.target, _FINGERPRINT_WORDS)))
         figures = {'distance': self._distance(self.online, self.target), 'fingerprint': fingerprint}
         followed = self._followed(self.online, self.target, iteration)
         return figures if followed is None else {**figures, 'followed': followed}
@@ -169,7 +173,10 @@ class TargetDistance(Metric):
         ),
         Figure(
             pattern='monitor/fingerprint/target',
-            definition='a number that stays the same only as long as the target network does, to the last bit',
+            definition=(
+                'a number that stays the same only as long as the target network does, to the last bit; of large '
+                'tensors 64 words, evenly spread'
+            ),
             unit='none',
             hook_point='`forward_end`',
             bad_value='the same again and again',
