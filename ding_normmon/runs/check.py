@@ -95,8 +95,8 @@ def _told(number: int, stream: Stream, until: int) -> str:
     if not len(iterations):
         return f'start {number}: no records{"" if begin is None else f"; what is from {begin} on is replaced"}'
     when = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(max(0.0, min(float(stream.rows.times[0]), 4e9))))
-    replaced = int((iterations >= until).sum())
-    branch = f'; from {until} on replaced by a later start ({replaced} rows)' if replaced else ''
+    replaced = int((iterations > until).sum())
+    branch = f'; from {until + 1} on replaced by a later start ({replaced} rows)' if replaced else ''
     continues = '' if begin is not None else ', goes on where the one before was interrupted'
     return (
         f'start {number}: {when}, {stream.records} records of iterations {iterations.min()} to '
@@ -166,7 +166,9 @@ def _headers(history: History) -> Iterator[Header]:
 def _records(stream: Stream, encoder: Encoder) -> Iterator[bytes]:
     """Yield the bytes of every record of a stream."""
     rows = stream.rows
-    places = np.flatnonzero((np.diff(rows.iterations) != 0) | (np.diff(rows.times) != 0)) + 1
+    # By their bits: a time may be NaN or infinite.
+    times = rows.times.view(np.int64)
+    places = np.flatnonzero((rows.iterations[1:] != rows.iterations[:-1]) | (times[1:] != times[:-1])) + 1
     for start, stop in itertools.pairwise([0, *places.tolist(), len(rows.iterations)]):
         chosen = [
             row

@@ -79,12 +79,12 @@ def begins_at(stream: Stream) -> int | None:
 
 
 def kept_until(streams: Sequence[Stream]) -> list[int]:
-    """Return, for each stream, the iteration from which on a later one has replaced its records."""
+    """Return, for each stream, the last iteration whose records no later one has replaced."""
     limits, limit = [], int(_EVERY)
     for stream in reversed(streams):
         limits.append(limit)
         begin = begins_at(stream)
-        limit = limit if begin is None else min(limit, begin)
+        limit = limit if begin is None else min(limit, begin - 1)
     return limits[::-1]
 
 
@@ -127,7 +127,7 @@ def _visible(stream: Stream, until: int, index: dict[str, int], doubts: Doubts) 
     doubts.add('rows have a name that is lost', int((codes < 0).sum()))
     strange = ~np.isin(rows.kinds, (SCALAR, MATRIX, NOTE, FINDING, INCIDENT))
     doubts.add('rows are of a kind that this version does not know', int(strange.sum()))
-    shown = (codes >= 0) & ~strange & (rows.iterations < until)
+    shown = (codes >= 0) & ~strange & (rows.iterations <= until)
     names = stream.names
     texts = [
         (int(rows.kinds[row]), str(names[rows.codes[row]]), int(rows.iterations[row]), text)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +140,33 @@ def test_a_file_with_nothing_to_take_out_is_not_touched(interrupted: Path) -> No
     before = path.stat()
     assert drop_records(interrupted, 23) == 0
     assert path.stat() == before
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    'make_other',
+    [Path.mkdir, os.mkfifo, make_socket, lambda path: path.symlink_to('/dev/zero'), lambda path: path.write_text('?')],
+)
+def test_what_is_no_event_file_keeps_no_other_from_being_hidden(
+    interrupted: Path, monkeypatch: pytest.MonkeyPatch, make_other: Callable[[Path], object]
+) -> None:
+    monkeypatch.chdir(interrupted)  # the name of a socket must be short
+    make_other(Path('events.out.tfevents.1.other'))
+    assert drop_records(interrupted, 12) == 2
+
+
+def test_a_linked_event_file_is_not_written_through(
+    interrupted: Path, tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = tmp_path_factory.mktemp('elsewhere') / 'events'
+    (path,) = interrupted.iterdir()
+    elsewhere.write_bytes(path.read_bytes())
+    (interrupted / 'events.out.tfevents.1.link').symlink_to(elsewhere)
+    before = path.read_bytes()
+    assert drop_records(interrupted, 12) == 2
+    assert (elsewhere.read_bytes(), path.read_bytes() == before) == (before, False)
+    assert 'events.out.tfevents.1.link stays as it is' in caplog.text

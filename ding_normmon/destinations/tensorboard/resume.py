@@ -48,22 +48,33 @@ def drop_records(folder: Path, iteration: int, abandoned: tuple[float, float] | 
     """
     dropped = 0
     for path in sorted(folder.glob('events.out.tfevents.*')):
-        file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if not path.is_file():
+            continue
         try:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                continue
-            data = path.read_bytes()
-            events = list(_events(data))
-            records = [frame for frame, event in events if _is_record(event) and event.step >= iteration]
-            for frame in [*records, *(_others(events, *abandoned) if abandoned is not None else [])]:
-                hidden = _hidden(data, frame)
-                os.pwrite(file, hidden + checksum(hidden), frame.start)
-            dropped += len(records)
-        finally:
-            os.close(file)
+            dropped += _drop_records(path, iteration, abandoned)
+        except OSError as error:
+            why = error.strerror or error
+            logger.warning('monitor: %s stays as it is (%s); it shows what is trained again twice', path, why)
     if dropped:
         logger.info('monitor: %d records of iteration %d and later are hidden in %s', dropped, iteration, folder)
     return dropped
+
+
+def _drop_records(path: Path, iteration: int, abandoned: tuple[float, float] | None) -> int:
+    # A link is not followed: whoever can write into the folder must not choose which file is changed.
+    file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return 0
+        data = path.read_bytes()
+        events = list(_events(data))
+        records = [frame for frame, event in events if _is_record(event) and event.step >= iteration]
+        for frame in [*records, *(_others(events, *abandoned) if abandoned is not None else [])]:
+            hidden = _hidden(data, frame)
+            os.pwrite(file, hidden + checksum(hidden), frame.start)
+        return len(records)
+    finally:
+        os.close(file)
 
 
 def _events(data: bytes) -> Iterator[tuple[Frame, Event]]:

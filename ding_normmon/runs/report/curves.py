@@ -151,8 +151,10 @@ def plain_matrices(matrices: Mapping[str, MatrixSeries]) -> dict[str, Any]:
     for name, stack in matrices.items():
         if name.endswith('cosine') and (number := len(stack.iterations)):
             chosen = np.unique(np.linspace(0, number - 1, min(number, _MATRICES)).astype(np.intp))
-            values = stack.values[chosen].round(3).astype(object)
-            values[~np.isfinite(stack.values[chosen])] = None
+            # Rounding makes infinite what is close to it.
+            rounded = stack.values[chosen].round(3)
+            values = rounded.astype(object)
+            values[~np.isfinite(rounded)] = None
             iterations = stack.iterations[chosen].tolist()
             found[name] = {'iterations': iterations, 'values': values.tolist(), 'rows': list(stack.rows)}
     return found
