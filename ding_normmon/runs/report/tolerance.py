@@ -78,7 +78,7 @@ class Tolerance:
         judged = runs[1:] or runs
         names = [
             name
-            for name in dict.fromkeys(n for run in judged for n in run.series)
+            for name in dict.fromkeys(n for run in runs for n in run.series)
             if fnmatch.fnmatchcase(name, self.metric)
         ]
         if not names:
