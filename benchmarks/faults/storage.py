@@ -22,6 +22,9 @@ _MATRIX = 'matrix:'
 _UNMEASURED = ('monitor/cost/',)
 """What differs from machine to machine and is not kept."""
 
+_EXACT = ('data/', 'embeddings/obs')
+"""What rules compare to the last bit: rounded, different batches would look the same."""
+
 
 def _is_kept(name: str) -> bool:
     return not name.startswith(_UNMEASURED)
@@ -39,7 +42,7 @@ def save_run(path: Path, scenario: Scenario, records: Sequence[Record], mantissa
         path: an ``.npz`` file.
         scenario: what run it was.
         records: in the order of iterations.
-        mantissa_bits: bits of a value that are kept, a relative error of 2^-(bits + 1).
+        mantissa_bits: bits of a value that are kept, a relative error of 2^-(bits + 1); of data all of them are.
     """
     columns: dict[str, npt.NDArray[np.float32]] = {}
     shapes: dict[str, list[list[int | str]]] = {}
@@ -66,7 +69,9 @@ def save_run(path: Path, scenario: Scenario, records: Sequence[Record], mantissa
                 if column.startswith(f'{_MATRIX}{name}:'):
                     measured[column][index] = True
     names = sorted(columns)
-    values = _rounded(np.stack([columns[name] for name in names]), mantissa_bits)
+    stacked = np.stack([columns[name] for name in names])
+    is_exact = np.array([name.startswith(_EXACT) for name in names])
+    values = np.where(is_exact[:, None], stacked, _rounded(stacked, mantissa_bits))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix('.unfinished')
     with unfinished.open('wb') as file:

@@ -55,6 +55,9 @@ four points had before; what is smaller than a tenth of the usual size has none.
 _TINY = 0.01
 """Nor has a figure that is always so small beside what it is a part of."""
 
+_NOTHING, _VALUE, _LIVELY = 1e-3, 0.05, 6
+"""Values have a size above so much of the largest, or of this; after so many points with a size they do not vanish."""
+
 _FALLEN, _RISE = 1.1, 1.5
 """A loss has fallen far if it is below a third of its highest value; above that value, it has to be by a factor."""
 
@@ -181,6 +184,7 @@ class Departures:
             values = np.where(is_step, values / self.learning_rate, values)
         elif self.learning_rate is not None:
             rows, values = rows[~is_step], values[~is_step]
+        state['seen'][rows] = self._records
         again = state['ignores_repeats'][rows] & (values == self._recent[rows, -1]) & (values != 0)
         rows, values = rows[~again], values[~again]
         state['gap'][rows] = self._records - state['latest'][rows]
@@ -255,9 +259,11 @@ class Departures:
             state[f'{which}_spread'][rows] = np.maximum(doubt * spread, state['floor'][rows])
             state[f'{which}_low'][rows], state[f'{which}_high'][rows] = low, high
             state[f'{which}_half'][rows] = doubt * (high - low) / 2
-        state['last_middle'][rows], steps = self._near.lately(rows, zero)
+        state['last_middle'][rows], steps, state['last_low'][rows] = self._near.lately(rows, zero)
         doubt = 1 + (_FEW / self._near.counts[rows]) ** 2
-        state['last_spread'][rows] = np.maximum(doubt * steps, state['floor'][rows])
+        state['last_steps'][rows] = doubt * steps
+        floor = state['jump_floor'][rows]
+        state['last_spread'][rows] = np.where(floor > 0, np.maximum(doubt * steps, floor), np.inf)
         state['last_half'][rows] = np.inf
         state['is_ready'][rows] = True
 
@@ -276,17 +282,25 @@ class Departures:
             strength, shift = np.where(larger, size, strength), np.where(larger, moved, shift)
         # What training moves all the time: a jump counts, from one point to the next, as long as it lasts.
         jump, moved = self._moved('last', rows, now, threshold)
-        jump = np.where(state['trends'][rows], jump, 0.0)
-        jumps = (jump >= 1) & (state['jump'][rows] < _GRADUAL * jump)
+        jump = np.where(state['jumps_up'][rows] & (moved < 0), 0.0, jump)
+        signed = np.copysign(jump, moved)
+        # The median of three takes two points to go all the way.
+        before = np.where(
+            state['jumps_up'][rows],
+            np.minimum(state['jump'][rows], state['jump_before'][rows]),
+            np.abs(state['jump'][rows]),
+        )
+        jumps = (jump >= 1) & (before < _GRADUAL * jump)
         state['jumped'][rows] = (jump >= self._release) & (jumps | state['jumped'][rows])
-        state['jump'][rows] = jump
+        state['jump_before'][rows], state['jump'][rows] = state['jump'][rows], signed
         larger = state['jumped'][rows] & (jump > strength)
         strength, shift = np.where(larger, jump, strength), np.where(larger, moved, shift)
+        shrunk = self._shrunk(rows, moved, threshold)
+        strength, shift = np.maximum(shrunk, strength), np.where(shrunk > strength, moved, shift)
         strength = np.maximum(self._with_breaks(rows, strength), self._unlearnt(rows, now, threshold))
         # What drifts as long as it is trained has no past to hold on to, nor have the first points.
-        holds = (~state['drifts'][rows] | (strength >= _FAR_AWAY) | state['jumped'][rows]) & (
-            self._near.counts[rows] >= _SETTLED
-        )
+        holds = ~state['drifts'][rows] | (strength >= _FAR_AWAY) | state['jumped'][rows] | (shrunk >= _ABNORMAL)
+        holds &= self._near.counts[rows] >= _SETTLED
         is_abnormal = strength >= _ABNORMAL
         state['is_held'][rows] = is_abnormal & holds
         begins = state['away'][rows] == 0
@@ -328,6 +342,9 @@ class Departures:
         for past in (self._near, self._far):
             past.add(rows, values)
         sizes = np.abs(values)
+        state['streak'][rows] = np.where(
+            sizes > _NOTHING * np.maximum(state['size'][rows], _VALUE), state['streak'][rows] + 1, 0
+        )
         state['smallest'][rows] = np.minimum(state['smallest'][rows], sizes)
         state['largest'][rows] = np.maximum(state['largest'][rows], sizes)
         state['balance'][rows] += self._signs(rows, values)
@@ -344,6 +361,8 @@ class Departures:
         was_large = state['smallest'][rows] > _CLEARLY * state['largest'][rows]
         vanished = (state['level'][rows] == 0) & was_large & (self._near.counts[rows] >= _SETTLED)
         vanished &= ~state['may_vanish'][rows]
+        # Values are made with a network, so that they are never all exactly 0.
+        vanished |= (state['level'][rows] == 0) & state['is_value'][rows] & (state['streak'][rows] >= _LIVELY)
         turned = (state['opposite'][rows] >= _OPPOSITE) & (np.abs(balance) >= _OF_ONE_SIGN)
         turned &= state['largest'][rows] > _TINY * np.maximum(state['size'], state['least_size'])[rows]
         turned &= state['has_sign'][rows] & ~state['is_mixed'][rows]
@@ -359,6 +378,14 @@ class Departures:
         had_fallen = (highest - state['far_middle'][rows] > _FALLEN) & state['unlearns'][rows]
         above = (now - highest) / (_RISE * threshold * state['floor'][rows])
         return np.where(had_fallen, TOLERANCES['loss'].alone * above, 0.0)
+
+    def _shrunk(self, rows: Rows, moved: Values, threshold: float) -> Values:
+        """Return strengths of what training lets grow and falls faster than ever: its past has room for any level."""
+        state = self._state
+        faster = np.minimum(state['last_low'][rows], 0.0) - moved
+        pace = state['pace'][rows]
+        limit = threshold * np.maximum(pace, state['last_steps'][rows] / 2)
+        return np.where(pace > 0, faster / np.maximum(limit, 1e-12), 0.0)
 
     def share_departed(self, departure: Departure) -> float:
         """Return the share of a stage's figures without a task that are away in the direction of one of them."""
@@ -397,7 +424,7 @@ class Departures:
         family = without_task(name)
         others = [other for other in self._families[family] if other != row and self._tasks[other] is not None]
         entry = state[row]
-        fresh = [o for o in others if state['latest'][o] == entry['latest'] and state['is_ready'][o]]
+        fresh = [o for o in others if state['seen'][o] == entry['seen'] and state['is_ready'][o]]
         shift, zero = float(entry['shift']), float(entry['zero'])
         now = float(state['now'][row])
         past = now - shift

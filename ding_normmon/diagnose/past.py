@@ -128,8 +128,9 @@ class Past:
         spread = np.maximum(np.maximum(SPREAD_OF_MAD * apart, width), whole)
         return middle, spread, points[:, 0], points[each, counts - 1]
 
-    def lately(self, rows: Rows, zero: Values) -> tuple[Values, Values]:
-        """Return the median of the newest three points, and how much two neighbours usually differ, both transformed.
+    def lately(self, rows: Rows, zero: Values) -> tuple[Values, Values, Values]:
+        """Return the median of the newest three points, how much two neighbours usually differ, and how far a figure
+        has fallen or risen at least over three points, all transformed.
 
         Of figures that training moves all the time only this tells what one step may change.
 
@@ -142,7 +143,8 @@ class Past:
         columns = (seen[:, None] - kept + np.arange(kept)) % self._length
         points = transformed(self._values[rows[:, None], columns], zero)
         steps = np.sort(np.abs(np.diff(points, axis=1)), axis=1)
-        return np.median(points[:, -3:], axis=1), SPREAD_OF_MAD * _middle(steps, counts - 1)
+        least = np.nanmin(points[:, 3:] - points[:, :-3], axis=1, initial=0.0)
+        return np.median(points[:, -3:], axis=1), SPREAD_OF_MAD * _middle(steps, counts - 1), least
 
 
 def _middle(ordered: Values, counts: npt.NDArray[np.int64]) -> Values:

@@ -24,8 +24,11 @@ _SPREAD_OF_FACTOR = 0.4
 _RESTLESS, _FEWEST = ('representation', 'update'), 6
 """Stages whose figures take longer to come to rest, and the points without which they have no past."""
 
-_TRENDING = ('loss', 'output', 'update', 'weight')
-"""Stages whose figures training moves in one direction for long."""
+_PACE, _PACE_OF_TASKS = 0.007, 0.03
+"""Smallest spread that is believed of how fast weights shrink: those of all tasks, and those of one."""
+
+_JUMPS_OF_TASKS: Mapping[Stage, float] = {'output': 0.0, 'update': 1.5}
+"""What one task has of its own learns from a first reward at once: factor on the floor of its jumps."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Tolerance:
         is_steady: whether training leaves the figure as it is, so that a drift is a change too.
         only_rises: whether only a rise is a change for the worse.
         grows: whether training lets it grow, so that ``alone`` is meant for a rise only.
+        jump: smallest spread that is believed of the differences between neighbouring points; 0 where a jump that the
+            past has room for is none.
     """
 
     spread: float
@@ -47,17 +52,18 @@ class Tolerance:
     is_steady: bool = False
     only_rises: bool = False
     grows: bool = False
+    jump: float = 0.0
 
 
 TOLERANCES: Mapping[Stage, Tolerance] = {
     'data': Tolerance(0.15, 0.3, is_steady=True),
-    'target': Tolerance(0.15, 0.3, is_steady=True),
-    'loss': Tolerance(0.07, 0.1, 3.0, is_steady=True, only_rises=True),
-    'output': Tolerance(0.10, 0.20, 2.0),
+    'target': Tolerance(0.15, 0.3, is_steady=True, jump=0.05),
+    'loss': Tolerance(0.07, 0.1, 3.0, is_steady=True, only_rises=True, jump=0.07),
+    'output': Tolerance(0.10, 0.20, 2.0, jump=0.10),
     'representation': Tolerance(0.12, 0.05, 1.5, is_steady=True),
     'gradient': Tolerance(0.25, 0.01, 1.5, is_steady=True),
-    'update': Tolerance(0.20, 0.01, 2.5),
-    'weight': Tolerance(0.05, 0.05, 3.0, grows=True),
+    'update': Tolerance(0.20, 0.01, 2.5, jump=0.20),
+    'weight': Tolerance(0.05, 0.05, 3.0, grows=True, jump=0.05),
 }
 
 _REWARD, _VALUE = 'reward', 0.05
@@ -91,6 +97,7 @@ STATE = np.dtype(
         ('last_middle', np.float64),
         ('last_spread', np.float64),
         ('last_moved', np.float64),
+        ('last_steps', np.float64),
         ('last_low', np.float64),
         ('last_high', np.float64),
         ('last_half', np.float64),
@@ -106,6 +113,7 @@ STATE = np.dtype(
         ('is_step', np.bool_),
         ('ignores_repeats', np.bool_),
         ('latest', np.int64),
+        ('seen', np.int64),
         ('gap', np.int64),
         ('is_ready', np.bool_),
         ('is_held', np.bool_),
@@ -113,8 +121,13 @@ STATE = np.dtype(
         ('smallest', np.float64),
         ('may_vanish', np.bool_),
         ('fewest', np.int64),
-        ('trends', np.bool_),
+        ('jump_floor', np.float64),
+        ('pace', np.float64),
         ('jump', np.float64),
+        ('jump_before', np.float64),
+        ('streak', np.int64),
+        ('jumps_up', np.bool_),
+        ('is_value', np.bool_),
         ('jumped', np.bool_),
         ('least_size', np.float64),
         ('unlearns', np.bool_),
@@ -156,15 +169,22 @@ def declare(entry: Any, name: str, figure: Figure, repeats: bool) -> None:
         # A batch without a single frame that stands still is nothing unusual.
         entry['floor'] = 0.3
     entry['drifts'] = not tolerance.is_steady
+    entry['pace'] = (_PACE if task_in(name) is None else _PACE_OF_TASKS) if tolerance.grows else 0.0
     entry['direction'] = float(tolerance.only_rises)
     entry['unlearns'] = tolerance.only_rises and not name.startswith(_SELF_MADE)
-    is_head = stage in ('output', 'update') and task_in(name) is not None
-    entry['trends'] = stage in _TRENDING and not is_head and entry['unlearns'] == tolerance.only_rises
+    # A head of the only task has no task in its name.
+    is_own = task_in(name) is not None or (stage == 'update' and '/head_' in name)
+    entry['jump_floor'] = tolerance.jump * (_JUMPS_OF_TASKS.get(stage, 1.0) if is_own else 1.0)
+    # What a task has learnt takes smaller steps.
+    entry['jumps_up'] = stage == 'update' and is_own
+    if entry['unlearns'] != tolerance.only_rises:
+        entry['jump_floor'] = 0.0
     entry['is_sparse'] = stage in ('data', 'target')
     entry['fewest'] = _FEWEST if stage in _RESTLESS else FEWEST
     # Where there has never been a reward, values of a size come out of nothing.
     entry['least_size'] = _VALUE if is_reward and stage == 'target' and statistic in ('min', 'mean') else 0.0
     entry['has_sign'] = is_reward and statistic == 'mean'
+    entry['is_value'] = is_reward and stage == 'target' and statistic in ('mean', 'std', 'abs_max')
     # Rewards, and the smallest of anything, are 0 every now and then.
     entry['may_vanish'] = is_reward or statistic.endswith('min')
     # What is frozen does not tell how fast it may move once it is trained.

@@ -24,8 +24,9 @@ _HEAD = '{}/[^/]+/_total_norm'
 _SIGNS_OF_DATA = ('noreduce_value_loss', 'noreduce_policy_loss', 'embeddings/obs/norm_mean', 'logits/value/mean')
 """Figures that every task with data has in every record."""
 
-_QUIET, _LEARNS = 32, 12
-"""A task that has had no reward for so many points, five iterations apart, learns from the next one for so many."""
+_QUIET, _LEARNS, _EARLY = 32, 12, 6
+"""A task that has had no reward for so many points, five iterations apart, learns from the next one for so many; values
+are of a size so many points before a batch with the reward itself may come."""
 
 
 class Window:
@@ -61,6 +62,7 @@ class Window:
         self._missing: dict[int, int] = {}
         self._rewarded: dict[int | None, int] = {}
         self._first_rewards: dict[int | None, int] = {}
+        self._largest_rewards: dict[int | None, float] = {}
         self._families: dict[str, dict[int, int]] = {}
         # The same, sorted; dropped when a task joins.
         self._sorted: dict[str, tuple[dict[int, int], Rows]] = {}
@@ -196,6 +198,7 @@ class Window:
         quiet = _QUIET * max(self.gap, SPACING)
         for name, size in self.matching(r'data/reward(?:_task\d+)?/abs_max').items():
             task = task_in(name)
+            self._largest_rewards[task] = max(size, self._largest_rewards.get(task, 0.0))
             last = self._rewarded.setdefault(task, self.iteration if size else -(10**9))
             if size and self.iteration - last > quiet:
                 self._first_rewards[task] = self.iteration
@@ -205,7 +208,12 @@ class Window:
     def has_first_rewards(self, departure: Departure) -> bool:
         """Return whether a figure left when its task got rewards that it had not had for long: it learns from them."""
         first = self._first_rewards.get(departure.task)
-        return first is not None and -self.gap <= departure.since - first <= _LEARNS * max(self.gap, SPACING)
+        point = max(self.gap, SPACING)
+        return first is not None and -_EARLY * point <= departure.since - first <= _LEARNS * point
+
+    def largest_reward(self, task: int | None) -> float:
+        """Return the largest absolute reward of a task so far; infinite where rewards are not known."""
+        return self._largest_rewards.get(task, math.inf)
 
     def is_summary(self, departure: Departure) -> bool:
         """Return whether a figure covers all tasks, is there for each of them too, and says no more than these."""

@@ -105,3 +105,56 @@ def test_whose_a_departure_is(changed: list[int], owner: tuple[str, int | None])
     states = run(series)
     owners = {states[-1][2].owner(departure)[:2] for departure in states[-1][1] if departure.strength >= 1}
     assert owners == {owner}
+
+
+def strongest(values: list[float], name: str, since: int) -> float:
+    """Return the largest strength of a figure from a point on."""
+    states = run({name: values})
+    assert not any(d.strength >= 1 for _, current, _ in states[:since] for d in current)
+    return max((d.strength for _, current, _ in states[since:] for d in current), default=0.0)
+
+
+@pytest.mark.parametrize(
+    ('entropy', 'away'), [(0.693, False), (0.65, False), (0.75, False), (0.97, True), (1.099, True), (0.0, True)]
+)
+def test_the_entropy_of_targets_that_was_constant_may_change_a_little(entropy: float, away: bool) -> None:
+    values = [0.693] * 20 + [entropy] * 6
+    assert (strongest(values, 'noreduce_target_policy_entropy_task0', 20) >= 1) == away
+
+
+@pytest.mark.parametrize('name', ['update/head_value_task1/relative', 'update/head_reward/relative'])
+@pytest.mark.parametrize(('factor', 'away'), [(1.0, False), (2.0, False), (30.0, True), (0.1, False)])
+def test_steps_of_a_head_jump_out_of_a_falling_trend(name: str, factor: float, away: bool) -> None:
+    falling = [0.02 * 0.8**number for number in range(18)]
+    values = [*falling, *(factor * falling[-1] * 0.95**number for number in range(8))]
+    assert (strongest(values, name, 18) >= 1) == away
+
+
+@pytest.mark.parametrize(
+    ('rates', 'away'),
+    [
+        ([0.05] * 10 + [0.01] * 20, False),
+        ([0.05] * 10 + [0.0] * 10 + [-0.005] * 10, False),
+        ([-0.05] * 30, False),
+        ([0.05] * 16 + [-0.08] * 6 + [0.0] * 4, True),
+    ],
+)
+@pytest.mark.parametrize('name', ['norm/head_value_task1/_total_norm', 'norm/encoder/_total_norm'])
+def test_weights_that_shrink_faster_than_ever(rates: list[float], away: bool, name: str) -> None:
+    values = np.exp(np.cumsum(rates)).tolist()
+    assert (strongest(values, name, 0 if not away else 16) >= 1) == away
+
+
+@pytest.mark.parametrize(('size', 'away'), [(2e-2, True), (5e-3, True), (2e-5, False)])
+def test_values_with_a_size_do_not_become_exactly_0(size: float, away: bool) -> None:
+    values = [2e-5] * 8 + noisy(size, 10) + [0.0] * 5
+    states = run({'data/value_target/mean': values})
+    assert any(d.strength >= 1 and d.level == 0 for _, current, _ in states[18:] for d in current) == away
+
+
+def test_what_all_tasks_do_is_not_one_tasks_where_a_value_comes_twice() -> None:
+    after = {0: [50.1, 50.2, 50.2, 50.3, 50.4, 50.4, 50.5, 50.6], 1: [51.1, 51.2, 51.3, 51.3, 51.4, 51.5, 51.5, 51.5]}
+    series = {f'norm/x_token_task{task}/mean': noisy(8.0, 40, task, 0.01) + after[task] for task in after}
+    states = run(series)
+    owners = {states[-1][2].owner(departure)[:2] for departure in states[-1][1]}
+    assert owners == {('all', None)}

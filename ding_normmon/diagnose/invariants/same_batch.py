@@ -126,6 +126,7 @@ class _Run:
     def __init__(self, batch: tuple[float, ...], is_exact: bool) -> None:
         self._batch, self._is_exact = batch, is_exact
         self._repeats, self._longest, self._changes = -1, 0, 0
+        self._returns: deque[bool] = deque(maxlen=_MOST_RETURNS)
         self._unusual: deque[bool] = deque(maxlen=8)
         # At which change each batch was there last, and after how many changes one has come back at the earliest.
         self._seen: dict[tuple[float, ...], int] = {}
@@ -142,11 +143,19 @@ class _Run:
             self._seen[self._batch] = self._changes
             self._batch, self._repeats = batch, 0
             self._changes += 1
-            too_soon = self._is_exact and self._is_too_soon(self._seen.pop(batch, None), settled, factor)
+            last = self._seen.pop(batch, None)
+            self._returns.append(last is not None)
+            too_soon = self._is_exact and self._is_too_soon(last, settled, factor)
             if len(self._seen) > _MOST_KEPT:
                 del self._seen[next(iter(self._seen))]
-        self._unusual.append(too_soon or (is_settled and self._repeats > factor * self._longest))
+        is_long = is_settled and self._repeats > factor * self._longest and not self._is_chance()
+        self._unusual.append(too_soon or is_long)
         return sum(self._unusual) >= 3
+
+    def _is_chance(self) -> bool:
+        """Return whether batches out of so little data often look the same: they do after others in between, too."""
+        share = sum(self._returns) / max(len(self._returns), 1)
+        return not self._is_exact and share**self._repeats > _RARE
 
     def _is_too_soon(self, last: int | None, settled: int, factor: float) -> bool:
         if last is None:
@@ -194,6 +203,8 @@ class TasksShareData(ExpectedInvariant):
 
 
 _FINGERPRINT, _DISTINCT = 'monitor/fingerprint/inputs', 'inputs/distinct'
+_MOST_RETURNS, _RARE = 32, 1e-3
+"""Changes of the batch from which chance is judged, and how improbable it must be."""
 _MOST_KEPT = 4096
 """Batches that are remembered."""
 

@@ -48,10 +48,25 @@ _PLAIN = {'en': '{part}', 'zh': ' {part} '}
 _UNCONFIRMED = 0.99
 
 _LEARNT: Mapping[Stage, float] = {
-    **dict.fromkeys(('output', 'representation', 'gradient'), 2.0),
+    **dict.fromkeys(('output', 'representation', 'gradient', 'update'), 2.0),
     **dict.fromkeys(('target', 'loss'), math.inf),
 }
 """Strengths up to which what a stage does is learnt where a task has had its first rewards."""
+
+_OBVIOUS = 2.0
+"""A strength that needs no second look."""
+
+_ANOTHER, _MOST_OTHERS = 0.1, 1.5
+"""What each further part adds to the strength of the strongest, and the most that all of them do."""
+
+_NOTHING = 1e-3
+"""A value is nothing below so much of what it becomes."""
+
+_FIRST_REWARD = 4
+"""Records in which a first reward is seen if there is one."""
+
+_RETURNS = 5.0
+"""A value may soon be so many times the largest reward."""
 
 
 def _words(english: str, chinese: str, advice: str) -> Words:
@@ -108,7 +123,8 @@ class _Departed(Rule):
         for (scope, task), departures in by_owner.items():
             strength, strongest = max(departures, key=lambda entry: entry[0])
             strength /= max(self.threshold, 1e-6)
-            enough = max(self.fewest, math.ceil(self.points * SPACING / max(window.gap, SPACING)))
+            points = self.points_for(strongest, window.gap)
+            enough = max(self.fewest, math.ceil(points * SPACING / max(window.gap, SPACING)))
             if strongest.age < (min(enough, 2) if strongest.is_rare else enough):
                 strength = min(strength, _UNCONFIRMED)
             others = {departure.name: departure.level for _, departure in departures[:6]}
@@ -122,15 +138,25 @@ class _Departed(Rule):
                 stage=self.stage,
                 since=strongest.since,
                 topic=scope,
-                severity=self.severity_of(strongest, window),
+                severity=self.severity_of(strongest, [departure for _, departure in departures], window),
             )
+
+    def points_for(self, departure: Departure, gap: int) -> int:
+        """Return how many points must be away, five iterations apart."""
+        return self.points
 
     def weighed(self, strength: float, departures: list[Departure]) -> float:
         """Return the strength of a sign with regard to all departures of its owner at this stage."""
         return strength
 
-    def severity_of(self, departure: Departure, window: Window) -> Severity | None:
-        """Return what replaces the rule's own severity; None for nothing."""
+    def severity_of(self, departure: Departure, its: list[Departure], window: Window) -> Severity | None:
+        """Return what replaces the rule's own severity; None for nothing.
+
+        Arguments:
+            departure: the strongest one of its owner at this stage.
+            its: all of them.
+            window: the run.
+        """
         is_learning = departure.shift > 0 and departure.strength < _LEARNT.get(self.stage, 0.0)
         return 'info' if is_learning and window.has_first_rewards(departure) else None
 
@@ -176,6 +202,11 @@ class DataJump(_Departed):
 
     points: int = 2
 
+    def points_for(self, departure: Departure, gap: int) -> int:
+        """Batches of few frames differ; rewards of another size do not come and go."""
+        is_plain = departure.figure.unit == 'reward' or departure.strength >= _OBVIOUS
+        return self.points if is_plain else self.points + 1
+
 
 @dataclass
 class TargetJump(_Departed):
@@ -194,6 +225,20 @@ class TargetJump(_Departed):
     fewest: ClassVar[int] = 1
 
     points: int = 2
+
+    def points_for(self, departure: Departure, gap: int) -> int:
+        """Values come out of nothing a little before the first reward is seen in a batch."""
+        from_nothing = abs(departure.past) < _NOTHING * abs(departure.level)
+        if not from_nothing or departure.figure.unit != 'reward':
+            return self.points
+        return self.points + math.ceil(_FIRST_REWARD * min(gap, SPACING) / SPACING)
+
+    def severity_of(self, departure: Departure, its: list[Departure], window: Window) -> Severity | None:
+        """Values of many times the largest reward are not learnt from the first ones."""
+        limit = _RETURNS * window.largest_reward(departure.task)
+        if any(each.figure.unit == 'reward' and abs(each.level) > limit for each in its):
+            return None
+        return super().severity_of(departure, its, window)
 
 
 @dataclass
@@ -270,7 +315,7 @@ class GradientJump(_Departed):
     reads: ClassVar[tuple[str, ...]] = ('grad/', 'grad_local/')
     stage: ClassVar[Stage] = 'gradient'
 
-    def severity_of(self, departure: Departure, window: Window) -> Severity | None:
+    def severity_of(self, departure: Departure, its: list[Departure], window: Window) -> Severity | None:
         """Gradients that grow in some shared parts, or change little by little, are information.
 
         What goes wrong behind the loss is seen at once, and in most shared parts.
@@ -279,7 +324,7 @@ class GradientJump(_Departed):
             return 'info'
         is_shared = departure.task is None and departure.shift > 0
         is_learning = is_shared and (not departure.is_sudden or window.departures.share_departed(departure) < 0.5)
-        return 'info' if is_learning else super().severity_of(departure, window)
+        return 'info' if is_learning else super().severity_of(departure, its, window)
 
     def weighed(self, strength: float, departures: list[Departure]) -> float:
         """The gradient of what has been learnt falls too, that of one head and not of all."""
@@ -304,9 +349,16 @@ class UpdateJump(_Departed):
     reads: ClassVar[tuple[str, ...]] = ('update/', 'clip/')
     stage: ClassVar[Stage] = 'update'
 
-    def severity_of(self, departure: Departure, window: Window) -> Severity | None:
+    def weighed(self, strength: float, departures: list[Departure]) -> float:
+        """What happens to the optimizer is seen in many parts at once."""
+        parts = {each.family for each in departures if each.is_sudden and each.shift * departures[0].shift > 0}
+        return strength * min(1 + _ANOTHER * (len(parts) - 1), _MOST_OTHERS) if parts else strength
+
+    def severity_of(self, departure: Departure, its: list[Departure], window: Window) -> Severity | None:
         """Steps that grow little by little are information."""
-        return 'info' if departure.shift > 0 and not departure.is_sudden else super().severity_of(departure, window)
+        return (
+            'info' if departure.shift > 0 and not departure.is_sudden else super().severity_of(departure, its, window)
+        )
 
 
 @dataclass
@@ -326,7 +378,12 @@ class WeightJump(_Departed):
     reads: ClassVar[tuple[str, ...]] = ('norm/',)
     stage: ClassVar[Stage] = 'weight'
 
-    def severity_of(self, departure: Departure, window: Window) -> Severity | None:
+    def weighed(self, strength: float, departures: list[Departure]) -> float:
+        """What decays does so in several parts; one alone may shrink by learning."""
+        shrinking = {departure.family for departure in departures if departure.shift < 0}
+        return 0.5 * strength if len(shrinking) == 1 else strength
+
+    def severity_of(self, departure: Departure, its: list[Departure], window: Window) -> Severity | None:
         """Growth that is not sudden is information: the weights of a network that learns grow."""
         return 'info' if departure.shift > 0 and not departure.is_sudden else None
 

@@ -22,7 +22,8 @@ __all__ = ['Spike']
 _CAUSES = ('learning rate', 'data', 'loss', 'head gradient', 'shared gradient', 'signals')
 _HARM = ('loss', 'head gradient', 'shared gradient')
 _NAMED = ('/_total_norm', '/max', '/abs_max', '/norm_max', '/std', '/mean')
-_OF_ALL = ('grad/model/', 'learning_rate/')
+_RATES, _HIGHEST, _TOTAL = 'learning_rate/', 'learning_rate/model', 'grad/model/_total_norm'
+_OF_ALL = ('grad/model/', _RATES)
 _NAMES_KEPT = 4
 _BEGINS, _YOUNG = 100.0, 16
 _FIRST, _VERY_YOUNG = 16, 1e4
@@ -135,7 +136,7 @@ class Spike(Rule):
         names = tuple(scalars)
         layout = self._layouts.get(names)
         if layout is None:
-            chosen = tuple(name for name in names if stage_of(name) in _CAUSES and _is_compared(name))
+            chosen = _chosen(names)
             families = [self._families.setdefault(without_task(name), len(self._families)) for name in chosen]
             layout = _Layout(
                 chosen,
@@ -239,6 +240,18 @@ class Spike(Rule):
         # One shared part alone often jumps with a first reward, the whole model does not.
         parts = [place for place in shared if layout.names[place].startswith(_OF_ALL)] or shared
         return all(above[place] < limit for place in parts)
+
+
+def _chosen(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the figures that are compared."""
+    chosen = [name for name in names if stage_of(name) in _CAUSES and _is_compared(name)]
+    if any(name.startswith(_RATES) and name != _HIGHEST for name in chosen):
+        # The highest rate may be one task's.
+        chosen = [name for name in chosen if name != _HIGHEST]
+    if _TOTAL in chosen:
+        # A shared part whose gradient is small beside the others' jumps now and then, and nothing comes of it.
+        chosen = [name for name in chosen if name == _TOTAL or stage_of(name) != 'shared gradient']
+    return tuple(chosen)
 
 
 def _is_compared(name: str) -> bool:

@@ -30,7 +30,7 @@ def distinct(share: float) -> dict[str, float]:
 
 
 def data(seed: int, task_id: int) -> dict[str, float]:
-    values = np.random.default_rng(seed).normal(size=4)
+    values = np.random.default_rng(abs(seed) + 10**6 * (seed < 0)).normal(size=4)
     names = ('mean', 'std', 'max', 'min')
     return {f'data/obs_task{task_id}/{name}': float(v) for name, v in zip(names, values, strict=True)}
 
@@ -40,6 +40,9 @@ def of_a_single_task(seed: int) -> dict[str, float]:
 
 
 UNEVEN = np.cumsum([2, 4, 3, 5, 2, 7, 10, 3, 10, 9, 10, 9, 9])
+
+FEW = [*range(4)] * 3 + [0, 1, 1, 3, 2, 0, 0, 3, 3, 2, 1, 2, 0, 0, 3, 1, 1, 2, 2, 0, 3, 1]
+"""Batches out of a replay buffer that holds little: the same one twice in a row comes late, and is chance."""
 
 HEALTHY: dict[str, Callable[[int], dict[str, float]]] = {
     'all different': inputs,
@@ -58,6 +61,10 @@ HEALTHY: dict[str, Callable[[int], dict[str, float]]] = {
     'a buffer that fills': lambda i: distinct(min(1.0, (i + 1) / 60)),
     'samples that are mostly alike': lambda i: distinct((1 + i % 3) / 16),
     'a batch of one sample now and then': lambda i: distinct(1 / 16 if i in (40, 41, 50, 51) else 1.0),
+    'few data, of which one looks like another': lambda i: {
+        **data(FEW[i] if i < len(FEW) else i, 0),
+        **data(-1 - i, 1),
+    },
     'rewards of 0': lambda i: {f'data/reward_task0/{name}': 0.0 for name in ('mean', 'std', 'max', 'min')},
 }
 
@@ -73,6 +80,12 @@ BROKEN: dict[str, tuple[Callable[[int], dict[str, float]], str, int, tuple[int, 
     'every one twice': (lambda i: inputs(i if i < PLANTED else i // 2 + 1000), 'batch_repeats', PLANTED + 5, ()),
     'four times each, then for ever': (lambda i: inputs(min(i, PLANTED) // 4), 'batch_repeats', PLANTED + 15, ()),
     'one task': (lambda i: {**data(min(i, PLANTED), 0), **data(i, 1)}, 'batch_repeats', PLANTED + 3, (0,)),
+    'few data, then one of them for ever': (
+        lambda i: {**data(FEW[min(i, 20)], 0), **data(-1 - i, 1)},
+        'batch_repeats',
+        57,
+        (0,),
+    ),
     'a single task': (lambda i: of_a_single_task(min(i, PLANTED)), 'batch_repeats', PLANTED + 3, ()),
     'one task, whose data grows old': (
         lambda i: {**data(min(i, PLANTED), 0), 'data/age_transitions_task0/mean': float(i)},
