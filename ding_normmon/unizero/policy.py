@@ -194,19 +194,18 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         parts: dict[int, dict[str, Tensor]] = {}
         metrics: dict[str, Tensor] = {}
         for current_batch, target_batch, task_id in data:
-            found = self._task_loss(step, current_batch, target_batch, task_id)
+            try:
+                found = self._task_loss(step, current_batch, target_batch, task_id)
+            except Exception:
+                # What its batch holds is the first thing to ask for.
+                self._publish_batch(step, current_batch, target_batch, task_id)
+                raise
             losses[task_id] = found.loss / present
             parts[task_id] = {name: term / present for name, term in found.terms.items()}
             metrics.update({f'{name}_task{task_id}': value for name, value in found.metrics.items()})
-        if step.due:
-            # After all forward passes: between them it would cost four times as much.
-            scale = float(self._cfg.model.support_scale)
-            support = (-scale, scale)
-            for current_batch, target_batch, task_id in data:
-                publish_data(step, current_batch, target_batch, task_id)
-                declared = Declared(self.tasks[task_id].action_space_size, support, support)
-                publish_checks(step, current_batch, target_batch, declared, task_id)
-                self._ages.publish(step, current_batch, task_id)
+        # After all forward passes: between them it would cost four times as much.
+        for current_batch, target_batch, task_id in data:
+            self._publish_batch(step, current_batch, target_batch, task_id)
         step.forward_end(losses, parts, corrected=self.corrects_gradients)
         parts.clear()
         if losses:
@@ -249,6 +248,20 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         if not present:
             raise ValueError('a learner step needs data of at least one task on one rank')
         return present
+
+    def _publish_batch(
+        self,
+        step: InertLearnerStep,
+        current_batch: Sequence[NDArray[Any]],
+        target_batch: Sequence[NDArray[Any]],
+        task_id: int,
+    ) -> None:
+        if step.due:
+            scale = float(self._cfg.model.support_scale)
+            declared = Declared(self.tasks[task_id].action_space_size, (-scale, scale), (-scale, scale))
+            publish_data(step, current_batch, target_batch, task_id)
+            publish_checks(step, current_batch, target_batch, declared, task_id)
+            self._ages.publish(step, current_batch, task_id)
 
     def _task_loss(
         self,

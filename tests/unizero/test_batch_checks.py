@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import torch
 from ding_normmon import attach
 from ding_normmon.core.record import Record
 from ding_normmon.integrations.lightzero.batch import outside_support
+from ding_normmon.runs import read_run
+from ding_normmon.runs.history_file import FILE_NAME, HistoryFile
 from tests.sampling import sampled
 from tests.unizero.builders import random_batch, tiny_policy
 
@@ -64,3 +67,22 @@ def test_what_is_outside_is_counted_in_valid_steps(spoil: str, part: str | None,
 def test_the_support_is_that_of_the_transform() -> None:
     # h(15) = sqrt(16) - 1 + 0.015 = 3.015
     assert outside_support(np.array([14.8, -14.8, 15.0, -15.0, np.nan, -np.inf]), (-3.0, 3.0)) == 4
+
+
+@pytest.mark.parametrize('spoilt', [0, 1])
+def test_an_exception_in_the_forward_pass_is_told_with_the_task_whose_batch_made_it(
+    spoilt: int, tmp_path: Path
+) -> None:
+    policy = tiny_policy(2)
+    history = HistoryFile(tmp_path / FILE_NAME)
+    attachment = attach(policy, {'monitor_norm_freq': 1000, 'watch': 1}, destinations=[history])
+    for iteration in range(12):
+        policy._forward_learn([random_batch(policy, task_id, iteration) for task_id in range(2)])
+    batches = [random_batch(policy, task_id, 12) for task_id in range(2)]
+    batches[spoilt][0][0].reshape(-1)[5] = np.nan
+    with pytest.raises(ValueError, match='NaN'):
+        policy._forward_learn(batches)
+    attachment.detach()
+    (incident,) = read_run(tmp_path).incidents
+    assert incident.kind == 'exception'
+    assert (incident.opened, incident.task) == (12, spoilt)

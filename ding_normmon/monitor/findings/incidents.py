@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,10 @@ BEFORE, AFTER = 256, 64
 _MOST = 16
 _MOST_BYTES = 4 << 20
 _NONFINITE = 'monitor/nonfinite/'
+
+
+_Opener: TypeAlias = tuple[int, str, str, tuple[int, ...]]
+"""Iteration, kind and reason of an incident, and the tasks that a finding names."""
 
 
 @dataclass
@@ -94,9 +99,9 @@ class Incidents:
                 yield self._completed()
         else:
             self._after = 0
-        kind, reason, at_fault = self._opener(record)
-        if self._open is None and kind:
-            yield from self._begin(record.iteration, kind, reason, at_fault, every)
+        opener = self._exception(record) or self._opener(record)
+        if self._open is None and opener is not None:
+            yield from self._begin(*opener, every)
 
     def finish(self, every: int) -> Iterator[Incident]:
         """Yield the open incident, or that of an exception that ended the run."""
@@ -116,25 +121,31 @@ class Incidents:
         values = np.fromiter((*record.scalars.values(), *parameters.values()), np.float64, len(names))
         self._steps.append(_Step(record.iteration, names, values))
 
-    def _opener(self, record: Record) -> tuple[str, str, tuple[int, ...]]:
+    def _exception(self, record: Record) -> _Opener | None:
+        """Return the exception of this step, or of one before; records come some steps after they were measured."""
+        with self._lock:
+            if self._raised is None or record.iteration < self._raised[0]:
+                return None
+            (iteration, what), self._raised = self._raised, None
+        findings = [finding for finding in record.findings if finding.is_active and record.iteration == iteration]
+        at_fault = next((finding.tasks for finding in findings if finding.severity != 'info'), ())
+        return iteration, 'exception', what, at_fault
+
+    def _opener(self, record: Record) -> _Opener | None:
         broken = {name for name, value in record.scalars.items() if name.startswith(_NONFINITE) and value}
         new, first = broken - self._broken, len(self._steps) <= 1
         self._broken |= broken
         finding = next((entry for entry in record.findings if entry.is_active and entry.severity != 'info'), None)
-        with self._lock:
-            raised, self._raised = self._raised, None
-        if raised is not None:
-            return 'exception', raised[1], ()
         if finding is not None:
             kind = 'invariant' if finding.rule in _INVARIANTS else 'finding'
             kind = 'non-finite' if finding.rule == 'non_finite' else kind
-            return kind, finding.sentence, finding.tasks
+            return record.iteration, kind, finding.sentence, finding.tasks
         # Logits of impossible actions may be infinite from the start.
         new = {name for name in new if not (first and '/logits/' in name)}
         if new:
             name = min(new, key=lambda entry: ('loss' not in entry, entry))
-            return 'non-finite', f'{name.removeprefix(_NONFINITE)} is NaN or infinite.', ()
-        return '', '', ()
+            return record.iteration, 'non-finite', f'{name.removeprefix(_NONFINITE)} is NaN or infinite.', ()
+        return None
 
     def _begin(
         self, iteration: int, kind: str, reason: str, at_fault: tuple[int, ...], every: int
@@ -144,8 +155,7 @@ class Incidents:
             return
         self._opened += 1
         window = self._window(BEFORE + 1)
-        opened = iteration if kind == 'exception' else int(window.iterations[-1])
-        self._open = incident_of(self._opened, window, opened, kind, reason, self._tasks, at_fault, every)
+        self._open = incident_of(self._opened, window, iteration, kind, reason, self._tasks, at_fault, every)
         self._after = 0
         yield self._open
 
