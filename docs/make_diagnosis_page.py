@@ -95,10 +95,18 @@ tests are marked as gaps: with 26 tasks at every 1 and 5 iterations more than on
 """
 
 AFTER_TABLE = """
-What is not found: actions or targets in the wrong order, which hardly change any figure; data that changes little by
-little with the replay buffer; and noise in a task's targets while its loss still falls. By the figures of LightZero's
-in-tree monitor (no data, no targets, no steps, signals of all tasks together) faults of the data are seen only by their
-effects.
+What is not found, and why:
+
+- actions or targets in the wrong order: of a model that has not learnt yet how they belong together no figure changes;
+- another weight of a loss that is next to 0 already: neither the sum that is differentiated nor a step changes by more
+  than usual. Often its first iterations show it, if each is measured;
+- a task whose data changes little by little with the replay buffer, or in a part of its observations, by less than its
+  batches differ;
+- a learning rate that decays a little too fast: until it is as good as 0 it is a schedule;
+- what is planted when there are three records: at every 20 iterations these runs are too short.
+
+By the figures of LightZero's in-tree monitor (no data, no targets, no steps, signals of all tasks together) faults of
+the data are seen only by their effects.
 
 ## What must hold
 

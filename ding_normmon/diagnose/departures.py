@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
@@ -12,10 +11,12 @@ import numpy as np
 from ding_normmon.core.figure import Figure
 from ding_normmon.core.figures import Figures
 from ding_normmon.core.metric_names import task_in, without_task
-from ding_normmon.diagnose.past import Past, Rows, Values, transformed
-from ding_normmon.diagnose.tolerances import STATE, TOLERANCES, declare, unit_of
+from ding_normmon.diagnose.breaks import BROKEN, note_past, note_sign, shrinks, turns, unlearnt, vanishes
+from ding_normmon.diagnose.departure import Departure
+from ding_normmon.diagnose.past import FEWEST, Past, Rows, Values, transformed
+from ding_normmon.diagnose.tolerances import STATE, declare, unit_of
 
-__all__ = ['PATIENCE', 'RECENT', 'SPACING', 'Departure', 'Departures']
+__all__ = ['PATIENCE', 'RECENT', 'SPACING', 'Departures']
 
 RECENT = 3
 """The median of so many newest points is compared with the past."""
@@ -39,27 +40,13 @@ _FAR_AWAY = 2.0
 """Nor do those of a figure that drifts if it is away by so much."""
 
 _SETTLED = 9
+"""Points that a past is worth before anything holds on to it."""
 
 _YOUNG_RECORDS, _YOUNG_ITERATIONS = 7, 60
 """Nothing is judged before there have been so many records, or iterations."""
 
 _GRADUAL = 0.4
 """A figure has left suddenly if it was below so much of the strength one point before."""
-
-_BROKEN = 3.0
-"""Strength of a figure that has never been 0, or of the other sign, and is now."""
-
-_OPPOSITE, _OF_ONE_SIGN, _CLEARLY, _FORGETS = 1.5, 4, 0.1, 0.8
-"""A sign has turned where so many of the newest points, older ones counting less, have the one that none of at least
-four points had before; what is smaller than a tenth of the usual size has none."""
-_TINY = 0.01
-"""Nor has a figure that is always so small beside what it is a part of."""
-
-_NOTHING, _VALUE, _LIVELY = 1e-3, 0.05, 6
-"""Values have a size above so much of the largest, or of this; after so many points with a size they do not vanish."""
-
-_FALLEN, _RISE = 1.1, 1.5
-"""A loss has fallen far if it is below a third of its highest value; above that value, it has to be by a factor."""
 
 _RAREST = 64
 """A figure that has not been measured for so many records is not judged."""
@@ -70,45 +57,11 @@ _SHRINKS = 0.97
 _MEMORY = 0.96
 """Factor on the largest healthy move of a figure from one point to the next."""
 
+_MOST_WORTH = 2.0
+"""A point is worth no more than so many that are five iterations apart."""
+
 _FEW = 6.0
 """A spread that n points tell is believed to be 1 + (_FEW / n)² times as large."""
-
-
-@dataclass(frozen=True)
-class Departure:
-    """A figure that is away from its past.
-
-    Arguments:
-        name: the figure.
-        figure: its declaration.
-        task: global id of its task; None where it has none.
-        family: its name without the task.
-        strength: 1 at the threshold.
-        shift: difference to the past on the figure's own scale, with its sign.
-        others: median shift of the same figure of the other tasks; NaN where there is none.
-        approaches: whether it is nearer to the other tasks' level than it was.
-        level: median of the newest points.
-        past: median of the past.
-        since: iteration at which it left.
-        age: its points since then.
-        is_rare: whether it is measured in some records only.
-        is_sudden: whether it left from one point to the next.
-    """
-
-    name: str
-    figure: Figure
-    task: int | None
-    family: str
-    strength: float
-    shift: float
-    others: float
-    approaches: bool
-    level: float
-    past: float
-    since: int
-    age: int
-    is_rare: bool
-    is_sudden: bool
 
 
 class Departures:
@@ -153,6 +106,7 @@ class Departures:
         self.learning_rate: float | None = None
         self._records = 0
         self._next = -1
+        self._gap = SPACING
         self._began: int | None = None
         self.current: tuple[Departure, ...] = ()
         self.is_new = False
@@ -169,8 +123,9 @@ class Departures:
         self.is_new = iteration >= self._next
         if not self.is_new:
             return
-        self._next = iteration + SPACING
         self._began = iteration if self._began is None else self._began
+        self._gap = max(SPACING, iteration - (self._next - SPACING) if self._records else SPACING)
+        self._next = iteration + SPACING
         self._register(names)
         rows, rate = self._rows_of_points[points], values[self._is_rate[points]]
         judged = rows >= 0
@@ -194,10 +149,7 @@ class Departures:
         self._recent[rows, -1] = values
         normal = ~state['is_held'][rows] & ~np.isnan(leaving)
         self._note_past(rows[normal], leaving[normal])
-        signs = self._signs(rows, values)
-        is_opposite = signs * state['balance'][rows] < 0
-        kept = np.where(signs == 0, 1.0, _FORGETS) * state['opposite'][rows]
-        state['opposite'][rows] = kept + is_opposite
+        note_sign(state, rows, values)
         if self._records % _REFRESH == 0 or self._records < _YOUNG:
             self._describe()
         if self._records >= _YOUNG_RECORDS or iteration - self._began >= _YOUNG_ITERATIONS:
@@ -235,10 +187,14 @@ class Departures:
             entry['tells_size'] = is_data or stem not in self._has_data
             entry['stem'] = self._stems.setdefault(stem, len(self._stems))
 
+    def _counted(self, counts: Values | Rows) -> Values:
+        """Return what points are worth: batches that lie further apart have less in common, trends do not."""
+        return np.where(self._state['is_sparse'], min(self._gap / SPACING, _MOST_WORTH), 1.0) * counts
+
     def _describe(self) -> None:
         """Describe the pasts anew, those of figures that have one."""
         state = self._state
-        rows = np.flatnonzero(self._near.counts >= state['fewest'])
+        rows = np.flatnonzero((self._counted(self._near.counts) >= state['fewest']) & (self._near.counts >= FEWEST))
         if not rows.size:
             return
         # The size of a signal is the largest that any of its statistics has had.
@@ -255,12 +211,12 @@ class Departures:
         for which, past in (('near', self._near), ('far', self._far)):
             middle, spread, low, high = past.describe(rows, zero, state['is_sparse'][rows])
             state[f'{which}_middle'][rows] = middle
-            doubt = 1 + (_FEW / past.counts[rows]) ** 2
+            doubt = 1 + (_FEW / self._counted(past.counts)[rows]) ** 2
             state[f'{which}_spread'][rows] = np.maximum(doubt * spread, state['floor'][rows])
             state[f'{which}_low'][rows], state[f'{which}_high'][rows] = low, high
             state[f'{which}_half'][rows] = doubt * (high - low) / 2
         state['last_middle'][rows], steps, state['last_low'][rows] = self._near.lately(rows, zero)
-        doubt = 1 + (_FEW / self._near.counts[rows]) ** 2
+        doubt = 1 + (_FEW / self._counted(self._near.counts)[rows]) ** 2
         state['last_steps'][rows] = doubt * steps
         floor = state['jump_floor'][rows]
         state['last_spread'][rows] = np.where(floor > 0, np.maximum(doubt * steps, floor), np.inf)
@@ -295,12 +251,15 @@ class Departures:
         state['jump_before'][rows], state['jump'][rows] = state['jump'][rows], signed
         larger = state['jumped'][rows] & (jump > strength)
         strength, shift = np.where(larger, jump, strength), np.where(larger, moved, shift)
-        shrunk = self._shrunk(rows, moved, threshold)
+        shrunk = shrinks(state, rows, moved, threshold)
         strength, shift = np.maximum(shrunk, strength), np.where(shrunk > strength, moved, shift)
-        strength = np.maximum(self._with_breaks(rows, strength), self._unlearnt(rows, now, threshold))
+        settled, lively = self._counted(self._near.counts)[rows], self._counted(state['streak'])[rows]
+        is_broken = vanishes(state, rows, settled >= _SETTLED, lively) | turns(state, rows)
+        strength = np.where(is_broken, np.maximum(strength, BROKEN), strength)
+        strength = np.maximum(strength, unlearnt(state, rows, now, threshold))
         # What drifts as long as it is trained has no past to hold on to, nor have the first points.
         holds = ~state['drifts'][rows] | (strength >= _FAR_AWAY) | state['jumped'][rows] | (shrunk >= _ABNORMAL)
-        holds &= self._near.counts[rows] >= _SETTLED
+        holds &= settled >= _SETTLED
         is_abnormal = strength >= _ABNORMAL
         state['is_held'][rows] = is_abnormal & holds
         begins = state['away'][rows] == 0
@@ -341,51 +300,7 @@ class Departures:
         state = self._state
         for past in (self._near, self._far):
             past.add(rows, values)
-        sizes = np.abs(values)
-        state['streak'][rows] = np.where(
-            sizes > _NOTHING * np.maximum(state['size'][rows], _VALUE), state['streak'][rows] + 1, 0
-        )
-        state['smallest'][rows] = np.minimum(state['smallest'][rows], sizes)
-        state['largest'][rows] = np.maximum(state['largest'][rows], sizes)
-        state['balance'][rows] += self._signs(rows, values)
-        state['is_mixed'][rows] |= self._signs(rows, values) * state['balance'][rows] < 0
-
-    def _signs(self, rows: Rows, values: Values) -> Values:
-        """Return 1, -1, or 0 for what is small."""
-        return np.where(np.abs(values) > _CLEARLY * self._state['largest'][rows], np.sign(values), 0.0)
-
-    def _with_breaks(self, rows: Rows, strength: Values) -> Values:
-        """Return strengths with what no spread allows: what has become exactly 0, and what has another sign."""
-        state = self._state
-        balance = state['balance'][rows]
-        was_large = state['smallest'][rows] > _CLEARLY * state['largest'][rows]
-        vanished = (state['level'][rows] == 0) & was_large & (self._near.counts[rows] >= _SETTLED)
-        vanished &= ~state['may_vanish'][rows]
-        # Values are made with a network, so that they are never all exactly 0.
-        vanished |= (state['level'][rows] == 0) & state['is_value'][rows] & (state['streak'][rows] >= _LIVELY)
-        turned = (state['opposite'][rows] >= _OPPOSITE) & (np.abs(balance) >= _OF_ONE_SIGN)
-        turned &= state['largest'][rows] > _TINY * np.maximum(state['size'], state['least_size'])[rows]
-        turned &= state['has_sign'][rows] & ~state['is_mixed'][rows]
-        return np.where(vanished | turned, np.maximum(strength, _BROKEN), strength)
-
-    def _unlearnt(self, rows: Rows, now: Values, threshold: float) -> Values:
-        """Return strengths of losses that had fallen far and are above where they began.
-
-        The past of what falls is so wide that nothing else would count.
-        """
-        state = self._state
-        highest = np.maximum(state['near_high'][rows], state['far_high'][rows])
-        had_fallen = (highest - state['far_middle'][rows] > _FALLEN) & state['unlearns'][rows]
-        above = (now - highest) / (_RISE * threshold * state['floor'][rows])
-        return np.where(had_fallen, TOLERANCES['loss'].alone * above, 0.0)
-
-    def _shrunk(self, rows: Rows, moved: Values, threshold: float) -> Values:
-        """Return strengths of what training lets grow and falls faster than ever: its past has room for any level."""
-        state = self._state
-        faster = np.minimum(state['last_low'][rows], 0.0) - moved
-        pace = state['pace'][rows]
-        limit = threshold * np.maximum(pace, state['last_steps'][rows] / 2)
-        return np.where(pace > 0, faster / np.maximum(limit, 1e-12), 0.0)
+        note_past(state, rows, values)
 
     def share_departed(self, departure: Departure) -> float:
         """Return the share of a stage's figures without a task that are away in the direction of one of them."""

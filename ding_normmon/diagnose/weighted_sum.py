@@ -87,7 +87,7 @@ class WeightedSum:
     """
 
     def __init__(self) -> None:
-        self._layout: tuple[tuple[str, int | None], ...] = ()
+        self._keys: tuple[tuple[str, int | None], ...] = ()
         self._forget()
 
     def _forget(self) -> None:
@@ -105,15 +105,19 @@ class WeightedSum:
 
         Arguments:
             total: not 0.
-            parts: by name of the part and global task id; a task that joins or leaves begins a new sum.
+            parts: by name of the part and global task id, always in the same order; a task that joins or leaves begins
+                a new sum.
         """
-        layout = tuple(sorted(parts, key=lambda key: (key[0], -1 if key[1] is None else key[1])))
-        if layout != self._layout:
-            self._layout = layout
-            self._names = sorted({part for part, _ in layout}, key=lambda name: (len(name), name))
-            self._tasks = sorted({task for _, task in layout}, key=lambda task: -1 if task is None else task)
+        keys = tuple(parts)
+        if keys != self._keys:
+            self._keys = keys
+            self._names = sorted({part for part, _ in keys}, key=lambda name: (len(name), name))
+            self._tasks = sorted({task for _, task in keys}, key=lambda task: -1 if task is None else task)
+            rows = [self._names.index(part) for part, _ in keys]
+            self._places = np.array(rows), np.array([self._tasks.index(task) for _, task in keys])
             self._forget()
-        values = np.array([[parts.get((name, task), 0.0) for task in self._tasks] for name in self._names])
+        values = np.zeros((len(self._names), len(self._tasks)))
+        values[self._places] = list(parts.values())
         row = values, total
         if self._factors is None:
             self._rows.append(row)

@@ -12,7 +12,8 @@ import numpy as np
 from ding_normmon.core.figures import Figures
 from ding_normmon.core.metric_names import task_in, without_task
 from ding_normmon.core.record import Record
-from ding_normmon.diagnose.departures import SPACING, Departure, Departures
+from ding_normmon.diagnose.departure import Departure
+from ding_normmon.diagnose.departures import SPACING, Departures
 from ding_normmon.diagnose.points import Points, Rows
 from ding_normmon.diagnose.tolerances import TOLERANCES
 from ding_normmon.diagnose.wording import call

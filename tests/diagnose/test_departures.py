@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ding_normmon.core.record import Record
-from ding_normmon.diagnose.departures import Departure
+from ding_normmon.diagnose.departure import Departure
 from ding_normmon.diagnose.window import Window
 from ding_normmon.metrics import DECLARED
 
@@ -158,3 +158,10 @@ def test_what_all_tasks_do_is_not_one_tasks_where_a_value_comes_twice() -> None:
     states = run(series)
     owners = {states[-1][2].owner(departure)[:2] for departure in states[-1][1]}
     assert owners == {('all', None)}
+
+
+@pytest.mark.parametrize(('every', 'away'), [(5, False), (10, True), (20, True)])
+def test_few_batches_tell_more_if_they_lie_further_apart(every: int, away: bool) -> None:
+    values = noisy(1.0, 8, spread=0.8) + noisy(3.0, 4, 1)
+    states = run({'data/observation_change/mean': values}, every)
+    assert any(d.strength >= 1 for _, current, _ in states for d in current) == away

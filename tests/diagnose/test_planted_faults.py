@@ -57,11 +57,15 @@ class TestGoals:
     def test_most_known_faults_are_found(self, verdicts: list[Verdict]) -> None:
         held_out = held_out_kinds(list(KINDS))
         known = [v for v in verdicts if not v.scenario.is_healthy and v.scenario.kind not in held_out]
-        assert sum(verdict.right is not None for verdict in known) >= 0.75 * len(known)
+        assert sum(verdict.right is not None for verdict in known) >= 0.83 * len(known)
 
     def test_hardly_any_finding_names_the_wrong_one(self, verdicts: list[Verdict]) -> None:
         faulty = [verdict for verdict in verdicts if not verdict.scenario.is_healthy]
-        assert sum(verdict.is_wrong for verdict in faulty) <= 0.1 * len(faulty)
+        assert sum(verdict.is_wrong for verdict in faulty) <= 0.03 * len(faulty)
 
     def test_healthy_runs_have_no_error(self, verdicts: list[Verdict]) -> None:
         assert [finding for verdict in verdicts for finding in verdict.early if finding.severity == 'error'] == []
+
+    def test_healthy_runs_are_hardly_ever_warned_of(self, verdicts: list[Verdict]) -> None:
+        iterations = sum(verdict.healthy_iterations for verdict in verdicts)
+        assert sum(len(verdict.early) for verdict in verdicts) <= 0.2 * iterations / 1000

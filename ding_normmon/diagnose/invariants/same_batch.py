@@ -208,17 +208,16 @@ _MOST_RETURNS, _RARE = 32, 1e-3
 _MOST_KEPT = 4096
 """Batches that are remembered."""
 
-_MOMENTS = ('/mean', '/std', '/max', '/min')
+_MOMENTS = r'data/(?!age_).*/(?:mean|std|max|min)'
+"""Figures of the data; how old a batch is changes although the batch does not."""
 
 
 def _batches(window: Window) -> dict[int | None, tuple[float, ...]]:
     """Return what tells the batches of this record from others, by task; None for the model's inputs."""
     scalars = window.record.scalars
     found: dict[int | None, list[float]] = {}
-    for name, value in scalars.items():
-        # How old a batch is changes although the batch does not.
-        if name.startswith('data/') and name.endswith(_MOMENTS) and not name.startswith('data/age_'):
-            found.setdefault(task_in(name), []).append(value)
+    for name, value in window.matching(_MOMENTS).items():
+        found.setdefault(task_in(name), []).append(value)
     # Figures that are all the same number are those of data that never differ.
     batches = {task: tuple(values) for task, values in found.items() if len(set(values)) > 2}
     if _FINGERPRINT in scalars:

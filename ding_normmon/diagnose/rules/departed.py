@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from ding_normmon.core.figure import Stage
 from ding_normmon.core.finding import Severity
-from ding_normmon.diagnose.departures import SPACING, Departure
+from ding_normmon.diagnose.departure import Departure
+from ding_normmon.diagnose.departures import SPACING
 from ding_normmon.diagnose.rule import Rule, Sign, Words
 from ding_normmon.diagnose.window import Window
 

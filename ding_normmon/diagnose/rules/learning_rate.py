@@ -75,7 +75,7 @@ class LearningRate(Rule):
         scalars = window.record.scalars
         if scalars.get('step/scheduler_steps'):
             self._is_planned = True
-        if any(name.startswith('broken/schedule/') for name in scalars):
+        if window.matching('broken/schedule/.*'):
             self._is_planned = False
         fell_at_once = not self._is_planned and now == 0.0 and self._kept > 0
         self._low = self._low + 1 if now <= self.nothing * self._highest else 0

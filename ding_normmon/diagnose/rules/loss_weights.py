@@ -70,13 +70,20 @@ class LossWeights(Rule):
 
     def __post_init__(self) -> None:
         self._sum = WeightedSum()
+        self._keys: dict[str, tuple[str, int | None]] = {}
         self._since = -1
         self._told: Change | None = None
+
+    def _key(self, name: str) -> tuple[str, int | None]:
+        key = self._keys.get(name)
+        if key is None:
+            key = self._keys[name] = without_task(name).removeprefix('noreduce_'), task_in(name)
+        return key
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign."""
         scalars = window.record.scalars
-        parts = {(without_task(n).removeprefix('noreduce_'), task_in(n)): v for n, v in window.matching(_PARTS).items()}
+        parts = {self._key(name): value for name, value in window.matching(_PARTS).items()}
         total = scalars.get(_TOTAL, math.nan) / scalars.get('step/loss_scale', 1.0)
         if f'{_TOTAL}_1' in scalars or not parts or not total or not all(map(math.isfinite, [total, *parts.values()])):
             return
