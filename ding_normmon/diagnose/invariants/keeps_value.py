@@ -109,7 +109,7 @@ class InputChanges(KeepsValue):
             'advice': '查看是什么在准备送入模型的观测。',
         },
     }
-    reads: ClassVar[tuple[str, ...]] = ('inputs/',)
+    reads: ClassVar[tuple[str, ...]] = ('inputs/', 'data/batch_size')
     figures: ClassVar[str] = r'inputs/.+/features|inputs/batch_size|data/batch_size(?:_task\d+)?'
 
     settled: int = 20
