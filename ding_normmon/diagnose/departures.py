@@ -14,7 +14,7 @@ from ding_normmon.core.metric_names import task_in, without_task
 from ding_normmon.diagnose.breaks import BROKEN, note_past, note_sign, shrinks, turns, unlearnt, vanishes
 from ding_normmon.diagnose.departure import Departure
 from ding_normmon.diagnose.past import FEWEST, Past, Rows, Values, transformed
-from ding_normmon.diagnose.tolerances import STATE, declare, unit_of
+from ding_normmon.diagnose.tolerances import STATE, declare, is_judged, unit_of
 
 __all__ = ['PATIENCE', 'RECENT', 'SPACING', 'Departures']
 
@@ -160,7 +160,7 @@ class Departures:
         for name in names[len(self._row_of_point) :]:
             figure = self._figures.describe(name)
             row = -1
-            if figure is not None and figure.stage:
+            if figure is not None and is_judged(name, figure):
                 row = len(self._names)
                 self._names.append(name)
                 self._declared.append(figure)

@@ -12,7 +12,7 @@ from ding_normmon.core.figure import Figure, Stage
 from ding_normmon.core.metric_names import task_in
 from ding_normmon.diagnose.past import FEWEST
 
-__all__ = ['STATE', 'TOLERANCES', 'Tolerance', 'declare', 'unit_of']
+__all__ = ['STATE', 'TOLERANCES', 'Tolerance', 'declare', 'is_judged', 'unit_of']
 
 _SELF_MADE = ('noreduce_obs_loss', 'noreduce_latent_recon_loss', 'noreduce_perceptual_loss', 'loss/')
 """Losses whose targets the model makes itself, which rise when these begin to say something; and sums with them."""
@@ -139,6 +139,14 @@ STATE = np.dtype(
     ]
 )
 """What is known of one figure."""
+
+
+def is_judged(name: str, figure: Figure) -> bool:
+    """Return whether a figure is compared with its past.
+
+    Not the mean of logits: a softmax does not depend on it, so that training leaves it to chance.
+    """
+    return bool(figure.stage) and not (name.startswith('logits/') and name.endswith('/mean'))
 
 
 def unit_of(name: str, figure: Figure) -> str:

@@ -165,3 +165,9 @@ def test_few_batches_tell_more_if_they_lie_further_apart(every: int, away: bool)
     values = noisy(1.0, 8, spread=0.8) + noisy(3.0, 4, 1)
     states = run({'data/observation_change/mean': values}, every)
     assert any(d.strength >= 1 for _, current, _ in states for d in current) == away
+
+
+@pytest.mark.parametrize(('statistic', 'away'), [('mean', False), ('std', True), ('abs_max', True)])
+def test_the_mean_of_logits_does_not_matter_but_their_size_does(statistic: str, away: bool) -> None:
+    states = run({f'logits/policy_task1/{statistic}': noisy(0.02, 20) + noisy(1.0, 6, 1)})
+    assert any(d.strength >= 1 for _, current, _ in states for d in current) == away
