@@ -69,6 +69,7 @@ PATTERNS: list[tuple[str, Change, tuple[int, ...] | None]] = [
     ('non_finite', setting(monitor__nonfinite__grad__head_value_task2=4.0), (2,)),
     ('non_finite', setting(monitor__nonfinite__grad__encoder=4.0), ()),
     ('spike', times('_task2', 1000.0), (2,)),
+    ('spike', times('data/observation_change_task1', 150.0), (1,)),
     ('spike', times('data/reward_task1', 1000.0), None),
     ('spike', times('grad/transformer/', 1000.0), None),
     ('no_gradient', frozen, (1,)),

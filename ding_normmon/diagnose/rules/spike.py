@@ -26,6 +26,7 @@ _RATES, _HIGHEST, _TOTAL = 'learning_rate/', 'learning_rate/model', 'grad/model/
 _OF_ALL = ('grad/model/', _RATES)
 _NAMES_KEPT = 4
 _BEGINS, _YOUNG = 100.0, 16
+_REWARDS, _OBSERVATIONS = ('data/reward', 'data/value_target'), 'data/observation_change'
 _FIRST, _VERY_YOUNG = 16, 1e4
 """Of the first records only what is so many times further off is told; later ones are not compared with them."""
 _SMALL_LOSS = 0.1
@@ -56,10 +57,10 @@ class Spike(Rule):
     """Data, losses, gradients or the learning rate of one step are far above all that was there before, in any task.
 
     One record is enough: what lasts for three iterations is in no more than one or two of them. What counts is a loss,
-    a gradient or a rate that is ``alone`` times its highest value so far; or figures of two stages of the step (its
-    data and its loss, say) that are both ``together`` times what they were in the last 128 records, of which a loss or
-    a gradient is higher than ever. The first records have no level yet: of them only a jump by orders of magnitude is
-    told.
+    a gradient, a rate or the change of observations that is ``alone`` times its highest value so far; or figures of two
+    stages of the step (its data and its loss, say) that are both ``together`` times what they were in the last 128
+    records, of which a loss or a gradient is higher than ever. The first records have no level yet: of them only a jump
+    by orders of magnitude is told.
 
     A task that finds its first reward looks like that too: where no task has had one of late, and the gradient norm of
     the model has not jumped, this is only information.
@@ -160,7 +161,8 @@ class Spike(Rule):
             lately = np.where(recent > 0, values / recent, 0.0)
         # What was next to nothing has begun: the first reward of a run is no spike. And a short past has seen little.
         stages_of = np.array(layout.stages)
-        begins = (lately > _BEGINS) & ((stages_of == 'data') | ((stages_of == 'loss') & (above <= 1)))
+        of_rewards = np.array([name.startswith(_REWARDS) for name in layout.names])
+        begins = (lately > _BEGINS) & (of_rewards | ((stages_of == 'loss') & (above <= 1)))
         # A loss that is small beside what it was before anything was learnt jumps all the time.
         small = _SMALL_LOSS * _padded(self._unlearnt, count)[layout.families]
         begins |= (stages_of == 'loss') & (values < small)
@@ -185,7 +187,7 @@ class Spike(Rule):
             is_record = task in record or None in record
             strengths[task] = factors[-2] / self.together if len(factors) > 1 and is_record else 0.0
         for place in np.flatnonzero(above >= self.alone * young).tolist():
-            if layout.stages[place] not in ('data', 'signals'):
+            if layout.stages[place] not in ('data', 'signals') or layout.names[place].startswith(_OBSERVATIONS):
                 task = layout.tasks[place]
                 strengths[task] = max(strengths.get(task, 0.0), float(above[place]) / self.alone)
         strengths = {task: strength for task, strength in strengths.items() if strength >= self.release}
