@@ -29,6 +29,7 @@ def publish_data(
     current_batch: Sequence[NDArray[Any]],
     target_batch: Sequence[NDArray[Any]],
     task_id: int,
+    whole: bool = False,
 ) -> None:
     """Publish rewards, value targets and how much successive observations differ, from where they are: the host.
 
@@ -38,9 +39,10 @@ def publish_data(
             1 where a step is data and not padding, and more.
         target_batch: rewards (B, T + 1) and values (B, T + 1) first.
         task_id: global task id.
+        whole: look at the observations of all samples, not of some.
     """
     batch_size, steps = np.shape(current_batch[1])[:2]
-    rows = _spread_rows(batch_size)
+    rows = np.arange(batch_size) if whole else _spread_rows(batch_size)
     frames = np.asarray(current_batch[0])[rows]
     frames = np.asarray(frames, dtype=np.float32).reshape(len(frames), steps + 1, -1)
     # One array for all three: making a tensor of one costs as much as measuring it.

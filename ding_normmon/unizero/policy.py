@@ -198,7 +198,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
                 found = self._task_loss(step, current_batch, target_batch, task_id)
             except Exception:
                 # What its batch holds is the first thing to ask for.
-                self._publish_batch(step, current_batch, target_batch, task_id)
+                self._publish_batch(step, current_batch, target_batch, task_id, whole=True)
                 raise
             losses[task_id] = found.loss / present
             parts[task_id] = {name: term / present for name, term in found.terms.items()}
@@ -255,11 +255,12 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         current_batch: Sequence[NDArray[Any]],
         target_batch: Sequence[NDArray[Any]],
         task_id: int,
+        whole: bool = False,
     ) -> None:
         if step.due:
             scale = float(self._cfg.model.support_scale)
             declared = Declared(self.tasks[task_id].action_space_size, (-scale, scale), (-scale, scale))
-            publish_data(step, current_batch, target_batch, task_id)
+            publish_data(step, current_batch, target_batch, task_id, whole)
             publish_checks(step, current_batch, target_batch, declared, task_id)
             self._ages.publish(step, current_batch, task_id)
 
