@@ -77,7 +77,7 @@ def test_an_exception_in_the_forward_pass_is_told_with_the_task_whose_batch_made
     history = HistoryFile(tmp_path / FILE_NAME)
     attachment = attach(policy, {'monitor_norm_freq': 1000, 'watch': 1}, destinations=[history])
     for iteration in range(12):
-        policy._forward_learn([random_batch(policy, task_id, iteration) for task_id in range(2)])
+        policy._forward_learn([random_batch(policy, task_id, iteration, batch_size=40) for task_id in range(2)])
     batches = [random_batch(policy, task_id, 12, batch_size=40) for task_id in range(2)]
     # Of a large batch, the observations of only some samples are looked at where nothing is wrong.
     batches[spoilt][0][0][38].reshape(-1)[5] = np.nan
