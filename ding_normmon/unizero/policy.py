@@ -197,8 +197,11 @@ class UniZeroMultitaskPolicy(ActingPolicy):
             try:
                 found = self._task_loss(step, current_batch, target_batch, task_id)
             except Exception:
-                # What its batch holds is the first thing to ask for.
-                self._publish_batch(step, current_batch, target_batch, task_id, whole=True)
+                # What its batch holds is the first thing to ask for, but it may be too broken to be measured.
+                try:
+                    self._publish_batch(step, current_batch, target_batch, task_id, whole=True)
+                except Exception as error:
+                    logging.warning(f'task {task_id}: its batch cannot be measured: {type(error).__name__}: {error}')
                 raise
             losses[task_id] = found.loss / present
             parts[task_id] = {name: term / present for name, term in found.terms.items()}

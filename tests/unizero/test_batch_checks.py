@@ -14,6 +14,7 @@ from ding_normmon.core.record import Record
 from ding_normmon.integrations.lightzero.batch import outside_support
 from ding_normmon.runs import read_run
 from ding_normmon.runs.history_file import FILE_NAME, HistoryFile
+from ding_normmon.unizero import policy as policies
 from tests.sampling import sampled
 from tests.unizero.builders import random_batch, tiny_policy
 
@@ -87,3 +88,20 @@ def test_an_exception_in_the_forward_pass_is_told_with_the_task_whose_batch_made
     (incident,) = read_run(tmp_path).incidents
     assert incident.kind == 'exception'
     assert (incident.opened, incident.task) == (12, spoilt)
+
+
+def test_a_batch_that_is_too_broken_to_be_measured_changes_no_exception(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise IndexError('no such row')
+
+    monkeypatch.setattr(policies, 'publish_data', broken)
+    policy = tiny_policy(2)
+    attachment = attach(policy, {'monitor_norm_freq': 1})
+    batches = [random_batch(policy, task_id, 0) for task_id in range(2)]
+    batches[1][0][0].reshape(-1)[5] = np.nan
+    with pytest.raises(ValueError, match='NaN'):
+        policy._forward_learn(batches)
+    attachment.detach()
+    assert 'task 1: its batch cannot be measured: IndexError: no such row' in caplog.text
