@@ -55,9 +55,20 @@ def call_exception(error: BaseException, iteration: int) -> tuple[str, str]:
 
     >>> call_exception(ValueError('odd.'), 7)[0]
     'ValueError: odd, in the learner step of iteration 7.'
+
+    Notes of the exception (PEP 678) belong to the sentence.
     """
-    # The text of an exception may be a tensor of a thousand lines.
-    first, *more = str(error).strip().splitlines() or ['']
-    what = f'{type(error).__name__}: {first[:_LONGEST].rstrip(".")}' + ('...' if more or len(first) > _LONGEST else '')
+    what = f'{type(error).__name__}: {_shortened(error)}'
+    notes = getattr(error, '__notes__', None)
+    what = ', '.join([what, *map(_shortened, notes if isinstance(notes, list) else ())])
     text = ''.join(traceback.format_exception(type(error), error, error.__traceback__))[-4000:]
     return f'{what}, in the learner step of iteration {iteration}.', text
+
+
+def _shortened(said: object) -> str:
+    # The text of an exception may be a tensor of a thousand lines.
+    try:
+        first, *more = str(said).strip().splitlines() or ['']
+    except Exception as error:
+        return f'its text cannot be made ({type(error).__name__})'
+    return first[:_LONGEST].rstrip('.') + ('...' if more or len(first) > _LONGEST else '')

@@ -196,7 +196,11 @@ class UniZeroMultitaskPolicy(ActingPolicy):
         for current_batch, target_batch, task_id in data:
             try:
                 found = self._task_loss(step, current_batch, target_batch, task_id)
-            except Exception:
+            except Exception as raised:
+                # As `add_note` does, which Python 3.10 does not have. The task is known, in every step.
+                vars(raised).setdefault('__notes__', []).append(
+                    f'in the forward pass of task {task_id} ({self.task_names[task_id]})'
+                )
                 # What its batch holds is the first thing to ask for, but it may be too broken to be measured.
                 try:
                     self._publish_batch(step, current_batch, target_batch, task_id, whole=True)

@@ -90,6 +90,22 @@ def test_an_exception_in_the_forward_pass_is_told_with_the_task_whose_batch_made
     assert (incident.opened, incident.task) == (12, spoilt)
 
 
+def test_an_exception_in_a_step_that_is_not_watched_names_the_task(tmp_path: Path) -> None:
+    policy = tiny_policy(3)
+    history = HistoryFile(tmp_path / FILE_NAME)
+    attachment = attach(policy, {'monitor_norm_freq': 1000, 'watch': 4}, destinations=[history])
+    for iteration in range(10):
+        policy._forward_learn([random_batch(policy, task_id, iteration) for task_id in range(3)])
+    batches = [random_batch(policy, task_id, 10) for task_id in (2, 0, 1)]
+    batches[1][0][0].reshape(-1)[5] = np.nan
+    with pytest.raises(ValueError, match='NaN'):
+        policy._forward_learn(batches)
+    attachment.detach()
+    (incident,) = read_run(tmp_path).incidents
+    named = f'in the forward pass of task 0 ({policy.task_names[0]}), in the learner step of iteration 10.'
+    assert incident.reason.endswith(named)
+
+
 def test_a_batch_that_is_too_broken_to_be_measured_changes_no_exception(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
