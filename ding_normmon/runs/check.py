@@ -17,7 +17,8 @@ from ding_normmon.runs.read import histories_of
 from ding_normmon.runs.read_events import event_files
 from ding_normmon.runs.read_history import begins_at, damage_sentences, kept_until, run_of
 from ding_normmon.runs.run import Run, RunError
-from ding_normmon.runs.streams import History, Stream, read_streams
+from ding_normmon.runs.stream import History, Stream
+from ding_normmon.runs.streams import read_streams
 
 __all__ = ['Checked', 'check_run', 'repair']
 

@@ -16,7 +16,8 @@ from ding_normmon.runs.read import read_run
 from ding_normmon.runs.read_events import EventFiles
 from ding_normmon.runs.read_history import damage_sentences, run_of
 from ding_normmon.runs.run import MatrixSeries, Run, Series
-from ding_normmon.runs.streams import History, read_streams
+from ding_normmon.runs.stream import History
+from ding_normmon.runs.streams import read_streams
 
 __all__ = ['FollowedRun']
 

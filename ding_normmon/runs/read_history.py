@@ -16,7 +16,8 @@ from ding_normmon.runs.format import FINDING, INCIDENT, MATRIX, NOTE, SCALAR, VE
 from ding_normmon.runs.parts import Doubts, finding_from, matrix_from, matrix_series
 from ding_normmon.runs.plain_incident import IncidentReader
 from ding_normmon.runs.run import Note, Run, Series
-from ding_normmon.runs.streams import Damage, History, Stream, read_streams
+from ding_normmon.runs.stream import Damage, History, Stream
+from ding_normmon.runs.streams import read_streams
 
 __all__ = ['begins_at', 'damage_sentences', 'kept_until', 'read_history', 'run_of', 'series_of_rows']
 
