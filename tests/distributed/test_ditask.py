@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,6 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.distributed.ditask_script import FREQUENCY, GROUPS, LIMIT, STEPS
-from tests.distributed.faults import serve
 
 pytestmark = pytest.mark.distributed
 
@@ -22,10 +23,22 @@ SCRIPT = Path(__file__).with_name('ditask_script.py')
 MEASURED = list(range(0, STEPS, FREQUENCY))
 
 
+def ports_in_a_row(count: int) -> int:
+    """Return the first of several free ports, below those that the system gives to others."""
+    for first in range(20_000 + os.getpid() % 1000 * 10, 32_000, count):
+        with contextlib.ExitStack() as open_sockets:
+            try:
+                for port in range(first, first + count):
+                    open_sockets.enter_context(socket.socket()).bind(('127.0.0.1', port))
+            except OSError:
+                continue
+            return first
+    raise OSError(f'no {count} free ports in a row')
+
+
 def run(folder: Path) -> tuple[list[dict[str, Any]], dict[str, list[int]], str]:
     """Run the three processes; return what they saw, the steps of every curve, and what was printed."""
-    # Three ports in a row beside one that is free.
-    port = serve().port + 211
+    port = ports_in_a_row(3)
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), str(folder), str(port)],
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
