@@ -7,8 +7,8 @@ iterations, :math:`k_q` the factor by which that is stretched and :math:`s` the 
 .. math:: \sum_q \frac{c_q}{s\,f_q\,k_q}
 
 The factors are powers of two, so a stretched metric is measured at a subset of the iterations it was configured for.
-As long as the share is over the budget, the factor of the stretchable metric with the largest share is doubled.
-Factors fall again only when even the next smaller ones leave half of the budget unused, so a cost at the border does
+As long as the share is over the budget, the factor of the stretchable metric with the largest share is doubled. Where
+the others alone take more, stretching ends when it could save no more than a quarter of what they take. Factors fall again only when even the next smaller ones leave half of the budget unused, so a cost at the border does
 not make them swing.
 """
 
@@ -26,6 +26,9 @@ FACTORS = tuple(2**power for power in range(13))
 
 WARM_UP_SECONDS = 20.0
 """Nothing is decided before: first steps compile, allocate and fill caches."""
+
+_WORTH_IT = 0.25
+"""Stretched metrics that take a smaller part of what the others take are not stretched further."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,9 @@ def factors_under(budget: float, loads: Mapping[str, Load], step_milliseconds: f
     {'conflict': 4, 'plasticity': 1}
     """
     factors = {name: 1 for name, load in loads.items() if load.stretchable}
-    while share(loads, factors, step_milliseconds) > budget:
+    rest = share({name: load for name, load in loads.items() if not load.stretchable}, {}, step_milliseconds)
+    limit = max(budget, (1 + _WORTH_IT) * rest)
+    while share(loads, factors, step_milliseconds) > limit:
         open_ones = [name for name, factor in factors.items() if factor < FACTORS[-1] and loads[name].milliseconds > 0]
         if not open_ones:
             break
@@ -95,6 +100,7 @@ class Budget:
     stretchable: frozenset[str]
     _costs: dict[str, deque[float]] = field(default_factory=dict)
     _times: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=64))
+    _begun: float | None = None
 
     def observe(self, iteration: int, seconds: float, milliseconds: Mapping[str, float]) -> None:
         """Take what the metrics cost in one record.
@@ -106,13 +112,14 @@ class Budget:
         """
         if self._times and iteration <= self._times[-1][0]:
             return
+        self._begun = seconds if self._begun is None else self._begun
         self._times.append((iteration, seconds))
         for name, cost in milliseconds.items():
             self._costs.setdefault(name, deque(maxlen=9)).append(cost)
 
     def step_milliseconds(self) -> float | None:
         """Return the wall-clock milliseconds of one learner iteration; None as long as there is too little data."""
-        if len(self._times) < 3 or self._times[-1][1] - self._times[0][1] < WARM_UP_SECONDS:
+        if self._begun is None or len(self._times) < 3 or self._times[-1][1] - self._begun < WARM_UP_SECONDS:
             return None
         (first, begin), (last, end) = self._times[0], self._times[-1]
         return (end - begin) / (last - first) * 1e3

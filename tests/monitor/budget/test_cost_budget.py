@@ -32,8 +32,11 @@ def test_factors_are_the_smallest_that_do() -> None:
             assert factor == 1 or share(loads, {**factors, name: factor // 2}, 100.0) > limit
 
 
-def test_what_stretching_cannot_bring_is_left_at_the_largest_factor() -> None:
-    assert factors_under(1e-3, {'a': Load(1.0, 1, True), 'b': Load(5.0, 1, False)}, 10.0) == {'a': FACTORS[-1]}
+def test_nothing_is_stretched_further_where_the_others_take_nearly_all() -> None:
+    fixed = {'b': Load(5.0, 1, False), 'c': Load(3.0, 1, False)}
+    assert factors_under(1e-3, {'a': Load(1.9, 1, True), **fixed}, 10.0) == {'a': 1}
+    assert factors_under(1e-3, {'a': Load(30.0, 1, True), **fixed}, 10.0) == {'a': 16}
+    assert factors_under(1e-6, {'a': Load(30.0, 1, True)}, 10.0) == {'a': FACTORS[-1]}
 
 
 def account(cost: float, seconds_per_iteration: float, records: int = 40) -> Budget:
@@ -47,6 +50,16 @@ def test_nothing_is_decided_before_there_is_something_to_see() -> None:
     assert account(30.0, 0.1, records=2).propose({}) == {}
     assert account(30.0, 0.001).propose({}) == {}
     assert account(30.0, 0.1).propose({}) == {'slow': 4}
+
+
+def test_the_budget_is_kept_too_where_records_come_many_times_a_second() -> None:
+    account = Budget(0.01, {'slow': 1, 'fixed': 1}, frozenset({'slow'}))
+    for iteration in range(1_000):
+        account.observe(iteration, 0.05 * iteration, {'slow': 3.0, 'fixed': 0.1})
+        if iteration <= 399:
+            assert account.propose({}) == {}
+    # 0.1 ms of 50 ms are fixed; 3 ms an iteration have to become 0.4.
+    assert account.propose({}) == {'slow': 8}
 
 
 def test_one_slow_measurement_changes_nothing() -> None:
