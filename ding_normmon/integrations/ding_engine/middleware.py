@@ -195,6 +195,8 @@ class NormMonitor:
         if self._active:
             self._active = False
             self._attachment.detach()
+            if self._context is not None:
+                PoliciesOfTask.of(self._context).release(self)
             self._context = self._stop = self._checkpoint = None
 
     def act(self, action: str) -> None:

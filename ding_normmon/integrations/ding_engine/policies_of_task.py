@@ -71,6 +71,13 @@ class PoliciesOfTask:
             self._names[owner] = name
         return self._names[owner]
 
+    def release(self, owner: Any) -> None:
+        """Forget a monitor that is closed: another one may have its name, and the iterations if it is alone."""
+        self._names.pop(owner, None)
+        if not self._names:
+            self._own.clear()
+            self._runner = None
+
     def iteration_of(self, owner: Any, train_iter: int) -> int:
         """Return the iteration of the learner step that a policy begins while ``train_iter`` has this value."""
         if self._runner is None:

@@ -157,3 +157,21 @@ def test_a_pipeline_whose_steps_are_not_seen_says_so_while_it_runs(
     assert 'ctx.train_iter went from 0 to 1' in said[0]
     assert 'learn_mode was taken before' in said[0]
     assert said_at == [1]
+
+
+def test_a_monitor_that_takes_the_place_of_a_closed_one_has_its_names_and_the_iterations_of_the_task(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    context = OnlineRLContext()
+    found: list[tuple[int, float]] = []
+    for scale in (1.0, 5.0, 9.0):
+        policy = Policy(scale)
+        monitor = NormMonitor(EasyDict(monitor_norm_freq=2), policy, destinations=[])
+        for _ in range(5):
+            monitor(context)
+            found += [(record.iteration, record.scalars[NORM]) for record in context.monitor_records]
+            trainer(policy)(context)
+        monitor.close()
+        found += [(record.iteration, record.scalars[NORM]) for record in monitor.monitor.take_records()]
+    assert found == [*right(1.0, 5, 2), *right(5.0, 5, 2, first=5), *right(9.0, 5, 2, first=10)]
+    assert 'policy2' not in caplog.text
