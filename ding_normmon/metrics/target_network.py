@@ -6,8 +6,9 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +31,10 @@ _AT_ONCE = 1 << 18
 """Elements whose differences are in memory at a time, about: 1 MiB in float32, which stays in the cache."""
 
 _TENSORS, _WORDS = 2, 2048
-"""How many tensors, the largest, and how many numbers of each tell how far the target goes."""
+"""How many tensors, the largest, and about how many numbers of each tell how far the target goes."""
+
+_RUN = 16
+"""Of those, so many stand beside each other: memory is read in lines."""
 
 _FINGERPRINT_WORDS = 64
 """Words of each tensor that the fingerprint is made of."""
@@ -38,11 +42,8 @@ _FINGERPRINT_WORDS = 64
 _SURE = 0.9
 """Share of the way up to which it can be divided among several iterations."""
 
-_FIGURES = {
-    'distance': 'target/distance',
-    'followed': 'target/followed',
-    'fingerprint': 'monitor/fingerprint/target',
-}
+_FIGURES = {'distance': 'target/distance', 'fingerprint': 'monitor/fingerprint/target'}
+_PRODUCTS = ('gone way', 'way way', 'gone gone', 'resolution', 'steps')
 
 
 class RelativeDistance:
@@ -85,34 +86,65 @@ class RelativeDistance:
 
 
 class _Followed:
-    """How far the target goes towards the model in an iteration, by some numbers of the largest tensors.
+    """What tells how far the target goes towards the model in an iteration, by some numbers of the largest tensors.
 
-    With the target ``t`` of the step measured ``n`` iterations before, ``t'`` of now and the model ``o'`` of now it is
-    ``s = <t' - t, o' - t> / |o' - t|^2``, and ``1 - (1 - s)^(1/n)`` in an iteration.
+    Products of ``t' - t``, ``o' - t`` and ``t``, with the target ``t`` of the step measured before, ``t'`` of now and
+    the model ``o'`` of now: :func:`_share_followed`.
     """
 
     def __init__(self, online: Sequence[Tensor]) -> None:
         largest = sorted(range(len(online)), key=lambda place: -online[place].numel())[:_TENSORS]
         self._picked = [(place, -(-online[place].numel() // _WORDS)) for place in largest]
         self._rounding = 2 * max(torch.finfo(online[place].dtype).eps for place in largest)
-        self._last: tuple[int, Tensor] | None = None
+        self._last: tuple[int, Any] | None = None
 
-    def _sample(self, tensors: list[Tensor]) -> Tensor:
-        parts = [tensors[place].detach().reshape(-1)[::stride] for place, stride in self._picked]
-        return torch.cat(parts).double()
+    def _sample(self, tensors: list[Tensor]) -> Any:
+        parts = []
+        for place, stride in self._picked:
+            flat = _flat(tensors[place])
+            runs = len(flat) // (_RUN * stride)
+            parts.append(flat[: runs * _RUN * stride].reshape(runs, -1)[:, :_RUN].reshape(-1) if runs else flat)
+        return torch.cat(parts).double() if isinstance(parts[0], Tensor) else np.concatenate(parts, dtype=np.float64)
 
-    def __call__(self, online: list[Tensor], target: list[Tensor], iteration: int) -> Tensor | None:
-        """Return it; NaN where rounding hides it, None in the first step."""
+    def __call__(self, online: list[Tensor], target: list[Tensor], iteration: int) -> dict[str, Tensor | float]:
+        """Return the products and how many iterations they are about; nothing in the first step."""
         now = self._sample(target)
         last, self._last = self._last, (iteration, now)
         if last is None or iteration <= last[0]:
-            return None
+            return {}
         then, steps = last[1], iteration - last[0]
         gone, way = now - then, self._sample(online) - then
-        share = torch.dot(gone, way) / torch.dot(way, way)
-        if steps > 1:
-            share = torch.where(share < _SURE, 1 - (1 - share) ** (1 / steps), torch.nan)
-        return torch.where(gone.norm() > self._rounding * then.norm(), share, torch.nan)
+        return {
+            'gone way': gone @ way,
+            'way way': way @ way,
+            'gone gone': gone @ gone,
+            'resolution': self._rounding**2 * (then @ then),
+            'steps': steps,
+        }
+
+
+def _flat(tensor: Tensor) -> Any:
+    tensor = tensor.detach()
+    if tensor.device.type != 'cpu':
+        return tensor.reshape(-1)
+    # Ten small operations cost a tenth in NumPy.
+    return (tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor).numpy().reshape(-1)
+
+
+def _share_followed(products: dict[str, float]) -> float:
+    """Return ``s = <t' - t, o' - t> / |o' - t|^2``, and of ``n`` iterations ``1 - (1 - s)^(1/n)``.
+
+    It is NaN where rounding hides it.
+
+    >>> _share_followed({'gone way': 0.75, 'way way': 1.0, 'gone gone': 0.57, 'resolution': 0.0, 'steps': 2})
+    0.5
+    """
+    if not products['gone gone'] > products['resolution'] or not products['way way'] > 0:
+        return math.nan
+    share, steps = products['gone way'] / products['way way'], products['steps']
+    if steps == 1:
+        return share
+    return 1 - (1 - share) ** (1 / steps) if share < _SURE else math.nan
 
 
 class _Pair:
@@ -135,10 +167,10 @@ class _Pair:
     def figures(self, iteration: int) -> dict[str, Tensor | float]:
         assert self._distance is not None
         assert self._followed is not None
+        distance = self._distance(self.online, self.target)
         fingerprint = folded(combined(bit_sums(self.target, _FINGERPRINT_WORDS)))
-        figures = {'distance': self._distance(self.online, self.target), 'fingerprint': fingerprint}
         followed = self._followed(self.online, self.target, iteration)
-        return figures if followed is None else {**figures, 'followed': followed}
+        return {'distance': distance, 'fingerprint': fingerprint, **followed}
 
 
 class TargetDistance(Metric):
@@ -209,7 +241,13 @@ class TargetDistance(Metric):
 
     def derive(self, table: RowTable) -> Iterator[tuple[str, float]]:
         """Yield the figures; what is no number is absent."""
+        found = {
+            name: float(row[MEAN])
+            for name in (*_FIGURES, *_PRODUCTS)
+            if (row := table.get(RowKey(self.name, name))) is not None and row[COUNT] > 0 and math.isfinite(row[MEAN])
+        }
         for name, figure in _FIGURES.items():
-            row = table.get(RowKey(self.name, name))
-            if row is not None and row[COUNT] > 0 and math.isfinite(row[MEAN]):
-                yield figure, float(row[MEAN])
+            if name in found:
+                yield figure, found[name]
+        if found.keys() >= set(_PRODUCTS) and math.isfinite(followed := _share_followed(found)):
+            yield 'target/followed', followed
