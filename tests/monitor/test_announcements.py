@@ -7,7 +7,7 @@ import pytest
 from ding_normmon.monitor.announcements import call_exception
 
 
-class Unprintable(Exception):
+class UnprintableError(Exception):
     def __str__(self) -> str:
         raise RuntimeError('no text')
 
@@ -24,8 +24,8 @@ def with_notes(notes: object) -> ValueError:
         (with_notes(['in task 3.', 7]), 'ValueError: odd..., in task 3, 7, in the learner step of iteration 5.'),
         (with_notes('no list'), 'ValueError: odd..., in the learner step of iteration 5.'),
         (
-            Unprintable(),
-            'Unprintable: its text cannot be made (RuntimeError), in the learner step of iteration 5.',
+            UnprintableError(),
+            'UnprintableError: its text cannot be made (RuntimeError), in the learner step of iteration 5.',
         ),
     ],
 )

@@ -8,8 +8,9 @@ iterations, :math:`k_q` the factor by which that is stretched and :math:`s` the 
 
 The factors are powers of two, so a stretched metric is measured at a subset of the iterations it was configured for.
 As long as the share is over the budget, the factor of the stretchable metric with the largest share is doubled. Where
-the others alone take more, stretching ends when it could save no more than a quarter of what they take. Factors fall again only when even the next smaller ones leave half of the budget unused, so a cost at the border does
-not make them swing.
+the others alone take more, stretching ends when it could save no more than a quarter of what they take. Factors fall
+again only when even the next smaller ones leave half of the budget unused, so a cost at the border does not make them
+swing.
 """
 
 from __future__ import annotations
