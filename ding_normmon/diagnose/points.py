@@ -13,6 +13,9 @@ __all__ = ['KEPT', 'Points', 'median', 'median_of_rows']
 KEPT = 64
 """Number of points kept of each metric."""
 
+_LARGEST = 1e150
+"""What is larger counts as this: its square and its ratio to anything are still numbers."""
+
 Rows = npt.NDArray[np.intp]
 Values = npt.NDArray[np.float64]
 
@@ -61,6 +64,7 @@ class Points:
         finite = np.isfinite(values)
         if not finite.all():
             rows, values = rows[finite], values[finite]
+        np.clip(values, -_LARGEST, _LARGEST, out=values)
         self._values[rows, self.counts[rows] % KEPT] = values
         self.counts[rows] += 1
         self.latest[rows] = self.records

@@ -57,7 +57,8 @@ def sparkline(
     if not finite.size:
         return ''
     parts = np.array_split(finite, min(width, finite.size))
-    levels = np.array([float(np.median(part)) for part in parts])
+    # Halves: neither the sum of two values nor their difference may overflow.
+    levels = np.array([float(np.median(part / 2)) for part in parts]) / 2
     low, high = levels.min(), levels.max()
     steps = np.zeros(len(levels)) if high <= low else (levels - low) / (high - low)
     return ''.join(_BARS[round(float(step) * (len(_BARS) - 1))] for step in steps)

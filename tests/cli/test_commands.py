@@ -17,6 +17,7 @@ from ding_normmon.runs import Series
 from ding_normmon.runs.history_file import HistoryFile
 from ding_normmon.runs.report.changes import find_changes, last_level
 from ding_normmon.runs.report.tolerance import Tolerance, ToleranceError
+from tests.sampling import sampled
 
 
 def write_run(folder: Path, factor: float = 1.0, seed: int = 0) -> Path:
@@ -30,6 +31,27 @@ def write_run(folder: Path, factor: float = 1.0, seed: int = 0) -> Path:
         file.publish(Record(iteration, scalars))
     file.close()
     return folder
+
+
+@pytest.mark.parametrize('command', sampled(['diagnose', 'report', 'watch'], every=3))
+@pytest.mark.filterwarnings('error::RuntimeWarning')
+def test_values_close_to_infinity(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chance = np.random.default_rng(4)
+    file = HistoryFile(tmp_path / 'history.arrows')
+    file.begin(RunDescription({0: 'Pong', 1: 'Qbert'}))
+    names = ['grad/head_value_task0/_total_norm', 'noreduce_value_loss_task0', 'noreduce_value_loss_task1']
+    names += ['loss/backward', 'data/reward_task1/max', 'data/value_target_task1/mean', 'learning_rate/model']
+    for record in range(160):
+        size = 1.7e308 if 60 < record < 110 else 1e-308 if record > 140 else 1.0
+        signs = chance.choice([-1, 1] if record % 3 else [1], len(names))
+        values = size * signs * chance.uniform(0.5, 1, len(names))
+        file.publish(Record(10 * record, dict(zip(names, values, strict=True))))
+    file.close()
+    _, said = normmon(monkeypatch, capsys, command, str(tmp_path))
+    assert 'Pong' in said or command == 'report'
+    assert 'switched off' not in said
 
 
 def normmon(

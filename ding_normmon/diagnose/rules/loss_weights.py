@@ -23,6 +23,9 @@ _WAITS = 12
 _NOTHING = 0.005
 """A factor as small as this is as good as 0."""
 
+_LARGEST = 1e75
+"""Of what is larger, the square of a ratio may be no number."""
+
 
 @dataclass
 class LossWeights(Rule):
@@ -85,7 +88,9 @@ class LossWeights(Rule):
         scalars = window.record.scalars
         parts = {self._key(name): value for name, value in window.matching(_PARTS).items()}
         total = scalars.get(_TOTAL, math.nan) / scalars.get('step/loss_scale', 1.0)
-        if f'{_TOTAL}_1' in scalars or not parts or not total or not all(map(math.isfinite, [total, *parts.values()])):
+        if f'{_TOTAL}_1' in scalars or not parts or not total:
+            return
+        if not all(abs(value) < _LARGEST for value in (total, 1 / total, *parts.values())):
             return
         if any(task is not None for _, task in parts):
             parts = {key: value for key, value in parts.items() if key[1] is not None}
