@@ -248,7 +248,3 @@ class Window:
     def call(self, task_id: int) -> str:
         """Return a task's name for the start of a sentence."""
         return call(task_id, self.tasks.get(task_id, ''))
-
-    def mention(self, task_id: int) -> str:
-        """Return a task's name for the middle of a sentence."""
-        return f't{self.call(task_id)[1:]}'

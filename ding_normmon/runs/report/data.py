@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from ding_normmon.core.plain_text import plain
 from ding_normmon.destinations.tensorboard.charts import tag_of
 from ding_normmon.diagnose.rules import RULES
 from ding_normmon.diagnose.wording import LANGUAGES, advice_of, sentence_of
-from ding_normmon.runs import Run, Series, read_run
+from ding_normmon.runs import Run, Series
 from ding_normmon.runs.judge import Judgement, judge
 from ding_normmon.runs.report.changes import Change
 from ding_normmon.runs.report.curves import (
@@ -31,7 +30,7 @@ from ding_normmon.runs.report.layout import EACH_TASK, Chart, chinese, figures_o
 from ding_normmon.runs.state import state_of
 from ding_normmon.runs.strict_json import dumps
 
-__all__ = ['page_data', 'read_page_data']
+__all__ = ['page_data']
 
 _OF_ONE_RUN = ('seed', 'exp_name')
 """Keys of a configuration in which the runs of one experiment differ."""
@@ -46,19 +45,6 @@ _FIGURES = {
     'share': ('conflict/encoder_task{task}/share', 'conflict/transformer_task{task}/share'),
 }
 """Columns of the table of tasks, each with the metrics that may hold it."""
-
-
-def read_page_data(path: str | Path, again: bool = False) -> dict[str, Any]:
-    """Return what the page of a run on disk draws.
-
-    Arguments:
-        path: the folder of a run, or a history file; it may be one that is being written.
-        again: apply today's rules in any case.
-
-    Raises:
-        RunError: there is no run.
-    """
-    return page_data([read_run(path)], again=again)
 
 
 def page_data(runs: Sequence[Run], changes: Sequence[Change] = (), again: bool = False) -> dict[str, Any]:
