@@ -28,8 +28,10 @@ class BrokenParameters(Metric):
         if self.name not in table.memo:
             found: dict[str, list[str]] = {}
             for key in table:
+                if key.metric != self.name:
+                    continue
                 kind, _, path = key.part.partition('/')
-                if key.metric == self.name and kind in self.kinds and table[key][MAXIMUM] > 0:
+                if kind in self.kinds and table[key][MAXIMUM] > 0:
                     found.setdefault(f'broken/{kind}/{with_task(key.name, key.task_id)}', []).append(path)
             table.memo[self.name] = found
         known: dict[str, list[str]] = table.memo[self.name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
 from typing import ClassVar, cast
 
 import numpy as np
@@ -59,6 +59,12 @@ class _Plan:
         by_part = [_names(name, suffix) for name, suffix in parts]
         self.names = [name for of_statistic in zip(*by_part, strict=True) for name in of_statistic]
         self.told = np.array([name is not None for name in self.names]).reshape(len(STATISTICS), len(parts))
+
+
+@lru_cache(maxsize=8)
+def _plan(labels: tuple[Label, ...]) -> _Plan:
+    # The same rows come in every record.
+    return _Plan(labels)
 
 
 def _names(name: str, suffix: str) -> list[str | None]:
@@ -265,7 +271,7 @@ class TensorStatistics(KeepsSignals):
             yield from self._presence.counts(table.of(self.name))
         if not labels:
             return
-        plan = _Plan(labels)
+        plan = _plan(labels)
         rows = np.concatenate((moments.merge_sets(rows, plan.lengths), rows[plan.of_tasks]))
         told = plan.told
         if not table.complete:

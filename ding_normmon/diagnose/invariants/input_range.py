@@ -48,9 +48,7 @@ class InputRange(ExpectedInvariant):
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per input."""
         scalars = window.record.scalars
-        for name, high in scalars.items():
-            if not (name.startswith('inputs/') and name.endswith('/max')):
-                continue
+        for name, high in window.matching('inputs/.+/max').items():
             which = name.removeprefix('inputs/').removesuffix('/max')
             size = max(abs(high), abs(scalars.get(f'inputs/{which}/min', high)))
             times, low, usual = self._known.get(which, (0, size, size))

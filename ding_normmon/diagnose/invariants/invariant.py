@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -60,13 +61,10 @@ def broken(window: Window, what: str) -> dict[str, float]:
 
     >>> from ding_normmon.core.record import Record
     >>> window = Window({})
-    >>> window.record = Record(0, {'broken/replicas/encoder/gradient': 1.0, 'norm/encoder/_total_norm': 2.0})
+    >>> window.add(Record(0, {'broken/replicas/encoder/gradient': 1.0, 'norm/encoder/_total_norm': 2.0}))
     >>> broken(window, 'replicas')
     {'encoder/gradient': 1.0}
     """
     beginning = f'broken/{what}/'
-    return {
-        name.removeprefix(beginning): value
-        for name, value in window.record.scalars.items()
-        if name.startswith(beginning) and value
-    }
+    found = window.matching(f'{re.escape(beginning)}.*')
+    return {name.removeprefix(beginning): value for name, value in found.items() if value}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ class KeepsValue(ExpectedInvariant):
 
     def __post_init__(self) -> None:
         self._usual: dict[str, tuple[float, int]] = {}
-        self._expression = re.compile(self.figures)
 
     def key(self, name: str) -> str:
         """Return the key of the sentence about a figure."""
@@ -36,9 +34,7 @@ class KeepsValue(ExpectedInvariant):
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per figure."""
-        for name, value in window.record.scalars.items():
-            if not self._expression.fullmatch(name):
-                continue
+        for name, value in window.matching(self.figures).items():
             usual, times = self._usual.setdefault(name, (value, 0))
             if value == usual:
                 self._usual[name] = usual, times + 1

@@ -42,8 +42,8 @@ class OutsideSupport(Invariant):
 
     def signs(self, window: Window) -> Iterable[Sign]:
         """One sign per task and part of the batch."""
-        for name, count in window.record.scalars.items():
-            if not name.startswith('data/outside/') or not count:
+        for name, count in window.matching('data/outside/.*').items():
+            if not count:
                 continue
             task_id = task_in(name)
             part = (name if task_id is None else without_task(name)).removeprefix('data/outside/')
