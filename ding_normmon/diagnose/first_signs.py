@@ -216,6 +216,7 @@ def incident_of(
     tasks: Mapping[int, str],
     at_fault: Sequence[int] = (),
     every: int = 0,
+    is_sure: bool = False,
 ) -> Incident:
     """Return the incident that the steps of a window make.
 
@@ -228,6 +229,7 @@ def incident_of(
         tasks: global task id to name.
         at_fault: the tasks that a finding names.
         every: iterations from one watched step to the next.
+        is_sure: whether it cannot have come to them from others.
     """
     found = _departures(window, opened, kind in _ENDS)
     if kind in _ENDS:
@@ -236,8 +238,11 @@ def incident_of(
         found = [entry for entry in found if entry.iteration >= last]
     first = tuple(entry for entry in found if not entry.metric.startswith(PARAMETERS))[:_MOST]
     task = _first_task(first)
-    if task is None and len(at_fault) == 1 and not first:
+    if len(at_fault) == 1 and task != at_fault[0] and (is_sure or not _is_reached(first, at_fault[0])):
         task = at_fault[0]
+        own = min((entry.iteration for entry in first if entry.task == task), default=opened)
+        first = tuple(entry for entry in first if entry.iteration >= own)
+        found = [entry for entry in found if entry.iteration >= own]
     parameters = [entry for entry in found if entry.metric.startswith(PARAMETERS)]
     if task is not None:
         parameters.sort(key=lambda entry: (entry.iteration, entry.task not in (task, None), _order(entry)))
@@ -257,6 +262,16 @@ def incident_of(
         _figures(window, opened),
         every,
         window,
+    )
+
+
+def _is_reached(first: Sequence[Departure], task: int) -> bool:
+    """Return whether something may have come to a task from others: only through what they share."""
+    own = min((entry.iteration for entry in first if entry.task == task), default=math.inf)
+    return any(
+        entry.iteration < own + (entry.stage == 'weights')
+        for entry in first
+        if entry.task is None and entry.stage in ('learning rate', 'shared gradient', 'weights')
     )
 
 

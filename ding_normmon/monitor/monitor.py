@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from ding_normmon.core.black_box import BlackBox
+from ding_normmon.core.blame import task_at_fault
 from ding_normmon.core.config import ConfigurationError, MonitorConfig
 from ding_normmon.core.destination import Destination
 from ding_normmon.core.finding import Finding
@@ -298,7 +299,7 @@ class StepMonitor:
         if self._closed:
             return
         sentence, trace = call_exception(error, self._last_begun)
-        self._publication.incidents.note_exception(self._last_begun, sentence)
+        self._publication.incidents.note_exception(self._last_begun, sentence, task_at_fault(error))
         if self._box is not None:
             self._box.keep_event(self._last_begun, {'exception': sentence, 'traceback': trace})
 

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from ding.utils import POLICY_REGISTRY
 from ditk import logging
@@ -18,6 +19,7 @@ from lzero.policy.utils import configure_optimizers_nanogpt
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ding_normmon.core.blame import blame_task
 from ding_normmon.core.step import INERT, InertLearnerStep
 from ding_normmon.integrations.lightzero.batch import Declared, publish_checks
 from ding_normmon.integrations.lightzero.buffer_age import BufferAges
@@ -197,10 +199,10 @@ class UniZeroMultitaskPolicy(ActingPolicy):
             try:
                 found = self._task_loss(step, current_batch, target_batch, task_id)
             except Exception as raised:
-                # As `add_note` does, which Python 3.10 does not have. The task is known, in every step.
-                vars(raised).setdefault('__notes__', []).append(
-                    f'in the forward pass of task {task_id} ({self.task_names[task_id]})'
-                )
+                # Observations and rewards are the task's own; targets may come from a model that others have spoilt.
+                own = (*current_batch, target_batch[0])
+                is_broken = any(np.asarray(part).dtype.kind == 'f' and not np.isfinite(part).all() for part in own)
+                blame_task(raised, task_id, self.task_names[task_id], at_fault=is_broken)
                 # What its batch holds is the first thing to ask for, but it may be too broken to be measured.
                 try:
                     self._publish_batch(step, current_batch, target_batch, task_id, whole=True)

@@ -64,3 +64,22 @@ def test_a_raised_learning_rate_is_no_consequence_of_what_left_its_level_before(
     window = DenseWindow((*names, 'monitor/nonfinite/noreduce_value_loss_task2'), steps, values)
     incident = incident_of(1, window, 148, 'finding', 'Odd.', {})
     assert (incident.task, incident.since) == ((None, 144) if is_finite else (2, 120))
+
+
+@pytest.mark.parametrize(
+    ('shared', 'is_sure', 'begins'), [(False, False, (2, 39)), (True, False, (0, 36)), (True, True, (2, 39))]
+)
+def test_a_task_that_a_finding_names_is_reached_by_others_only_through_what_they_share(
+    shared: bool, is_sure: bool, begins: tuple[int, int]
+) -> None:
+    """A batch of another task had more new samples than ever, some steps before the observations of this one broke."""
+    steps = np.arange(41)
+    names = ('data/refill_rate_task0', 'data/observation_task2/max', 'grad/encoder/_total_norm')
+    values = np.stack([scale * (1 + 0.1 * np.sin(steps + scale)) for scale in (1.0, 2.0, 3.0)], axis=1)
+    values[36, 0], values[39, 1], values[39:, 2] = 14.0, 400.0, 90.0
+    if shared:
+        values[37:, 2] = 90.0
+    window = DenseWindow(names, steps, values)
+    incident = incident_of(1, window, 39, 'finding', 'Odd.', {}, at_fault=(2,), is_sure=is_sure)
+    assert (incident.task, incident.since) == begins
+    assert incident.first[0].task == begins[0]

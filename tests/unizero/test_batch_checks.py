@@ -104,6 +104,7 @@ def test_an_exception_in_a_step_that_is_not_watched_names_the_task(tmp_path: Pat
     (incident,) = read_run(tmp_path).incidents
     named = f'in the forward pass of task 0 ({policy.task_names[0]}), in the learner step of iteration 10.'
     assert incident.reason.endswith(named)
+    assert (incident.opened, incident.task) == (10, 0)
 
 
 def test_a_batch_that_is_too_broken_to_be_measured_changes_no_exception(

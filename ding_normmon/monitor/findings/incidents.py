@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,14 @@ _MOST_BYTES = 4 << 20
 _NONFINITE = 'monitor/nonfinite/'
 
 
-_Opener: TypeAlias = tuple[int, str, str, tuple[int, ...]]
-"""Iteration, kind and reason of an incident, and the tasks that a finding names."""
+class _Opener(NamedTuple):
+    """What opens an incident, and the tasks that it names; ``is_sure`` where it cannot have come from others."""
+
+    iteration: int
+    kind: str
+    reason: str
+    at_fault: tuple[int, ...] = ()
+    is_sure: bool = False
 
 
 @dataclass
@@ -70,13 +76,19 @@ class Incidents:
         self._after = 0
         self._broken: set[str] = set()
         self._tasks: Mapping[int, str] = {}
-        self._raised: tuple[int, str] | None = None
+        self._raised: tuple[int, str, tuple[int, ...]] | None = None
         self._lock = threading.Lock()
 
-    def note_exception(self, iteration: int, what: str) -> None:
-        """Note an exception in the learner step of ``iteration``; called in the learner's thread."""
+    def note_exception(self, iteration: int, what: str, at_fault: int | None = None) -> None:
+        """Note an exception in the learner step of ``iteration``; called in the learner's thread.
+
+        Arguments:
+            iteration: of the learner step.
+            what: what happened, as a sentence.
+            at_fault: the task whose data is broken, where that is known.
+        """
         with self._lock:
-            self._raised = (iteration, what)
+            self._raised = (iteration, what, () if at_fault is None else (at_fault,))
 
     def observe(
         self, record: Record, parameters: Mapping[str, float], tasks: Mapping[int, str], every: int
@@ -101,7 +113,7 @@ class Incidents:
             self._after = 0
         opener = self._exception(record) or self._opener(record)
         if self._open is None and opener is not None:
-            yield from self._begin(*opener, every)
+            yield from self._begin(opener, every)
 
     def finish(self, every: int) -> Iterator[Incident]:
         """Yield the open incident, or that of an exception that ended the run."""
@@ -110,7 +122,7 @@ class Incidents:
         with self._lock:
             raised, self._raised = self._raised, None
         if raised is not None and self._open is None and self._steps:
-            yield from self._begin(raised[0], 'exception', raised[1], (), every)
+            yield from self._begin(_Opener(raised[0], 'exception', *raised[1:], bool(raised[2])), every)
         if self._open is not None:
             yield self._completed()
 
@@ -126,10 +138,10 @@ class Incidents:
         with self._lock:
             if self._raised is None or record.iteration < self._raised[0]:
                 return None
-            (iteration, what), self._raised = self._raised, None
+            (iteration, what, known), self._raised = self._raised, None
         findings = [finding for finding in record.findings if finding.is_active and record.iteration == iteration]
-        at_fault = next((finding.tasks for finding in findings if finding.severity != 'info'), ())
-        return iteration, 'exception', what, at_fault
+        at_fault = known or next((finding.tasks for finding in findings if finding.severity != 'info'), ())
+        return _Opener(iteration, 'exception', what, at_fault, bool(known))
 
     def _opener(self, record: Record) -> _Opener | None:
         broken = {name for name, value in record.scalars.items() if name.startswith(_NONFINITE) and value}
@@ -139,23 +151,23 @@ class Incidents:
         if finding is not None:
             kind = 'invariant' if finding.rule in _INVARIANTS else 'finding'
             kind = 'non-finite' if finding.rule == 'non_finite' else kind
-            return record.iteration, kind, finding.sentence, finding.tasks
+            return _Opener(record.iteration, kind, finding.sentence, finding.tasks)
         # Logits of impossible actions may be infinite from the start.
         new = {name for name in new if not (first and '/logits/' in name)}
         if new:
             name = min(new, key=lambda entry: ('loss' not in entry, entry))
-            return record.iteration, 'non-finite', f'{name.removeprefix(_NONFINITE)} is NaN or infinite.', ()
+            return _Opener(record.iteration, 'non-finite', f'{name.removeprefix(_NONFINITE)} is NaN or infinite.')
         return None
 
-    def _begin(
-        self, iteration: int, kind: str, reason: str, at_fault: tuple[int, ...], every: int
-    ) -> Iterator[Incident]:
+    def _begin(self, opener: _Opener, every: int) -> Iterator[Incident]:
         if self._opened >= _MOST:
             self._lost.count('incidents', f'there were {_MOST} incidents; steps around later ones are not kept')
             return
         self._opened += 1
         window = self._window(BEFORE + 1)
-        self._open = incident_of(self._opened, window, iteration, kind, reason, self._tasks, at_fault, every)
+        self._open = incident_of(
+            self._opened, window, *opener[:3], self._tasks, opener.at_fault, every, opener.is_sure
+        )
         self._after = 0
         yield self._open
 
@@ -170,7 +182,8 @@ class Incidents:
         after = whole.iterations > incident.window.iterations[-1]
         window = DenseWindow(whole.names, whole.iterations[after], whole.values[after])
         kept = {entry.metric for entry in incident.first}
-        first = (*incident.first, *(entry for entry in last.first if entry.metric not in kept))
+        later = (entry for entry in last.first if entry.metric not in kept and entry.iteration >= incident.since)
+        first = (*incident.first, *later)
         return replace(incident, first=first, window=window)
 
     def _window(self, most: int) -> DenseWindow:
