@@ -29,6 +29,9 @@ _QUIET, _LEARNS, _EARLY = 32, 12, 6
 """A task that has had no reward for so many points, five iterations apart, learns from the next one for so many; values
 are of a size so many points before a batch with the reward itself may come."""
 
+_ANOTHER = 2.0
+"""A reward of so many times the largest so far is another first one."""
+
 
 class Window:
     """The newest record, the last points of every metric, and the names of the tasks.
@@ -199,9 +202,10 @@ class Window:
         quiet = _QUIET * max(self.gap, SPACING)
         for name, size in self.matching(r'data/reward(?:_task\d+)?/abs_max').items():
             task = task_in(name)
-            self._largest_rewards[task] = max(size, self._largest_rewards.get(task, 0.0))
+            largest = self._largest_rewards.get(task, 0.0)
+            self._largest_rewards[task] = max(size, largest)
             last = self._rewarded.setdefault(task, self.iteration if size else -(10**9))
-            if size and self.iteration - last > quiet:
+            if size and (self.iteration - last > quiet or size > _ANOTHER * largest > 0):
                 self._first_rewards[task] = self.iteration
             if size:
                 self._rewarded[task] = self.iteration

@@ -49,6 +49,22 @@ def test_values_are_learnt_from_the_first_rewards_as_far_as_these_explain_them(
     assert any(finding.severity == 'warning' and finding.tasks == (0,) for finding in found) == told
 
 
+@pytest.mark.parametrize(('larger', 'told'), [(True, False), (False, True)])
+def test_a_value_loss_that_rises_with_rewards_of_another_size_is_learning(larger: bool, told: bool) -> None:
+    """A task that gets 0.15 now and then finds out how to get 0.9."""
+    series = {}
+    for task in range(3):
+        rewards, losses = [0.15] * (CHANGED + 16), noisy(0.001, CHANGED + 16, task)
+        if task == 0:
+            rewards[CHANGED:] = [0.9 if larger else 0.15] * 16
+            losses[CHANGED:] = noisy(0.08, 16, 9)
+        series[f'data/reward_task{task}/abs_max'] = rewards
+        series[f'noreduce_value_loss_task{task}'] = losses
+    found = findings(series, 'loss_jump')
+    assert [finding.tasks for finding in found[:1]] == [(0,)]
+    assert any(finding.severity == 'warning' for finding in found) == told
+
+
 def test_values_without_any_reward_are_no_learning() -> None:
     found = findings(rewarded(0.0, 5.0, 0), 'target_jump')
     assert [(finding.severity, finding.tasks) for finding in found] == [('warning', (0,))]

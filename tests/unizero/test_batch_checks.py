@@ -107,6 +107,27 @@ def test_an_exception_in_a_step_that_is_not_watched_names_the_task(tmp_path: Pat
     assert (incident.opened, incident.task) == (10, 0)
 
 
+def test_an_exception_has_an_incident_of_its_own_beside_one_that_is_open(tmp_path: Path) -> None:
+    policy = tiny_policy(2)
+    history = HistoryFile(tmp_path / FILE_NAME)
+    attachment = attach(policy, {'monitor_norm_freq': 1000, 'watch': 1}, destinations=[history])
+    for iteration in range(12):
+        batches = [random_batch(policy, task_id, iteration) for task_id in range(2)]
+        if iteration == 10:
+            # Outside of what the policy declares: an invariant.
+            batches[0][1][0][0, 0] = 1e4
+        if iteration == 11:
+            batches[1][0][0].reshape(-1)[5] = np.nan
+            with pytest.raises(ValueError, match='NaN'):
+                policy._forward_learn(batches)
+        else:
+            policy._forward_learn(batches)
+    attachment.detach()
+    first, second = read_run(tmp_path).incidents
+    assert (first.kind, first.task) == ('invariant', 0)
+    assert (second.kind, second.opened, second.task) == ('exception', 11, 1)
+
+
 def test_a_batch_that_is_too_broken_to_be_measured_changes_no_exception(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

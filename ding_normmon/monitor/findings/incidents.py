@@ -112,8 +112,10 @@ class Incidents:
         else:
             self._after = 0
         opener = self._exception(record) or self._opener(record)
-        if self._open is None and opener is not None:
-            yield from self._begin(opener, every)
+        if opener is not None:
+            yield from self._end_for(opener)
+            if self._open is None:
+                yield from self._begin(opener, every)
 
     def finish(self, every: int) -> Iterator[Incident]:
         """Yield the open incident, or that of an exception that ended the run."""
@@ -121,8 +123,11 @@ class Incidents:
             return
         with self._lock:
             raised, self._raised = self._raised, None
-        if raised is not None and self._open is None and self._steps:
-            yield from self._begin(_Opener(raised[0], 'exception', *raised[1:], bool(raised[2])), every)
+        if raised is not None and self._steps:
+            opener = _Opener(raised[0], 'exception', *raised[1:], bool(raised[2]))
+            yield from self._end_for(opener)
+            if self._open is None:
+                yield from self._begin(opener, every)
         if self._open is not None:
             yield self._completed()
 
@@ -170,6 +175,11 @@ class Incidents:
         )
         self._after = 0
         yield self._open
+
+    def _end_for(self, opener: _Opener) -> Iterator[Incident]:
+        """End the open incident for an exception, which is what people will ask about, and may end the run."""
+        if self._open is not None and opener.kind == 'exception' != self._open.kind:
+            yield self._completed()
 
     def _completed(self) -> Incident:
         assert self._open is not None
