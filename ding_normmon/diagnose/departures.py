@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import median
 
 import numpy as np
 
-from ding_normmon.core.figure import Figure
 from ding_normmon.core.figures import Figures
-from ding_normmon.core.metric_names import task_in, without_task
 from ding_normmon.diagnose.breaks import BROKEN, note_past, note_sign, shrinks, turns, unlearnt, vanishes
 from ding_normmon.diagnose.departure import Departure
+from ding_normmon.diagnose.judged_figures import JudgedFigures
 from ding_normmon.diagnose.past import FEWEST, Past, Rows, Values, transformed
-from ding_normmon.diagnose.tolerances import STATE, declare, is_judged, unit_of
 
 __all__ = ['PATIENCE', 'RECENT', 'SPACING', 'Departures']
 
@@ -90,19 +87,9 @@ class Departures:
     """
 
     def __init__(self, figures: Figures, threshold: float = 2.4, release: float = 0.65, repeats: bool = False) -> None:
-        self._figures, self._threshold, self._release, self._repeats = figures, threshold, release, repeats
-        self._names: list[str] = []
-        self._declared: list[Figure] = []
-        self._tasks: list[int | None] = []
-        self._row_of_point: list[int] = []
-        self._rows_of_points: Rows = np.zeros(0, np.intp)
-        self._has_data: set[str] = set()
-        self._stems: dict[str, int] = {}
-        self._families: dict[str, list[int]] = {}
+        self._judged, self._threshold, self._release = JudgedFigures(figures, repeats), threshold, release
         self._near, self._far = Past(NEAR), Past(FAR, whole=True)
         self._recent: Values = np.full((0, RECENT), np.nan)
-        self._state = np.zeros(0, STATE)
-        self._is_rate = np.zeros(0, np.bool_)
         self.learning_rate: float | None = None
         self._records = 0
         self._next = -1
@@ -126,11 +113,12 @@ class Departures:
         self._began = iteration if self._began is None else self._began
         self._gap = max(SPACING, iteration - (self._next - SPACING) if self._records else SPACING)
         self._next = iteration + SPACING
-        self._register(names)
-        rows, rate = self._rows_of_points[points], values[self._is_rate[points]]
+        self._judged.register(names)
+        self._grow(len(self._judged))
+        rows, rate = self._judged.rows_of_points[points], values[self._judged.is_rate[points]]
         judged = rows >= 0
         rows, values = rows[judged], values[judged]
-        state = self._state
+        state = self._judged.state
         if rate.size:
             self.learning_rate = float(np.median(rate))
         # A step is judged by what it is for its learning rate, because the rate has a schedule; see `learning_rate`.
@@ -156,50 +144,26 @@ class Departures:
             self._test(iteration, rows[state['is_ready'][rows]])
         self._records += 1
 
-    def _register(self, names: Sequence[str]) -> None:
-        for name in names[len(self._row_of_point) :]:
-            figure = self._figures.describe(name)
-            row = -1
-            if figure is not None and is_judged(name, figure):
-                row = len(self._names)
-                self._names.append(name)
-                self._declared.append(figure)
-                self._tasks.append(task_in(name))
-                self._families.setdefault(without_task(name), []).append(row)
-            self._row_of_point.append(row)
-        if len(self._row_of_point) == len(self._rows_of_points):
-            return
-        self._rows_of_points = np.array(self._row_of_point, np.intp)
-        rates = [name for name in names if name.startswith('learning_rate/') and task_in(name) is None]
-        shared = {name for name in rates if name != 'learning_rate/model'} or set(rates)
-        self._is_rate = np.array([name in shared for name in names], np.bool_)
-        old, more = len(self._state), len(self._names) - len(self._state)
-        self._state = np.concatenate([self._state, np.zeros(more, STATE)])
-        self._recent = np.concatenate([self._recent, np.full((more, RECENT), np.nan)])
-        for past in (self._near, self._far):
-            past.grow(len(self._names))
-        for row in range(old, len(self._names)):
-            figure = self._declared[row]
-            entry, stem = self._state[row], unit_of(self._names[row], figure)
-            declare(entry, self._names[row], figure, self._repeats)
-            is_data = figure.stage == 'data'
-            self._has_data.update([stem] if is_data else [])
-            entry['tells_size'] = is_data or stem not in self._has_data
-            entry['stem'] = self._stems.setdefault(stem, len(self._stems))
+    def _grow(self, rows: int) -> None:
+        more = rows - len(self._recent)
+        if more:
+            self._recent = np.concatenate([self._recent, np.full((more, RECENT), np.nan)])
+            for past in (self._near, self._far):
+                past.grow(rows)
 
     def _counted(self, counts: Values | Rows) -> Values:
         """Return what points are worth: batches that lie further apart have less in common, trends do not."""
-        return np.where(self._state['is_sparse'], min(self._gap / SPACING, _MOST_WORTH), 1.0) * counts
+        return np.where(self._judged.state['is_sparse'], min(self._gap / SPACING, _MOST_WORTH), 1.0) * counts
 
     def _describe(self) -> None:
         """Describe the pasts anew, those of figures that have one."""
-        state = self._state
+        state = self._judged.state
         rows = np.flatnonzero((self._counted(self._near.counts) >= state['fewest']) & (self._near.counts >= FEWEST))
         if not rows.size:
             return
         # The size of a signal is the largest that any of its statistics has had.
         usual = self._near.largest(rows)
-        sizes = np.zeros(len(self._stems))
+        sizes = np.zeros(self._judged.units)
         np.maximum.at(sizes, state['stem'], state['size'] * np.where(state['direction'], _SHRINKS, 1.0))
         tells = state['tells_size'][rows]
         np.maximum.at(sizes, state['stem'][rows[tells]], usual[tells])
@@ -224,7 +188,7 @@ class Departures:
         state['is_ready'][rows] = True
 
     def _test(self, iteration: int, rows: Rows) -> None:
-        state = self._state
+        state = self._judged.state
         level = _median_of_three(self._recent[rows, -RECENT:])
         now = transformed(level, state['zero'][rows])
         state['level'][rows], state['now'][rows] = level, now
@@ -272,7 +236,7 @@ class Departures:
         # What is measured in some records only is away in between, too.
         age = self._records - state['latest']
         away = np.flatnonzero((state['strength'] >= self._release) & (age < np.minimum(state['gap'], _RAREST)))
-        self.current = tuple(map(self._departure, away.tolist()))
+        self.current = tuple(map(self._judged.departure, away.tolist()))
         tired = rows[state['away'][rows] > PATIENCE]
         if tired.size:
             for past in (self._near, self._far):
@@ -282,7 +246,7 @@ class Departures:
 
     def _moved(self, which: str, rows: Rows, now: Values, threshold: float) -> tuple[Values, Values]:
         """Return how far figures are from one of their pasts, 1 at the threshold, and by what; note healthy moves."""
-        state = self._state
+        state = self._judged.state
         middle, known = state[f'{which}_middle'][rows], state[f'{which}_moved'][rows]
         moved = now - middle
         low, high = state[f'{which}_low'][rows], state[f'{which}_high'][rows]
@@ -295,20 +259,9 @@ class Departures:
         state[f'{which}_moved'][rows] = np.where(size < self._release, np.maximum(_MEMORY * known, worse), known)
         return size, moved
 
-    def _note_past(self, rows: Rows, values: Values) -> None:
-        """Take points into the past."""
-        state = self._state
-        for past in (self._near, self._far):
-            past.add(rows, values)
-        note_past(state, rows, values)
-
     def share_departed(self, departure: Departure) -> float:
         """Return the share of a stage's figures without a task that are away in the direction of one of them."""
-        state = self._state
-        rows = [row for row, figure in enumerate(self._declared) if figure.stage == departure.figure.stage]
-        rows = [row for row in rows if self._tasks[row] is None and state['is_ready'][row]]
-        away = [row for row in rows if state['strength'][row] >= self._release]
-        return sum(bool(state['shift'][row] * departure.shift > 0) for row in away) / max(len(rows), 1)
+        return self._judged.share_departed(departure, self._release)
 
     def distance(self, task: int, scalars: Mapping[str, float]) -> float:
         """Return how many spreads a task's data are from their past, on average; where it has none, its outputs.
@@ -317,54 +270,14 @@ class Departures:
             task: global task id.
             scalars: the newest record's.
         """
-        state = self._state
-        for stages in (('data', 'target'), ('output',)):
-            rows = [
-                row
-                for row, its in enumerate(self._tasks)
-                if its == task
-                and state['is_ready'][row]
-                and self._names[row] in scalars
-                and self._declared[row].stage in stages
-            ]
-            if rows:
-                now = transformed(np.array([scalars[self._names[row]] for row in rows]), state['zero'][rows])
-                apart = np.abs(now - state['near_middle'][rows]) / state['near_spread'][rows]
-                # One figure is not to outweigh the others.
-                return float(np.mean(np.minimum(apart, _APART)))
-        return 0.0
+        return self._judged.distance(task, scalars)
 
-    def _departure(self, row: int) -> Departure:
-        state, name = self._state, self._names[row]
-        family = without_task(name)
-        others = [other for other in self._families[family] if other != row and self._tasks[other] is not None]
-        entry = state[row]
-        fresh = [o for o in others if state['seen'][o] == entry['seen'] and state['is_ready'][o]]
-        shift, zero = float(entry['shift']), float(entry['zero'])
-        now = float(state['now'][row])
-        past = now - shift
-        level = math.sinh(now) * zero if zero else now
-        theirs = median(state['level'][fresh].tolist()) if fresh else math.nan
-        peer = (math.asinh(theirs / zero) if zero else theirs) if fresh else math.nan
-        return Departure(
-            name,
-            self._declared[row],
-            self._tasks[row],
-            family,
-            float(entry['strength']),
-            shift,
-            median(state['shift'][fresh].tolist()) if fresh else math.nan,
-            bool(fresh) and abs(now - peer) < abs(past - peer),
-            level,
-            math.sinh(past) * zero if zero else past,
-            int(entry['since']),
-            int(entry['away']),
-            int(entry['gap']) > 2,
-            bool(entry['is_sudden']),
-        )
-
-
-_APART = 10.0
+    def _note_past(self, rows: Rows, values: Values) -> None:
+        """Take points into the past."""
+        state = self._judged.state
+        for past in (self._near, self._far):
+            past.add(rows, values)
+        note_past(state, rows, values)
 
 
 def _median_of_three(values: Values) -> Values:

@@ -12,15 +12,15 @@ with :math:`m` the median of its past, :math:`s` the past's spread (1.4826 times
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from ding_normmon.core.incident import STAGES, DenseWindow, Departure, Incident
+from ding_normmon.core.incident import STAGES, DenseWindow, Departure
 from ding_normmon.core.metric_names import task_in, without_task
 
-__all__ = ['PARAMETERS', 'incident_of', 'stage_of', 'what_came_first']
+__all__ = ['PARAMETERS', 'in_order', 'left_levels', 'stage_of', 'what_came_first', 'without_parameters']
 
 PARAMETERS = 'parameter/'
 """How the names of figures of single parameters begin."""
@@ -33,7 +33,6 @@ _RATIO = 3.0
 _ABOVE, _JUMP = 1.5, 1.5
 _SPREADS = 8.0
 _MOST = 48
-_ENDS, _LAST = ('exception', 'death'), 3
 _NONFINITE = 'monitor/nonfinite/'
 
 _STAGES = (
@@ -48,9 +47,6 @@ _STAGES = (
     ('grad/', 'gradient'),
     ('norm/', 'weights'),
 )
-
-_FIGURES = ('noreduce_', 'loss/', 'data/', 'clip/', 'step/')
-_MOST_FIGURES = 256
 
 
 def stage_of(name: str) -> str | None:
@@ -89,12 +85,22 @@ def what_came_first(window: DenseWindow, opened: int) -> tuple[Departure, ...]:
         >>> [(departure.iteration, departure.stage, departure.task) for departure in what_came_first(window, 32)]
         [(30, 'loss', 1), (31, 'shared gradient', None)]
     """
-    found = _departures(window, opened)
-    # A figure of the whole model says nothing that its parts do not say.
+    return without_parameters(left_levels(window, opened))
+
+
+def without_parameters(found: Iterable[Departure]) -> tuple[Departure, ...]:
+    """Return the first of these departures that are not of single parameters."""
     return tuple(entry for entry in found if not entry.metric.startswith(PARAMETERS))[:_MOST]
 
 
-def _departures(window: DenseWindow, opened: int, has_ended: bool = False) -> list[Departure]:
+def left_levels(window: DenseWindow, opened: int, has_ended: bool = False) -> list[Departure]:
+    """Return all that left its level around a step, also of single parameters, in that order.
+
+    Arguments:
+        window: the watched steps around it.
+        opened: iteration of the step in which something was noticed.
+        has_ended: whether the run ended there.
+    """
     stages = [stage_of(name) if _is_compared(name) else None for name in window.names]
     chosen = [place for place, stage in enumerate(stages) if stage is not None]
     until = int(np.searchsorted(window.iterations, opened, side='right')) - 1
@@ -145,7 +151,7 @@ def _departures(window: DenseWindow, opened: int, has_ended: bool = False) -> li
     raised = min((entry.iteration for entry in entries if entry.stage == 'learning rate'), default=None)
     if raised is not None:
         entries = [entry for entry in entries if entry.iteration >= raised or math.isinf(entry.ratio)]
-    return sorted(entries, key=_order)
+    return sorted(entries, key=in_order)
 
 
 def _jumps(values: npt.NDArray[np.float64], left: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -167,7 +173,8 @@ def _highest_of_family(names: Sequence[str], past: npt.NDArray[np.float64]) -> n
     return np.array([highest[without_task(name)] or np.inf for name in names])
 
 
-def _order(departure: Departure) -> tuple[int, bool, int, bool, float, str]:
+def in_order(departure: Departure) -> tuple[int, bool, int, bool, float, str]:
+    """Return what departures are sorted by: when, and within a step causes before consequences."""
     return (
         departure.iteration,
         math.isfinite(departure.ratio),
@@ -205,117 +212,3 @@ def _beginning(left: npt.NDArray[np.bool_], until: int) -> int:
         elif row < last:
             break
     return start
-
-
-def incident_of(
-    number: int,
-    window: DenseWindow,
-    opened: int,
-    kind: str,
-    reason: str,
-    tasks: Mapping[int, str],
-    at_fault: Sequence[int] = (),
-    every: int = 0,
-    is_sure: bool = False,
-) -> Incident:
-    """Return the incident that the steps of a window make.
-
-    Arguments:
-        number: of the incident.
-        window: the watched steps around it.
-        opened: iteration of the step in which something was noticed.
-        kind: see :class:`~ding_normmon.core.incident.Incident`.
-        reason: what was noticed.
-        tasks: global task id to name.
-        at_fault: the tasks that a finding names.
-        every: iterations from one watched step to the next.
-        is_sure: whether it cannot have come to them from others.
-    """
-    found = _departures(window, opened, kind in _ENDS)
-    if kind in _ENDS:
-        # Whatever ends a run shows in its last steps, if it shows at all.
-        last = window.iterations[-_LAST:].min(initial=opened)
-        found = [entry for entry in found if entry.iteration >= last]
-    first = tuple(entry for entry in found if not entry.metric.startswith(PARAMETERS))[:_MOST]
-    task = _first_task(first)
-    if len(at_fault) == 1 and task != at_fault[0] and (is_sure or not _is_reached(first, at_fault[0])):
-        task = at_fault[0]
-        own = min((entry.iteration for entry in first if entry.task == task), default=opened)
-        first = tuple(entry for entry in first if entry.iteration >= own)
-        found = [entry for entry in found if entry.iteration >= own]
-    parameters = [entry for entry in found if entry.metric.startswith(PARAMETERS)]
-    if task is not None:
-        parameters.sort(key=lambda entry: (entry.iteration, entry.task not in (task, None), _order(entry)))
-    head = next((entry for entry in first if task is None or entry.task == task), None)
-    since = min([opened, *(entry.iteration for entry in first)])
-    return Incident(
-        number,
-        opened,
-        since,
-        kind,
-        reason,
-        first,
-        task,
-        '' if task is None else tasks.get(task, f'task {task}'),
-        '' if head is None else _group(head.metric),
-        _path(parameters[0].metric) if parameters else '',
-        _figures(window, opened),
-        every,
-        window,
-    )
-
-
-def _is_reached(first: Sequence[Departure], task: int) -> bool:
-    """Return whether something may have come to a task from others: only through what they share."""
-    own = min((entry.iteration for entry in first if entry.task == task), default=math.inf)
-    return any(
-        entry.iteration < own + (entry.stage == 'weights')
-        for entry in first
-        if entry.task is None and entry.stage in ('learning rate', 'shared gradient', 'weights')
-    )
-
-
-def _first_task(first: Sequence[Departure]) -> int | None:
-    """Return the task that something began with: none where the rate or the weights of all came first."""
-    if not first or first[0].stage == 'learning rate':
-        return None
-    at_once = [entry for entry in first if entry.iteration == first[0].iteration]
-    if at_once[0].stage == 'weights' and math.isinf(at_once[0].ratio):
-        return None
-    stage = next((entry.stage for entry in at_once if entry.task is not None), None)
-    of_stage = [entry for entry in at_once if entry.stage == stage and entry.task is not None]
-    if not of_stage:
-        later = [entry for entry in first if entry.task is not None]
-        return later[0].task if later else None
-    furthest: dict[int, float] = {}
-    for entry in of_stage:
-        assert entry.task is not None
-        furthest[entry.task] = max(furthest.get(entry.task, 0.0), entry.ratio)
-    return max(furthest, key=lambda task: furthest[task])
-
-
-def _group(metric: str) -> str:
-    """Return the group or signal of a figure.
-
-    >>> _group('grad/head_value_task1/_total_norm'), _group('noreduce_obs_loss_task1'), _group('data/reward_task0/max')
-    ('head_value', 'obs loss', 'data/reward')
-    """
-    name = without_task(metric)
-    if name.startswith(('grad/', 'grad_local/', 'grad_synced/', 'norm/')) and '/' in name:
-        return name.split('/')[1]
-    if name.startswith('noreduce_'):
-        return name.removeprefix('noreduce_').replace('_', ' ')
-    return name.rsplit('/', 1)[0] if name.count('/') > 1 or name.startswith(('data/', 'inputs/')) else name
-
-
-def _path(metric: str) -> str:
-    return metric.removeprefix(PARAMETERS).split('/', 1)[-1]
-
-
-def _figures(window: DenseWindow, opened: int) -> dict[str, float]:
-    rows = np.flatnonzero(window.iterations == opened)
-    if not len(rows):
-        return {}
-    names = [(place, name) for place, name in enumerate(window.names) if name.startswith(_FIGURES)]
-    found = {name: float(window.values[rows[-1], place]) for place, name in names[:_MOST_FIGURES]}
-    return {name: value for name, value in found.items() if math.isfinite(value)}

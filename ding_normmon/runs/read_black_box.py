@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ding_normmon.core.incident import DenseWindow, Incident
-from ding_normmon.diagnose.first_signs import PARAMETERS, incident_of
+from ding_normmon.diagnose.first_signs import PARAMETERS
+from ding_normmon.diagnose.incident_of import incident_of
 from ding_normmon.runs.black_box import box_name, is_in_use
 from ding_normmon.runs.header import task_names
 from ding_normmon.runs.run import RunError

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ding_normmon.core.incident import DenseWindow
-from ding_normmon.diagnose.first_signs import incident_of, what_came_first
+from ding_normmon.diagnose.first_signs import what_came_first
+from ding_normmon.diagnose.incident_of import incident_of
 
 
 @pytest.mark.parametrize('value', [np.inf, -np.inf, np.nan, np.finfo(np.float64).max])

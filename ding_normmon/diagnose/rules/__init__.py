@@ -5,7 +5,6 @@ from ding_normmon.diagnose.rule import Rule
 from ding_normmon.diagnose.rules.always_clipped import AlwaysClipped
 from ding_normmon.diagnose.rules.clipped_to_zero import ClippedToZero
 from ding_normmon.diagnose.rules.conflicting_pair import ConflictingPair
-from ding_normmon.diagnose.rules.departed import DEPARTED
 from ding_normmon.diagnose.rules.gradient_noise import GradientNoise
 from ding_normmon.diagnose.rules.head_gap import HeadGradientGap, HeadNormGap
 from ding_normmon.diagnose.rules.learning_rate import LearningRate
@@ -15,6 +14,7 @@ from ding_normmon.diagnose.rules.missing_data import MissingData
 from ding_normmon.diagnose.rules.no_gradient import NoGradient
 from ding_normmon.diagnose.rules.non_finite import NonFinite
 from ding_normmon.diagnose.rules.spike import Spike
+from ding_normmon.diagnose.rules.stages import DEPARTED
 from ding_normmon.diagnose.rules.task_share import TaskDominates, TaskStarves
 from ding_normmon.diagnose.rules.twin_tasks import TwinTasks
 from ding_normmon.diagnose.rules.update_range import UpdateRange

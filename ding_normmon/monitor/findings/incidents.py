@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ding_normmon.core.incident import DenseWindow, Incident
 from ding_normmon.core.lost_data import LostData
 from ding_normmon.core.record import Record
-from ding_normmon.diagnose.first_signs import incident_of
+from ding_normmon.diagnose.incident_of import incident_of
 from ding_normmon.diagnose.invariants import EXACT, EXPECTED
 
 __all__ = ['AFTER', 'BEFORE', 'Incidents']
