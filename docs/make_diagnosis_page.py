@@ -64,9 +64,9 @@ than they ever have. At least five iterations lie between two points, so it does
 The declaration of a figure ([metrics.md](metrics.md)) says at which stage of the learner step it arises, and the stage
 says what counts as small, whether training itself moves the figure, and which direction is a change for the worse. The
 threshold grows with the number of figures. What other tasks do too is not one task's; a task that becomes like the
-others is not at fault; one that gets its first rewards after a long time, or more than twice as large ones as ever, learns
-from them, values of up to five times the largest reward; and one whose data no longer comes is not judged. A step is judged
-by what it is for its learning rate.
+others is not at fault; one that gets its first rewards after a long time, or more than twice as large ones as ever,
+learns from them, values of up to five times the largest reward; and one whose data no longer comes is not judged. A
+step is judged by what it is for its learning rate.
 
 Of what has left at the same time the earliest stage is the cause: data, targets, losses, outputs, representation,
 gradients, steps, weights; weights come before losses if they jump faster than training moves them. The rest is
