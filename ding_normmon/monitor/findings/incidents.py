@@ -22,6 +22,9 @@ __all__ = ['AFTER', 'BEFORE', 'Incidents']
 BEFORE, AFTER = 256, 64
 """Watched steps that an incident keeps from before it was opened, and from after."""
 
+CONSEQUENCES = 12
+"""Watched steps after the opening in which whatever else is found is taken for a consequence."""
+
 _MOST = 16
 _MOST_BYTES = 4 << 20
 _NONFINITE = 'monitor/nonfinite/'
@@ -177,9 +180,11 @@ class Incidents:
         yield self._open
 
     def _end_for(self, opener: _Opener) -> Iterator[Incident]:
-        """End the open incident for an exception, which is what people will ask about, and may end the run."""
-        if self._open is not None and opener.kind == 'exception' != self._open.kind:
-            yield self._completed()
+        """End the open incident for what is none of its consequences, or for an exception, which may end the run."""
+        if self._open is not None:
+            is_exception = opener.kind == 'exception'
+            if self._open.kind != 'exception' if is_exception else self._after > CONSEQUENCES:
+                yield self._completed()
 
     def _completed(self) -> Incident:
         assert self._open is not None
