@@ -237,9 +237,11 @@ class WeightJump(Departed):
     stage: ClassVar[Stage] = 'weight'
 
     def weighed(self, strength: float, departures: list[Departure]) -> float:
-        """What decays does so in several parts; one alone may shrink by learning."""
-        shrinking = {departure.family for departure in departures if departure.shift < 0}
-        return 0.5 * strength if len(shrinking) == 1 else strength
+        """What decays does so in several parts; one alone may shrink by learning, little by little above all."""
+        shrinking = [departure for departure in departures if departure.shift < 0]
+        if len({departure.family for departure in shrinking}) != 1:
+            return strength
+        return (0.5 if any(departure.is_sudden for departure in shrinking) else 0.25) * strength
 
     def severity_of(self, departure: Departure, its: list[Departure], window: Window) -> Severity | None:
         """Growth that is not sudden is information: the weights of a network that learns grow."""
