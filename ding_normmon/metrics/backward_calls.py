@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ding_normmon.core.backward_passes import is_inside_a_pass, note_thread, reaches, several_threads
+from ding_normmon.core.backward_passes import is_inside_a_pass, note_thread, reaches
 from ding_normmon.core.observed_function import ObservedFunction
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.metrics.base import Chart, Figure, LearnerStep, RowBuffer, RowKey, RowTable, Setup
@@ -35,9 +35,10 @@ class BackwardCalls(Finishing, OwnHooks, WatchesOptimizers):
     """``loss/backward``: the loss on which ``backward`` was called. ``broken/leftover_gradient``: gradients that were
     not zero before it.
 
-    The calls of ``torch.autograd.backward`` (and so of ``Tensor.backward``) are observed in measured steps. The loss of
-    a second call in one learner step is ``loss/backward_1``, and so on. Losses are shown as they are differentiated:
-    with the scale of a ``GradScaler``, and divided if gradients are accumulated.
+    The calls of ``torch.autograd.backward`` (and so of ``Tensor.backward``) that reach the model's parameters are
+    observed in measured steps; those of another model are not. The loss of a second call in one learner step is
+    ``loss/backward_1``, and so on. Losses are shown as they are differentiated: with the scale of a ``GradScaler``, and
+    divided if gradients are accumulated.
 
     A gradient is left over if it was not zero at the start of any backward pass of the step, so it was not zeroed
     since the last step. Eight parameters spread over the model are checked, if an optimizer that steps holds them; the
@@ -49,7 +50,8 @@ class BackwardCalls(Finishing, OwnHooks, WatchesOptimizers):
         Figure(
             'loss/{backward}[_{n}]',
             (
-                'what `backward` was called on, as it was (with the scale of a `GradScaler`); the second call of a '
+                "what `backward` was called on where it reaches the model's parameters, as it was (with the scale of a "
+                '`GradScaler`); the second call of a '
                 'learner step is `backward_1`, and so on up to eight; over ranks that train '
                 'different tasks the sum, over those that train the same ones the mean'
             ),
@@ -110,7 +112,7 @@ class BackwardCalls(Finishing, OwnHooks, WatchesOptimizers):
         if kwargs.get('accumulate_grad', True) and args and not is_inside_a_pass():
             note_thread()
             roots = [args[0]] if isinstance(args[0], Tensor) else list(args[0])
-            if not several_threads() or reaches(roots, self._parameters):
+            if reaches(roots, self._parameters):
                 self._note(roots)
         return call(*args, **kwargs)
 

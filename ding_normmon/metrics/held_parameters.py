@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -85,8 +84,9 @@ class HeldParameters(BrokenParameters, Finishing, WatchesOptimizers):
     kinds = ('unheld', 'orphaned')
 
     def __init__(self) -> None:
-        self._trained: dict[int, tuple[str, int | None, str, weakref.ref[nn.Parameter]]] = {}
-        self._gone: list[tuple[str, int | None, str, weakref.ref[nn.Parameter]]] = []
+        # No weak references: torch.utils.swap_tensors, and so Module.to, refuses a tensor that has one.
+        self._trained: dict[int, tuple[str, int | None, str, nn.Parameter]] = {}
+        self._gone: list[tuple[str, int | None, str, nn.Parameter]] = []
         self._looked_for: frozenset[int] = frozenset()
         self._before: dict[int, tuple[int | Tensor, bool | Tensor]] = {}
 
@@ -111,7 +111,7 @@ class HeldParameters(BrokenParameters, Finishing, WatchesOptimizers):
         }
         present = {id(parameter) for parameter in setup.model.parameters()}
         self._gone += [entry for key, entry in self._trained.items() if key not in present]
-        self._gone = [entry for entry in self._gone if (left := entry[3]()) is not None and id(left) not in present]
+        self._gone = [entry for entry in self._gone if id(entry[3]) not in present]
         self._trained = {key: entry for key, entry in self._trained.items() if key in present}
         self._before = {}
 
@@ -144,7 +144,7 @@ class HeldParameters(BrokenParameters, Finishing, WatchesOptimizers):
         for key in (self._places.keys() & holders.keys()) - self._trained.keys():
             group, path, parameter = self._places[key]
             if parameter.grad is not None:
-                self._trained[key] = group.name, group.task_id, path, weakref.ref(parameter)
+                self._trained[key] = group.name, group.task_id, path, parameter
         self._write_rates(holders, rows)
 
     def _write_rates(self, holders: dict[int, tuple[Any, dict[str, Any]]], rows: RowBuffer) -> None:
@@ -165,6 +165,8 @@ class HeldParameters(BrokenParameters, Finishing, WatchesOptimizers):
         if not before and not self._gone:
             return
         holders = optimizers.holders()
+        # What no optimizer holds is not kept alive for us.
+        self._gone = [entry for entry in self._gone if id(entry[3]) in holders]
         candidates = {key: entry for key, entry in before.items() if key not in holders}
         if candidates and optimizers.any_stepped:
             keys = frozenset(candidates)
@@ -173,10 +175,9 @@ class HeldParameters(BrokenParameters, Finishing, WatchesOptimizers):
                 candidates = {key: entry for key, entry in candidates.items() if key not in held}
                 self._looked_for = frozenset(candidates)
             self._write_unheld(candidates, rows)
-        for name, task_id, path, reference in self._gone:
-            parameter = reference()
+        for name, task_id, path, parameter in self._gone:
             optimizer, _ = holders.get(id(parameter), (None, None))
-            if parameter is not None and self._stepping.has_stepped(optimizer):
+            if self._stepping.has_stepped(optimizer):
                 write_number(RowKey(self.name, name, task_id, f'orphaned/{path}'), 1.0, rows)
 
     def _write_unheld(self, candidates: dict[int, tuple[int | Tensor, bool | Tensor]], rows: RowBuffer) -> None:

@@ -123,7 +123,8 @@ class ParameterMoves(BrokenParameters, DeviceCells, WatchesOptimizers):
             (group, path, parameter)
             for group in setup.owned_groups
             for path, parameter in zip(group.paths, group.parameters, strict=True)
-            if not is_sharded(parameter)
+            # What has no entries cannot move.
+            if parameter.numel() and not is_sharded(parameter)
         ]
         self._parameters = [parameter for _, _, parameter in self._places]
         self._index = {id(parameter): index for index, parameter in enumerate(self._parameters)}

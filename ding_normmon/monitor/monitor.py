@@ -164,7 +164,7 @@ class StepMonitor:
             self.lost_data.count('groups', f'the model was changed and cannot be measured any more: {error}')
             return False
         self._prepare_again()
-        note = f'modules or parameters were replaced; groups found again at iteration {iteration}'
+        note = f'modules or parameters were replaced or resized; groups found again at iteration {iteration}'
         self._publication.note_change(iteration, note)
         # A model that changes often must not fill the log.
         logger.log(logging.INFO if self._has_changed else logging.WARNING, 'monitor: %s', note)
@@ -243,7 +243,7 @@ class StepMonitor:
         if not self.due(iteration):
             return prepared.off_step
         started = time.perf_counter()
-        if self._base.snapshot.has_changed() and not self._find_groups_again(iteration):
+        if self.model_has_changed() and not self._find_groups_again(iteration):
             return prepared.off_step
         # A step that is not due may complete the accumulation cycle of a due one.
         due: list[Metric] | None = None
@@ -253,6 +253,10 @@ class StepMonitor:
         elif self._watching.is_due(iteration):
             due = [metric for metric in self.metrics if self._throttle.is_watched(metric)]
         return self._prepared.measurement.begin(iteration, due, started, between)
+
+    def model_has_changed(self) -> bool:
+        """Return whether modules or parameters are others than when the current groups were found."""
+        return self._base.snapshot.has_changed()
 
     def end_step(self, step: InertLearnerStep, raised: bool = False) -> None:
         """Finish a step that :meth:`begin_step` began; also one that raised, which completes no accumulation cycle."""

@@ -389,3 +389,37 @@ def test_a_jump_by_ten_orders_is_told_while_training(planted: int) -> None:
     finding = next(finding for finding in told if finding.rule == 'spike')
     assert planted <= finding.found < planted + 8
     assert finding.evidence
+
+
+def converted(model: nn.Module) -> None:
+    """Change all tensors, as ``Module.to`` does where it swaps them."""
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        model.double().float()
+        model.load_state_dict({name: 2 * value for name, value in model.state_dict().items()})
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+def swapped(model: nn.Module) -> None:
+    """Swap every parameter with another."""
+    for parameter in model.parameters():
+        torch.utils.swap_tensors(parameter, nn.Parameter(0.5 * parameter.detach()))
+
+
+@pytest.mark.parametrize('preset', ['basic', 'full'])
+@pytest.mark.parametrize('change', [converted, swapped])
+def test_tensors_can_be_swapped_as_without_a_monitor(change: Callable[[nn.Module], None], preset: str) -> None:
+    """Torch refuses to swap a tensor that somebody has a weak reference to."""
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    right = []
+    with Monitor(model, {'monitor_norm_freq': 1, 'preset': preset}, optimizer=optimizer) as monitor:
+        for iteration in range(6):
+            if iteration == 3:
+                optimizer.zero_grad()
+                change(model)
+            right.append(norm(model.parameters()))
+            train(model, optimizer, 1)
+    found = [record.scalars['norm/model/_total_norm'] for record in monitor.take_records()]
+    assert found == pytest.approx(right, rel=1e-6)

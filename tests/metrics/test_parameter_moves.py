@@ -141,3 +141,17 @@ def test_weights_that_are_written_and_move_on_are_nothing_wrong(
     between: Callable[[nn.Module, torch.optim.Optimizer, int], None],
 ) -> None:
     assert first_with(trained_with(45, between), STILL) is None
+
+
+@pytest.mark.parametrize('preset', ['basic', 'full'])
+def test_a_parameter_without_entries_cannot_stand_still(preset: str) -> None:
+    model = nn.Linear(3, 1)
+    model.register_parameter('bonus', nn.Parameter(torch.zeros(0, 2)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(model, {'monitor_norm_freq': 1, 'preset': preset}, optimizer=optimizer) as monitor:
+        for _ in range(20):
+            optimizer.zero_grad()
+            (model(torch.randn(4, 3)).square().mean() + model.bonus.sum()).backward()
+            optimizer.step()
+    assert not monitor.lost_data.total
+    assert not any(STILL in record.scalars for record in monitor.take_records())

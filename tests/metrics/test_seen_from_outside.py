@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -97,3 +99,42 @@ def test_different_samples_of_a_batch_are_counted(samples: int, different: int) 
     (record,) = monitor.take_records()
     expected = len({tuple(batch[place].tolist()) for place in taken}) / len(taken)
     assert record.scalars['inputs/distinct'] == expected
+
+
+@pytest.mark.parametrize('first', [True, False])
+def test_the_losses_are_those_of_the_model_not_of_another_one(first: bool) -> None:
+    """Members of a population train in turns."""
+    torch.manual_seed(0)
+    model, other = nn.Linear(3, 1), nn.Linear(3, 1)
+    optimizers = {part: torch.optim.SGD(part.parameters(), lr=0.1) for part in (model, other)}
+    right = []
+    with Monitor(model, {'monitor_norm_freq': 1}, optimizer=optimizers[model]) as monitor:
+        for _ in range(4):
+            for part in (model, other) if first else (other, model):
+                optimizers[part].zero_grad()
+                loss = part(torch.randn(5, 3)).square().mean()
+                loss.backward()
+                optimizers[part].step()
+                if part is model:
+                    right.append(loss.item())
+    records = monitor.take_records()
+    assert [record.scalars['loss/backward'] for record in records] == pytest.approx(right)
+    assert not any('loss/backward_1' in record.scalars for record in records)
+
+
+def test_a_gradient_is_no_leftover_where_a_copy_is_differentiated() -> None:
+    """First-order meta-learning: the gradient of an adapted copy is handed to the model."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(model, {'monitor_norm_freq': 1}, optimizer=optimizer) as monitor:
+        for _ in range(8):
+            adapted = copy.deepcopy(model)
+            adapted(torch.randn(5, 3)).square().mean().backward()
+            optimizer.zero_grad()
+            for parameter, twin in zip(model.parameters(), adapted.parameters(), strict=True):
+                parameter.grad = twin.grad
+            optimizer.step()
+    records = monitor.take_records()
+    assert len(records) == 8
+    assert not any('broken/leftover_gradient' in record.scalars for record in records)

@@ -60,7 +60,7 @@ def test_every_metric_after_a_change(change: Callable[[SmallModel], None], caplo
     for record, metrics in zip(records, expected, strict=True):
         assert_same(record.scalars, metrics)
     notes = {record.iteration: record.notes['groups'] for record in records if 'groups' in record.notes}
-    assert notes == {2: 'modules or parameters were replaced; groups found again at iteration 2'}
+    assert notes == {2: 'modules or parameters were replaced or resized; groups found again at iteration 2'}
     assert sum('groups found again' in line.getMessage() for line in caplog.records) == 1
     assert not monitor.lost_data.total
 
@@ -161,14 +161,60 @@ def test_in_a_training_loop() -> None:
             nn.utils.clip_grad_norm_(model.parameters(), 0.5)
             optimizer.step()
             if iteration == 1:
-                # The step that has begun is of the old weights; the one after it is not.
+                # The next learner step has begun, but is one of the new weights.
                 for layer in (model[0], model[1]):
                     layer.weight = nn.Parameter(2 * layer.weight.detach())  # type: ignore[operator]
                     layer.bias = nn.Parameter(layer.bias.detach().clone())  # type: ignore[operator]
                 optimizer.param_groups[0]['params'] = list(model.parameters())
     records = {record.iteration: record.scalars for record in monitor.take_records()}
     told = {iteration: scalars.get('grad/model/_total_norm') for iteration, scalars in records.items()}
-    for iteration in (0, 1, 3, 4):
+    assert sorted(records) == [0, 1, 2, 3, 4]
+    for iteration in range(5):
         assert told[iteration] == pytest.approx(expected[iteration], rel=1e-6)
         coefficient = min(1.0, 0.5 / expected[iteration])
         assert records[iteration]['clip/model/coefficient'] == pytest.approx(coefficient, rel=1e-4)
+
+
+def grown(model: nn.ModuleDict, optimizer: torch.optim.Optimizer) -> None:
+    """Add rows to an embedding, as when words are added to a vocabulary."""
+    weight = model['encoder'].weight
+    weight.data = torch.cat([weight.detach(), torch.full((3, 4), 2.0)])
+    weight.grad = None
+
+
+def headed(model: nn.ModuleDict, optimizer: torch.optim.Optimizer) -> None:
+    """Give a head more outputs, and leave the gradient of the earlier one where it is."""
+    model['head'] = nn.Linear(4, 5)
+    optimizer.param_groups[0]['params'] = list(model.parameters())
+
+
+@pytest.mark.parametrize('clips', [True, False])
+@pytest.mark.parametrize('change', [grown, headed])
+def test_a_layer_grows_between_the_steps_of_a_loop(change: Callable[..., None], clips: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({'encoder': nn.Embedding(5, 4), 'head': nn.Linear(4, 1)})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    config = {'monitor_norm_freq': 1, 'module_groups': {'encoder': 'encoder', 'head': 'head'}}
+    right = []
+    with Monitor(model, config, optimizer=optimizer) as monitor:
+        for iteration in range(6):
+            if iteration == 3:
+                change(model, optimizer)
+            parts = {'model': model, 'encoder': model['encoder'], 'head': model['head']}
+            expected = {f'norm/{key}/_total_norm': length(part.parameters()) for key, part in parts.items()}
+            optimizer.zero_grad()
+            model['head'](model['encoder'](torch.arange(len(model['encoder'].weight)))).square().sum().backward()
+            gradients = {key: [p.grad for p in part.parameters()] for key, part in parts.items()}
+            right.append({**expected, **{f'grad/{key}/_total_norm': length(gradients[key]) for key in parts}})
+            if clips:
+                nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+    records = monitor.take_records()
+    assert [record.iteration for record in records] == [*range(6)]
+    for record, figures in zip(records, right, strict=True):
+        assert {name: record.scalars[name] for name in figures} == pytest.approx(figures, rel=1e-6)
+    assert not monitor.lost_data.total
+
+
+def length(tensors: Any) -> float:
+    return float(torch.cat([tensor.detach().double().flatten() for tensor in tensors]).norm())

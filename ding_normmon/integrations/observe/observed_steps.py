@@ -107,7 +107,7 @@ class ObservedSteps:
         self._first: CallSite | None = None
         self._clips: list[tuple[CallSite, Set[int]]] = []
         self._gradients: dict[int, tuple[weakref.ref[Tensor], int]] = {}
-        self._is_unclear = False
+        self._is_unclear = self._is_of_another = self._is_of_this_model = False
 
     @property
     def idle(self) -> bool:
@@ -228,7 +228,28 @@ class ObservedSteps:
         self._is_unclear = self._equally is None
         return not self._is_unclear
 
+    def another_steps(self, parameters: Set[int]) -> None:
+        """Take note of the step of an optimizer that is not watched, but holds some of the same parameters."""
+        with self._points.lock:
+            self._is_of_another = not self._begun and any(clipped <= parameters for _, clipped in self._clips)
+
     # -- StepListener ----------------------------------------------------------------------------------------------
+
+    def differentiates(self) -> None:
+        """Take note of a backward pass, which makes what was clipped for another optimizer that one's own."""
+        if self._spoilt or self._whole:
+            return
+        if self._is_of_another:
+            self._again()
+        self._follow_model()
+
+    def _follow_model(self) -> None:
+        """Begin the step anew where the model was changed since: in a loop it has begun when the last one ended."""
+        if not self._loop or self._is_of_this_model or not self.step.due:
+            return
+        if not self._begun and self._monitor.model_has_changed():
+            self._again()
+        self._is_of_this_model = True
 
     def clips(self, parameters: Set[int]) -> None:
         """Take note of a clip call; it may be the first that is seen of another step."""
@@ -236,6 +257,7 @@ class ObservedSteps:
             return
         if self._whole:
             return
+        self._follow_model()
         here = CallSite()
         if self._begun and here.passes(STEP_FUNCTION):
             return
@@ -258,6 +280,7 @@ class ObservedSteps:
         if self._spoilt:
             return
         if not self._whole:
+            self._follow_model()
             here = CallSite() if len(self._points.holders_watched) > 1 else None
             if self._step_begins_another(here, holder):
                 self._go_on()

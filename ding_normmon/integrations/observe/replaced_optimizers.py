@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
 
 from torch.optim import Optimizer
@@ -22,7 +22,9 @@ Notice = Callable[[str, Optimizer, int], object]
 
 
 @contextlib.contextmanager
-def replaced_optimizers_noticed(watched: Mapping[str, Optimizer], notice: Notice) -> Iterator[None]:
+def replaced_optimizers_noticed(
+    watched: Mapping[str, Optimizer], notice: Notice, another_steps: Callable[[Set[int]], object]
+) -> Iterator[None]:
     """Call ``notice`` when another optimizer moves the parameters of a watched one that has stepped, and steps no more.
 
     One that was made since is its successor with its first step; any other after some steps in a row, more than there
@@ -31,8 +33,10 @@ def replaced_optimizers_noticed(watched: Mapping[str, Optimizer], notice: Notice
     Arguments:
         watched: the optimizers by name; ``notice`` may put the successor into it.
         notice: is given the name, the successor, which has just stepped, and how many steps of it were not watched.
+        another_steps: is given the parameters (their ``id``) of every other optimizer that steps and holds some of the
+            same.
     """
-    lookout = _Lookout(watched, notice)
+    lookout = _Lookout(watched, notice, another_steps)
     # The steps of all optimizers, of whatever class, end with a call of this function, which does nothing.
     step = ObservedFunction.of(getattr(Optimizer, '_optimizer_step_code', None))
     with observed([(step, lookout.around_step), (ObservedFunction.of(Optimizer.__init__), lookout.around_init)]):
@@ -40,8 +44,10 @@ def replaced_optimizers_noticed(watched: Mapping[str, Optimizer], notice: Notice
 
 
 class _Lookout:
-    def __init__(self, watched: Mapping[str, Optimizer], notice: Notice) -> None:
-        self._watched, self._notice = watched, notice
+    def __init__(
+        self, watched: Mapping[str, Optimizer], notice: Notice, another_steps: Callable[[Set[int]], object]
+    ) -> None:
+        self._watched, self._notice, self._another_steps = watched, notice, another_steps
         self._names = {id(optimizer): name for name, optimizer in watched.items()}
         # By name, steps of others since the watched optimizer's last, and the most that it has come back after.
         self._silent_for: Counter[str] = Counter()
@@ -73,6 +79,8 @@ class _Lookout:
             if optimizer not in self._sharing:
                 own = _parameters(optimizer)
                 self._sharing[optimizer] = {name for name, other in self._watched.items() if own & _parameters(other)}
+            if self._sharing[optimizer]:
+                self._another_steps(_parameters(optimizer))
             for name in sorted(self._sharing[optimizer]):
                 self._silent_for[name] += 1
                 if name in self._stepped and self._silent_for[name] >= self._limit(name, optimizer):

@@ -26,6 +26,9 @@ class Holder:
 class StepListener(Protocol):
     """Who tells from what happens where one learner step ends and the next begins."""
 
+    def differentiates(self) -> None:
+        """Called before a backward pass, which may be of another model."""
+
     def clips(self, parameters: Set[int]) -> None:
         """Called before the gradients of these monitored parameters (their ``id``) are clipped."""
 

@@ -100,7 +100,7 @@ class TrainingLoop:
         self.is_running = True
         try:
             with (
-                replaced_optimizers_noticed(self.optimizers, self._replace),
+                replaced_optimizers_noticed(self.optimizers, self._replace, self._steps.another_steps),
                 self._steps.block(first, self._monitor.begin_step(first)),
             ):
                 yield

@@ -20,6 +20,8 @@ class Listener:
     def __init__(self) -> None:
         self.heard: list[str] = []
 
+    def differentiates(self) -> None: ...
+
     def clips(self, parameters: Set[int]) -> None:
         self.heard.append(f'clips {len(parameters)}')
 

@@ -321,3 +321,45 @@ def test_an_optimizer_of_another_model_is_refused() -> None:
     optimizer = torch.optim.SGD(Net().parameters(), lr=0.1)
     with pytest.raises(ConfigurationError, match='none of the optimizers holds a parameter of the model'):
         Monitor(Net(), {'monitor_norm_freq': 1}, optimizer=optimizer)
+
+
+@pytest.mark.parametrize('clip', [nn.utils.clip_grad_norm_, nn.utils.clip_grad_value_])
+@pytest.mark.parametrize('shared', ['encoder', 'everything'])
+def test_what_is_clipped_for_another_optimizer_is_not_of_this_ones_step(shared: str, clip: Any) -> None:
+    """An auxiliary loss, or another policy, trains the same encoder in turns, and is not monitored."""
+    model = Net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    other = torch.optim.SGD((model.encoder if shared == 'encoder' else model).parameters(), lr=0.01)
+    right: dict[str, list[float]] = {'norm/model/_total_norm': [], 'grad/model/_total_norm': []}
+    with Monitor(model, {'monitor_norm_freq': 1}, optimizer=optimizer) as monitor:
+        for data in batches(6):
+            right['norm/model/_total_norm'].append(norm(model.parameters()))
+            optimizer.zero_grad()
+            model(data).square().mean().backward()
+            right['grad/model/_total_norm'].append(norm(parameter.grad for parameter in model.parameters()))
+            optimizer.step()
+            other.zero_grad()
+            (7 * model(data)).abs().mean().backward()
+            clip(other.param_groups[0]['params'], 0.01)
+            other.step()
+    records = monitor.take_records()
+    assert [record.iteration for record in records] == [*range(6)]
+    for name, figures in right.items():
+        assert [record.scalars[name] for record in records] == pytest.approx(figures, rel=1e-6)
+    assert not any('clip/model/coefficient' in record.scalars for record in records)
+
+
+def test_what_is_clipped_once_for_two_optimizers_is_of_both() -> None:
+    model = Net()
+    optimizer, other = (torch.optim.SGD(model.parameters(), lr=0.01) for _ in range(2))
+    right = []
+    with Monitor(model, {'monitor_norm_freq': 1}, optimizer=optimizer) as monitor:
+        for data in batches(5):
+            optimizer.zero_grad()
+            model(data).square().mean().backward()
+            right.append(norm(parameter.grad for parameter in model.parameters()))
+            nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+            other.step()
+            optimizer.step()
+    found = [record.scalars['grad/model/_total_norm'] for record in monitor.take_records()]
+    assert found == pytest.approx(right, rel=1e-6)
