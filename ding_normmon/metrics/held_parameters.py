@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ding_normmon.core.metric_names import with_task
-from ding_normmon.core.model_snapshot import ModelSnapshot
-from ding_normmon.core.parameter_groups import Group, find_groups
+from ding_normmon.core.parameter_groups import Group
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.metrics.base import Chart, Figure, LearnerStep, RowBuffer, RowKey, RowTable, Setup
 from ding_normmon.metrics.broken import BrokenParameters
@@ -101,7 +100,6 @@ class HeldParameters(BrokenParameters, Finishing, WatchesOptimizers):
 
     def _follow(self, groups: Sequence[Group]) -> None:
         setup = self.setup
-        self._snapshot = ModelSnapshot(setup.model)
         self._places: dict[int, tuple[Group, str, nn.Parameter]] = {
             id(parameter): (group, path, parameter)
             for group in groups
@@ -125,10 +123,6 @@ class HeldParameters(BrokenParameters, Finishing, WatchesOptimizers):
         """Note the parameters with a gradient that no optimizer holds; write the learning rates."""
         if hook_point == 'backward_end':
             self._stepping.watch()
-            if self._snapshot.has_changed():
-                # In a plain loop a step begins where the last one ended, before the user can change the model.
-                setup = self.setup
-                self._follow(find_groups(setup.model, setup.num_tasks, setup.config.module_groups))
             missing = self._places.keys() - self._stepping.holders().keys() - self._before.keys()
             new = {
                 key: parameter

@@ -618,6 +618,41 @@ def test_users_groups_win() -> None:
     assert names == {f'norm/{group}/_total_norm' for group in ('encoder', 'heads', 'model')}
 
 
+class Rebuilding(Policy):
+    """Replaces a layer at the beginning of its third call, and leaves the earlier one with its gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.norms = 0, []
+
+    def _forward_learn(self, data: torch.Tensor) -> dict[str, Any]:
+        self.calls += 1
+        if self.calls == 3:
+            self._learn_model.encoder = nn.Sequential(copy.deepcopy(self._learn_model.encoder), nn.Identity())
+            self._optimizer = torch.optim.SGD(self._learn_model.parameters(), lr=0.3)
+        self.norms.append(total(self._learn_model.parameters()))
+        return super()._forward_learn(data)
+
+
+def total(tensors: Any) -> float:
+    return float(torch.cat([tensor.detach().double().flatten() for tensor in tensors]).norm())
+
+
+@pytest.mark.parametrize('preset', ['basic', 'full'])
+def test_a_layer_that_is_replaced_within_a_call_is_measured_in_that_call(preset: str) -> None:
+    policy = Rebuilding()
+    attachment = attach(policy, {'monitor_norm_freq': 1, 'preset': preset})
+    gradients = []
+    for _ in range(5):
+        policy._forward_learn(torch.ones(5, 4))
+        gradients.append(total(p.grad for p in policy._learn_model.parameters() if p.grad is not None))
+    attachment.detach()
+    records = attachment.monitor.take_records()
+    for name, right in (('norm', policy.norms), ('grad', gradients)):
+        found = [record.scalars[f'{name}/model/_total_norm'] for record in records]
+        assert found == pytest.approx(right, rel=1e-6)
+
+
 def test_parameters_that_are_replaced_are_measured() -> None:
     policy = Policy()
     attachment = attach(policy, {'monitor_norm_freq': 1})

@@ -241,15 +241,19 @@ class ObservedSteps:
             return
         if self._is_of_another:
             self._again()
-        self._follow_model()
+        if self._follow_model() and not self._loop:
+            # A policy that replaces a layer often makes a new optimizer for it; a loop's were given by name.
+            self._points.follow_optimizers()
 
-    def _follow_model(self) -> None:
+    def _follow_model(self) -> bool:
         """Begin the step anew where the model was changed since: in a loop it has begun when the last one ended."""
-        if not self._loop or self._is_of_this_model or not self.step.due:
-            return
-        if not self._begun and self._monitor.model_has_changed():
+        if self._is_of_this_model or not self.step.due:
+            return False
+        has_changed = not self._begun and self._monitor.model_has_changed()
+        if has_changed:
             self._again()
         self._is_of_this_model = True
+        return has_changed
 
     def clips(self, parameters: Set[int]) -> None:
         """Take note of a clip call; it may be the first that is seen of another step."""
