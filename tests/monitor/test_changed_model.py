@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ding_normmon import Monitor
+from ding_normmon.core import backward_passes
 from tests.models import SmallModel, assert_same, finished, learn, make_batches, reference, small_monitor
 from tests.monitor.steps import measure
 
@@ -148,7 +149,10 @@ def test_in_the_middle_of_a_cycle_of_accumulation() -> None:
     assert {name: records[3].scalars[name] for name in gradients} == pytest.approx(gradients, rel=1e-6)
 
 
-def test_in_a_training_loop() -> None:
+@pytest.mark.parametrize('threads', [False, True])
+def test_in_a_training_loop(threads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As in a process in which another thread has trained something.
+    monkeypatch.setattr(backward_passes._Threads, 'several', threads)
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     expected = []

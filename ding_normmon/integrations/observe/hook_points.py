@@ -302,11 +302,12 @@ class HookPoints:
     @one_at_a_time
     def backward_begins(self, roots: Sequence[Any]) -> dict[int, tuple[int, int]] | None:
         """Note what the gradients are, where they have been read before: that tells what the pass has reached."""
-        if not self._step.due or self._is_elsewhere(roots):
+        if not self._step.due:
             return None
         if self._listener is not None:
-            self._listener.differentiates()
-        return self._gradients() if self._is_read else None
+            # The model may have other parameters now.
+            self._listener.differentiates(roots)
+        return self._gradients() if self._is_read and not self._is_elsewhere(roots) else None
 
     def _is_elsewhere(self, roots: Sequence[Any]) -> bool:
         """Tell whether a pass is about other models: another thread may be changing these gradients meanwhile."""

@@ -15,11 +15,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager
+from typing import Any
 
 from torch import Tensor
 
+from ding_normmon.core.backward_passes import reaches, several_threads
 from ding_normmon.core.step import INERT, Clip, InertLearnerStep, LearnerStep
 from ding_normmon.integrations.observe.call_site import CallSite
 from ding_normmon.integrations.observe.hook_points import STEP_FUNCTION, HookPoints
@@ -235,9 +237,12 @@ class ObservedSteps:
 
     # -- StepListener ----------------------------------------------------------------------------------------------
 
-    def differentiates(self) -> None:
+    def differentiates(self, roots: Sequence[Any]) -> None:
         """Take note of a backward pass, which makes what was clipped for another optimizer that one's own."""
         if self._spoilt or self._whole:
+            return
+        if several_threads() and not reaches(roots, {id(entry) for entry in self._monitor.model.parameters()}):
+            # Another thread trains another model.
             return
         if self._is_of_another:
             self._again()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
@@ -26,8 +26,8 @@ class Holder:
 class StepListener(Protocol):
     """Who tells from what happens where one learner step ends and the next begins."""
 
-    def differentiates(self) -> None:
-        """Called before a backward pass, which may be of another model."""
+    def differentiates(self, roots: Sequence[Any]) -> None:
+        """Called before a backward pass from these tensors, which may be of another model."""
 
     def clips(self, parameters: Set[int]) -> None:
         """Called before the gradients of these monitored parameters (their ``id``) are clipped."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ class Listener:
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def differentiates(self) -> None: ...
+    def differentiates(self, roots: Sequence[Any]) -> None: ...
 
     def clips(self, parameters: Set[int]) -> None:
         self.heard.append(f'clips {len(parameters)}')
