@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ding_normmon.core.finding import Finding
 from ding_normmon.core.incident import DenseWindow, Incident
 from ding_normmon.core.lost_data import LostData
 from ding_normmon.core.record import Record
@@ -159,7 +160,7 @@ class Incidents:
         if finding is not None:
             kind = 'invariant' if finding.rule in _INVARIANTS else 'finding'
             kind = 'non-finite' if finding.rule == 'non_finite' else kind
-            return _Opener(record.iteration, kind, finding.sentence, finding.tasks)
+            return _Opener(record.iteration, kind, finding.sentence, finding.tasks, _is_about_own_data(finding))
         # Logits of impossible actions may be infinite from the start.
         new = {name for name in new if not (first and '/logits/' in name)}
         if new:
@@ -219,3 +220,12 @@ class Incidents:
 
 
 _INVARIANTS = frozenset(rule.name for rule in (*EXACT, *EXPECTED))
+
+
+def _is_about_own_data(finding: Finding) -> bool:
+    """Return whether a finding is about what a task's environment has made: no other task has a part in that.
+
+    Targets of values and policies are made by a model.
+    """
+    first = next(iter(finding.evidence), '')
+    return first.startswith('data/') and '_target' not in first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from ding_normmon.core.finding import Finding
 from ding_normmon.core.incident import Incident
@@ -56,3 +57,19 @@ def test_exceptions_that_go_on_are_one_incident() -> None:
         incidents.note_exception(iteration, 'ValueError: again.')
         yielded += incidents.observe(Record(iteration, {'loss/backward': 1.0}), {}, TASKS, 1)
     assert {incident.number for incident in [*yielded, *incidents.finish(1)]} == {1}
+
+
+@pytest.mark.parametrize(('evidence', 'task'), [('data/outside/reward_task1', 1), ('data/value_target_task1/max', 0)])
+def test_what_an_environment_has_made_cannot_have_come_from_another_task(evidence: str, task: int) -> None:
+    incidents = Incidents(LostData())
+    yielded: list[Incident] = []
+    for iteration in range(32):
+        waves = 1 + 0.1 * np.sin(iteration)
+        # The loss of another task and the shared gradient leave their levels two steps before.
+        early = 60.0 if iteration >= 28 else 1.0
+        scalars = {'noreduce_value_loss_task0': waves * early, 'grad/encoder/_total_norm': waves * early}
+        scalars['data/reward_task1/abs_max'] = waves * (90.0 if iteration >= 30 else 1.0)
+        found = Finding('odd', 'warning', 30, 30, 'Odd.', 'Look.', (1,), evidence={evidence: 2.0})
+        record = Record(iteration, scalars, findings=(found,) if iteration == 30 else ())
+        yielded += incidents.observe(record, {}, TASKS, 1)
+    assert yielded[0].task == task
