@@ -15,8 +15,12 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from benchmarks.faults.scenarios import Scenario
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / 'runs' / 'faults'
@@ -26,21 +30,30 @@ DATA = ROOT / 'tests' / 'data' / 'faults'
 sys.path.insert(0, str(ROOT))
 
 
-def planned(seeds: int, only: str) -> Iterator[tuple[str, int, bool]]:
-    """Yield (kind or healthy variation, seed, whether it is healthy), those needed first first."""
+def planned(seeds: int, only: str) -> Iterator[tuple[Path, Scenario]]:
+    """Yield runs and where they are recorded, those needed first first."""
     from benchmarks.faults.kinds import KINDS
-    from benchmarks.faults.scenarios import HEALTHY
+    from benchmarks.faults.scenarios import HEALTHY, LONG_HEALTHY, LONG_KINDS, draw, healthy, lengthened
+    from benchmarks.faults.table import LONG
 
     for seed in range(seeds):
-        faults = [(kind, seed, False) for kind in KINDS if only in kind]
+        faults = [draw(kind, seed) for kind in KINDS]
         # Whatever time there is, every family has its share of it.
         random.Random(seed).shuffle(faults)
-        runs = [(variation, seed, True) for variation in HEALTHY if only in f'healthy-{variation}']
-        stride = max(1, len(faults) // max(1, len(runs)))
-        while faults or runs:
-            yield from faults[:stride]
-            yield from runs[:1]
-            del faults[:stride], runs[:1]
+        runs = [healthy(variation, seed) for variation in HEALTHY]
+        stride = max(1, len(faults) // len(runs))
+        mixed = [
+            scenario
+            for place, run in enumerate(runs)
+            for scenario in (*faults[place * stride : (place + 1) * stride], run)
+        ]
+        for scenario in (*mixed, *faults[len(runs) * stride :]):
+            if only in scenario.name:
+                yield RECORDED / f'{scenario.name}.npz', scenario
+    long = [*(healthy(variation, 0) for variation in LONG_HEALTHY), *(draw(kind, 0) for kind in LONG_KINDS)]
+    for scenario in map(lengthened, long):
+        if only in scenario.name:
+            yield RECORDED / LONG / f'{scenario.name}.npz', scenario
 
 
 @click.command(context_settings={'show_default': True})
@@ -53,8 +66,10 @@ def main(seeds: int, minutes: float, only: str, table: bool, thin: int) -> None:
     """Record what is missing, then print the tables."""
     if thin:
         from benchmarks.faults.storage import thin_runs
+        from benchmarks.faults.table import LONG
 
-        click.echo(f'{thin_runs(RECORDED, DATA, thin)} runs in {DATA}')
+        for folder in ('', LONG):
+            click.echo(f'{thin_runs(RECORDED / folder, DATA / folder, thin)} runs in {DATA / folder}')
     elif not table:
         record_missing(seeds, minutes, only)
     if not thin:
@@ -66,15 +81,12 @@ def main(seeds: int, minutes: float, only: str, table: bool, thin: int) -> None:
 def record_missing(seeds: int, minutes: float, only: str) -> None:
     """Record every run that is not there yet, one after another, each in a process of its own."""
     from benchmarks.faults.record_run import record_run
-    from benchmarks.faults.scenarios import draw, healthy
     from benchmarks.faults.storage import save_run
 
     began, failed = time.monotonic(), []
-    for what, seed, is_healthy in planned(seeds, only):
+    for path, scenario in planned(seeds, only):
         if minutes and time.monotonic() - began > 60 * minutes:
             break
-        scenario = healthy(what, seed) if is_healthy else draw(what, seed)
-        path = RECORDED / f'{scenario.name}.npz'
         if path.exists():
             continue
         started = time.monotonic()
@@ -91,8 +103,8 @@ def record_missing(seeds: int, minutes: float, only: str) -> None:
                 sys.stdout.flush()
                 os._exit(code)
         if os.waitpid(child, 0)[1]:
-            failed.append(scenario.name)
-        click.echo(f'{scenario.name}: {time.monotonic() - started:.0f} s')
+            failed.append(path.stem)
+        click.echo(f'{path.relative_to(RECORDED)}: {time.monotonic() - started:.0f} s')
     if failed:
         click.echo(f'not recorded, see above: {", ".join(failed)}', err=True)
 

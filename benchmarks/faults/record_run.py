@@ -125,6 +125,8 @@ class _Changes:
         scenario, iteration = self.scenario, self.iteration
         if iteration == scenario.planted:
             self.fault.begin()
+        if scenario.planted is not None and iteration == scenario.ends:
+            self.fault.end()
         if scenario.event == 'resume' and iteration == scenario.iterations // 2:
             # What a resumed run has lost: its older data.
             for buffer in self.run.buffers.values():

@@ -6,12 +6,25 @@ among the kinds that no rule was ever written for.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import random
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ['HEALTHY', 'ITERATIONS', 'PLANTED', 'TASKS', 'Scenario', 'draw', 'healthy', 'held_out_kinds']
+__all__ = [
+    'HEALTHY',
+    'ITERATIONS',
+    'LONG_HEALTHY',
+    'LONG_KINDS',
+    'PLANTED',
+    'TASKS',
+    'Scenario',
+    'draw',
+    'healthy',
+    'held_out_kinds',
+    'lengthened',
+]
 
 TASKS = (
     'MiniGrid-Empty-Random-6x6-v0',
@@ -70,6 +83,29 @@ HEALTHY: dict[str, dict[str, Any]] = {
     'many_tasks': {'tasks': 26, 'iterations': 90},
 }
 """Healthy runs: what differs from the default."""
+
+LONGER = 5
+"""A long run has so many times as many iterations before its fault, and after it began."""
+
+LONG_KINDS = (
+    'constant_observations',
+    'loss_weight_up',
+    'state_lost',
+    'value_offset',
+    'dead_encoder',
+    'rank_weight',
+    'loss_weight_ramps',
+    'reward_noise',
+    'head_gradient_scaled',
+    'label_noise',
+    'head_reset',
+    'negated_value',
+    'rate_swings',
+    'weight_decay',
+)
+"""Known kinds of all families whose short runs show them: what their long runs tell is what frequency does."""
+
+LONG_HEALTHY = ('default', 'cosine')
 
 
 @dataclass(frozen=True)
@@ -180,4 +216,14 @@ def draw(kind: str, seed: int) -> Scenario:
         breaks_invariant=fault.breaks_invariant,
         learning_rate=2 ** chance.uniform(-0.7, 0.7),
         batch_size=chance.choice([4, 6, 8]),
+    )
+
+
+def lengthened(scenario: Scenario) -> Scenario:
+    """Return the same run with more iterations before its fault, and after it began."""
+    return dataclasses.replace(
+        scenario,
+        iterations=LONGER * scenario.iterations,
+        planted=None if scenario.planted is None else LONGER * scenario.planted,
+        ends=None if scenario.ends is None else LONGER * scenario.ends,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from tabulate import tabulate
@@ -15,16 +15,19 @@ from benchmarks.faults.storage import load_run
 from benchmarks.faults.wilson import wilson_interval
 from ding_normmon.runs import Run
 
-__all__ = ['tables']
+__all__ = ['LONG', 'tables']
 
 FREQUENCIES = (1, 5, 10, 20)
+LONG_FREQUENCIES = (*FREQUENCIES, 50)
+LONG = 'long'
+"""Where in a folder the long runs are."""
 FREQUENCY = 5
 """Of the tables that are not about frequencies."""
 
 
 def tables(folder: Path, frequency: int = FREQUENCY) -> str:
     """Judge every run that is recorded in a folder; return the tables as Markdown."""
-    recorded = [load_run(path) for path in sorted(folder.glob('*.npz'))]
+    recorded, long = (_recorded(each) for each in (folder, folder / LONG))
     # What multiplies rewards where there were none has broken nothing.
     runs = [run for run in recorded if not breaks_nothing(*run)]
     held_out = held_out_kinds(list(KINDS))
@@ -39,7 +42,8 @@ def tables(folder: Path, frequency: int = FREQUENCY) -> str:
         _section('Known kinds', known, lambda verdict: verdict.scenario.kind),
         _section('Held out, by family', unseen, lambda verdict: verdict.scenario.family),
         _healthy(verdicts),
-        _frequencies(runs, held_out),
+        _frequencies('By frequency', FREQUENCIES, runs, held_out),
+        _frequencies('Long runs, by frequency', LONG_FREQUENCIES, long, held_out),
         _section('By number of tasks', faulty, lambda verdict: f'{len(verdict.scenario.names)}'),
         _in_tree(runs),
     ]
@@ -97,23 +101,32 @@ def _healthy(verdicts: Sequence[Verdict]) -> str:
     return '\n'.join(lines)
 
 
-def _frequencies(runs: Sequence[tuple[Scenario, Run]], held_out: Iterable[str]) -> str:
+def _recorded(folder: Path) -> list[tuple[Scenario, Run]]:
+    return [load_run(path) for path in sorted(folder.glob('*.npz'))]
+
+
+def _frequencies(
+    title: str, frequencies: Iterable[int], runs: Sequence[tuple[Scenario, Run]], held_out: Collection[str]
+) -> str:
     rows = []
-    for every in FREQUENCIES:
+    for every in frequencies:
         verdicts = [judge(*each, every) for each in runs]
         faulty = [verdict for verdict in verdicts if not verdict.scenario.is_healthy]
+        groups = [
+            [verdict for verdict in faulty if (verdict.scenario.kind in held_out) == is_held_out]
+            for is_held_out in (False, True)
+        ]
         iterations = sum(verdict.healthy_iterations for verdict in verdicts)
         rows.append(
             [
                 f'every {every}',
-                _count([verdict for verdict in faulty if verdict.scenario.kind not in held_out]),
-                _count([verdict for verdict in faulty if verdict.scenario.kind in held_out]),
+                *(_count(group) if group else '' for group in groups),
                 f'{sum(verdict.is_wrong for verdict in faulty)}',
                 f'{1000 * sum(len(verdict.early) for verdict in verdicts) / max(iterations, 1):.2f}',
             ]
         )
     headers = ['measured', 'known kinds found', 'held out found', 'wrong first', 'false per 1,000 iterations']
-    return '\n'.join(['### By frequency', '', tabulate(rows, headers, tablefmt='github', disable_numparse=True)])
+    return '\n'.join([f'### {title}', '', tabulate(rows, headers, tablefmt='github', disable_numparse=True)])
 
 
 def _in_tree(runs: Sequence[tuple[Scenario, Run]]) -> str:

@@ -48,10 +48,7 @@ _GRADUAL = 0.4
 _RAREST = 64
 """A figure that has not been measured for so many records is not judged."""
 
-_SHRINKS = 0.97
-"""Factor on the size of a figure that training makes smaller, such as a loss, from one description to the next."""
-
-_MEMORY = 0.96
+_MEMORY = 0.985
 """Factor on the largest healthy move of a figure from one point to the next."""
 
 _MOST_WORTH = 2.0
@@ -164,7 +161,7 @@ class Departures:
         # The size of a signal is the largest that any of its statistics has had.
         usual = self._near.largest(rows)
         sizes = np.zeros(self._judged.units)
-        np.maximum.at(sizes, state['stem'], state['size'] * np.where(state['direction'], _SHRINKS, 1.0))
+        np.maximum.at(sizes, state['stem'], state['size'])
         tells = state['tells_size'][rows]
         np.maximum.at(sizes, state['stem'][rows[tells]], usual[tells])
         state['size'] = sizes[state['stem']]
@@ -256,6 +253,9 @@ class Departures:
         limit = np.maximum(np.minimum(threshold * state[f'{which}_spread'][rows], outside), 1.2 * known)
         worse = np.where(moved * state['direction'][rows] < 0, 0.0, np.abs(moved))
         size = worse / limit
+        # A head that has rested takes large steps again when there is something to learn, as at the beginning.
+        within = state['jumps_up'][rows] & (moved > 0) & (state['level'][rows] <= state['largest'][rows])
+        size = np.where(within, 0.0, size)
         state[f'{which}_moved'][rows] = np.where(size < self._release, np.maximum(_MEMORY * known, worse), known)
         return size, moved
 

@@ -21,6 +21,9 @@ _SMALL_FACTOR = 1e-4
 _SPREAD_OF_FACTOR = 0.4
 """What counts as 0, and as a spread, of a share that is drawn on a logarithmic scale, such as a clip coefficient."""
 
+_SMALL_PART, _PART_OF_GRADIENT = 0.04, 0.09
+"""Smallest spread that is believed of a share; that of a gradient is told by two norms of single batches."""
+
 _RESTLESS, _FEWEST = ('representation', 'update'), 6
 """Stages whose figures take longer to come to rest, and the points without which they have no past."""
 
@@ -58,7 +61,7 @@ class Tolerance:
 TOLERANCES: Mapping[Stage, Tolerance] = {
     'data': Tolerance(0.15, 0.3, is_steady=True),
     'target': Tolerance(0.15, 0.3, is_steady=True, jump=0.05),
-    'loss': Tolerance(0.07, 0.1, 3.0, is_steady=True, only_rises=True, jump=0.07),
+    'loss': Tolerance(0.07, 0.15, 3.0, is_steady=True, only_rises=True, jump=0.07),
     'output': Tolerance(0.10, 0.20, 2.0, jump=0.10),
     'representation': Tolerance(0.12, 0.05, 1.5, is_steady=True),
     'gradient': Tolerance(0.25, 0.01, 1.5, is_steady=True),
@@ -172,11 +175,12 @@ def declare(entry: Any, name: str, figure: Figure, repeats: bool) -> None:
     is_part = figure.kind in _PARTS_OF_ONE and figure.scale == 'linear'
     is_factor = figure.kind == 'share' and figure.scale == 'log'
     entry['part'] = 0.0 if is_part else _SMALL_FACTOR if is_factor else tolerance.zero
-    entry['floor'] = 0.04 if is_part else _SPREAD_OF_FACTOR if is_factor else tolerance.spread
+    of_part = _PART_OF_GRADIENT if stage == 'gradient' else _SMALL_PART
+    entry['floor'] = of_part if is_part else _SPREAD_OF_FACTOR if is_factor else tolerance.spread
     if stage == 'data' and statistic == 'min' and not figure.signed:
         # A batch without a single frame that stands still is nothing unusual.
         entry['floor'] = 0.3
-    entry['drifts'] = not tolerance.is_steady
+    entry['drifts'] = not tolerance.is_steady or name.startswith(_SELF_MADE)
     entry['pace'] = (_PACE if task_in(name) is None else _PACE_OF_TASKS) if tolerance.grows else 0.0
     entry['direction'] = float(tolerance.only_rises)
     entry['unlearns'] = tolerance.only_rises and not name.startswith(_SELF_MADE)

@@ -87,3 +87,22 @@ def test_steps_of_many_parts_count_for_more_than_those_of_one(parts: int, told: 
         steps[CHANGED:] = [step * (2.2 if part < parts else 1.0) for step in steps[CHANGED:]]
         series[f'update/part{part}/relative'] = steps
     assert any(finding.severity == 'warning' for finding in findings(series, 'update_jump')) == told
+
+
+@pytest.mark.parametrize(('explained', 'severity'), [(True, 'info'), (False, 'warning')])
+def test_a_clip_coefficient_that_falls_as_the_gradient_grows_is_information(explained: bool, severity: str) -> None:
+    series = {
+        'clip/model/coefficient': [1.0] * CHANGED + [0.1] * 20,
+        'grad/model/_total_norm': noisy(1.0, CHANGED) + noisy(10.0 if explained else 1.0, 20, 1),
+    }
+    assert [finding.severity for finding in findings(series, 'update_jump')] == [severity]
+
+
+@pytest.mark.parametrize(('pace', 'severity'), [(1.12, 'info'), (5.0, 'warning')])
+def test_values_that_grow_little_by_little_are_information(pace: float, severity: str) -> None:
+    level = noisy(1.0, CHANGED + 24)
+    grown = [min(pace ** max(0, number - CHANGED), 20.0) * value for number, value in enumerate(level)]
+    series = {'outputs/head/logit/abs_max': grown}
+    found = findings(series, 'output_jump')
+    assert found
+    assert found[0].severity == severity

@@ -8,8 +8,17 @@ import pytest
 
 from benchmarks.faults.judge import Verdict, judge
 from benchmarks.faults.kinds import KINDS
-from benchmarks.faults.scenarios import HEALTHY, RULES_WERE_WRITTEN_FOR, draw, healthy, held_out_kinds
+from benchmarks.faults.scenarios import (
+    HEALTHY,
+    LONG_KINDS,
+    RULES_WERE_WRITTEN_FOR,
+    draw,
+    healthy,
+    held_out_kinds,
+    lengthened,
+)
 from benchmarks.faults.storage import load_run
+from benchmarks.faults.table import LONG
 
 DATA = Path(__file__).parents[1] / 'data' / 'faults'
 
@@ -20,7 +29,7 @@ def verdicts() -> list[Verdict]:
 
 
 def test_recordings_are_small_and_of_what_exists() -> None:
-    paths = sorted(DATA.glob('*.npz'))
+    paths = sorted(DATA.rglob('*.npz'))
     assert sum(path.stat().st_size for path in paths) < 8e6
     for path in paths:
         scenario, run = load_run(path)
@@ -49,6 +58,24 @@ def test_scenarios_are_drawn_again_the_same_and_make_sense(kind: str) -> None:
 @pytest.mark.parametrize('variation', HEALTHY)
 def test_healthy_runs_have_no_fault(variation: str) -> None:
     assert healthy(variation, 0).is_healthy
+
+
+def test_long_runs_are_of_known_kinds_and_have_as_long_a_fault() -> None:
+    assert not held_out_kinds(list(KINDS)) & set(LONG_KINDS)
+    long, short = lengthened(draw('rate_swings', 0)), draw('rate_swings', 0)
+    assert short.planted is not None
+    assert (long.planted, long.iterations) == (5 * short.planted, 5 * short.iterations)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(('every', 'fewest'), [(5, 14), (10, 11), (20, 11), (50, 9)])
+def test_faults_of_long_runs_are_found_at_any_frequency(every: int, fewest: int) -> None:
+    verdicts = [judge(*load_run(path), every) for path in sorted((DATA / LONG).glob('*.npz'))]
+    faulty = [verdict for verdict in verdicts if not verdict.scenario.is_healthy]
+    assert len(faulty) == 14
+    assert sum(verdict.right is not None for verdict in faulty) >= fewest
+    assert [f for v in verdicts if v.scenario.is_healthy for f in v.early] == []
+    assert sum(len(verdict.early) for verdict in verdicts) <= 2
 
 
 @pytest.mark.full

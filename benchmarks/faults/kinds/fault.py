@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
@@ -50,6 +51,7 @@ class Fault:
         self.optimizer: torch.optim.Optimizer = self.policy._optimizer_world_model
         self.random = np.random.default_rng(7 + sum(tasks))
         self.since = 0  # iterations since it began
+        self.undo: list[Callable[[], object]] = []
 
     @classmethod
     def name(cls) -> str:
@@ -63,6 +65,11 @@ class Fault:
 
     def begin(self) -> None:
         """Break something, once."""
+
+    def end(self) -> None:
+        """Undo what was broken once, as who follows the advice does."""
+        while self.undo:
+            self.undo.pop()()
 
     def alter(self, data: Batches) -> Batches:
         """Break the batches of one iteration from then on."""
@@ -95,6 +102,7 @@ class Fault:
             return losses
 
         self.world_model.compute_loss = changed
+        self.undo.append(lambda: setattr(self.world_model, 'compute_loss', compute_loss))
 
     # --- gradients and optimizer ------------------------------------------------------------------------------------
 
@@ -107,11 +115,13 @@ class Fault:
             change()
 
         self.policy._backward = changed
+        self.undo.append(lambda: setattr(self.policy, '_backward', backward))
 
     def scale_option(self, key: str, factor: float, parameters: Iterable[nn.Parameter] | None = None) -> None:
         """Multiply an option of the optimizer, for all parameters or for some."""
         if parameters is None:
             for group in self.optimizer.param_groups:
+                self.undo.append(functools.partial(group.__setitem__, key, group[key]))
                 group[key] *= factor
             return
         chosen = {id(parameter) for parameter in parameters}

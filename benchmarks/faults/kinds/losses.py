@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from benchmarks.faults.kinds.fault import Fault
@@ -21,6 +22,7 @@ class _TaskWeight(Fault):
         weights = [1.0] * self.policy.num_tasks
         for task in self.tasks:
             weights[task] = factor
+        self.undo.append(functools.partial(setattr, self.policy._cfg, 'task_loss_weight', [1.0] * len(weights)))
         self.policy._cfg.task_loss_weight = weights
 
 

@@ -28,6 +28,7 @@ class FrozenEncoder(Fault):
 
     def begin(self) -> None:
         self.world_model.tokenizer.encoder.requires_grad_(False)
+        self.undo.append(self.world_model.tokenizer.encoder.requires_grad_)
 
 
 class DeadEncoder(Fault):

@@ -99,7 +99,7 @@ class Departed(Rule):
             strength, strongest = max(departures, key=lambda entry: entry[0])
             strength /= max(self.threshold, 1e-6)
             points = self.points_for(strongest, window.gap)
-            enough = max(self.fewest, math.ceil(points * SPACING / max(window.gap, SPACING)))
+            enough = max(self.fewest_for(strongest), math.ceil(points * SPACING / max(window.gap, SPACING)))
             if strongest.age < (min(enough, 2) if strongest.is_rare else enough):
                 strength = min(strength, _UNCONFIRMED)
             others = {departure.name: departure.level for _, departure in departures[:6]}
@@ -119,6 +119,10 @@ class Departed(Rule):
     def points_for(self, departure: Departure, gap: int) -> int:
         """Return how many points must be away, five iterations apart."""
         return self.points
+
+    def fewest_for(self, departure: Departure) -> int:
+        """Return how many points must be away, however far apart they lie."""
+        return self.fewest
 
     def weighed(self, strength: float, departures: list[Departure]) -> float:
         """Return the strength of a sign with regard to all departures of its owner at this stage."""

@@ -99,7 +99,7 @@ class Spike(Rule):
 
     confirm: int = 1
     clear: int = 8
-    warmup: int = 2
+    warmup: int = 0
     alone: float = 10.0
     together: float = 2.5
 

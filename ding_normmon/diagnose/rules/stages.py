@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from ding_normmon.core.figure import Stage
 from ding_normmon.core.finding import Severity
 from ding_normmon.diagnose.departure import Departure
@@ -37,6 +39,13 @@ _NOTHING = 1e-3
 
 _FIRST_REWARD = 4
 """Records in which a first reward is seen if there is one."""
+
+_COEFFICIENT, _CLIPPED = 'clip/model/coefficient', 'grad/model/_total_norm'
+_ABOUT, _NEW, _OLD = 2.0, 3, 5
+"""A coefficient falls with the gradient if this has grown about as much, in the newest points beside those before."""
+
+_OF_A_SUM = 6
+"""Points that a sum of losses must be away."""
 
 _RETURNS = 5.0
 """A value may soon be so many times the largest reward."""
@@ -115,6 +124,10 @@ class LossJump(Departed):
 
     points: int = 3
 
+    def fewest_for(self, departure: Departure) -> int:
+        """A sum waits for what tells which of its parts it is, such as `loss_weights`."""
+        return _OF_A_SUM if departure.family.startswith('loss/') else self.fewest
+
 
 @dataclass
 class OutputJump(Departed):
@@ -132,6 +145,11 @@ class OutputJump(Departed):
     )
     reads: ClassVar[tuple[str, ...]] = ('logits/', 'embeddings/', 'norm/x_token', 'outputs/')
     stage: ClassVar[Stage] = 'output'
+
+    def severity_of(self, departure: Departure, its: list[Departure], window: Window) -> Severity | None:
+        """Logits and values that grow little by little are information: they do where something is learnt."""
+        is_learning = abs(departure.level) > abs(departure.past) and not departure.is_sudden
+        return 'info' if is_learning else super().severity_of(departure, its, window)
 
 
 @dataclass
@@ -213,10 +231,20 @@ class UpdateJump(Departed):
         return strength * min(1 + _ANOTHER * (len(parts) - 1), _MOST_OTHERS) if parts else strength
 
     def severity_of(self, departure: Departure, its: list[Departure], window: Window) -> Severity | None:
-        """Steps that grow little by little are information."""
-        return (
-            'info' if departure.shift > 0 and not departure.is_sudden else super().severity_of(departure, its, window)
-        )
+        """Steps that grow little by little are information; so is a clip coefficient that falls as gradients grow."""
+        is_information = departure.shift > 0 and not departure.is_sudden
+        if departure.family == _COEFFICIENT and departure.shift < 0:
+            is_information = _growth(window, _CLIPPED) > departure.past / max(departure.level, 1e-30) / _ABOUT
+        return 'info' if is_information else super().severity_of(departure, its, window)
+
+
+def _growth(window: Window, name: str) -> float:
+    """Return how many times what it was a figure is."""
+    row = window.points.row(name)
+    if row is None or window.points.counts[row] < _OLD + _NEW:
+        return 1.0
+    points = window.points.last(np.array([row], np.intp), _OLD + _NEW)[0]
+    return float(np.median(points[-_NEW:]) / max(float(np.median(points[:-_NEW])), 1e-30))
 
 
 @dataclass
@@ -237,11 +265,11 @@ class WeightJump(Departed):
     stage: ClassVar[Stage] = 'weight'
 
     def weighed(self, strength: float, departures: list[Departure]) -> float:
-        """What decays does so in several parts; one alone may shrink by learning, little by little above all."""
-        shrinking = [departure for departure in departures if departure.shift < 0]
-        if len({departure.family for departure in shrinking}) != 1:
+        """What decays does so in several parts; one alone may shrink by learning, a shared one above all."""
+        shrinking = {departure.family for departure in departures if departure.shift < 0}
+        if len(shrinking) != 1:
             return strength
-        return (0.5 if any(departure.is_sudden for departure in shrinking) else 0.25) * strength
+        return (0.25 if departures[0].task is None else 0.5) * strength
 
     def severity_of(self, departure: Departure, its: list[Departure], window: Window) -> Severity | None:
         """Growth that is not sudden is information: the weights of a network that learns grow."""
