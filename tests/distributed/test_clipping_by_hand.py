@@ -55,3 +55,30 @@ def test_clipping_by_hand_after_a_synchronised_backward_pass_is_found() -> None:
     assert scalars['grad/model/_total_norm'] == pytest.approx(before, rel=1e-6)
     assert scalars['clip/model/coefficient'] == pytest.approx(ratio, rel=1e-6)
     assert notes['clip/model'] == FOUND
+
+
+def train_in_shares(rank: int) -> tuple[list[float], list[float], set[str]]:
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 1))
+    forward = DistributedDataParallel(model)
+    optimizer = ZeroRedundancyOptimizer(model.parameters(), torch.optim.Adam, lr=0.1)
+    right = []
+    with Monitor(model, {'monitor_norm_freq': 1, 'setup_timeout': 30}, optimizer=optimizer) as monitor:
+        for step in range(3):
+            optimizer.zero_grad()
+            data = torch.randn(6, 4, generator=torch.Generator().manual_seed(2 * step + rank))
+            forward(data).square().mean().backward()
+            right.append(norm(model))
+            nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+    records = monitor.take_records()
+    findings = {finding.rule for record in records for finding in record.findings}
+    return right, [record.scalars['grad/model/_total_norm'] for record in records], findings
+
+
+def test_ranks_that_step_their_shares_and_exchange_them_have_the_same_weights_afterwards() -> None:
+    (right, found, findings), _ = run_ranks(train_in_shares, 2)
+    assert found == pytest.approx(right, rel=1e-6)
+    assert not findings

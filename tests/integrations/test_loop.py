@@ -423,3 +423,33 @@ def test_tensors_can_be_swapped_as_without_a_monitor(change: Callable[[nn.Module
             train(model, optimizer, 1)
     found = [record.scalars['norm/model/_total_norm'] for record in monitor.take_records()]
     assert found == pytest.approx(right, rel=1e-6)
+
+
+class Shared(torch.optim.Optimizer):
+    """Another optimizer moves the first half of its parameters, and it the rest by itself."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(list(parameters), {'lr': 0.1})
+        held = self.param_groups[0]['params']
+        self.rest = held[len(held) // 2 :]
+        self.optim = torch.optim.SGD(held[: len(held) // 2], lr=0.1)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        self.optim.step()
+        for parameter in self.rest:
+            parameter.sub_(parameter.grad, alpha=0.1)
+
+
+def test_an_optimizer_that_moves_a_part_itself_is_measured_to_the_end_of_its_step() -> None:
+    model = Net()
+    optimizer = Shared(model.parameters())
+    right = []
+    with Monitor(model, {'monitor_norm_freq': 1, 'preset': 'full'}, optimizer=optimizer) as monitor:
+        for _ in range(4):
+            before = [parameter.detach().clone() for parameter in model.head_value.parameters()]
+            train(model, optimizer, 1)
+            moved = [p.detach() - was for p, was in zip(model.head_value.parameters(), before, strict=True)]
+            right.append(norm(moved) / norm(before))
+    found = [record.scalars['update/head_value/relative'] for record in monitor.take_records()]
+    assert found == pytest.approx(right, rel=1e-4)

@@ -14,7 +14,8 @@ def stepping_optimizers(thing: Any) -> list[Optimizer]:
     """Return the optimizers inside an object whose ``step`` moves the weights; none if it has no optimizer.
 
     The wrappers of ``accelerate`` and Lightning, SAM, Lookahead and combinations of several optimizers keep the real
-    ones as attributes, or in a list or mapping. An optimizer without one inside is returned itself.
+    ones as attributes, or in a list or mapping. An optimizer without one inside is returned itself, and so is one that
+    holds more than those inside of it.
 
     Arguments:
         thing: an optimizer, or an object around one.
@@ -40,6 +41,9 @@ def _innermost(thing: Any, seen: set[int]) -> Iterator[Optimizer]:
         own = _parameters(thing)
         # One of another model is kept for some other reason.
         found = [optimizer for optimizer in found if not own or _parameters(optimizer) & own]
+        if own - set().union(*map(_parameters, found)):
+            # The rest it moves itself, as ZeroRedundancyOptimizer does with what other ranks have stepped.
+            found = []
     yield from found or ([thing] if isinstance(thing, Optimizer) else [])
 
 
