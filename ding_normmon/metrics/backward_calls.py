@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ding_normmon.core.backward_passes import is_inside_a_pass, note_thread, reaches
+from ding_normmon.core.backward_passes import is_inside_a_pass, note_thread, reaches, several_threads
 from ding_normmon.core.observed_function import ObservedFunction
 from ding_normmon.core.sharding import is_sharded
 from ding_normmon.metrics.base import Chart, Figure, LearnerStep, RowBuffer, RowKey, RowTable, Setup
@@ -88,6 +88,7 @@ class BackwardCalls(Finishing, OwnHooks, WatchesOptimizers):
         """Choose the parameters whose gradients are checked."""
         super().prepare(setup)
         self._parameters = {id(parameter) for parameter in setup.model.parameters()}
+        self._sharded = any(map(is_sharded, setup.model.parameters()))
         trained = [p for p in setup.model.parameters() if p.requires_grad and not is_sharded(p)]
         stride = max(1, len(trained) // _LOOKED_AT)
         self._looked_at: list[nn.Parameter] = trained[::stride][:_LOOKED_AT]
@@ -112,7 +113,8 @@ class BackwardCalls(Finishing, OwnHooks, WatchesOptimizers):
         if kwargs.get('accumulate_grad', True) and args and not is_inside_a_pass():
             note_thread()
             roots = [args[0]] if isinstance(args[0], Tensor) else list(args[0])
-            if reaches(roots, self._parameters):
+            # Sharded parameters are put together for the pass, and the graph ends in other tensors.
+            if (self._sharded and not several_threads()) or reaches(roots, self._parameters):
                 self._note(roots)
         return call(*args, **kwargs)
 
