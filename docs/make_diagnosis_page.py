@@ -155,8 +155,10 @@ Every rule has the options `severity`, `confirm` (records with the pattern befor
 [Add a rule](add_a_rule.md) shows how to write one.
 
 Of `data_jump`, `target_jump`, `loss_weights`, `learning_rate` and `no_gradient` the advice is checked: in a run with
-such a fault somebody follows it after 50 iterations, and the finding clears (`tests/diagnose/test_advice.py`).
-DI-engine's examples of DQN, PPO and SAC are not warned of in a thousand iterations (`tests/diagnose/test_examples.py`).
+such a fault somebody follows it after 50 iterations, and the finding clears (`tests/diagnose/test_advice.py`). Findings
+of `update_jump` and `weight_jump` were still there 120 iterations after an optimizer had its state again, and after a
+weight decay was set right. DI-engine's examples of DQN, PPO and SAC, shortened, are not warned of in a thousand
+iterations (`tests/diagnose/test_examples.py`).
 """
 
 
