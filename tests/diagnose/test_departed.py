@@ -65,6 +65,24 @@ def test_a_value_loss_that_rises_with_rewards_of_another_size_is_learning(larger
     assert any(finding.severity == 'warning' for finding in found) == told
 
 
+@pytest.mark.parametrize(
+    ('before', 'spread', 'severity'), [(0, 0.05, 'info'), (0, 0.6, 'warning'), (0.01, 0.05, 'warning')]
+)
+def test_first_rewards_are_what_training_is_for_unless_all_steps_have_them(
+    before: float, spread: float, severity: str
+) -> None:
+    series = {}
+    for task in range(4):
+        for statistic, of_largest in (('max', 1.0), ('abs_max', 1.0), ('std', spread)):
+            rewards = [of_largest * reward for reward in noisy(before, CHANGED + 16, task)]
+            if task == 2:
+                rewards[CHANGED:] = [of_largest * reward for reward in noisy(0.88, 16, 7)]
+            series[f'data/reward_task{task}/{statistic}'] = rewards
+    found = findings(series, 'data_jump')
+    assert {(finding.severity, finding.tasks) for finding in found} <= {(severity, (2,))}
+    assert found or severity == 'info'
+
+
 def test_values_without_any_reward_are_no_learning() -> None:
     found = findings(rewarded(0.0, 5.0, 0), 'target_jump')
     assert [(finding.severity, finding.tasks) for finding in found] == [('warning', (0,))]

@@ -47,8 +47,15 @@ _ABOUT, _NEW, _OLD = 2.0, 3, 5
 _OF_A_SUM = 6
 """Points that a sum of losses must be away."""
 
+_RARE = 0.25
+"""Standard deviation over largest value of rewards that most steps are without: they are not noise."""
+
 _RETURNS = 5.0
 """A value may soon be so many times the largest reward."""
+
+
+def _is_from_nothing(departure: Departure) -> bool:
+    return abs(departure.past) < _NOTHING * abs(departure.level)
 
 
 @dataclass
@@ -74,6 +81,13 @@ class DataJump(Departed):
         is_plain = departure.figure.unit == 'reward' or departure.strength >= _OBVIOUS
         return self.points if is_plain else self.points + 1
 
+    def severity_of(self, departure: Departure, its: list[Departure], window: Window) -> Severity | None:
+        """That a task gets rewards is what it is trained for: the first ones, which are rare, are information."""
+        signal, scalars = departure.name.rpartition('/')[0], window.record.scalars
+        is_reward = departure.figure.unit == 'reward' and _is_from_nothing(departure)
+        is_rare = scalars.get(f'{signal}/std', 0.0) < _RARE * scalars.get(f'{signal}/abs_max', math.inf)
+        return 'info' if is_reward and is_rare and window.has_first_rewards(departure) else None
+
 
 @dataclass
 class TargetJump(Departed):
@@ -95,8 +109,7 @@ class TargetJump(Departed):
 
     def points_for(self, departure: Departure, gap: int) -> int:
         """Values come out of nothing a little before the first reward is seen in a batch."""
-        from_nothing = abs(departure.past) < _NOTHING * abs(departure.level)
-        if not from_nothing or departure.figure.unit != 'reward':
+        if not _is_from_nothing(departure) or departure.figure.unit != 'reward':
             return self.points
         return self.points + math.ceil(_FIRST_REWARD * min(gap, SPACING) / SPACING)
 
