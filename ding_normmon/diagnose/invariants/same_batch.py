@@ -97,6 +97,7 @@ class BatchRepeats(ExpectedInvariant):
             # Figures of few numbers, such as rewards, are the same now and then by chance.
             is_exact = task_id is None and _FINGERPRINT in window.record.scalars
             run = self._runs.setdefault(task_id, _Run(batch, is_exact))
+            run.note_iteration(window.iteration)
             if run.is_too_often(batch, self.settled, self.factor):
                 tasks = () if task_id is None else (task_id,)
                 yield Sign('task' if tasks else 'model', tasks=tasks)
@@ -131,6 +132,17 @@ class _Run:
         # At which change each batch was there last, and after how many changes one has come back at the earliest.
         self._seen: dict[tuple[float, ...], int] = {}
         self._soonest = math.inf
+        self._iteration, self._spacing = -1, math.inf
+
+    def note_iteration(self, iteration: int) -> None:
+        """Begin to learn anew where records lie closer together than ever: one batch may last for several now."""
+        spacing = iteration - self._iteration if self._iteration >= 0 else math.inf
+        self._iteration = iteration
+        if spacing < self._spacing < math.inf:
+            self._longest = self._changes = 0
+            self._seen.clear()
+            self._soonest = math.inf
+        self._spacing = min(spacing, self._spacing)
 
     def is_too_often(self, batch: tuple[float, ...], settled: int, factor: float) -> bool:
         is_settled = self._changes >= settled

@@ -120,3 +120,14 @@ def test_what_begins_later_is_told(kind: str) -> None:
     batch_of, rule, found, tasks = BROKEN[kind]
     (finding,) = findings(batch_of)
     assert (finding.rule, finding.found, finding.tasks) == (rule, found, tasks)
+
+
+@pytest.mark.parametrize(('batches', 'told'), [(lambda i: i // 8, False), (lambda i: min(i, 240) // 8, True)])
+def test_records_that_lie_closer_together_than_before_see_one_batch_more_often(
+    batches: Callable[[int], int], told: bool
+) -> None:
+    """Eight learner steps from each batch, as in PPO; every eighth is watched at first, and then every second."""
+    diagnosis = Diagnosis({})
+    iterations = [*range(0, 160, 8), *range(160, 300, 2)]
+    found = [entry for i in iterations for entry in diagnosis.observe(Record(i, of_a_single_task(batches(i))))]
+    assert [entry.rule for entry in found if entry.is_active] == ['batch_repeats'] * told
