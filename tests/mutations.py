@@ -518,7 +518,7 @@ MUTATIONS = (
     Mutation(
         'monitor: weights that were replaced are told of for ever',
         'monitor/monitor.py',
-        'if self._base.snapshot.has_changed() and not',
+        'if self.model_has_changed() and not',
         'if False and not',
         ('tests/monitor/test_changed_model.py', '-k', 'one_head'),
     ),

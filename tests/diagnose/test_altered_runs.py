@@ -49,7 +49,7 @@ class TestFaults:
         assert len(EVERYBODYS) - len(found) <= 1, set(EVERYBODYS) - found
         assert not wrong
 
-    @layouts()
+    @layouts((4, 1), (26, 1))
     def test_those_of_one_task_are_found_and_blamed_on_it(self, tasks: int, every: int) -> None:
         task = REWARDED if tasks > 1 else None
         told = {name: prefix(tasks, every).broken(change, task) for name, change in ONES.items()}

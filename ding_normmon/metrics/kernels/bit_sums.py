@@ -25,9 +25,6 @@ _WEIGHTS = 1 << 16
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32}
 _MASKS = {torch.uint8: 0xFF, torch.int16: 0xFFFF, torch.int32: 0xFFFFFFFF}
 
-_RUN = 4
-"""Words of a sample that stand beside each other: memory is read in lines of more words than one."""
-
 _ROW = 512
 """Words of a row; each row belongs to one tensor."""
 
@@ -42,7 +39,7 @@ def bit_sums(tensors: Sequence[Tensor], most: int | None = None) -> list[int | T
 
     Arguments:
         tensors: of any dtype, on any device; they are not changed.
-        most: words to read of each tensor at most, in runs of four that are evenly spread over it; None for all.
+        most: words to read of each tensor, evenly spread over it; None for all.
 
     Returns:
         For a tensor on the CPU an integer from 0 to 2**64 - 1; for another one an int64 tensor without dimensions on
@@ -98,7 +95,7 @@ def _sums_in_torch(tensors: Sequence[Tensor], most: int | None) -> list[Tensor]:
     """Return the sums as int64 tensors: about ten operations for all tensors of one device and width of word."""
     words = [_words(tensor) for tensor in tensors]
     if most is not None:
-        words = [entry if len(entry) <= most else _sample(entry, most) for entry in words]
+        words = [entry[:: -(-len(entry) // most) or 1] for entry in words]
     sums: list[Tensor] = [torch.zeros(0)] * len(words)
     alike: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for index, entry in enumerate(words):
@@ -119,11 +116,6 @@ def _sums_in_torch(tensors: Sequence[Tensor], most: int | None) -> list[Tensor]:
         for index, total in zip(indices, totals.unbind(), strict=True):
             sums[index] = total
     return sums
-
-
-def _sample(words: Tensor, most: int) -> Tensor:
-    run = min(most, _RUN)
-    return words.unfold(0, run, run * -(-len(words) // most)).reshape(-1)
 
 
 def _words(tensor: Tensor) -> Tensor:

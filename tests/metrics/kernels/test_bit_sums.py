@@ -22,9 +22,8 @@ def by_hand(tensor: Tensor, most: int | None = None) -> int:
     size = tensor.element_size()
     width, kind = (32, torch.int32) if size in (4, 8) else (16, torch.int16)
     words = tensor.contiguous().view(-1).view(kind).tolist()
-    if most is not None and len(words) > most:
-        apart = 4 * math.ceil(len(words) / most)
-        words = [word for start in range(0, len(words) - 3, apart) for word in words[start : start + 4]]
+    if most is not None:
+        words = words[:: max(1, math.ceil(len(words) / most))]
     total = 0
     for place, word in enumerate(words):
         weight = ((place % 65536) * 2654435761 % 2**32) | 1

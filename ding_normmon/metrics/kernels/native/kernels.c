@@ -101,10 +101,6 @@ static PyObject *squares(PyObject *module, PyObject *const *arguments, Py_ssize_
 enum { WEIGHTS = 1 << 16 };
 static uint32_t weights[WEIGHTS];
 
-/* Words of a sample that stand beside each other: memory is read in lines, and a line for each word costs four times as
-   much. */
-enum { RUN = 4 };
-
 static void make_weights(void) {
     for (uint32_t i = 0; i < WEIGHTS; i++) weights[i] = (i * 2654435761u) | 1u;
 }
@@ -122,9 +118,8 @@ static void make_weights(void) {
     }                                                                                               \
     static uint64_t NAME##_sampled(const TYPE *words, int64_t count, int64_t most) {                \
         uint64_t sum = 0;                                                                           \
-        int64_t run = most < RUN ? most : RUN, step = run * ((count + most - 1) / most), place = 0; \
-        for (int64_t start = 0; start + run <= count; start += step)                                \
-            for (int64_t i = 0; i < run; i++) sum += (uint64_t)words[start + i] * weights[place++]; \
+        int64_t stride = (count + most - 1) / most;                                                 \
+        for (int64_t i = 0; i * stride < count; i++) sum += (uint64_t)words[i * stride] * weights[i]; \
         return sum;                                                                                 \
     }
 
@@ -134,8 +129,7 @@ DEFINE_BIT_SUM(bit_sum_of_halves, uint16_t)
 /* A prime: what is left of a sum modulo it is a float64 to the last bit. */
 static const uint64_t FOLD = (1ull << 53) - 111;
 
-/* bit_sums(tensors, most, folded) -> [int or None]; of each tensor at most so many words, in runs that are evenly spread; all for
-   0.
+/* bit_sums(tensors, most, folded) -> [int or None]; of each tensor at most so many words, evenly spread; all for 0.
    With a float64 tensor `folded` the sums are written there, modulo FOLD, and the list has the indices of the tensors
    that are left. */
 static PyObject *bit_sums(PyObject *module, PyObject *args) {
