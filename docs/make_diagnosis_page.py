@@ -93,10 +93,10 @@ or schedule are. What one rank does wrong to its tasks is planted in one process
 invariants. Runs are short, so that many could be recorded; at every 20 iterations there are three or four records
 before the fault, and as many after it. So there are long runs too, of 14 kinds that short ones show and of two healthy
 variations: five times as many iterations before the fault, and after it. `tests/diagnose/test_altered_runs.py` alters
-the curves of a longer healthy run as 23 faults do, at every 1, 5, 10, 20 and 50 iterations, with 1, 4 and 26 tasks. Four
-of these 45 tests are marked as gaps: with 26 tasks at every 1 and 5 iterations more than one fault of all tasks is
-missed; with 4 and 26 tasks at every single iteration two faults of one task, steps ten times as large and embeddings
-of a fifth of their size.
+the curves of a longer healthy run as 23 faults do, at every 1, 5, 10, 20 and 50 iterations, with 1, 4 and 26 tasks.
+Four of these 45 tests are marked as gaps: with 26 tasks at every 1 and 5 iterations more than one fault of all tasks
+is missed; with 4 and 26 tasks at every single iteration two faults of one task, steps ten times as large and
+embeddings of a fifth of their size.
 
 """
 
