@@ -200,8 +200,7 @@ class UniZeroMultitaskPolicy(ActingPolicy):
                 found = self._task_loss(step, current_batch, target_batch, task_id)
             except Exception as raised:
                 # Observations and rewards are the task's own; targets may come from a model that others have spoilt.
-                own = (*current_batch, target_batch[0])
-                is_broken = any(np.asarray(part).dtype.kind == 'f' and not np.isfinite(part).all() for part in own)
+                is_broken = any(map(_has_nonfinite, (*current_batch, *target_batch[:1])))
                 blame_task(raised, task_id, self.task_names[task_id], at_fault=is_broken)
                 # What its batch holds is the first thing to ask for, but it may be too broken to be measured.
                 try:
@@ -369,3 +368,8 @@ class UniZeroMultitaskPolicy(ActingPolicy):
 if 'unizero_multitask' not in POLICY_REGISTRY:
     # LightZero's main branch has a policy of this name; if that is installed, it keeps the name.
     POLICY_REGISTRY.register('unizero_multitask')(UniZeroMultitaskPolicy)
+
+
+def _has_nonfinite(part: Any) -> bool:
+    """Return whether a part of a batch holds NaN or infinity; it may be anything, as it has made training fail."""
+    return isinstance(part, np.ndarray) and part.dtype.kind == 'f' and not bool(np.isfinite(part).all())

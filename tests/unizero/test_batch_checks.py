@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,3 +144,13 @@ def test_a_batch_that_is_too_broken_to_be_measured_changes_no_exception(
         policy._forward_learn(batches)
     attachment.detach()
     assert 'task 1: its batch cannot be measured: IndexError: no such row' in caplog.text
+
+
+@pytest.mark.parametrize('broken', [[], [[[1.0], [2.0, 3.0]]]])
+def test_a_batch_without_its_parts_changes_no_exception(broken: list[Any]) -> None:
+    policy = tiny_policy(2)
+    current, _, task_id = random_batch(policy, 1, 0)
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - whatever it is without the monitor
+        policy._forward_learn([random_batch(policy, 0, 0), (current, broken, task_id)])
+    assert raised.value.__context__ is None or raised.value.__suppress_context__
+    assert f'in the forward pass of task 1 ({policy.task_names[1]})' in raised.value.__notes__

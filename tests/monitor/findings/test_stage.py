@@ -102,7 +102,7 @@ def test_a_stop_is_requested_once_and_reaches_the_callback(caplog: pytest.LogCap
 
 
 class Slow:
-    """Takes 20 ms for a record."""
+    """Takes 20 ms of a processor for a record."""
 
     active: tuple[Finding, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -117,7 +117,9 @@ class Slow:
 
     def observe(self, record: Record) -> tuple[Finding, ...]:
         self.seen.append(record.iteration)
-        time.sleep(0.02)
+        until = time.thread_time() + 0.02
+        while time.thread_time() < until:
+            pass
         return ()
 
     def check(self, record: Record) -> tuple[Finding, ...]:
@@ -162,7 +164,8 @@ def test_judging_gets_a_quarter_of_the_budget(budget: float | None, share: float
 
 def test_records_that_come_together_are_judged_together(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr('ding_normmon.monitor.findings.stage.time.perf_counter', lambda: clock[0])
+    for name in ('perf_counter', 'thread_time'):
+        monkeypatch.setattr(f'ding_normmon.monitor.findings.stage.time.{name}', lambda: clock[0])
 
     class Usually(Slow):
         def observe(self, record: Record) -> tuple[Finding, ...]:
@@ -180,9 +183,24 @@ def test_records_that_come_together_are_judged_together(monkeypatch: pytest.Monk
     assert judge.seen[:24] == list(range(24))
 
 
+def test_waiting_for_the_learner_is_not_paid_for() -> None:
+    class Waits(Slow):
+        def observe(self, record: Record) -> tuple[Finding, ...]:
+            self.seen.append(record.iteration)
+            time.sleep(0.01)
+            return ()
+
+    judge = Waits()
+    stage = DiagnosisStage(judge, LostData(), share=0.05)
+    for iteration in range(20):
+        stage.judge(Record(iteration, {}))
+    assert len(judge.seen) == 20
+
+
 def test_one_slow_record_is_not_paid_for_with_many(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr('ding_normmon.monitor.findings.stage.time.perf_counter', lambda: clock[0])
+    for name in ('perf_counter', 'thread_time'):
+        monkeypatch.setattr(f'ding_normmon.monitor.findings.stage.time.{name}', lambda: clock[0])
 
     class Usually(Slow):
         def observe(self, record: Record) -> tuple[Finding, ...]:
