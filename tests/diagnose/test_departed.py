@@ -54,9 +54,10 @@ def test_a_value_loss_that_rises_with_rewards_of_another_size_is_learning(larger
     """A task that gets 0.15 now and then finds out how to get 0.9."""
     series = {}
     for task in range(3):
-        rewards, losses = [0.15] * (CHANGED + 16), noisy(0.001, CHANGED + 16, task)
+        # Rare rewards are in some batches only.
+        rewards, losses = [0.15 * (n % 3 > 0) for n in range(CHANGED + 16)], noisy(0.001, CHANGED + 16, task)
         if task == 0:
-            rewards[CHANGED:] = [0.9 if larger else 0.15] * 16
+            rewards[CHANGED:] = [(0.9 if larger else 0.15) * (n % 3 == 0) for n in range(16)]
             losses[CHANGED:] = noisy(0.08, 16, 9)
         series[f'data/reward_task{task}/abs_max'] = rewards
         series[f'noreduce_value_loss_task{task}'] = losses
