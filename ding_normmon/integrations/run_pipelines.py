@@ -86,8 +86,7 @@ class PipelineWatch:
 
         whole = self._run.configurations.of(policy)
         folder = None if whole is None else whole.get('exp_name')
-        instead = 'the history file' if config.history and folder else 'the records that the monitor keeps'
-        writer = DIEngineWriter(instead=instead)
+        writer = DIEngineWriter(elsewhere='the history file' if config.history and folder else None)
         return [writer, history_beside(folder=folder, configuration=whole)] if config.history else [writer]
 
     def close(self) -> None:

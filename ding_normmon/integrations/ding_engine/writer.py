@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from ding_normmon.integrations.ding_engine.announced import announce, announced
 from ding_normmon.integrations.ding_engine.remote_writer import RecordSender, accept_records
 
 __all__ = ['DIEngineWriter', 'init_writer']
+
+logger = logging.getLogger('ding_normmon')
 
 _RETURNS = (
     'basic/eval_episode_return_mean',
@@ -79,14 +82,13 @@ class DIEngineWriter:
 
     Arguments:
         writer: the writer; by default the one that exists when the first record is published.
-        instead: where figures are if there is none.
+        elsewhere: which file has the figures too, so that nothing is lost where there is no writer; None for none.
     """
 
-    def __init__(
-        self, writer: DistributedWriter | None = None, instead: str = 'ctx.monitor_records; call init_writer(cfg)'
-    ) -> None:
+    def __init__(self, writer: DistributedWriter | None = None, elsewhere: str | None = None) -> None:
         self._writer = writer
-        self._instead = instead
+        self._elsewhere = elsewhere
+        self._has_said = False
         self._sender: RecordSender | None = None
         self._description: RunDescription | None = None
         self._dashboard = Dashboard(written_elsewhere=self._written_elsewhere)
@@ -119,12 +121,14 @@ class DIEngineWriter:
         """Write the record's scalars under their own names at the record's iteration.
 
         Raises:
-            RuntimeError: there is no writer, or the process that owns the event file does not answer any more.
+            RuntimeError: there is no writer, and the figures are in no other file; or the process that owns the event
+                file does not answer any more.
             OSError: see :func:`~ding_normmon.destinations.tensorboard.destination.write_record`.
         """
         writer = self._writer or DistributedWriter.get_instance()
         if writer is None:
-            raise RuntimeError(f'DI-engine has no writer, so figures are only in {self._instead}')
+            self._do_without()
+            return
         if self._description is not None:
             self.begin(self._description)
         if writer._in_parallel and not writer._is_writer:
@@ -138,6 +142,15 @@ class DIEngineWriter:
             writer.initialize()
         dashboard = self._dashboard
         write_record(writer._get_file_writer(), record, dashboard.values, self._summaries, dashboard.figures)
+
+    def _do_without(self) -> None:
+        where = self._elsewhere or 'ctx.monitor_records; call init_writer(cfg)'
+        what = f'DI-engine has no writer, so figures are only in {where}'
+        if self._elsewhere is None:
+            raise RuntimeError(what)
+        if not self._has_said:
+            self._has_said = True
+            logger.info('monitor: %s', what)
 
     def close(self) -> None:
         """Bring everything to the disk; the writer itself belongs to DI-engine."""

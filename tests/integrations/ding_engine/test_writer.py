@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
+import pytest
 from ding.utils import DistributedWriter
 from easydict import EasyDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -39,3 +41,18 @@ def test_a_writer_that_comes_after_the_resumption_hides_records_and_tells_the_co
     resumed.close()
     assert [point.step for point in accumulated().Scalars('norm/a')] == [0, 1, 3]
     assert sum(b'policy.learning_rate' in path.read_bytes() for path in (tmp_path / 'run').iterdir()) == 2
+
+
+def test_without_a_writer_nothing_is_lost_that_is_in_another_file(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half of DI-engine's examples never call `ding_init`."""
+    monkeypatch.setattr(DistributedWriter, 'root', None)
+    caplog.set_level(logging.INFO, 'ding_normmon')
+    destination = DIEngineWriter(elsewhere='the history file')
+    for iteration in range(3):
+        destination.publish(Record(iteration, {'loss': 1.0}))
+    destination.close()
+    assert caplog.text.count('DI-engine has no writer, so figures are only in the history file') == 1
+    with pytest.raises(RuntimeError, match='DI-engine has no writer'):
+        DIEngineWriter().publish(Record(0, {'loss': 1.0}))
